@@ -1,0 +1,59 @@
+"""Which parts of a trained network matter, and how sure one can be.
+
+Data flows one way: elements, masks, outcomes, regression, impacts.
+
+>>> import dropreg as dr  # doctest: +SKIP
+>>> elements = dr.elements(model, "neurons")  # doctest: +SKIP
+>>> impact = dr.estimate(model, (x, y), elements)  # doctest: +SKIP
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from . import examples
+from .designs import Bernoulli, Design
+from .elements import Elements, elements
+from .errors import DataError, DropregError, ModelError, ParameterError, RecordError
+from .estimate import estimate, regress
+from .impact import ImpactTable
+from .outcomes import Accuracy, Loss, Margin, Outcome
+from .record import Record, load_record
+from .sampler import sample
+
+if TYPE_CHECKING:
+    from . import layers
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Accuracy",
+    "Bernoulli",
+    "DataError",
+    "Design",
+    "DropregError",
+    "Elements",
+    "ImpactTable",
+    "Loss",
+    "Margin",
+    "ModelError",
+    "Outcome",
+    "ParameterError",
+    "Record",
+    "RecordError",
+    "__version__",
+    "elements",
+    "estimate",
+    "examples",
+    "layers",
+    "load_record",
+    "regress",
+    "sample",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import `dropreg.layers` on first use: it loads TensorFlow, which tables and records do without."""
+    if name == "layers":
+        import importlib
+
+        return importlib.import_module(".layers", __name__)
+    raise AttributeError(f"module 'dropreg' has no attribute {name!r}")

@@ -1,0 +1,185 @@
+"""The impact table: the one result of every scorer."""
+
+import html
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import stats
+
+from .errors import ParameterError
+
+COLUMNS = (
+    *("element", "layer", "kind", "index", "params"),
+    *("impact", "std_error", "z", "p_value", "ci_low", "ci_high", "rank"),
+)
+
+
+@dataclass(frozen=True, repr=False)
+class ImpactTable:
+    """What each element is worth, and how sure that is.
+
+    Attributes
+    ----------
+    frame : DataFrame
+        One row an element, in the model's order. ``impact`` is how much worse the outcome gets when
+        the element is dropped (positive = it hurts to lose it), in the outcome's unit; ``std_error``
+        its standard error (NaN where the scorer has none); ``z`` their ratio; ``p_value`` two-sided
+        against impact 0; ``ci_low`` and ``ci_high`` the interval at `level`; ``rank`` 1 for the
+        largest impact.
+    method : str
+        How it was estimated.
+    outcome : str
+    rows : int
+        Masked forward passes that it rests on.
+    level : float
+        Confidence level of the intervals.
+    seed : int
+    details : dict
+        More of how it came about, such as the design and the kind of standard errors.
+    """
+
+    frame: pd.DataFrame
+    method: str
+    outcome: str
+    rows: int
+    level: float
+    seed: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    @property
+    def impact(self) -> npt.NDArray[np.float64]:
+        """Shape (n_elements,), in the order of the elements."""
+        return self.frame["impact"].to_numpy()
+
+    @property
+    def std_error(self) -> npt.NDArray[np.float64]:
+        """Shape (n_elements,), in the order of the elements."""
+        return self.frame["std_error"].to_numpy()
+
+    def to_frame(self) -> pd.DataFrame:
+        """A copy of the table."""
+        return self.frame.copy()
+
+    def to_csv(self, path: str | Path) -> None:
+        """Write the table as CSV."""
+        self.frame.to_csv(path, index=False)
+
+    def to_parquet(self, path: str | Path) -> None:
+        """Write the table as Parquet."""
+        self.frame.to_parquet(path, index=False)
+
+    def top(self, n: int = 10, *, lowest: bool = False) -> pd.DataFrame:
+        """The `n` elements with the largest impact, or the smallest.
+
+        Raises
+        ------
+        ParameterError
+            If `n` is not at least 1.
+        """
+        if n < 1:
+            raise ParameterError(f"`n` must be at least 1, received {n}.")
+        ordered = self.frame.sort_values("rank", ascending=not lowest, kind="stable")
+        return ordered.head(n).reset_index(drop=True)
+
+    def by_layer(self) -> pd.DataFrame:
+        """One row a layer: elements, mean and largest impact, fraction with an interval off zero."""
+        clear = (self.frame["ci_low"] > 0) | (self.frame["ci_high"] < 0)
+        groups = self.frame.assign(clear=clear).groupby("layer", sort=False, as_index=False)
+        return groups.agg(
+            elements=("impact", "size"), mean=("impact", "mean"), largest=("impact", "max"), clear=("clear", "mean")
+        )
+
+    def summary(self, n: int = 10) -> str:
+        """Method, layers, and the `n` largest and smallest impacts, as text."""
+        shown = ["element", "params", "impact", "std_error", "z", "p_value", "ci_low", "ci_high", "rank"]
+        width = max(len(line) for line in self._heading())
+        parts = [
+            *self._heading(),
+            "=" * width,
+            self.by_layer().to_string(index=False, float_format=_number),
+            "-" * width,
+            f"largest impact on {self.outcome}",
+            self.top(n)[shown].to_string(index=False, float_format=_number),
+            "-" * width,
+            f"smallest impact on {self.outcome}",
+            self.top(n, lowest=True)[shown].to_string(index=False, float_format=_number),
+        ]
+        return "\n".join(parts)
+
+    def _heading(self) -> list[str]:
+        details = ", ".join(f"{name} {_text(value)}" for name, value in self.details.items())
+        return [
+            f"Impact on {self.outcome} of {len(self)} elements (positive = it hurts to lose it)",
+            f"{self.method}, {self.rows:,} rows, seed {self.seed}, {self.level:.0%} intervals",
+            *([details] if details else []),
+        ]
+
+    def _ends(self) -> pd.DataFrame:
+        if len(self) <= 10:
+            return self.top(len(self))
+        lowest = self.top(5, lowest=True)
+        return pd.concat([self.top(5), lowest.iloc[::-1]], ignore_index=True)
+
+    def __repr__(self) -> str:
+        shown = ["rank", "element", "impact", "std_error", "ci_low", "ci_high"]
+        lines = self._ends()[shown].to_string(index=False, float_format=_number).split("\n")
+        if len(self) > 10:
+            lines.insert(6, f"... {len(self) - 10} more".rjust(len(lines[0])))
+        return "\n".join([*self._heading(), *lines])
+
+    def _repr_html_(self) -> str:
+        heading = "<br>".join(html.escape(line) for line in self._heading())
+        return f"<p>{heading}</p>{self._ends().to_html(index=False, float_format=_number)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _text(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def impact_table(
+    elements: pd.DataFrame,
+    impact: npt.NDArray[np.float64],
+    std_error: npt.NDArray[np.float64] | None = None,
+    *,
+    method: str,
+    outcome: str,
+    rows: int,
+    seed: int,
+    level: float = 0.95,
+    details: dict[str, Any] | None = None,
+) -> ImpactTable:
+    """Make an `ImpactTable` from impacts and standard errors, one for each row of `elements`.
+
+    Raises
+    ------
+    ParameterError
+        If `level` lies outside (0, 1).
+    """
+    if not 0 < level < 1:
+        raise ParameterError(f"`level` must lie strictly between 0 and 1, received {level}.")
+    error = np.full(len(impact), np.nan) if std_error is None else std_error
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = impact / error
+    half = stats.norm.ppf(0.5 + level / 2) * error
+    frame = elements[["element", "layer", "kind", "index", "params"]].reset_index(drop=True)
+    frame = frame.assign(
+        impact=impact,
+        std_error=error,
+        z=z,
+        p_value=2 * stats.norm.sf(np.abs(z)),
+        ci_low=impact - half,
+        ci_high=impact + half,
+        rank=stats.rankdata(-impact, method="ordinal").astype(np.int64),
+    )
+    return ImpactTable(frame[list(COLUMNS)], method, outcome, rows, level, seed, details or {})

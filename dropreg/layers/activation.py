@@ -1,0 +1,42 @@
+"""Activations and other layers that treat every entry by itself."""
+
+from keras import layers
+
+from ..channels import Channels, Labels
+from ..graph import Call
+from .base import Carry, Mix, Rule, is_elementwise, pin_all, register, register_operations
+
+
+class ActivationRule(Rule):
+    """Carries channels if the function is elementwise, mixes them otherwise."""
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        if is_elementwise(call.layer.activation):
+            return [inputs[0]]
+        return pin_all(call, inputs, channels, "mixes")
+
+
+register(layers.Activation, rule=ActivationRule())
+register(layers.Softmax, rule=Mix())
+register(
+    layers.ReLU,
+    layers.PReLU,
+    layers.LeakyReLU,
+    layers.ELU,
+    layers.Identity,
+    layers.Dropout,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+    layers.AlphaDropout,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.ActivityRegularization,
+    layers.Masking,
+    rule=Carry(),
+)
+register_operations(
+    *("Relu", "Relu6", "Sigmoid", "HardSigmoid", "Silu", "HardSilu", "Gelu", "Elu", "Selu", "Celu"),
+    *("Softplus", "Softsign", "LeakyRelu", "Tanh", "Abs", "Absolute", "Negative", "Square", "Sqrt", "Exp"),
+    rule=Carry(),
+)

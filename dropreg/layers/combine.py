@@ -1,0 +1,45 @@
+"""Layers that join branches."""
+
+import numpy as np
+from keras import layers
+
+from ..channels import Channels, Labels
+from ..graph import Call
+from .base import Rule, pin_all, register, register_operations
+
+
+class TieRule(Rule):
+    """Add, Multiply and the like: channel j of every branch goes into channel j of the result."""
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        width = max(len(labels) for labels in inputs)
+        whole = [labels for labels in inputs if len(labels) == width]
+        for labels in inputs:
+            if len(labels) != width:
+                channels.pin(labels, f"layer '{call.name}' ({call.kind}) repeats it over channels")
+        tied = whole[0]
+        for labels in whole[1:]:
+            tied = channels.tie(
+                tied, labels, f"layer '{call.name}' ({call.kind}) joins it with channels that cannot be dropped"
+            )
+        return [tied]
+
+
+class ConcatenateRule(Rule):
+    """Puts the channels of its branches side by side, or ties them along another axis."""
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        rank = len(call.output_shapes[0])
+        axis = call.layer.axis % rank
+        if axis == rank - 1:
+            return [np.concatenate(inputs)]
+        if axis == 0:
+            return pin_all(call, inputs, channels, "joins examples, so it hides")
+        return TieRule().flow(call, index, inputs, channels)
+
+
+_TIES = TieRule()
+register(*(layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum), rule=_TIES)
+register(layers.Concatenate, rule=ConcatenateRule())
+register_operations("Add", "Subtract", "Multiply", "Maximum", "Minimum", rule=_TIES)
+register_operations("Concatenate", rule=ConcatenateRule())

@@ -1,0 +1,59 @@
+"""Layers that move entries about: pooling, padding, flattening, reshaping."""
+
+import numpy as np
+from keras import layers
+
+from ..channels import Channels, Labels
+from ..graph import Call, Shape
+from .base import Carry, Rule, n_channels, pin_all, register, register_operations
+
+
+class SpatialRule(Rule):
+    """Pooling, padding, cropping and the like over positions, each channel by itself."""
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        if getattr(call.layer, "data_format", "channels_last") != "channels_last":
+            return pin_all(call, inputs, channels, "has data_format='channels_first' and hides")
+        return [inputs[0]]
+
+
+class RearrangeRule(Rule):
+    """Flatten, Reshape and Permute: labels move with the entries.
+
+    Channels are carried as long as entries of one position along the trailing axis share a label;
+    otherwise the layer mixes channels and pins them.
+    """
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        before, after = call.input_shapes[0], call.output_shapes[0]
+        labels = _rearrange(call, inputs[0], before, after)
+        if labels is None:
+            return pin_all(call, inputs, channels, "moves away from the trailing axis")
+        return [labels]
+
+
+def _rearrange(call: Call, labels: Labels, before: Shape, after: Shape) -> Labels | None:
+    dims = getattr(call.layer, "dims", None)
+    if dims is not None:
+        return labels if dims[-1] == len(dims) else None
+    sizes = before[1:]
+    if None in sizes or None in after[1:]:
+        return labels if n_channels(before) == n_channels(after) else None
+    entries = np.broadcast_to(labels, tuple(size or 1 for size in sizes)).reshape(-1, n_channels(after))
+    return entries[0] if (entries == entries[0]).all() else None
+
+
+register(
+    *(layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D),
+    *(layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D),
+    *(layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D),
+    *(layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D),
+    *(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D),
+    *(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D),
+    *(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D),
+    layers.Resizing,
+    rule=SpatialRule(),
+)
+register(layers.RepeatVector, rule=Carry())
+register(layers.Flatten, layers.Reshape, layers.Permute, rule=RearrangeRule())
+register_operations("Reshape", rule=RearrangeRule())

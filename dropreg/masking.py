@@ -1,0 +1,216 @@
+"""The masked network: (examples, masks) to outputs.
+
+Gates multiply the inputs of the layers that read an element, not the output of the layer that
+computes it: only there is zero the same as absent, because a normalization, an activation with
+f(0) != 0 or a padding in between would turn a zero into something else.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from .elements import Elements, Gate, check_fits
+from .graph import Call, trace_graph
+
+if TYPE_CHECKING:
+    from .data import Examples
+
+_MOST_SLICES = 16
+
+
+class MaskedNetwork:
+    """A model whose elements can be dropped, row by row.
+
+    The calls that no mask can reach (all that comes before the first gate) form the *prefix*, which
+    is computed once an example; the rest is the *suffix*, computed once a row. The model itself is
+    not touched: its layers run in a stateless scope.
+
+    Parameters
+    ----------
+    model : keras.Model
+    elements : Elements
+        From ``dropreg.elements(model)``.
+
+    Attributes
+    ----------
+    frontier : tuple of int
+        Slots that the prefix hands to the suffix.
+
+    Raises
+    ------
+    ModelError
+        If `elements` belong to another model.
+    """
+
+    def __init__(self, model: keras.Model, elements: Elements) -> None:
+        self.model = model
+        self.elements = elements
+        self.graph = trace_graph(model)
+        check_fits(elements, self.graph, model.name)
+        self._gates: dict[tuple[int, int], Gate] = {(g.call, g.position): g for g in elements.gates}
+        self._suffix = self._reached_by_masks()
+        self.frontier = self._frontier()
+
+    def _reached_by_masks(self) -> tuple[int, ...]:
+        gated = {gate.call for gate in self.elements.gates}
+        masked: set[int] = set()
+        reached = []
+        for index, call in enumerate(self.graph.calls):
+            if index in gated or masked.intersection(call.inputs):
+                reached.append(index)
+                masked.update(call.outputs)
+        return tuple(reached)
+
+    def _frontier(self) -> tuple[int, ...]:
+        suffix = [self.graph.calls[index] for index in self._suffix]
+        computed = {slot for call in suffix for slot in call.outputs}
+        needed = [slot for call in suffix for slot in call.inputs] + list(self.graph.outputs)
+        return tuple(dict.fromkeys(slot for slot in needed if slot not in computed))
+
+    def floats_per_row(self) -> int:
+        """Numbers that the suffix writes for one row, unknown sizes counted as one."""
+        shapes = [shape for index in self._suffix for shape in self.graph.calls[index].output_shapes]
+        return sum(int(np.prod([size or 1 for size in shape[1:]])) for shape in shapes)
+
+    def prefix(self, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Values at the frontier, one tensor of shape (examples, ...) for each of its slots."""
+        values = dict(zip(self.graph.inputs, inputs, strict=True))
+        suffix = set(self._suffix)
+        calls = {i: call for i, call in enumerate(self.graph.calls) if i not in suffix}
+        self._run(calls, values, None)
+        return [values[slot] for slot in self.frontier]
+
+    def suffix(self, frontier: Sequence[tf.Tensor], masks: tf.Tensor | None) -> tf.Tensor:
+        """The model's output for rows of frontier values and masks.
+
+        Parameters
+        ----------
+        frontier : sequence of Tensor, shape (rows, ...)
+        masks : Tensor of float, shape (rows, n_elements), or None
+            1 = kept, 0 = dropped; None keeps everything.
+
+        Returns
+        -------
+        Tensor, shape (rows, ...)
+        """
+        values = dict(zip(self.frontier, frontier, strict=True))
+        self._run({i: self.graph.calls[i] for i in self._suffix}, values, masks)
+        return values[self.graph.outputs[0]]
+
+    def _run(self, calls: dict[int, Call], values: dict[int, Any], masks: tf.Tensor | None) -> None:
+        with keras.StatelessScope(collect_losses=True):
+            for index, call in calls.items():
+                inputs = [
+                    self._gated(index, position, values[slot], masks) for position, slot in enumerate(call.inputs)
+                ]
+                values.update(zip(call.outputs, call.run(inputs), strict=True))
+
+    def _gated(self, call: int, position: int, value: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
+        gate = self._gates.get((call, position))
+        if gate is None or masks is None:
+            return value
+        gated = apply_mask(value, masks, gate.columns)
+        keras_mask = getattr(value, "_keras_mask", None)
+        if keras_mask is not None:
+            setattr(gated, "_keras_mask", keras_mask)  # noqa: B010 - Keras' own name for a time-step mask
+        return gated
+
+    def __call__(self, inputs: Sequence[Any], masks: Any) -> tf.Tensor:
+        """The model's output for examples and masks, one mask an example.
+
+        Parameters
+        ----------
+        inputs : sequence of array, shape (rows, ...)
+            One array for each input of the model.
+        masks : array of bool or float, shape (rows, n_elements), or None
+            True = kept.
+
+        Returns
+        -------
+        Tensor, shape (rows, ...)
+        """
+        tensors = [
+            tf.convert_to_tensor(x, dtype=tensor.dtype) for x, tensor in zip(inputs, self.model.inputs, strict=True)
+        ]
+        kept = None if masks is None else tf.cast(tf.convert_to_tensor(masks), tf.float32)
+        return self.suffix(self.prefix(tensors), kept)
+
+    def accuracy(self, x: Any, y: npt.NDArray[np.int64], dropped: Sequence[int] | npt.NDArray[np.int64]) -> float:
+        """Accuracy on (x, y) with the elements `dropped` (their numbers) missing in every row."""
+        kept = np.ones(len(self.elements), dtype=bool)
+        kept[np.asarray(dropped, dtype=np.int64)] = False
+        inputs = list(x) if len(self.model.inputs) > 1 else [x]
+        right = 0
+        for start in range(0, len(y), 1000):
+            rows = slice(start, start + 1000)
+            masks = np.broadcast_to(kept, (len(y[rows]), len(kept)))
+            outputs = self([array[rows] for array in inputs], masks)
+            right += int((np.argmax(outputs, axis=1) == y[rows]).sum())
+        return right / len(y)
+
+    def cached_prefix(self, examples: "Examples", batch_size: int, most_bytes: int) -> list[tf.Tensor] | None:
+        """Frontier values of all examples, or None where they would take more than `most_bytes`."""
+        prefix = tf.function(self.prefix, reduce_retracing=True)
+        parts: list[list[tf.Tensor]] = []
+        for start in range(0, len(examples), batch_size):
+            batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
+            parts.append(prefix(batch))
+            used = sum(value.shape.num_elements() * value.dtype.size for value in parts[0])
+            if used / len(batch[0]) * len(examples) > most_bytes:
+                return None
+        return [tf.concat(values, axis=0) for values in zip(*parts, strict=True)]
+
+
+def apply_mask(value: tf.Tensor, masks: tf.Tensor, columns: npt.NDArray[np.int64]) -> tf.Tensor:
+    """Multiply each row's channels by their elements' mask values.
+
+    Parameters
+    ----------
+    value : Tensor, shape (rows, ..., channels)
+    masks : Tensor of float, shape (rows, n_elements)
+    columns : ndarray of int64, shape (channels,)
+        Element of each channel, -1 for always kept.
+
+    Returns
+    -------
+    Tensor, shape of `value`
+    """
+    masks = tf.cast(masks, value.dtype)
+    period = _period(columns)
+    repeats = len(columns) // period
+    factors = _pick(masks, columns[:period])
+    rows, shape = tf.shape(masks)[0], tf.shape(value)
+    if repeats > 1:  # flattened channels: the same run of elements again and again
+        folded = tf.reshape(value, [rows, -1, repeats, period])
+        return tf.reshape(folded * factors[:, tf.newaxis, tf.newaxis, :], shape)
+    ones = [1] * (len(value.shape) - 2)
+    return value * tf.reshape(factors, [rows, *ones, period])
+
+
+def _period(columns: npt.NDArray[np.int64]) -> int:
+    """Length of the shortest run that `columns` repeats."""
+    first = columns[0]
+    for start in np.flatnonzero(columns == first)[1:].tolist():
+        if len(columns) % start == 0 and (columns.reshape(-1, start) == columns[:start]).all():
+            return start
+    return len(columns)
+
+
+def _pick(masks: tf.Tensor, columns: npt.NDArray[np.int64]) -> tf.Tensor:
+    """Columns of `masks`, ones for -1; by slices where few suffice, because they are cheap to differentiate."""
+    kept = columns < 0
+    breaks = np.flatnonzero((np.diff(columns) != 1) & ~(kept[1:] & kept[:-1])) + 1
+    runs = np.split(columns, breaks)
+    if len(runs) > _MOST_SLICES:
+        padded = tf.concat([masks, tf.ones_like(masks[:, :1])], axis=1)
+        last = tf.shape(masks)[1]
+        return tf.gather(padded, tf.where(kept, tf.cast(last, tf.int64), columns), axis=1)
+    parts = [
+        tf.ones([tf.shape(masks)[0], len(run)], masks.dtype) if run[0] < 0 else masks[:, run[0] : run[0] + len(run)]
+        for run in runs
+    ]
+    return parts[0] if len(parts) == 1 else tf.concat(parts, axis=1)
