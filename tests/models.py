@@ -1,0 +1,198 @@
+"""The grid of small models that the laws are tested on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+N_CLASSES = 3
+
+
+def mlp() -> keras.Model:
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(5, activation="relu", name="a"),
+            layers.Dense(4, activation="tanh", name="b"),
+            layers.Dense(N_CLASSES, name="out"),
+        ]
+    )
+
+
+def mlp_activations() -> keras.Model:
+    """Activations with f(0) != 0 and a softmax output."""
+    x = inputs = keras.Input((6,))
+    x = layers.Dense(5, activation="sigmoid", name="a")(x)
+    x = layers.Dense(4, name="b")(x)
+    x = layers.Activation("softplus")(x)
+    x = layers.Dropout(0.5)(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, activation="softmax", name="out")(x))
+
+
+def cnn() -> keras.Model:
+    x = inputs = keras.Input((8, 8, 2))
+    x = layers.Conv2D(4, 3, padding="same", activation="relu", name="c1")(x)
+    x = layers.MaxPooling2D()(x)
+    x = layers.Conv2D(5, 3, dilation_rate=1, name="c2")(x)
+    x = layers.ZeroPadding2D(1)(x)
+    x = layers.LeakyReLU()(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(4, activation="elu", name="d")(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
+
+
+def cnn_1d() -> keras.Model:
+    x = inputs = keras.Input((9, 2))
+    x = layers.Conv1D(4, 3, strides=2, activation="gelu", name="c1")(x)
+    x = layers.UpSampling1D(2)(x)
+    x = layers.Conv1DTranspose(3, 2, name="c2")(x)
+    x = layers.GlobalMaxPooling1D()(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
+
+
+def cnn_bn() -> keras.Model:
+    x = inputs = keras.Input((6, 6, 1))
+    x = layers.Conv2D(4, 3, use_bias=False, name="c1")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.ReLU()(x)
+    x = layers.Conv2D(3, 3, padding="same", name="c2")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.Activation("sigmoid")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
+
+
+def residual() -> keras.Model:
+    inputs = keras.Input((6, 6, 1))
+    x = layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
+    y = layers.BatchNormalization()(x)
+    y = layers.Conv2D(3, 3, padding="same", activation="relu", name="branch_1")(y)
+    y = layers.Conv2D(4, 3, padding="same", name="branch_2")(y)
+    x = layers.ReLU()(layers.Add()([x, y]))
+    z = layers.Conv2D(4, 1, name="gate")(x)
+    x = layers.Multiply()([x, layers.Activation("sigmoid")(z)])
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
+
+
+def residual_operator() -> keras.Model:
+    """A residual add written as `x + y`."""
+    inputs = keras.Input((5,))
+    x = layers.Dense(4, activation="relu", name="stem")(inputs)
+    y = layers.Dense(4, activation="relu", name="branch")(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x + y))
+
+
+def concatenating() -> keras.Model:
+    inputs = keras.Input((6, 6, 2))
+    a = layers.Conv2D(3, 1, activation="relu", name="a")(inputs)
+    b = layers.Conv2D(2, 3, padding="same", activation="tanh", name="b")(inputs)
+    x = layers.Concatenate()([a, inputs, b])
+    x = layers.BatchNormalization()(x)
+    x = layers.AveragePooling2D(2)(x)
+    x = layers.Reshape((9, 7))(x)
+    x = layers.Flatten()(x)
+    x = layers.Dense(4, activation="relu", name="d")(x)
+    x = layers.Concatenate()([x, layers.GlobalAveragePooling2D()(a)])
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
+
+
+def separable() -> keras.Model:
+    x = inputs = keras.Input((7, 7, 2))
+    x = layers.Conv2D(4, 3, padding="same", name="c1")(x)
+    x = layers.DepthwiseConv2D(3, depth_multiplier=2, padding="same", name="depthwise")(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.ReLU(max_value=6.0)(x)
+    x = layers.Conv2D(3, 1, name="pointwise")(x)
+    x = layers.SeparableConv2D(4, 3, depth_multiplier=2, activation="relu", name="separable")(x)
+    x = layers.Cropping2D(1)(x)
+    x = layers.GlobalMaxPooling2D()(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
+
+
+def grouped() -> keras.Model:
+    x = inputs = keras.Input((5, 5, 2))
+    x = layers.Conv2D(4, 3, padding="same", activation="relu", name="c1")(x)
+    x = layers.Conv2D(6, 3, groups=2, padding="same", activation="relu", name="groups")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
+
+
+def two_inputs() -> keras.Model:
+    image, extra = keras.Input((5, 5, 1), name="image"), keras.Input((3,), name="extra")
+    x = layers.Conv2D(3, 3, activation="relu", name="c")(image)
+    x = layers.Flatten()(x)
+    y = layers.Dense(4, activation="relu", name="d")(extra)
+    x = layers.Concatenate()([x, y])
+    x = layers.Dense(4, activation="relu", name="joint")(x)
+    return keras.Model([image, extra], layers.Dense(N_CLASSES, name="out")(x))
+
+
+def shared() -> keras.Model:
+    """One layer on two branches, and one that reads two sources."""
+    left, right = keras.Input((4,), name="left"), keras.Input((4,), name="right")
+    encode = layers.Dense(4, activation="relu", name="encode")
+    mix = layers.Dense(3, activation="relu", name="mix")
+    a, b = encode(left), encode(right)
+    x = layers.Concatenate()([mix(a), mix(layers.Dense(4, activation="relu", name="other")(b))])
+    return keras.Model([left, right], layers.Dense(N_CLASSES, name="out")(x))
+
+
+def nested() -> keras.Model:
+    inner_in = keras.Input((5,))
+    inner_out = layers.Dense(4, activation="tanh", name="inner_b")(
+        layers.Dense(3, activation="tanh", name="inner_a")(inner_in)
+    )
+    inner = keras.Model(inner_in, inner_out, name="inner")
+    block = keras.Sequential([keras.Input((4,)), layers.Dense(4, activation="tanh", name="block_a")], name="block")
+    inputs = keras.Input((5,))
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(block(inner(inputs))))
+
+
+def transformer_block() -> keras.Model:
+    inputs = keras.Input((4, 6))
+    y = layers.LayerNormalization()(inputs)
+    x = layers.Add()([inputs, layers.MultiHeadAttention(2, 3)(y, y)])
+    y = layers.LayerNormalization()(x)
+    y = layers.Dense(5, activation="gelu", name="ffn_1")(y)
+    x = layers.Add()([x, layers.Dense(6, name="ffn_2")(y)])
+    x = layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
+
+
+BUILDERS: dict[str, Callable[[], keras.Model]] = {
+    build.__name__: build
+    for build in (
+        *(mlp, mlp_activations, cnn, cnn_1d, cnn_bn, residual, residual_operator, concatenating),
+        *(separable, grouped, two_inputs, shared, nested, transformer_block),
+    )
+}
+
+
+def build(name: str, seed: int = 0) -> keras.Model:
+    """A model of the grid with random weights, biases and normalization statistics."""
+    keras.utils.set_random_seed(seed)
+    model = BUILDERS[name]()
+    rng = np.random.default_rng(seed)
+    for layer in model._flatten_layers():
+        for weight in layer._trainable_variables + layer._non_trainable_variables:
+            if "seed" in weight.path or not weight.dtype.startswith("float"):
+                continue
+            values = rng.normal(scale=0.6, size=weight.shape)
+            weight.assign(np.abs(values) + 0.5 if "variance" in weight.path else values)
+    return model
+
+
+def inputs_for(model: keras.Model, n_examples: int, seed: int = 0) -> list[np.ndarray]:
+    """Random inputs of a model, one array each."""
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(n_examples, *tensor.shape[1:])).astype(np.float32) for tensor in model.inputs]
+
+
+def data_for(model: keras.Model, n_examples: int, seed: int = 0) -> tuple[Any, np.ndarray]:
+    """Random (x, y) for a model of the grid."""
+    arrays = inputs_for(model, n_examples, seed)
+    labels = np.random.default_rng(seed + 1).integers(0, N_CLASSES, n_examples)
+    return (arrays if len(arrays) > 1 else arrays[0]), labels

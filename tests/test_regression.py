@@ -1,0 +1,170 @@
+"""The regression on the compressed design against statsmodels and scikit-learn on all rows."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import statsmodels.api as sm
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.linear_model import Ridge
+
+from dropreg.regression import Rows, best_penalty, check_identified, compress, gram, ols, ridge
+
+TOLERANCE = 1e-6  # the meat is summed in float32 within a chunk
+
+
+@dataclass
+class Simulated:
+    masks: np.ndarray
+    examples: np.ndarray
+    effects: np.ndarray
+
+
+def simulate(rows: int, n_elements: int, seed: int, *, rate: float = 0.3, n_examples: int = 40) -> Simulated:
+    """Rows of a set function with pairwise terms, an example effect and noise that depends on the masks."""
+    rng = np.random.default_rng(seed)
+    masks = rng.random((rows, n_elements)) >= rate
+    dropped = (~masks).astype(float)
+    examples = rng.integers(0, n_examples, rows)
+    main = dropped @ rng.normal(size=(n_elements, 2))
+    pairs = (dropped[:, :1] * dropped[:, 1:2]) * np.array([0.7, -0.4])
+    noise = rng.normal(size=(rows, 2)) * (0.5 + dropped.mean(axis=1, keepdims=True))
+    return Simulated(masks, examples, main + pairs + noise + rng.normal(size=(n_examples, 2))[examples])
+
+
+def chunked(data: Simulated, size: int) -> Rows:
+    def rows() -> Iterator[Simulated]:
+        for start in range(0, len(data.masks), size):
+            part = slice(start, start + size)
+            yield Simulated(data.masks[part], data.examples[part], data.effects[part])
+
+    return rows
+
+
+@pytest.mark.parametrize("n_elements", [2, 7, 30])
+@pytest.mark.parametrize("rows", [60, 500, 5000])
+@pytest.mark.parametrize("outcome", [0, 1])
+def test_ols_is_statsmodels_on_all_rows(n_elements: int, rows: int, outcome: int) -> None:
+    data = simulate(rows, n_elements, seed=rows + n_elements)
+    again = chunked(data, 173)
+    reference = sm.OLS(data.effects[:, outcome], sm.add_constant((~data.masks).astype(float)))
+    design = compress(again)
+    plain, robust = reference.fit(), reference.fit(cov_type="HC1")
+    clustered = reference.fit(cov_type="cluster", cov_kwds={"groups": data.examples})
+    for kind, expected in (("nonrobust", plain), ("HC1", robust), ("cluster", clustered)):
+        fit = ols(design, again, outcome, kind)
+        np.testing.assert_allclose(fit.coefficients, expected.params[1:], rtol=TOLERANCE, atol=1e-9)
+        np.testing.assert_allclose(fit.std_errors, expected.bse[1:], rtol=TOLERANCE)
+        covariance = expected.cov_params()[1:, 1:]
+        np.testing.assert_allclose(fit.covariance, covariance, atol=TOLERANCE * covariance.max())
+        assert fit.intercept == pytest.approx(expected.params[0], rel=TOLERANCE, abs=1e-9)
+        assert fit.r2 == pytest.approx(expected.rsquared, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("penalty", [0.1, 10.0, 1e4])
+@pytest.mark.parametrize("rows", [20, 400])
+def test_ridge_is_scikit_learn_on_all_rows(penalty: float, rows: int) -> None:
+    data = simulate(rows, 25, seed=rows)
+    fit = ridge(compress(chunked(data, 64)), 1, penalty)
+    reference = Ridge(alpha=penalty).fit((~data.masks).astype(float), data.effects[:, 1])
+    np.testing.assert_allclose(fit.coefficients, reference.coef_, rtol=TOLERANCE, atol=1e-9)
+    assert fit.intercept == pytest.approx(reference.intercept_, rel=TOLERANCE)
+
+
+@given(
+    rows=st.integers(1, 90), n_elements=st.integers(2, 12), size=st.integers(1, 100), seed=st.integers(0, 10_000)
+)
+@settings(max_examples=60, deadline=None)
+def test_compression_keeps_the_least_squares_problem(rows: int, n_elements: int, size: int, seed: int) -> None:
+    """Pseudo-rows have the normal equations and the sum of squares of the centred rows, at any rank."""
+    data = simulate(rows, n_elements, seed)
+    design = compress(chunked(data, size))
+    x = (~data.masks).astype(float)
+    x -= x.mean(axis=0)
+    y = data.effects - data.effects.mean(axis=0)
+    for outcome in range(2):
+        pseudo_x, pseudo_y = design.pseudo_rows(outcome)
+        np.testing.assert_allclose(pseudo_x.T @ pseudo_x, x.T @ x, atol=1e-8 * rows)
+        np.testing.assert_allclose(pseudo_x.T @ pseudo_y, x.T @ y[:, outcome], atol=1e-7 * rows)
+        np.testing.assert_allclose(pseudo_y @ pseudo_y, y[:, outcome] @ y[:, outcome], atol=1e-6 * rows)
+
+
+@pytest.mark.parametrize("rows", [30, 200, 800])
+def test_the_chosen_penalty_has_the_largest_marginal_likelihood(rows: int) -> None:
+    """Against the density of y under the prior, on a grid of penalties, the noise variance profiled out."""
+    data = simulate(rows, 10, seed=rows)
+    x = (~data.masks).astype(float)
+    x -= x.mean(axis=0)
+    y = data.effects[:, 0] - data.effects[:, 0].mean()
+
+    def log_likelihood(penalty: float) -> float:
+        covariance = np.eye(rows) + x @ x.T / penalty
+        _, log_determinant = np.linalg.slogdet(covariance)
+        variance = y @ np.linalg.solve(covariance, y) / (rows - 1)
+        return -0.5 * ((rows - 1) * np.log(variance) + log_determinant)
+
+    values, vectors = np.linalg.eigh(x.T @ x)
+    chosen = best_penalty(values, vectors.T @ (x.T @ y), y @ y, rows - 1)
+    others = [log_likelihood(chosen * factor) for factor in (0.2, 0.7, 1.4, 5.0)]
+    assert log_likelihood(chosen) > max(others)
+
+
+def test_estimates_converge_on_a_set_function_with_pairs() -> None:
+    """With y = d'b + c d_0 d_1 the coefficients are b plus c times the rate for the pair."""
+    rng = np.random.default_rng(0)
+    masks = rng.random((400_000, 5)) >= 0.3
+    dropped = (~masks).astype(float)
+    b = np.array([1.0, -0.5, 0.25, 0.0, 2.0])
+    y = dropped @ b + 0.8 * dropped[:, 0] * dropped[:, 1]
+    data = Simulated(masks, np.arange(len(masks)) % 100, y[:, None])
+    again = chunked(data, 2**16)
+    expected = b + np.array([0.8 * 0.3, 0.8 * 0.3, 0, 0, 0])
+    for fit in (ols(compress(again), again, 0, "HC1"), ridge(compress(again), 0, None)):
+        assert (np.abs(fit.coefficients - expected) < 5 * fit.std_errors + 1e-6).all()
+        np.testing.assert_allclose(fit.coefficients, expected, atol=0.01)
+
+
+def test_intervals_cover_at_their_level_where_noise_depends_on_masks() -> None:
+    """HC1 holds where equal variances do not: one element makes the outcome noisy."""
+    covered: dict[str, list] = {"HC1": [], "nonrobust": []}
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        masks = rng.random((400, 4)) >= 0.15
+        noise = rng.normal(size=400) * np.where(masks[:, 0], 0.1, 3.0)
+        again = chunked(Simulated(masks, np.arange(400), noise[:, None]), 128)
+        design = compress(again)
+        for kind in ("HC1", "nonrobust"):
+            fit = ols(design, again, 0, kind)
+            covered[kind].append(abs(fit.coefficients[0]) < 1.96 * fit.std_errors[0])
+    assert 0.90 < np.mean(covered["HC1"]) < 0.98
+    assert np.mean(covered["nonrobust"]) < 0.75
+
+
+@given(rows=st.integers(1, 40), columns=st.integers(1, 9), seed=st.integers(0, 100))
+@settings(max_examples=30, deadline=None)
+def test_gram_is_the_product_with_itself(rows: int, columns: int, seed: int) -> None:
+    x = np.random.default_rng(seed).random((rows, columns)).astype(np.float32)
+    np.testing.assert_allclose(gram(x), x.T @ x, rtol=1e-5)
+
+
+def test_what_ols_cannot_identify_is_named() -> None:
+    names = [f"d[{j}]" for j in range(6)]
+    few = simulate(7, 6, seed=0)
+    with pytest.raises(ValueError, match=r"7 rows cannot identify 6 elements by OLS: draw at least 60"):
+        check_identified(compress(chunked(few, 4)), names)
+    constant = simulate(80, 6, seed=0)
+    constant.masks[:, 2] = True
+    with pytest.raises(ValueError, match=r"1 that never change \(d\[2\]\): draw more rows"):
+        check_identified(compress(chunked(constant, 30)), names)
+    collinear = simulate(80, 6, seed=0)
+    collinear.masks[:, 5] = collinear.masks[:, 1]
+    with pytest.raises(ValueError, match=r"collinear.*estimator='ridge'"):
+        check_identified(compress(chunked(collinear, 30)), names)
+    broken = simulate(80, 6, seed=0)
+    broken.effects[3, 1] = np.nan
+    with pytest.raises(RuntimeError, match=r"must be finite, received NaN or infinity in 1 rows"):
+        compress(chunked(broken, 30))
+    with pytest.raises(RuntimeError, match="at least one row"):
+        compress(lambda: iter([]))
