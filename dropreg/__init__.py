@@ -10,14 +10,17 @@ Data flows one way: elements, masks, outcomes, regression, impacts.
 from typing import TYPE_CHECKING, Any
 
 from . import examples
-from .designs import Bernoulli, Design
+from .designs import Balanced, Bernoulli, Design, FixedSize, Paired
 from .elements import Elements, elements
 from .errors import DataError, DropregError, ModelError, ParameterError, RecordError
-from .estimate import estimate, regress
+from .estimate import estimate, regress, to_statsmodels
+from .fidelity import Fidelity
 from .impact import ImpactTable
-from .outcomes import Accuracy, Loss, Margin, Outcome
+from .interactions import Interactions
+from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
 from .record import Record, load_record
 from .sampler import sample
+from .stopping import Precision, Separated, StableOrder, StopRule
 
 if TYPE_CHECKING:
     from . import layers
@@ -26,19 +29,31 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Accuracy",
+    "Balanced",
     "Bernoulli",
     "DataError",
     "Design",
+    "Divergence",
     "DropregError",
     "Elements",
+    "Fidelity",
+    "FixedSize",
     "ImpactTable",
+    "Interactions",
     "Loss",
     "Margin",
     "ModelError",
     "Outcome",
+    "Paired",
     "ParameterError",
+    "PerExample",
+    "PerMask",
+    "Precision",
     "Record",
     "RecordError",
+    "Separated",
+    "StableOrder",
+    "StopRule",
     "__version__",
     "elements",
     "estimate",
@@ -47,6 +62,7 @@ __all__ = [
     "load_record",
     "regress",
     "sample",
+    "to_statsmodels",
 ]
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DataError
+from .errors import DataError, ParameterError
+from .outcomes import TASKS, Task
 
 if TYPE_CHECKING:
     import keras
 
 Data = tuple[Any, Any]
-"""(x, y): x an array, or a list, tuple or dict of arrays for several inputs; y the labels."""
+"""(x, y): x an array, or a list, tuple or dict of arrays for several inputs; y the labels, or None."""
 
 
 @dataclass(frozen=True)
@@ -27,33 +28,42 @@ class Examples:
     ----------
     inputs : tuple of ndarray, each of shape (n_examples, ...)
         One for each input of the model, in its dtype.
-    labels : ndarray of int64, shape (n_examples,)
-        Classes.
+    labels : ndarray or None
+        Classes as int64 of shape (n_examples,); float32 of shape (n_examples, n_outputs) for the
+        other tasks; None if there are none.
+    task : str
+        "classes", "binary", "multilabel" or "regression".
     """
 
     inputs: tuple[npt.NDArray[Any], ...]
-    labels: npt.NDArray[np.int64]
+    labels: npt.NDArray[Any] | None
+    task: Task
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.inputs[0])
 
     def fingerprint(self) -> str:
         """Hash of all values."""
-        digest = hashlib.sha256(self.labels.tobytes())
+        digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
         for array in self.inputs:
             digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()[:16]
 
 
-def check_data(model: "keras.Model", data: Data) -> Examples:
-    """Check (x, y) against a classifier's inputs and outputs.
+def check_data(model: "keras.Model", data: Data, task: Task | None = None) -> Examples:
+    """Check (x, y) against a model's inputs and outputs.
 
     Parameters
     ----------
     model : keras.Model
-        Its output must have shape (batch, classes).
+        Its output must have shape (batch, n_outputs).
     data : (x, y)
-        Labels as integers (n,) or (n, 1), or one-hot (n, classes).
+        Classes as integers (n,) or (n, 1), or one-hot (n, classes); 0 and 1 of shape (n,) or (n, 1)
+        for one output, (n, n_outputs) for several labels; numbers for a regression; None for none.
+    task : str, optional
+        Found from y by default: one output and labels 0 and 1 make "binary", other numbers
+        "regression"; several outputs and integer or one-hot labels make "classes", other rows of 0
+        and 1 "multilabel", other numbers "regression".
 
     Returns
     -------
@@ -82,7 +92,21 @@ def check_data(model: "keras.Model", data: Data) -> Examples:
             )
     if n_examples == 0:
         raise DataError("`data` must hold at least one example, received none.")
-    return Examples(inputs, _checked_labels(y, n_examples, tuple(model.outputs[0].shape)))
+    output = tuple(model.outputs[0].shape)
+    if len(model.outputs) != 1 or len(output) != 2 or output[1] is None:
+        raise DataError(
+            f"the model's output must have shape (batch, n_outputs), received {len(model.outputs)} outputs, the first "
+            f"of shape {output}: pass a model with one such output."
+        )
+    if task is not None and task not in TASKS:
+        raise ParameterError(f"`task` must be one of {', '.join(TASKS)}, received {task!r}.")
+    if y is None:
+        return Examples(inputs, None, task or ("classes" if output[1] > 1 else "regression"))
+    labels = _numeric_labels(y, n_examples)
+    task = task or _guess_task(labels, output[1])
+    if task == "classes":
+        return Examples(inputs, _checked_classes(labels, n_examples, output[1]), task)
+    return Examples(inputs, _checked_targets(labels, n_examples, output[1], task), task)
 
 
 def _as_list(x: Any, names: Sequence[str]) -> list[Any]:
@@ -112,28 +136,54 @@ def _checked_input(array: Any, name: str, expected: tuple[int | None, ...], dtyp
         sizes = ", ".join("any" if size is None else str(size) for size in expected)
         hint = " Add the channel axis: x[..., np.newaxis]." if (*array.shape, 1)[1:] == expected[1:] else ""
         raise DataError(f"input '{name}' must have shape ({sizes}), received {array.shape}.{hint}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = array.astype(dtype, copy=False)
+    finite = np.isfinite(array) & np.isfinite(values)  # what overflows in the model's dtype is refused too
+    if not finite.all():
+        bad = np.flatnonzero(~finite.reshape(len(array), -1).all(axis=1))
         raise DataError(
             f"input '{name}' must be finite, received NaN or infinity in {len(bad)} examples (the first is "
             f"example {bad[0]}): remove or impute them."
         )
-    return array.astype(dtype, copy=False)
+    return values
 
 
-def _checked_labels(y: Any, n_examples: int, output: tuple[int | None, ...]) -> npt.NDArray[np.int64]:
+def _numeric_labels(y: Any, n_examples: int) -> npt.NDArray[Any]:
     labels = np.asarray(y)
-    if len(output) != 2 or output[1] is None or output[1] < 2:
-        raise DataError(
-            f"the model's output must have shape (batch, classes) with at least two classes, received {output}: "
-            "pass a classifier."
-        )
-    n_classes = output[1]
     if labels.ndim == 0 or len(labels) != n_examples:
         received = "a single value" if labels.ndim == 0 else f"{len(labels)} labels"
         raise DataError(f"`y` must have one label for each of {n_examples} examples, received {received}.")
     if labels.dtype.kind not in "fiub":
         raise DataError(f"`y` must be integer classes or one-hot rows, received dtype {labels.dtype}.")
+    return labels
+
+
+def _guess_task(labels: npt.NDArray[Any], n_outputs: int) -> Task:
+    zero_one = bool(((labels == 0) | (labels == 1)).all())
+    if n_outputs == 1:
+        return "binary" if zero_one else "regression"
+    if labels.ndim == 2 and labels.shape[1] == n_outputs and not (labels.sum(axis=1) == 1).all():
+        return "multilabel" if zero_one else "regression"
+    if labels.ndim == 2 and labels.shape[1] == n_outputs and not zero_one:
+        return "regression"
+    return "classes"
+
+
+def _checked_targets(labels: npt.NDArray[Any], n_examples: int, n_outputs: int, task: Task) -> npt.NDArray[np.float32]:
+    """Targets of a binary, multi-label or regression task, shape (n_examples, n_outputs)."""
+    targets = labels[:, np.newaxis] if labels.ndim == 1 else labels
+    if targets.shape != (n_examples, n_outputs):
+        raise DataError(f"`y` must have shape ({n_examples}, {n_outputs}) for task '{task}', received {labels.shape}.")
+    if not np.isfinite(targets).all():
+        raise DataError(f"`y` must be finite, received {int((~np.isfinite(targets)).sum())} NaN or infinite values.")
+    if task != "regression" and not ((targets == 0) | (targets == 1)).all():
+        raise DataError(f"`y` must be 0 or 1 for task '{task}', received other values: pass task='regression'?")
+    return targets.astype(np.float32)
+
+
+def _checked_classes(labels: npt.NDArray[Any], n_examples: int, n_classes: int) -> npt.NDArray[np.int64]:
+    if n_classes < 2:
+        raise DataError("the model's output must have at least two classes for task 'classes', received one.")
     if labels.ndim == 2 and labels.shape[1] == n_classes:
         one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
         if not one_hot:
@@ -164,7 +214,7 @@ def load_npz(path: str | Path, input_names: Sequence[str]) -> Data:
     if not path.is_file():
         raise DataError(f"data file {path}: expected an .npz file, received no such file.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"data file {path}: expected an .npz archive of arrays, received {error}.") from error

@@ -6,8 +6,9 @@ bits of the generator are used: NumPy keeps those stable between versions.
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from functools import lru_cache
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -58,23 +59,73 @@ def examples_of_rows(seed: int, first: int, count: int, n_examples: int) -> npt.
 
 @dataclass(frozen=True)
 class Design(ABC):
-    """A distribution over masks."""
+    """A distribution over masks.
+
+    Parameters
+    ----------
+    examples_per_mask : int
+        Examples that every mask runs on. One is best for outcomes of single examples, because each
+        row then observes a mask of its own; outcomes such as F1 need more.
+
+    Attributes
+    ----------
+    masks_per_group : int
+        Consecutive masks that share their examples.
+    is_independent : bool
+        Whether elements are dropped independently of each other within a mask.
+    """
+
+    examples_per_mask: int = field(default=1, kw_only=True)
+    masks_per_group: ClassVar[int] = 1
+    is_independent: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        if isinstance(self.examples_per_mask, bool) or self.examples_per_mask < 1:
+            raise ParameterError(f"`examples_per_mask` must be at least 1, received {self.examples_per_mask}.")
+
+    @property
+    def rows_per_group(self) -> int:
+        """Rows that cannot be split: those of one group of masks."""
+        return self.examples_per_mask * self.masks_per_group
 
     @abstractmethod
     def check(self, n_elements: int) -> None:
         """Raise ParameterError unless the design can draw masks over `n_elements` elements."""
 
     @abstractmethod
-    def draw(self, words_seed: int, chunk: int, rows: int, n_elements: int) -> BoolMasks:
-        """The first `rows` masks of a chunk, shape (rows, n_elements), True = kept."""
+    def draw(self, seed: int, chunk: int, n_masks: int, n_elements: int) -> BoolMasks:
+        """The first `n_masks` masks of a chunk, shape (n_masks, n_elements), True = kept."""
 
     @abstractmethod
     def keep_probabilities(self, n_elements: int) -> npt.NDArray[np.float64]:
         """Probability that each element is kept, shape (n_elements,)."""
 
-    @abstractmethod
     def settings(self) -> dict[str, object]:
         """What tells this design from others, as JSON values."""
+        values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"name": type(self).__name__, **values}
+
+
+def _checked_rate(rate: float | tuple[float, ...], highest: float = 1.0) -> float | tuple[float, ...]:
+    """`rate` as a float or a tuple of floats, each strictly between 0 and `highest`."""
+    rates = np.asarray(rate, dtype=np.float64)
+    if rates.ndim > 1:
+        raise ParameterError(f"`rate` must be a number or one for each element, received shape {rates.shape}.")
+    wrong = ~((rates > 0) & (rates < highest))
+    if wrong.any():
+        received = np.atleast_1d(rates)[np.atleast_1d(wrong)][0]
+        raise ParameterError(f"`rate` must lie strictly between 0 and {highest:g}, received {received:g}.")
+    return rates.item() if rates.ndim == 0 else tuple(rates.tolist())
+
+
+def _check_length(rate: float | tuple[float, ...], n_elements: int) -> None:
+    if isinstance(rate, tuple) and len(rate) != n_elements:
+        raise ParameterError(f"`rate` must be a number or one for each of {n_elements} elements, received {len(rate)}.")
+
+
+def _thresholds(rate: npt.ArrayLike) -> npt.NDArray[np.uint32]:
+    """Words below these are dropped; no rate is rounded to never or always."""
+    return np.clip(np.round(np.asarray(rate) * 2.0**32), 1, 2**32 - 1).astype(np.uint32)
 
 
 @dataclass(frozen=True)
@@ -96,29 +147,146 @@ class Bernoulli(Design):
     rate: float | tuple[float, ...] = 0.3
 
     def __post_init__(self) -> None:
-        rates = np.asarray(self.rate, dtype=np.float64)
-        if rates.ndim > 1:
-            raise ParameterError(f"`rate` must be a number or one for each element, received shape {rates.shape}.")
-        wrong = ~((rates > 0) & (rates < 1))
-        if wrong.any():
-            received = np.atleast_1d(rates)[np.atleast_1d(wrong)][0]
-            raise ParameterError(f"`rate` must lie strictly between 0 and 1, received {received:g}.")
-        object.__setattr__(self, "rate", rates.item() if rates.ndim == 0 else tuple(rates.tolist()))
+        super().__post_init__()
+        object.__setattr__(self, "rate", _checked_rate(self.rate))
 
     def check(self, n_elements: int) -> None:
-        if isinstance(self.rate, tuple) and len(self.rate) != n_elements:
-            raise ParameterError(
-                f"`rate` must be a number or one for each of {n_elements} elements, received {len(self.rate)}."
-            )
+        _check_length(self.rate, n_elements)
 
-    def draw(self, words_seed: int, chunk: int, rows: int, n_elements: int) -> BoolMasks:
-        words = random_words(words_seed, chunk, _MASK_STREAM, rows * n_elements).reshape(rows, n_elements)
-        thresholds = np.round(np.asarray(self.rate) * 2.0**32).astype(np.uint32)
-        return words >= thresholds
+    def draw(self, seed: int, chunk: int, n_masks: int, n_elements: int) -> BoolMasks:
+        words = random_words(seed, chunk, _MASK_STREAM, n_masks * n_elements).reshape(n_masks, n_elements)
+        return words >= _thresholds(self.rate)
 
     def keep_probabilities(self, n_elements: int) -> npt.NDArray[np.float64]:
         return 1.0 - np.broadcast_to(np.asarray(self.rate, dtype=np.float64), n_elements)
 
-    def settings(self) -> dict[str, object]:
-        rate = list(self.rate) if isinstance(self.rate, tuple) else self.rate
-        return {"name": "Bernoulli", "rate": rate}
+
+@dataclass(frozen=True)
+class Paired(Design):
+    """Masks in complementary pairs inside a random pool, on the same examples.
+
+    A pool takes every element with probability twice the rate. The first mask of a pair drops each
+    element of the pool with probability one half, the second drops the rest of the pool. Each mask
+    alone is that of `Bernoulli`, but within a pool pairs of elements see rate one half while little
+    is dropped, and what both masks share (the example, interactions of even order) cancels in the
+    difference [1]_.
+
+    Parameters
+    ----------
+    rate : float or sequence of float
+        Probability that an element is dropped, strictly between 0 and 0.5.
+
+    References
+    ----------
+    .. [1] Dery et al. (2024), "Everybody prune now" (Bonsai), section 3; complementary pairs as in
+       Covert, Lee (2021), "Improving KernelSHAP", section 4.
+    """
+
+    rate: float | tuple[float, ...] = 0.2
+    masks_per_group: ClassVar[int] = 2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "rate", _checked_rate(self.rate, highest=0.5))
+
+    def check(self, n_elements: int) -> None:
+        _check_length(self.rate, n_elements)
+
+    def draw(self, seed: int, chunk: int, n_masks: int, n_elements: int) -> BoolMasks:
+        n_pairs = -(-n_masks // 2)
+        words = random_words(seed, chunk, _MASK_STREAM, 2 * n_pairs * n_elements).reshape(n_pairs, 2, n_elements)
+        in_pool = words[:, 0] < _thresholds(2.0 * np.asarray(self.rate))
+        is_first = words[:, 1] < 2**31
+        dropped = np.stack([in_pool & is_first, in_pool & ~is_first], axis=1)
+        return ~dropped.reshape(-1, n_elements)[:n_masks]
+
+    def keep_probabilities(self, n_elements: int) -> npt.NDArray[np.float64]:
+        return 1.0 - np.broadcast_to(np.asarray(self.rate, dtype=np.float64), n_elements)
+
+
+@dataclass(frozen=True)
+class FixedSize(Design):
+    """Every mask drops the same number of elements.
+
+    The indicators add up to a constant, so that OLS cannot be had; ridge estimates how elements
+    differ from their mean.
+
+    Parameters
+    ----------
+    n_dropped : int
+        Elements that each mask drops, at least 1 and fewer than there are.
+    """
+
+    n_dropped: int = 1
+    is_independent: ClassVar[bool] = False
+
+    def check(self, n_elements: int) -> None:
+        if not 0 < self.n_dropped < n_elements:
+            raise ParameterError(
+                f"`n_dropped` must lie between 1 and {n_elements - 1} for {n_elements} elements, "
+                f"received {self.n_dropped}."
+            )
+
+    def draw(self, seed: int, chunk: int, n_masks: int, n_elements: int) -> BoolMasks:
+        words = random_words(seed, chunk, _MASK_STREAM, n_masks * n_elements).reshape(n_masks, n_elements)
+        masks = np.ones((n_masks, n_elements), dtype=bool)
+        lowest = np.argpartition(words, self.n_dropped - 1, axis=1)[:, : self.n_dropped]
+        np.put_along_axis(masks, lowest, values=False, axis=1)
+        return masks
+
+    def keep_probabilities(self, n_elements: int) -> npt.NDArray[np.float64]:
+        return np.full(n_elements, 1.0 - self.n_dropped / n_elements)
+
+
+@dataclass(frozen=True)
+class Balanced(Design):
+    """Every element is dropped equally often in every block of masks, independently of the others.
+
+    Parameters
+    ----------
+    rate : float
+        Fraction of a block in which an element is dropped, realized to a multiple of 1 / `block`.
+    block : int
+        Masks of a block.
+    """
+
+    rate: float = 0.3
+    block: int = 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _checked_rate(self.rate)
+        if not 0 < round(self.rate * self.block) < self.block:
+            raise ParameterError(
+                f"`block` must be long enough to drop an element at rate {self.rate:g} in some of its masks and keep "
+                f"it in others, received {self.block}."
+            )
+
+    def check(self, n_elements: int) -> None:
+        """Any number of elements will do."""
+
+    def draw(self, seed: int, chunk: int, n_masks: int, n_elements: int) -> BoolMasks:
+        n_blocks, n_dropped = -(-n_masks // self.block), round(self.rate * self.block)
+        words = random_words(seed, chunk, _MASK_STREAM, n_blocks * self.block * n_elements)
+        lowest = np.argpartition(words.reshape(n_blocks, self.block, n_elements), n_dropped - 1, axis=1)
+        masks = np.ones((n_blocks, self.block, n_elements), dtype=bool)
+        np.put_along_axis(masks, lowest[:, :n_dropped], values=False, axis=1)
+        return masks.reshape(-1, n_elements)[:n_masks]
+
+    def keep_probabilities(self, n_elements: int) -> npt.NDArray[np.float64]:
+        return np.full(n_elements, 1.0 - round(self.rate * self.block) / self.block)
+
+
+def design_from(settings: dict[str, Any]) -> Design:
+    """The design with these `Design.settings`.
+
+    Raises
+    ------
+    ParameterError
+        If no design has that name.
+    """
+    kinds = {kind.__name__: kind for kind in (Bernoulli, Paired, FixedSize, Balanced)}
+    values: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items() if name != "name"}
+    if settings["name"] not in kinds:
+        raise ParameterError(f"a design must be one of {', '.join(kinds)}, received {settings['name']!r}.")
+    return kinds[settings["name"]](**values)

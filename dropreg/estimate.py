@@ -1,33 +1,52 @@
 """From a record to impacts, and from a model to impacts in one call."""
 
+from concurrent.futures import Executor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
+from . import regression, shrinkage
 from .data import Data
 from .designs import Bernoulli, Design
 from .elements import Elements
 from .errors import ParameterError
+from .fidelity import score
 from .impact import ImpactTable, impact_table
-from .outcomes import resolve
+from .interactions import interactions as pairwise
+from .outcomes import Outcome, Task, resolve
 from .record import Record
-from .regression import COVARIANCES, CovarianceType, check_identified, compress, ols, ridge
-from .sampler import sample
+from .regression import COVARIANCES, CovarianceType, Fit, Rows
+from .sampler import Ablation, sample
+from .stopping import StopRule
 
 if TYPE_CHECKING:
     import keras
 
-Estimator = Literal["ols", "ridge"]
+Estimator = Literal["auto", "assisted", "gradient", "ols", "ridge", "lasso", "marginal"]
+ESTIMATORS = ("auto", "assisted", "gradient", "ols", "ridge", "lasso", "marginal")
+_LABELS = {
+    "assisted": "gradient-assisted regression",
+    "gradient": "gradient at the dropout states",
+    "ols": "OLS",
+    "ridge": "ridge",
+    "lasso": "lasso",
+    "marginal": "marginal regression",
+}
 ROWS_PER_ELEMENT = 500
 LEAST_ROWS = 50_000
+_MOST_STATSMODELS_BYTES = 2**31
 
 
 def regress(
     record: Record,
     *,
     outcome: str = "accuracy",
-    estimator: Estimator = "ols",
+    estimator: Estimator | Any = "auto",
     covariance: CovarianceType = "HC1",
-    penalty: float | None = None,
+    penalty: shrinkage.Penalty | None = None,
+    paired: bool | None = None,
+    interactions: bool = False,
     level: float = 0.95,
 ) -> ImpactTable:
     """Estimate the impact of every element by regressing an outcome on the recorded masks.
@@ -40,13 +59,22 @@ def regress(
     record : Record
     outcome : str
         One of the record's outcomes.
-    estimator : {"ols", "ridge"}
-        Ordinary least squares by statsmodels, or ridge by scikit-learn.
+    estimator : str or scikit-learn estimator
+        "assisted": regression that shrinks towards the recorded gradients; "gradient": those alone;
+        "ols", by statsmodels; "ridge" and "lasso", by scikit-learn; "marginal", for very many
+        elements; or any linear estimator of scikit-learn, as an object. "auto" is "assisted" where
+        the record holds the outcome's gradients, else "ols".
     covariance : {"HC1", "cluster", "nonrobust"}
         Standard errors of OLS: "HC1" for this data set, "cluster" (by example) for the population
-        that the examples came from. Ridge has posterior ones.
-    penalty : float, optional
-        Ridge penalty on the squared coefficients; the marginal likelihood's choice by default.
+        that the examples came from. Ridge and "assisted" have posterior ones, lasso and scikit-learn
+        estimators none.
+    penalty : float, "evidence" or "cv", optional
+        Of ridge (on squared coefficients; "evidence" by default) and lasso ("cv" by default).
+    paired : bool, optional
+        Regress differences within pairs of masks; by default where the design is `Paired` and the
+        estimator is one on compressed rows.
+    interactions : bool
+        Also estimate all pairwise interactions (memory: elements squared).
     level : float
         Confidence level of the intervals.
 
@@ -60,46 +88,175 @@ def regress(
     ParameterError
         If the record lacks the outcome, an argument is out of range, or the rows cannot identify
         the elements.
+    RecordError
+        If the estimator needs gradients that were not recorded.
     """
+    settings = record.settings
+    _check_arguments(record, outcome, estimator, covariance, penalty)
+    column = settings.outcomes.index(outcome)
+    if isinstance(estimator, str) and estimator == "auto":
+        estimator = "assisted" if outcome in settings.gradients else "ols"
+    in_pairs = _in_pairs(record, estimator, paired)
+    rows = regression.observations(record, paired=in_pairs)
+    fit = _fit(record, rows, column, outcome, estimator, covariance, penalty)
+    sign = -1.0 if settings.greater_is_better[column] else 1.0
+    details: dict[str, Any] = {"design": _design_text(settings.design), "errors": fit.errors}
+    details |= {name: value for name, value in fit.details.items() if name != "covariance"}
+    details |= {"differences of pairs": True} if in_pairs else {}
+    details |= {"ablation": settings.ablation} if settings.ablation != "zero" else {}
+    details |= {"row equivalents": record.row_equivalents} if settings.row_cost > 1 else {}
+    unseen = record.fidelity_masks
+    return impact_table(
+        record.elements,
+        sign * fit.coefficients,
+        fit.std_errors,
+        method=_LABELS.get(estimator, "") if isinstance(estimator, str) else f"{estimator!r}",
+        outcome=outcome,
+        rows=record.rows,
+        seed=settings.seed,
+        level=level,
+        details=details,
+        fidelity=None if unseen is None else score(unseen, column, fit.coefficients, fit.intercept),
+        interactions=_interactions(record, column, fit, sign, in_pairs) if interactions else None,
+        stop=record.stop,
+    )
+
+
+def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: str, penalty: Any) -> None:
     settings = record.settings
     if outcome not in settings.outcomes:
         raise ParameterError(
             f"`outcome` must be one of the record's ({', '.join(settings.outcomes)}), received {outcome!r}: "
             f"sample again with outcomes=({outcome!r},)."
         )
-    if estimator not in ("ols", "ridge"):
-        raise ParameterError(f"`estimator` must be 'ols' or 'ridge', received {estimator!r}.")
+    if isinstance(estimator, str) and estimator not in ESTIMATORS:
+        raise ParameterError(
+            f"`estimator` must be one of {', '.join(ESTIMATORS)} or a scikit-learn estimator, received {estimator!r}."
+        )
     if covariance not in COVARIANCES:
         raise ParameterError(f"`covariance` must be one of {', '.join(COVARIANCES)}, received {covariance!r}.")
-    if penalty is not None and not (estimator == "ridge" and penalty > 0):
-        raise ParameterError(f"`penalty` must be positive and goes with estimator='ridge', received {penalty}.")
-    column = settings.outcomes.index(outcome)
-    design = compress(record.chunks)
-    if estimator == "ols":
-        check_identified(design, record.elements["element"].tolist())
-        fit = ols(design, record.chunks, column, covariance)
-    else:
-        fit = ridge(design, column, penalty)
-    sign = -1.0 if settings.greater_is_better[column] else 1.0
-    details = {"design": _design_text(settings.design), "errors": fit.covariance_type, "R2 over rows": fit.r2}
+    if covariance == "cluster" and settings.examples_per_mask > 1:
+        raise ParameterError(
+            f"`covariance='cluster'` must have one example for each mask, received {settings.examples_per_mask}: "
+            "pass covariance='HC1'."
+        )
+    if penalty is None:
+        return
+    if not (isinstance(estimator, str) and estimator in ("ridge", "lasso")):
+        raise ParameterError(
+            f"`penalty` goes with estimator='ridge' or 'lasso', received {penalty} with {estimator!r}."
+        )
+    if not (penalty in ("evidence", "cv") if isinstance(penalty, str) else penalty > 0):
+        raise ParameterError(f"`penalty` must be positive, 'evidence' or 'cv', received {penalty!r}.")
+
+
+def _in_pairs(record: Record, estimator: Any, paired: bool | None) -> bool:
+    """Whether to regress differences within pairs of masks."""
+    if paired is not None:
+        if paired and isinstance(estimator, str) and estimator == "marginal":
+            raise ParameterError("`paired` does not go with estimator='marginal': pass paired=False.")
+        return paired
+    return record.settings.masks_per_group == 2 and not (isinstance(estimator, str) and estimator == "marginal")
+
+
+def _fit(
+    record: Record,
+    rows: Rows,
+    column: int,
+    outcome: str,
+    estimator: Any,
+    covariance: CovarianceType,
+    penalty: shrinkage.Penalty | None,
+) -> Fit:
+    if isinstance(estimator, str) and estimator == "marginal":
+        _check_independent(record, "estimator='marginal'")
+        return regression.marginal(rows, column, _rates(record))
+    design = regression.compress(rows)
+    if not isinstance(estimator, str):
+        return shrinkage.from_estimator(design, column, estimator)
+    if estimator in ("assisted", "gradient"):
+        sums = record.gradient_sums(outcome)
+        combine = shrinkage.assisted if estimator == "assisted" else shrinkage.gradient_only
+        return combine(design, column, sums)
     if estimator == "ridge":
-        details["penalty"] = fit.penalty
-    return impact_table(
-        record.elements,
-        sign * fit.coefficients,
-        fit.std_errors,
-        method="OLS" if estimator == "ols" else "ridge",
-        outcome=outcome,
-        rows=record.rows,
-        seed=settings.seed,
-        level=level,
-        details=details,
-    )
+        return shrinkage.ridge(design, rows, column, penalty or "evidence")
+    if estimator == "lasso":
+        return shrinkage.lasso(design, rows, column, penalty or "cv")
+    regression.check_identified(design, record.elements["element"].tolist())
+    return regression.ols(design, rows, column, covariance)
 
 
-def _design_text(design: dict[str, object]) -> str:
-    values = ", ".join(f"{name}={value}" for name, value in design.items() if name != "name")
+def _rates(record: Record) -> regression.Array:
+    return 1.0 - record.keep_probabilities()
+
+
+def _check_independent(record: Record, what: str) -> None:
+    if record.settings.design["name"] == "FixedSize":
+        raise ParameterError(
+            f"{what} must have elements that are dropped independently, received FixedSize masks: sample with "
+            "design=Bernoulli(rate)."
+        )
+
+
+def _interactions(record: Record, column: int, fit: Fit, sign: float, in_pairs: bool) -> Any:
+    _check_independent(record, "`interactions`")
+    rows = regression.observations(record)
+    if in_pairs:  # the intercept of differences is not that of single masks
+        plain = regression.compress(rows)
+        fit = Fit(fit.coefficients, fit.std_errors, fit.errors, plain.intercept(column, fit.coefficients), {})
+    names = tuple(record.elements["element"])
+    return pairwise(rows, column, fit, _rates(record), names, sign)
+
+
+def _design_text(design: dict[str, Any]) -> str:
+    shown = {
+        name: value for name, value in design.items() if name != "name" and (name, value) != ("examples_per_mask", 1)
+    }
+    values = ", ".join(f"{k}=<{len(v)} values>" if isinstance(v, list) else f"{k}={v}" for k, v in shown.items())
     return f"{design['name']}({values})"
+
+
+def to_statsmodels(record: Record, *, outcome: str = "accuracy", covariance: CovarianceType = "HC1") -> Any:
+    """Fit OLS by statsmodels on all rows, for its ``summary()`` and its tests.
+
+    Regressors are indicators of *dropped* elements, named after them, and a constant; coefficients
+    are changes of the outcome, so for one of which more is better they have the opposite sign of
+    impacts.
+
+    Parameters
+    ----------
+    record : Record
+        That fits in memory as a matrix of rows x elements.
+    outcome : str
+    covariance : {"HC1", "cluster", "nonrobust"}
+
+    Returns
+    -------
+    statsmodels.regression.linear_model.RegressionResults
+
+    Raises
+    ------
+    ParameterError
+        If the record is too large or lacks the outcome.
+    """
+    import pandas as pd
+    import statsmodels.api as sm
+
+    _check_arguments(record, outcome, "ols", covariance, None)
+    n_bytes = 8 * record.rows // record.settings.examples_per_mask * (record.settings.n_elements + 1)
+    if n_bytes > _MOST_STATSMODELS_BYTES:
+        raise ParameterError(
+            f"a record must fit in {_MOST_STATSMODELS_BYTES / 2**30:.0f} GiB for statsmodels, received one of "
+            f"{n_bytes / 2**30:.1f} GiB: use dropreg.regress, which streams and gives the same numbers."
+        )
+    blocks = list(regression.observations(record).blocks())
+    x = np.concatenate([block.x for block in blocks]).astype(np.float64)
+    y = np.concatenate([block.y for block in blocks])[:, record.settings.outcomes.index(outcome)]
+    frame = sm.add_constant(pd.DataFrame(x, columns=record.elements["element"].tolist()), has_constant="add")
+    model = sm.OLS(pd.Series(y, name=outcome), frame)
+    if covariance == "cluster":
+        return model.fit(cov_type="cluster", cov_kwds={"groups": np.concatenate([block.clusters for block in blocks])})
+    return model.fit() if covariance == "nonrobust" else model.fit(cov_type="HC1")
 
 
 def estimate(
@@ -107,11 +264,17 @@ def estimate(
     data: Data,
     elements: Elements,
     *,
-    outcome: str = "accuracy",
+    outcome: str | Outcome = "accuracy",
     rows: int | None = None,
     design: Design | None = None,
+    gradients: bool | None = None,
+    ablation: Ablation = "zero",
+    task: Task | None = None,
+    interactions: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
+    stop: StopRule | None = None,
+    executor: Executor | None = None,
     progress: bool = True,
 ) -> ImpactTable:
     """Sample and regress with good defaults.
@@ -119,22 +282,25 @@ def estimate(
     Parameters
     ----------
     model : keras.Model
-        A classifier. It is not changed.
+        With one output of shape (batch, n_outputs). It is not changed.
     data : (x, y)
-        Held-out examples and their classes.
+        Held-out examples and their labels; see `sample`.
     elements : Elements
         From ``dropreg.elements(model)``.
-    outcome : str
-        "accuracy", "loss" or "margin".
+    outcome : str or Outcome
+        "accuracy", "loss", "margin", "divergence", or a metric of your own.
     rows : int, optional
         Masked forward passes; by default 500 for each element and at least 50,000.
     design : Design, optional
         ``Bernoulli(rate=0.3)`` by default.
-    seed : int
-    out : str or Path, optional
-        Folder to keep the record in.
-    progress : bool
-        Show a progress bar.
+    gradients : bool, optional
+        Let the gradients at the dropout states help: two more row-equivalents for each row, worth
+        many times that. By default wherever the outcome and the model allow; False for forward
+        passes only, which need no derivatives.
+    ablation, task, seed, out, stop, executor, progress
+        As in `sample`.
+    interactions : bool
+        Also estimate pairwise interactions.
 
     Returns
     -------
@@ -145,8 +311,12 @@ def estimate(
     ModelError, DataError, ParameterError, RecordError
         As `sample` and `regress` do.
     """
+    measured = resolve(outcome)
+    assisted = measured.differentiable if gradients is None else gradients
     n_rows = max(LEAST_ROWS, ROWS_PER_ELEMENT * len(elements)) if rows is None else rows
-    if isinstance(n_rows, int) and 0 < n_rows < len(elements) + 2:
+    if rows is None and design is not None:
+        n_rows += -n_rows % design.rows_per_group
+    if not assisted and isinstance(n_rows, int) and not isinstance(n_rows, bool) and 0 < n_rows < len(elements) + 2:
         raise ParameterError(
             f"{n_rows:,} rows cannot identify {len(elements):,} elements by OLS: draw at least "
             f"{10 * len(elements):,}, or sample and pass estimator='ridge' to regress."
@@ -157,9 +327,14 @@ def estimate(
         elements,
         rows=n_rows,
         design=Bernoulli() if design is None else design,
-        outcomes=(resolve(outcome),),
+        outcomes=(measured,),
+        gradients=(measured.name,) if assisted else (),
+        ablation=ablation,
+        task=task,
         seed=seed,
         out=out,
+        stop=stop,
+        executor=executor,
         progress=progress,
     )
-    return regress(record, outcome=outcome)
+    return regress(record, outcome=measured.name, interactions=interactions)

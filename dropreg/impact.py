@@ -11,10 +11,11 @@ import pandas as pd
 from scipy import stats
 
 from .errors import ParameterError
+from .interactions import Interactions, adjusted
 
 COLUMNS = (
     *("element", "layer", "kind", "index", "params"),
-    *("impact", "std_error", "z", "p_value", "ci_low", "ci_high", "rank"),
+    *("impact", "std_error", "z", "p_value", "p_bh", "p_by", "ci_low", "ci_high", "rank"),
 )
 
 
@@ -28,8 +29,9 @@ class ImpactTable:
         One row an element, in the model's order. ``impact`` is how much worse the outcome gets when
         the element is dropped (positive = it hurts to lose it), in the outcome's unit; ``std_error``
         its standard error (NaN where the scorer has none); ``z`` their ratio; ``p_value`` two-sided
-        against impact 0; ``ci_low`` and ``ci_high`` the interval at `level`; ``rank`` 1 for the
-        largest impact.
+        against impact 0, ``p_bh`` and ``p_by`` the same adjusted for all elements by
+        Benjamini-Hochberg and Benjamini-Yekutieli (false discovery rate); ``ci_low`` and
+        ``ci_high`` the interval at `level`; ``rank`` 1 for the largest impact.
     method : str
         How it was estimated.
     outcome : str
@@ -40,6 +42,11 @@ class ImpactTable:
     seed : int
     details : dict
         More of how it came about, such as the design and the kind of standard errors.
+    fidelity : DataFrame or None
+        How well the impacts predict unseen masks; see `dropreg.fidelity.score`.
+    interactions : Interactions or None
+    stop : str or None
+        Why the run ended early, and what that does to the error bars.
     """
 
     frame: pd.DataFrame
@@ -49,6 +56,9 @@ class ImpactTable:
     level: float
     seed: int
     details: dict[str, Any] = field(default_factory=dict)
+    fidelity: pd.DataFrame | None = None
+    interactions: Interactions | None = None
+    stop: str | None = None
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -88,6 +98,71 @@ class ImpactTable:
         ordered = self.frame.sort_values("rank", ascending=not lowest, kind="stable")
         return ordered.head(n).reset_index(drop=True)
 
+    def negligible(self, margin: float, level: float = 0.05) -> pd.DataFrame:
+        """The elements shown to have an impact below a margin, the ones that a pruner may act on.
+
+        Two one-sided tests (TOST) [1]_ of -margin < impact < margin, adjusted over all elements for
+        a false discovery rate of `level`. An element that is merely not shown to matter is not here.
+
+        Parameters
+        ----------
+        margin : float
+            Positive, in the outcome's unit.
+        level : float
+            False discovery rate, strictly between 0 and 1.
+
+        Returns
+        -------
+        DataFrame
+            element, layer, params, impact, std_error, ``p_equivalence`` and ``p_bh`` of the test; the
+            clearest first.
+
+        Raises
+        ------
+        ParameterError
+            If `margin` or `level` is out of range, or the table has no standard errors.
+
+        References
+        ----------
+        .. [1] Schuirmann (1987), J. Pharmacokinetics and Biopharmaceutics 15.
+        """
+        if not margin > 0:
+            raise ParameterError(f"`margin` must be positive, received {margin}.")
+        if not 0 < level < 1:
+            raise ParameterError(f"`level` must lie strictly between 0 and 1, received {level}.")
+        if not np.isfinite(self.std_error).all():
+            raise ParameterError(
+                f"`negligible` must have standard errors, received impacts by {self.method} without: "
+                "use estimator='ols'."
+            )
+        with np.errstate(divide="ignore", invalid="ignore"):
+            distance = (margin - np.abs(self.impact)) / self.std_error
+        p_value = stats.norm.sf(distance)
+        frame = self.frame[["element", "layer", "params", "impact", "std_error"]].assign(
+            p_equivalence=p_value, p_bh=adjusted(p_value, "fdr_bh")
+        )
+        return frame[frame["p_bh"] <= level].sort_values("p_equivalence", ignore_index=True)
+
+    def redundant_pairs(self, level: float = 0.05) -> pd.DataFrame:
+        """Pairs of elements that stand in for each other, at a false discovery rate of `level`.
+
+        Returns
+        -------
+        DataFrame
+            See `Interactions.pairs`; the clearest first.
+
+        Raises
+        ------
+        ParameterError
+            If the table was estimated without interactions.
+        """
+        if self.interactions is None:
+            raise ParameterError(
+                "`redundant_pairs` must have interactions, received a table without: pass interactions=True to "
+                "regress or estimate."
+            )
+        return self.interactions.redundant(level)
+
     def by_layer(self) -> pd.DataFrame:
         """One row a layer: elements, mean and largest impact, fraction with an interval off zero."""
         clear = (self.frame["ci_low"] > 0) | (self.frame["ci_high"] < 0)
@@ -119,7 +194,18 @@ class ImpactTable:
             f"Impact on {self.outcome} of {len(self)} elements (positive = it hurts to lose it)",
             f"{self.method}, {self.rows:,} rows, seed {self.seed}, {self.level:.0%} intervals",
             *([details] if details else []),
+            *([self.stop] if self.stop else []),
+            *self._fidelity_lines(),
         ]
+
+    def _fidelity_lines(self) -> list[str]:
+        if self.fidelity is None:
+            return []
+        parts = [
+            f"{row.correlation:.2f} of at most {row.ceiling:.2f} at rate {row.rate:.2g}"
+            for row in self.fidelity.itertuples()
+        ]
+        return [f"correlation with unseen masks: {'; '.join(parts)}"]
 
     def _ends(self) -> pd.DataFrame:
         if len(self) <= 10:
@@ -158,6 +244,9 @@ def impact_table(
     seed: int,
     level: float = 0.95,
     details: dict[str, Any] | None = None,
+    fidelity: pd.DataFrame | None = None,
+    interactions: Interactions | None = None,
+    stop: str | None = None,
 ) -> ImpactTable:
     """Make an `ImpactTable` from impacts and standard errors, one for each row of `elements`.
 
@@ -171,15 +260,20 @@ def impact_table(
     error = np.full(len(impact), np.nan) if std_error is None else std_error
     with np.errstate(divide="ignore", invalid="ignore"):
         z = impact / error
+    p_value = 2 * stats.norm.sf(np.abs(z))
     half = stats.norm.ppf(0.5 + level / 2) * error
     frame = elements[["element", "layer", "kind", "index", "params"]].reset_index(drop=True)
     frame = frame.assign(
         impact=impact,
         std_error=error,
         z=z,
-        p_value=2 * stats.norm.sf(np.abs(z)),
+        p_value=p_value,
+        p_bh=adjusted(p_value, "fdr_bh"),
+        p_by=adjusted(p_value, "fdr_by"),
         ci_low=impact - half,
         ci_high=impact + half,
         rank=stats.rankdata(-impact, method="ordinal").astype(np.int64),
     )
-    return ImpactTable(frame[list(COLUMNS)], method, outcome, rows, level, seed, details or {})
+    return ImpactTable(
+        frame[list(COLUMNS)], method, outcome, rows, level, seed, details or {}, fidelity, interactions, stop
+    )

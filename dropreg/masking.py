@@ -19,6 +19,8 @@ from .graph import Call, trace_graph
 if TYPE_CHECKING:
     from .data import Examples
 
+Replacements = dict[tuple[int, int], npt.NDArray[np.float64]]
+
 _MOST_SLICES = 16
 
 
@@ -34,6 +36,9 @@ class MaskedNetwork:
     model : keras.Model
     elements : Elements
         From ``dropreg.elements(model)``.
+    replacements : dict of (int, int) to ndarray, optional
+        What a dropped channel becomes at each gate, keyed by the gate's call and position, each of
+        shape (channels,); zero by default. `mean_activations` gives the means.
 
     Attributes
     ----------
@@ -46,12 +51,13 @@ class MaskedNetwork:
         If `elements` belong to another model.
     """
 
-    def __init__(self, model: keras.Model, elements: Elements) -> None:
+    def __init__(self, model: keras.Model, elements: Elements, replacements: Replacements | None = None) -> None:
         self.model = model
         self.elements = elements
         self.graph = trace_graph(model)
         check_fits(elements, self.graph, model.name)
         self._gates: dict[tuple[int, int], Gate] = {(g.call, g.position): g for g in elements.gates}
+        self.replacements = replacements or {}
         self._suffix = self._reached_by_masks()
         self.frontier = self._frontier()
 
@@ -113,7 +119,12 @@ class MaskedNetwork:
         gate = self._gates.get((call, position))
         if gate is None or masks is None:
             return value
-        gated = apply_mask(value, masks, gate.columns)
+        replacement = self.replacements.get((call, position))
+        if replacement is None:
+            gated = apply_mask(value, masks, gate.columns)
+        else:
+            center = tf.constant(replacement, dtype=value.dtype)
+            gated = apply_mask(value - center, masks, gate.columns) + center
         keras_mask = getattr(value, "_keras_mask", None)
         if keras_mask is not None:
             setattr(gated, "_keras_mask", keras_mask)  # noqa: B010 - Keras' own name for a time-step mask
@@ -138,6 +149,34 @@ class MaskedNetwork:
         ]
         kept = None if masks is None else tf.cast(tf.convert_to_tensor(masks), tf.float32)
         return self.suffix(self.prefix(tensors), kept)
+
+    def mean_activations(self, examples: "Examples", batch_size: int = 500) -> Replacements:
+        """Mean of every gated channel over examples and positions, by gate; the whole network's.
+
+        Parameters
+        ----------
+        examples : Examples
+        batch_size : int
+
+        Returns
+        -------
+        dict of (int, int) to ndarray of float64, shape (channels,)
+        """
+        slots = {key: self.graph.calls[key[0]].inputs[key[1]] for key in self._gates}
+
+        @tf.function(reduce_retracing=True)
+        def means_of(batch: list[tf.Tensor]) -> list[tf.Tensor]:
+            values = dict(zip(self.graph.inputs, batch, strict=True))
+            self._run(dict(enumerate(self.graph.calls)), values, None)
+            means = [tf.cast(values[slot], tf.float32) for slot in slots.values()]
+            return [tf.reduce_mean(mean, axis=list(range(len(mean.shape) - 1))) for mean in means]
+
+        totals: list[Any] = [0.0] * len(slots)
+        for start in range(0, len(examples), batch_size):
+            batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
+            share = len(batch[0]) / len(examples)
+            totals = [t + share * np.asarray(m, np.float64) for t, m in zip(totals, means_of(batch), strict=True)]
+        return dict(zip(slots, totals, strict=True))
 
     def accuracy(self, x: Any, y: npt.NDArray[np.int64], dropped: Sequence[int] | npt.NDArray[np.int64]) -> float:
         """Accuracy on (x, y) with the elements `dropped` (their numbers) missing in every row."""

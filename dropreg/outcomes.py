@@ -1,21 +1,61 @@
 """What is measured for every row."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, Literal
 
 from .errors import ParameterError
 
 if TYPE_CHECKING:
+    import numpy as np
     import tensorflow as tf
 
+Task = Literal["classes", "binary", "multilabel", "regression"]
+TASKS = ("classes", "binary", "multilabel", "regression")
+
 _SMALLEST_PROBABILITY = 1e-7
+_BANDWIDTH = 0.2
 
 
 @dataclass(frozen=True)
+class Prediction:
+    """Outputs of the network for some rows, and what they mean.
+
+    Attributes
+    ----------
+    outputs : Tensor of float32, shape (rows, n_outputs)
+        As the network gives them.
+    task : str
+        "classes" (one class of several), "binary", "multilabel" or "regression".
+    from_logits : bool
+        Whether the outputs of a classifier are logits (else probabilities).
+    """
+
+    outputs: "tf.Tensor"
+    task: Task
+    from_logits: bool
+
+    def log_probabilities(self) -> "tf.Tensor":
+        """Log-probabilities (rows, classes), in nats."""
+        import tensorflow as tf
+
+        if self.from_logits:
+            return tf.nn.log_softmax(self.outputs)
+        return tf.math.log(tf.clip_by_value(self.outputs, _SMALLEST_PROBABILITY, 1.0))
+
+    def logits(self) -> "tf.Tensor":
+        """Log-odds of each label (rows, labels), for binary and multi-label tasks."""
+        import tensorflow as tf
+
+        if self.from_logits:
+            return self.outputs
+        p = tf.clip_by_value(self.outputs, _SMALLEST_PROBABILITY, 1.0 - _SMALLEST_PROBABILITY)
+        return tf.math.log(p) - tf.math.log1p(-p)
+
+
 class Outcome(ABC):
-    """A number for each row, computed from the log-probabilities of the classes.
+    """A number for each row.
 
     Attributes
     ----------
@@ -23,59 +63,195 @@ class Outcome(ABC):
         Column in the record.
     greater_is_better : bool
         Direction of the outcome; impacts are positive when losing the element hurts, whichever it is.
+    needs_labels : bool
+        False where the outcome compares with the whole model only.
+    differentiable : bool
+        Whether `surrogate` has a gradient.
     """
 
-    name: ClassVar[str]
-    greater_is_better: ClassVar[bool]
+    name: str
+    greater_is_better: bool
+    needs_labels: bool = True
+    differentiable: bool = True
 
     @abstractmethod
-    def measure(self, log_probabilities: "tf.Tensor", labels: "tf.Tensor") -> "tf.Tensor":
-        """Shape (rows,) float32, from (rows, classes) float32 and (rows,) int64."""
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+        """Measure rows.
+
+        Parameters
+        ----------
+        prediction : Prediction
+            Of the masked network.
+        labels : Tensor, shape (rows,) int64 for classes, (rows, n_outputs) float32 otherwise
+        whole : Prediction
+            Of the whole network, for the same examples.
+
+        Returns
+        -------
+        Tensor of float32, shape (rows,)
+        """
+
+    def surrogate(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+        """What is differentiated in its place, shape (rows,); by default the outcome itself."""
+        return self.measure(prediction, labels, whole)
 
 
-@dataclass(frozen=True)
 class Accuracy(Outcome):
-    """1 where the label's class has the largest probability, else 0."""
+    """Fraction of right decisions of a row: 0 or 1, for several labels the mean over them.
 
-    name: ClassVar[str] = "accuracy"
-    greater_is_better: ClassVar[bool] = True
+    A step in the margin has no useful gradient, so its surrogate is the logistic function of the
+    margin over a bandwidth of 0.2 nats: the derivative of the expected accuracy is that of the margin
+    where the margin is zero, and this is its kernel estimate.
+    """
 
-    def measure(self, log_probabilities: "tf.Tensor", labels: "tf.Tensor") -> "tf.Tensor":
+    name = "accuracy"
+    greater_is_better = True
+
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
         import tensorflow as tf
 
-        return tf.cast(tf.equal(tf.argmax(log_probabilities, axis=1), labels), tf.float32)
+        if prediction.task == "regression":
+            raise ParameterError("outcome 'accuracy' must have classes, received a regression task: use 'loss'.")
+        if prediction.task == "classes":
+            return tf.cast(tf.equal(tf.argmax(prediction.outputs, axis=1), labels), tf.float32)
+        return tf.reduce_mean(tf.cast(tf.equal(prediction.logits() > 0, labels > 0.5), tf.float32), axis=1)
+
+    def surrogate(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+        import tensorflow as tf
+
+        if prediction.task == "classes":
+            return tf.sigmoid(Margin().measure(prediction, labels, whole) / _BANDWIDTH)
+        return tf.reduce_mean(tf.sigmoid(prediction.logits() * (2.0 * labels - 1.0) / _BANDWIDTH), axis=1)
 
 
-@dataclass(frozen=True)
 class Loss(Outcome):
-    """Cross-entropy in nats: minus the log-probability of the label's class."""
+    """Cross-entropy in nats (the mean over several labels), or the mean squared error of a regression."""
 
-    name: ClassVar[str] = "loss"
-    greater_is_better: ClassVar[bool] = False
+    name = "loss"
+    greater_is_better = False
 
-    def measure(self, log_probabilities: "tf.Tensor", labels: "tf.Tensor") -> "tf.Tensor":
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
         import tensorflow as tf
 
-        return -tf.gather(log_probabilities, labels, batch_dims=1)
+        if prediction.task == "classes":
+            return -tf.gather(prediction.log_probabilities(), labels, batch_dims=1)
+        if prediction.task == "regression":
+            return tf.reduce_mean(tf.square(prediction.outputs - labels), axis=1)
+        return tf.reduce_mean(tf.nn.softplus(prediction.logits() * (1.0 - 2.0 * labels)), axis=1)
+
+
+class Margin(Outcome):
+    """Log-probability of the right class minus the largest other one, in nats (logits agree)."""
+
+    name = "margin"
+    greater_is_better = True
+
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+        import tensorflow as tf
+
+        if prediction.task == "regression":
+            raise ParameterError("outcome 'margin' must have classes, received a regression task: use 'loss'.")
+        if prediction.task != "classes":
+            return tf.reduce_mean(prediction.logits() * (2.0 * labels - 1.0), axis=1)
+        scores = prediction.log_probabilities()
+        own = tf.gather(scores, labels, batch_dims=1)
+        is_label = tf.one_hot(labels, tf.shape(scores)[1], on_value=True, off_value=False)
+        return own - tf.reduce_max(tf.where(is_label, scores.dtype.min, scores), axis=1)
+
+
+class Divergence(Outcome):
+    """Kullback-Leibler divergence from the whole model's prediction, in nats; needs no labels.
+
+    For several labels the mean over them, for a regression the mean squared difference. Zero for
+    the whole model, which nothing can improve on.
+    """
+
+    name = "divergence"
+    greater_is_better = False
+    needs_labels = False
+
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+        import tensorflow as tf
+
+        if prediction.task == "classes":
+            reference = whole.log_probabilities()
+            return tf.reduce_sum(tf.exp(reference) * (reference - prediction.log_probabilities()), axis=1)
+        if prediction.task == "regression":
+            return tf.reduce_mean(tf.square(prediction.outputs - whole.outputs), axis=1)
+        reference, logits = whole.logits(), prediction.logits()
+        p = tf.sigmoid(reference)
+        here = p * tf.nn.softplus(-logits) + (1.0 - p) * tf.nn.softplus(logits)
+        there = p * tf.nn.softplus(-reference) + (1.0 - p) * tf.nn.softplus(reference)
+        return tf.reduce_mean(here - there, axis=1)
 
 
 @dataclass(frozen=True)
-class Margin(Outcome):
-    """Log-probability of the label's class minus the largest other one, in nats (logits agree)."""
+class PerExample(Outcome):
+    """A metric of your own, computed for every row by itself.
 
-    name: ClassVar[str] = "margin"
-    greater_is_better: ClassVar[bool] = True
+    Parameters
+    ----------
+    function : callable
+        (labels, outputs) to a tensor of shape (rows,), made of TensorFlow or ``keras.ops`` calls;
+        labels as in `Outcome.measure`, outputs (rows, n_outputs) as the network gives them.
+    name : str
+    greater_is_better : bool
+    differentiable : bool
+        Whether `function` has a useful gradient.
+    """
 
-    def measure(self, log_probabilities: "tf.Tensor", labels: "tf.Tensor") -> "tf.Tensor":
+    function: Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
+    name: str
+    greater_is_better: bool
+    differentiable: bool = False
+
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
         import tensorflow as tf
 
-        own = tf.gather(log_probabilities, labels, batch_dims=1)
-        is_label = tf.one_hot(labels, tf.shape(log_probabilities)[1], on_value=True, off_value=False)
-        others = tf.where(is_label, log_probabilities.dtype.min, log_probabilities)
-        return own - tf.reduce_max(others, axis=1)
+        values = tf.convert_to_tensor(self.function(labels, prediction.outputs))
+        if values.shape.rank != 1:
+            raise ParameterError(
+                f"outcome '{self.name}' must return one number for each row, shape (rows,), received shape "
+                f"{tuple(values.shape)}: reduce the other axes."
+            )
+        return tf.cast(values, tf.float32)
 
 
-_BY_NAME: dict[str, type[Outcome]] = {kind.name: kind for kind in (Accuracy, Loss, Margin)}
+@dataclass(frozen=True)
+class PerMask(Outcome):
+    """A metric of your own that needs several examples, such as F1 or AUC.
+
+    Goes with a design whose `examples_per_mask` is larger than 1.
+
+    Parameters
+    ----------
+    function : callable
+        (labels, outputs) to a number; arrays of the examples of one mask.
+    name : str
+    greater_is_better : bool
+    """
+
+    function: "Callable[[np.ndarray, np.ndarray], float]"
+    name: str
+    greater_is_better: bool
+    differentiable: bool = False
+
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+        raise TypeError("PerMask is measured over the examples of a mask, not row by row")
+
+    def measure_mask(self, labels: "np.ndarray", outputs: "np.ndarray") -> float:
+        """The metric over the examples of one mask, or ParameterError if it is no single number."""
+        import numpy as np
+
+        value = np.asarray(self.function(labels, outputs))
+        if value.ndim != 0:
+            raise ParameterError(
+                f"outcome '{self.name}' must return one number for each mask, received shape {value.shape}."
+            )
+        return float(value)
+
+
+_BY_NAME: dict[str, type[Outcome]] = {kind.name: kind for kind in (Accuracy, Loss, Margin, Divergence)}
 
 
 def resolve(outcome: str | Outcome) -> Outcome:
@@ -93,7 +269,7 @@ def resolve(outcome: str | Outcome) -> Outcome:
     return _BY_NAME[outcome]()
 
 
-def resolve_all(outcomes: Sequence[str | Outcome]) -> tuple[Outcome, ...]:
+def resolve_all(outcomes: "Sequence[str | Outcome] | str | Outcome") -> tuple[Outcome, ...]:
     """Several outcomes, each once."""
     if isinstance(outcomes, str | Outcome):
         outcomes = [outcomes]
@@ -104,11 +280,10 @@ def resolve_all(outcomes: Sequence[str | Outcome]) -> tuple[Outcome, ...]:
     return resolved
 
 
-def log_probabilities(outputs: "tf.Tensor", from_logits: bool) -> "tf.Tensor":
-    """Log-probabilities (rows, classes) in float32 from a classifier's logits or probabilities."""
-    import tensorflow as tf
+def guess_from_logits(task: Task, outputs: Any) -> bool:
+    """Whether a classifier's outputs (n, n_outputs) are logits: they are unless all could be probabilities."""
+    import numpy as np
 
-    outputs = tf.cast(outputs, tf.float32)
-    if from_logits:
-        return tf.nn.log_softmax(outputs)
-    return tf.math.log(tf.clip_by_value(outputs, _SMALLEST_PROBABILITY, 1.0))
+    if task == "classes":
+        return not bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1.0, atol=1e-3))
+    return not bool(((outputs >= 0) & (outputs <= 1)).all())

@@ -1,5 +1,6 @@
 """Recorded masks and outcomes: Parquet chunks and a JSON file in one folder."""
 
+import copy
 import errno
 import json
 import os
@@ -7,7 +8,7 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from .designs import BoolMasks, Design, examples_of_rows
+from .designs import BoolMasks, Design, design_from, examples_of_rows
 from .elements import Elements
 from .errors import RecordError
 
 _SETTINGS, _ELEMENTS, _BASELINE = "run.json", "elements.parquet", "baseline.parquet"
+_FIDELITY, _STOP = "fidelity.parquet", "stop.json"
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,15 @@ class RunSettings:
         Measured outcomes, in the order of the record's columns.
     greater_is_better : tuple of bool
         Direction of each.
+    gradients : tuple of str
+        Outcomes whose gradients with respect to the masks were summed.
+    ablation : str
+        What a dropped activation becomes, "zero" or "mean".
+    task : str
+        "classes", "binary", "multilabel" or "regression".
     n_elements, n_examples : int
+    examples_per_mask, masks_per_group : int
+        Of the design.
     chunk_rows, batch_size : int
         Rows of a chunk, rows of one forward pass.
     from_logits : bool
@@ -53,8 +63,13 @@ class RunSettings:
     design: dict[str, Any]
     outcomes: tuple[str, ...]
     greater_is_better: tuple[bool, ...]
+    gradients: tuple[str, ...]
+    ablation: str
+    task: str
     n_elements: int
     n_examples: int
+    examples_per_mask: int
+    masks_per_group: int
     chunk_rows: int
     batch_size: int
     from_logits: bool
@@ -70,21 +85,74 @@ class RunSettings:
         """Rows of one chunk; the last may be shorter."""
         return min(self.chunk_rows, self.rows - chunk * self.chunk_rows)
 
+    def masks_in(self, chunk: int) -> int:
+        """Masks of one chunk."""
+        return self.rows_in(chunk) // self.examples_per_mask
+
+    @property
+    def row_cost(self) -> int:
+        """Forward passes that one row is worth; a backward pass counts as two."""
+        return 1 + 2 * len(self.gradients)
+
 
 @dataclass(frozen=True)
-class Chunk:
-    """Consecutive rows of a record.
+class GradientSums:
+    """Sums over the rows of one or more chunks, for the gradients of one outcome's surrogate.
 
     Attributes
     ----------
-    masks : ndarray of bool, shape (rows, n_elements)
+    kept, dropped : ndarray of float64, shape (n_elements,)
+        Derivatives with respect to an element's mask value, summed over the rows that keep it and
+        over those that drop it.
+    kept_squares, dropped_squares : ndarray of float64, shape (n_elements,)
+        Their squares.
+    n_kept, n_dropped : ndarray of float64, shape (n_elements,)
+        How many rows those are.
+    """
+
+    kept: npt.NDArray[np.float64]
+    dropped: npt.NDArray[np.float64]
+    kept_squares: npt.NDArray[np.float64]
+    dropped_squares: npt.NDArray[np.float64]
+    n_kept: npt.NDArray[np.float64]
+    n_dropped: npt.NDArray[np.float64]
+
+    def __add__(self, other: "GradientSums") -> "GradientSums":
+        return GradientSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What a chunk's masked forward passes gave.
+
+    Attributes
+    ----------
+    outcomes, effects : ndarray of float32, shape (n_masks, n_outcomes)
+        As measured (the mean over the examples of a mask), and minus the whole model's on the same
+        examples.
+    gradients : dict of str to GradientSums
+        By outcome, where they were asked for.
+    """
+
+    outcomes: npt.NDArray[np.float32]
+    effects: npt.NDArray[np.float32]
+    gradients: dict[str, GradientSums]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive masks of a record.
+
+    Attributes
+    ----------
+    masks : ndarray of bool, shape (n_masks, n_elements)
         True = kept.
-    examples : ndarray of int64, shape (rows,)
-        Example of each row.
-    outcomes : ndarray of float64, shape (rows, n_outcomes)
+    examples : ndarray of int64, shape (n_masks, examples_per_mask)
+        Examples that each mask ran on.
+    outcomes : ndarray of float64, shape (n_masks, n_outcomes)
         As measured.
-    effects : ndarray of float64, shape (rows, n_outcomes)
-        Minus the unmasked outcome of the same example.
+    effects : ndarray of float64, shape (n_masks, n_outcomes)
+        Minus the whole model's outcome on the same examples.
     """
 
     masks: BoolMasks
@@ -106,7 +174,11 @@ class Record:
     elements : DataFrame
         One row an element: element, layer, kind, index, params, macs, units.
     baseline : DataFrame
-        Unmasked outcomes, one row an example, one column an outcome.
+        Unmasked outcomes, one row an example, one column an outcome (of single examples).
+    fidelity_masks : FidelityMasks or None
+        Unseen masks to judge predictions on.
+    stop : str or None
+        Why the run stopped before all rows that were allowed, if a stop rule ended it.
     """
 
     def __init__(
@@ -117,12 +189,15 @@ class Record:
         baseline: pd.DataFrame,
         design: Design | None = None,
         *,
+        fidelity_masks: "FidelityMasks | None" = None,
         store_masks: bool = True,
     ) -> None:
         self.folder = folder
         self.settings = settings
         self.elements = elements
         self.baseline = baseline
+        self.fidelity_masks = fidelity_masks
+        self.stop: str | None = None
         self._design = design
         self._store_masks = store_masks
         self._chunks = [k for k in range(settings.n_chunks) if self._is_done(k)]
@@ -134,15 +209,25 @@ class Record:
 
     @property
     def is_complete(self) -> bool:
-        return self.rows == self.settings.rows
+        return self.rows == self.settings.rows or self.stop is not None
+
+    @property
+    def row_equivalents(self) -> int:
+        """Cost in forward passes; a backward pass counts as two."""
+        return self.rows * self.settings.row_cost
 
     def chunks(self) -> Iterator[Chunk]:
         """All recorded rows in order, one chunk at a time."""
         for k in self._chunks:
             yield self._read(k)
 
+    def keep_probabilities(self) -> npt.NDArray[np.float64]:
+        """Probability that the design keeps each element, shape (n_elements,)."""
+        s = self.settings
+        return design_from(s.design).keep_probabilities(s.n_elements)
+
     def to_frame(self) -> pd.DataFrame:
-        """All rows: example, one boolean column an element (True = kept), the outcomes.
+        """All masks: example (if they ran on one), a boolean column an element (True = kept), the outcomes.
 
         Takes rows x elements bytes; for a long run go through `chunks` instead.
         """
@@ -150,71 +235,197 @@ class Record:
         frames = []
         for chunk in self.chunks():
             frame = pd.DataFrame(chunk.masks, columns=names)
-            frame.insert(0, "example", chunk.examples)
+            if chunk.examples.shape[1] == 1:
+                frame.insert(0, "example", chunk.examples[:, 0])
             frames.append(frame.assign(**dict(zip(self.settings.outcomes, chunk.outcomes.T, strict=True))))
         return pd.concat(frames, ignore_index=True)
 
     def __repr__(self) -> str:
         s = self.settings
         state = "" if self.is_complete else f" of {s.rows:,} (stopped: sample into the same folder to go on)"
+        state = f" ({self.stop})" if self.stop else state
         return (
             f"Record: {self.rows:,} rows{state}, {s.n_elements:,} elements, {s.n_examples:,} examples, "
             f"outcomes {', '.join(s.outcomes)}, seed {s.seed}, {s.design}"
         )
 
+    def gradient_sums(self, outcome: str) -> GradientSums:
+        """Gradients of an outcome's surrogate, summed over all rows.
+
+        Raises
+        ------
+        RecordError
+            If they were not recorded.
+        """
+        if outcome not in self.settings.gradients or not self._chunks:
+            recorded = ", ".join(self.settings.gradients) or "none"
+            raise RecordError(
+                f"the record must hold gradients of '{outcome}', received {recorded}: sample with "
+                f"gradients=({outcome!r},), or pass an estimator that needs none, such as 'ols'."
+            )
+        total: GradientSums | None = None
+        for k in self._chunks:
+            frame = pd.read_parquet(self._gradient_path(k))
+            here = GradientSums(*(frame[f"{outcome}_{f.name}"].to_numpy() for f in fields(GradientSums)))
+            total = here if total is None else total + here
+        assert total is not None
+        return total
+
+    def head(self, n_chunks: int) -> "Record":
+        """The same record, its first `n_chunks` chunks only; it lives as long as this one."""
+        view = copy.copy(self)
+        view.keep_first(n_chunks)
+        return view
+
+    def keep_first(self, n_chunks: int) -> None:
+        """Look no further than the first `n_chunks` chunks."""
+        self._chunks = [k for k in self._chunks if k < n_chunks]
+
     def _path(self, chunk: int) -> Path:
         return self.folder / f"chunk-{chunk:06d}.parquet"
 
+    def _gradient_path(self, chunk: int) -> Path:
+        return self.folder / f"gradients-{chunk:06d}.parquet"
+
     def _is_done(self, chunk: int) -> bool:
-        path = self._path(chunk)
-        return path.exists() and pq.read_metadata(path).num_rows == self.settings.rows_in(chunk)
+        """Whether the chunk is there whole; one that is damaged or shorter is run again."""
+        try:
+            return pq.read_metadata(self._path(chunk)).num_rows == self.settings.masks_in(chunk)
+        except (FileNotFoundError, pa.ArrowInvalid):
+            return False
 
     def missing(self) -> list[int]:
         """Chunks that are still to be run."""
-        return sorted(set(range(self.settings.n_chunks)) - set(self._chunks))
+        return [] if self.stop else sorted(set(range(self.settings.n_chunks)) - set(self._chunks))
 
-    def write(self, chunk: int, outcomes: npt.NDArray[np.float32]) -> None:
-        """Add the outcomes (rows, n_outcomes) of a chunk; its masks are stored with them in a folder of one's own."""
+    def write(self, chunk: int, result: ChunkResult) -> None:
+        """Add a chunk; in a folder of one's own its masks are stored beside its outcomes.
+
+        Raises
+        ------
+        RecordError
+            If an outcome is not finite, or the disk does not take it; what was recorded stays.
+        """
         s = self.settings
-        columns = {"example": pa.array(self._examples(chunk).astype(np.int32))}
+        for j, name in enumerate(s.outcomes):
+            n_bad = int((~np.isfinite(result.effects[:, j])).sum())
+            if n_bad:
+                raise RecordError(
+                    f"outcome '{name}' must be finite, received NaN or infinity for {n_bad} masks of chunk {chunk}: "
+                    f"mend the outcome or leave it out. {self.rows:,} rows are recorded in {self.folder} and stay "
+                    "usable."
+                )
+        columns: dict[str, pa.Array] = {}
+        if s.examples_per_mask == 1:
+            columns["example"] = pa.array(self._examples(chunk)[:, 0].astype(np.int32))
         if self._store_masks and self._design is not None:
             packed = np.packbits(self._draw(self._design, chunk), axis=1)
             buffer = pa.py_buffer(packed.tobytes())
-            kind = pa.binary(packed.shape[1])
-            columns["mask"] = pa.Array.from_buffers(kind, len(packed), [None, buffer])
-        columns |= {name: pa.array(outcomes[:, j]) for j, name in enumerate(s.outcomes)}
+            columns["mask"] = pa.Array.from_buffers(pa.binary(packed.shape[1]), len(packed), [None, buffer])
+        for j, name in enumerate(s.outcomes):
+            columns[name] = pa.array(result.outcomes[:, j])
+            columns[f"{name}_change"] = pa.array(result.effects[:, j])
+        if result.gradients:
+            sums = {f"{name}_{key}": value for name, g in result.gradients.items() for key, value in vars(g).items()}
+            write_atomically(self._gradient_path(chunk), pd.DataFrame(sums).to_parquet, self.rows)
         write_atomically(self._path(chunk), lambda path: pq.write_table(pa.table(columns), path), self.rows)
         self._chunks = sorted({*self._chunks, chunk})
 
     def _examples(self, chunk: int) -> npt.NDArray[np.int64]:
         s = self.settings
-        return examples_of_rows(s.seed, chunk * s.chunk_rows, s.rows_in(chunk), s.n_examples)
+        return examples_of_masks(s, chunk, s.masks_in(chunk))
 
     def _draw(self, design: Design, chunk: int) -> BoolMasks:
         s = self.settings
-        return design.draw(s.seed, chunk, s.rows_in(chunk), s.n_elements)
+        return design.draw(s.seed, chunk, s.masks_in(chunk), s.n_elements)
 
     def _read(self, k: int) -> Chunk:
         table = pq.read_table(self._path(k))
-        outcomes = np.stack([table[name].to_numpy() for name in self.settings.outcomes], axis=1).astype(np.float64)
-        examples = table["example"].to_numpy().astype(np.int64)
+        outcomes, effects = (
+            np.stack([table[f"{name}{suffix}"].to_numpy() for name in self.settings.outcomes], axis=1).astype(
+                np.float64
+            )
+            for suffix in ("", "_change")
+        )
         if self._design is not None:
             masks = self._draw(self._design, k)
         else:
-            column = table["mask"].combine_chunks()
-            width = column.type.byte_width
-            raw = np.frombuffer(column.buffers()[1], np.uint8, len(column) * width).reshape(-1, width)
-            masks = np.unpackbits(raw, axis=1, count=self.settings.n_elements).view(np.bool_)
-        baseline = self.baseline.to_numpy()[examples]
-        return Chunk(masks, examples, outcomes, outcomes - baseline)
+            masks = unpack_masks(table["mask"].combine_chunks(), self.settings.n_elements)
+        return Chunk(masks, self._examples(k), outcomes, effects)
+
+
+@dataclass(frozen=True)
+class FidelityMasks:
+    """Masks that no regression has seen, and what the network did on them.
+
+    Attributes
+    ----------
+    rates : ndarray of float64, shape (n_masks,)
+        Drop rate that each mask was drawn with.
+    masks : ndarray of bool, shape (n_masks, n_elements)
+        True = kept.
+    effects : ndarray of float64, shape (n_masks, n_outcomes)
+        Mean change of each outcome over the examples of a mask.
+    variances : ndarray of float64, shape (n_masks, n_outcomes)
+        Sampling variance of those means.
+    examples : int
+        Examples of each mask.
+    """
+
+    rates: npt.NDArray[np.float64]
+    masks: BoolMasks
+    effects: npt.NDArray[np.float64]
+    variances: npt.NDArray[np.float64]
+    examples: int
+
+    def write(self, path: Path, outcomes: tuple[str, ...]) -> None:
+        """Write as Parquet."""
+        packed = np.packbits(self.masks, axis=1)
+        buffer = pa.py_buffer(packed.tobytes())
+        columns = {
+            "rate": pa.array(self.rates),
+            "examples": pa.array(np.full(len(self.rates), self.examples)),
+            "mask": pa.Array.from_buffers(pa.binary(packed.shape[1]), len(packed), [None, buffer]),
+        }
+        for j, name in enumerate(outcomes):
+            columns[f"{name}_change"] = pa.array(self.effects[:, j])
+            columns[f"{name}_variance"] = pa.array(self.variances[:, j])
+        write_atomically(path, lambda passing: pq.write_table(pa.table(columns), passing), 0)
+
+    @classmethod
+    def read(cls, path: Path, outcomes: tuple[str, ...], n_elements: int) -> "FidelityMasks":
+        """Read what `write` wrote."""
+        table = pq.read_table(path)
+        effects, variances = (
+            np.stack([table[f"{name}_{suffix}"].to_numpy() for name in outcomes], axis=1)
+            for suffix in ("change", "variance")
+        )
+        masks = unpack_masks(table["mask"].combine_chunks(), n_elements)
+        return cls(table["rate"].to_numpy(), masks, effects, variances, int(table["examples"][0].as_py()))
+
+
+def unpack_masks(column: pa.Array, n_elements: int) -> BoolMasks:
+    """Masks (n_masks, n_elements) from a column of packed bits."""
+    width = column.type.byte_width
+    raw = np.frombuffer(column.buffers()[1], np.uint8, len(column) * width, column.offset * width)
+    return np.unpackbits(raw.reshape(-1, width), axis=1, count=n_elements).view(np.bool_)
+
+
+def examples_of_masks(settings: RunSettings, chunk: int, n_masks: int) -> npt.NDArray[np.int64]:
+    """Examples of the first `n_masks` masks of a chunk, shape (n_masks, examples_per_mask)."""
+    n, group = settings.examples_per_mask, settings.masks_per_group
+    first = chunk * settings.chunk_rows // group
+    order = examples_of_rows(settings.seed, first, n_masks // group * n, settings.n_examples)
+    return order.reshape(-1, n).repeat(group, axis=0)
 
 
 def create_record(
     folder: str | Path | None,
     settings: RunSettings,
     elements: Elements,
-    baseline: npt.NDArray[np.float32],
+    baseline: pd.DataFrame,
     design: Design,
+    fidelity_masks: FidelityMasks | None = None,
 ) -> Record:
     """A record to write into: new, or what an earlier run with the same settings left in `folder`.
 
@@ -223,10 +434,10 @@ def create_record(
     RecordError
         If the folder holds another run or other files, or cannot be written.
     """
-    frame = pd.DataFrame(baseline, columns=list(settings.outcomes))
+    frame = elements.to_frame()
     if folder is None:
         place = Path(tempfile.mkdtemp(prefix="dropreg-"))
-        record = Record(place, settings, elements.to_frame(), frame, design, store_masks=False)
+        record = Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks, store_masks=False)
         weakref.finalize(record, shutil.rmtree, place, ignore_errors=True)
         return record
     place = Path(folder)
@@ -239,10 +450,13 @@ def create_record(
     except OSError as error:
         raise RecordError(f"folder {place}: cannot be made ({error.strerror}): choose another.") from error
     text = json.dumps(asdict(settings), indent=1) + "\n"
-    write_atomically(place / _ELEMENTS, elements.to_frame().to_parquet, 0)
-    write_atomically(place / _BASELINE, frame.to_parquet, 0)
+    # the settings come first: they mark the folder as this run's, whatever stops it afterwards
     write_atomically(place / _SETTINGS, lambda path: Path(path).write_text(text), 0)
-    return Record(place, settings, elements.to_frame(), frame, design)
+    write_atomically(place / _ELEMENTS, frame.to_parquet, 0)
+    write_atomically(place / _BASELINE, baseline.to_parquet, 0)
+    if fidelity_masks is not None:
+        fidelity_masks.write(place / _FIDELITY, settings.outcomes)
+    return Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks)
 
 
 def load_record(folder: str | Path) -> Record:
@@ -255,8 +469,41 @@ def load_record(folder: str | Path) -> Record:
     """
     place = Path(folder)
     settings = _read_settings(place)
-    elements, baseline = (pd.read_parquet(place / name) for name in (_ELEMENTS, _BASELINE))
-    return Record(place, settings, elements, baseline)
+    try:
+        elements, baseline = (pd.read_parquet(place / name) for name in (_ELEMENTS, _BASELINE))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RecordError(
+            f"folder {place}: expected a record with {_ELEMENTS} and {_BASELINE}, received {error}: "
+            "sample into the same folder again."
+        ) from error
+    fidelity = None
+    if (place / _FIDELITY).exists():
+        fidelity = FidelityMasks.read(place / _FIDELITY, settings.outcomes, settings.n_elements)
+    return _apply_stop(Record(place, settings, elements, baseline, fidelity_masks=fidelity))
+
+
+def _apply_stop(record: Record) -> Record:
+    """Note why the run in the record's folder was stopped, if a rule did."""
+    path = record.folder / _STOP
+    if path.exists():
+        values = json.loads(path.read_text())
+        record.stop = values["stop"]
+        record.keep_first(values["chunks"])
+    return record
+
+
+def write_stop(record: Record, reason: str, n_chunks: int) -> None:
+    """Note in the record why it was stopped after its first `n_chunks` chunks."""
+    text = json.dumps({"stop": reason, "chunks": n_chunks}) + "\n"
+    write_atomically(record.folder / _STOP, lambda path: Path(path).write_text(text), record.rows)
+    record.stop = reason
+    record.keep_first(n_chunks)
+
+
+def clear_stop(record: Record) -> None:
+    """Forget an earlier stop, because the run goes on."""
+    (record.folder / _STOP).unlink(missing_ok=True)
+    record.stop = None
 
 
 def _read_settings(place: Path) -> RunSettings:
@@ -265,7 +512,7 @@ def _read_settings(place: Path) -> RunSettings:
         raise RecordError(f"folder {place}: expected a record with {_SETTINGS}, received none: check the path.")
     try:
         values = json.loads(path.read_text())
-        values |= {name: tuple(values[name]) for name in ("outcomes", "greater_is_better")}
+        values |= {name: tuple(values[name]) for name in ("outcomes", "greater_is_better", "gradients")}
         return RunSettings(**values)
     except (ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path}: expected the settings of a run, received {error}.") from error

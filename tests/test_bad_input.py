@@ -100,7 +100,10 @@ SUBCLASSED = (
 @pytest.mark.parametrize(
     ("build", "says"),
     [
-        (not_built, ("model 'lazy' is not built", "call model.build(input_shape), or begin it with keras.Input(shape)")),
+        (
+            not_built,
+            ("model 'lazy' is not built", "call model.build(input_shape), or begin it with keras.Input(shape)"),
+        ),
         (subclassed, SUBCLASSED),
         (functional_with_call, SUBCLASSED),
         (no_hidden_layer, ("'linear' has no unit that can be dropped ('out': ", "expected at least one hidden Dense")),

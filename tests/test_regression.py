@@ -2,15 +2,17 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import ElasticNet, Lasso, LassoCV, LinearRegression, Ridge
 
-from dropreg.regression import Rows, best_penalty, check_identified, compress, gram, ols, ridge
+from dropreg.regression import Block, CovarianceType, Rows, check_identified, compress, gram, marginal, ols
+from dropreg.shrinkage import best_penalty, from_estimator, lasso, ridge
 
 TOLERANCE = 1e-6  # the meat is summed in float32 within a chunk
 
@@ -35,12 +37,12 @@ def simulate(rows: int, n_elements: int, seed: int, *, rate: float = 0.3, n_exam
 
 
 def chunked(data: Simulated, size: int) -> Rows:
-    def rows() -> Iterator[Simulated]:
+    def blocks() -> Iterator[Block]:
         for start in range(0, len(data.masks), size):
             part = slice(start, start + size)
-            yield Simulated(data.masks[part], data.examples[part], data.effects[part])
+            yield Block((~data.masks[part]).astype(np.float32), data.effects[part], data.examples[part])
 
-    return rows
+    return Rows(blocks)
 
 
 @pytest.mark.parametrize("n_elements", [2, 7, 30])
@@ -53,29 +55,29 @@ def test_ols_is_statsmodels_on_all_rows(n_elements: int, rows: int, outcome: int
     design = compress(again)
     plain, robust = reference.fit(), reference.fit(cov_type="HC1")
     clustered = reference.fit(cov_type="cluster", cov_kwds={"groups": data.examples})
-    for kind, expected in (("nonrobust", plain), ("HC1", robust), ("cluster", clustered)):
+    kinds: list[tuple[CovarianceType, Any]] = [("nonrobust", plain), ("HC1", robust), ("cluster", clustered)]
+    for kind, expected in kinds:
         fit = ols(design, again, outcome, kind)
         np.testing.assert_allclose(fit.coefficients, expected.params[1:], rtol=TOLERANCE, atol=1e-9)
         np.testing.assert_allclose(fit.std_errors, expected.bse[1:], rtol=TOLERANCE)
         covariance = expected.cov_params()[1:, 1:]
-        np.testing.assert_allclose(fit.covariance, covariance, atol=TOLERANCE * covariance.max())
+        np.testing.assert_allclose(fit.details["covariance"], covariance, atol=TOLERANCE * covariance.max())
         assert fit.intercept == pytest.approx(expected.params[0], rel=TOLERANCE, abs=1e-9)
-        assert fit.r2 == pytest.approx(expected.rsquared, rel=TOLERANCE)
+        assert design.r2(outcome, fit.coefficients) == pytest.approx(expected.rsquared, rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("penalty", [0.1, 10.0, 1e4])
 @pytest.mark.parametrize("rows", [20, 400])
 def test_ridge_is_scikit_learn_on_all_rows(penalty: float, rows: int) -> None:
     data = simulate(rows, 25, seed=rows)
-    fit = ridge(compress(chunked(data, 64)), 1, penalty)
+    again = chunked(data, 64)
+    fit = ridge(compress(again), again, 1, penalty)
     reference = Ridge(alpha=penalty).fit((~data.masks).astype(float), data.effects[:, 1])
     np.testing.assert_allclose(fit.coefficients, reference.coef_, rtol=TOLERANCE, atol=1e-9)
     assert fit.intercept == pytest.approx(reference.intercept_, rel=TOLERANCE)
 
 
-@given(
-    rows=st.integers(1, 90), n_elements=st.integers(2, 12), size=st.integers(1, 100), seed=st.integers(0, 10_000)
-)
+@given(rows=st.integers(1, 90), n_elements=st.integers(2, 12), size=st.integers(1, 100), seed=st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
 def test_compression_keeps_the_least_squares_problem(rows: int, n_elements: int, size: int, seed: int) -> None:
     """Pseudo-rows have the normal equations and the sum of squares of the centred rows, at any rank."""
@@ -121,7 +123,7 @@ def test_estimates_converge_on_a_set_function_with_pairs() -> None:
     data = Simulated(masks, np.arange(len(masks)) % 100, y[:, None])
     again = chunked(data, 2**16)
     expected = b + np.array([0.8 * 0.3, 0.8 * 0.3, 0, 0, 0])
-    for fit in (ols(compress(again), again, 0, "HC1"), ridge(compress(again), 0, None)):
+    for fit in (ols(compress(again), again, 0, "HC1"), ridge(compress(again), again, 0, "evidence")):
         assert (np.abs(fit.coefficients - expected) < 5 * fit.std_errors + 1e-6).all()
         np.testing.assert_allclose(fit.coefficients, expected, atol=0.01)
 
@@ -167,4 +169,66 @@ def test_what_ols_cannot_identify_is_named() -> None:
     with pytest.raises(RuntimeError, match=r"must be finite, received NaN or infinity in 1 rows"):
         compress(chunked(broken, 30))
     with pytest.raises(RuntimeError, match="at least one row"):
-        compress(lambda: iter([]))
+        compress(Rows(lambda: iter([])))
+
+
+@pytest.mark.parametrize("reference", [Lasso(alpha=0.02), ElasticNet(alpha=0.02, l1_ratio=0.5), Ridge(alpha=7.0)])
+def test_a_scikit_learn_estimator_gives_what_it_gives_on_all_rows(reference: Lasso) -> None:
+    data = simulate(900, 12, seed=3)
+    reference = reference.set_params(tol=1e-10)
+    fit = from_estimator(compress(chunked(data, 128)), 0, reference)
+    on_all_rows = reference.fit((~data.masks).astype(float), data.effects[:, 0])
+    np.testing.assert_allclose(fit.coefficients, on_all_rows.coef_, atol=1e-6)
+    assert fit.intercept == pytest.approx(on_all_rows.intercept_, abs=1e-6)
+    assert np.isnan(fit.std_errors).all()
+
+
+def test_lasso_is_scikit_learn_on_all_rows() -> None:
+    data = simulate(900, 12, seed=4)
+    again = chunked(data, 100)
+    fit = lasso(compress(again), again, 1, 0.03)
+    reference = Lasso(alpha=0.03, tol=1e-10).fit((~data.masks).astype(float), data.effects[:, 1])
+    np.testing.assert_allclose(fit.coefficients, reference.coef_, atol=1e-4)
+
+
+def test_an_unpenalized_scikit_learn_estimator_is_ols() -> None:
+    data = simulate(300, 6, seed=5)
+    again = chunked(data, 100)
+    fit = from_estimator(compress(again), 0, LinearRegression())
+    np.testing.assert_allclose(fit.coefficients, ols(compress(again), again, 0, "HC1").coefficients, rtol=1e-8)
+
+
+@pytest.mark.parametrize("kind", [ridge, lasso])
+def test_cross_validation_leaves_rows_out(kind: object) -> None:
+    """The penalty that cross-validation picks predicts unseen rows nearly as well as the best of a wide range."""
+    unseen = simulate(4260, 40, seed=6)
+    again = chunked(Simulated(unseen.masks[:260], unseen.examples[:260], unseen.effects[:260]), 50)
+    design = compress(again)
+
+    def error(penalty: float | str) -> float:
+        fit = kind(design, again, 0, penalty)  # type: ignore[operator]
+        x = (~unseen.masks[260:]).astype(float)
+        return float(((unseen.effects[260:, 0] - fit.intercept - x @ fit.coefficients) ** 2).mean())
+
+    scale = 100.0 if kind is ridge else 1.0
+    assert error("cv") < 1.05 * min(error(scale * penalty) for penalty in (1e-4, 1e-3, 1e-2, 0.1, 1.0))
+
+
+def test_marginal_regression_agrees_with_the_covariances_written_out() -> None:
+    data = simulate(5000, 8, seed=7)
+    x, y = (~data.masks).astype(float), data.effects[:, 0]
+    fit = marginal(chunked(data, 611), 0, np.full(8, 0.3))
+    each = (x - 0.3) * (y - y.mean())[:, None] / (0.3 * 0.7)
+    np.testing.assert_allclose(fit.coefficients, each.mean(axis=0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(fit.std_errors, each.std(axis=0) / np.sqrt(4999), rtol=1e-3)
+
+
+def test_estimators_that_do_not_fit_are_refused() -> None:
+    design = compress(chunked(simulate(100, 4, seed=0), 50))
+    with pytest.raises(ValueError, match=r"must not choose its penalty on the 5 compressed rows, received LassoCV"):
+        from_estimator(design, 0, LassoCV())
+    with pytest.raises(ValueError, match=r"linear estimator of scikit-learn with `fit_intercept`, received dict"):
+        from_estimator(design, 0, {})
+    again = chunked(simulate(100, 4, seed=0), 50)
+    with pytest.raises(ValueError, match=r"a number or 'cv' for estimator='lasso', received 'evidence'"):
+        lasso(design, again, 0, "evidence")

@@ -1,0 +1,316 @@
+"""Penalized regression: ridge, lasso, any linear estimator of scikit-learn, and gradient-assisted.
+
+All work on the compressed design; see `dropreg.regression`.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from scipy import linalg, optimize
+
+from .errors import ParameterError
+from .regression import Array, CompressedDesign, Fit, Rows, moments
+
+if TYPE_CHECKING:
+    from .record import GradientSums
+
+Penalty = float | Literal["evidence", "cv"]
+N_FOLDS = 5
+_RATIO_SCALE = 0.05
+"""Scale of the prior on how far impacts lie from the gradient's, relative to their size."""
+_SCALE_VARIANCE = 0.25
+"""Prior variance of the gradient's scale, which is 1 for an exact gradient."""
+
+
+def ridge(design: CompressedDesign, rows: Rows, outcome: int, penalty: Penalty) -> Fit:
+    """Ridge regression by scikit-learn on the pseudo-rows.
+
+    Standard errors are those of the posterior under normal errors of equal variance and a normal
+    prior with mean zero, whose variance the penalty stands for: on average over the elements, not
+    for each by itself, intervals cover at their level.
+
+    Parameters
+    ----------
+    design : CompressedDesign
+        Of any rank.
+    rows : Rows
+        The same rows again, for cross-validation.
+    outcome : int
+        Column of the outcome.
+    penalty : float, "evidence" or "cv"
+        On the sum of squared coefficients; "evidence" for the one with the largest marginal
+        likelihood [1]_, "cv" for five-fold cross-validation over rows.
+
+    References
+    ----------
+    .. [1] MacKay (1992), Neural Computation 4, "Bayesian interpolation", section 4.
+    """
+    from sklearn.linear_model import Ridge
+
+    x, y = design.pseudo_rows(outcome)
+    values, vectors = _spectrum(design)
+    if penalty == "evidence":
+        chosen = best_penalty(values, vectors.T @ (x.T @ y), float(y @ y), design.n_rows - 1)
+    elif penalty == "cv":
+        candidates = values.mean() * np.logspace(-4, 6, 41)
+        chosen = _cross_validate(rows, outcome, candidates, _ridge_path)
+    else:
+        chosen = float(penalty)
+    coefficients = Ridge(alpha=chosen, fit_intercept=False, solver="svd").fit(x, y).coef_
+    variance = (y @ y - coefficients @ (x.T @ y)) / (design.n_rows - 1)
+    std_errors = np.sqrt(np.maximum((vectors**2) @ (1.0 / (values + chosen)) * variance, 0.0))
+    intercept = design.intercept(outcome, coefficients)
+    return Fit(coefficients, std_errors, "posterior", intercept, {"penalty": chosen})
+
+
+def _spectrum(design: CompressedDesign) -> tuple[Array, Array]:
+    """Eigenvalues and eigenvectors of X'X."""
+    values, vectors = linalg.eigh(design.root.T @ design.root)
+    return np.maximum(values, 0.0), vectors
+
+
+def best_penalty(values: Array, rotated: Array, total: float, n_rows: int) -> float:
+    """The ridge penalty that maximizes the marginal likelihood.
+
+    Parameters
+    ----------
+    values : ndarray, shape (p,)
+        Eigenvalues of X'X.
+    rotated : ndarray, shape (p,)
+        X'y in the basis of the eigenvectors.
+    total : float
+        y'y.
+    n_rows : int
+        Degrees of freedom of y.
+    """
+
+    def negative_log_evidence(log_penalty: float) -> float:
+        shrunk = values + np.exp(log_penalty)
+        unexplained = max(total - (rotated**2 / shrunk).sum(), np.finfo(float).tiny)
+        return 0.5 * (n_rows * np.log(unexplained) - len(values) * log_penalty + np.log(shrunk).sum())
+
+    scale = np.log(max(values.mean(), 1e-12))
+    bounds = (scale - 15.0, scale + 25.0)
+    return float(np.exp(optimize.minimize_scalar(negative_log_evidence, bounds=bounds, method="bounded").x))
+
+
+def _ridge_path(design: CompressedDesign, outcome: int, penalties: Array) -> Array:
+    values, vectors = _spectrum(design)
+    x, y = design.pseudo_rows(outcome)
+    return np.stack([vectors @ ((vectors.T @ (x.T @ y)) / (values + penalty)) for penalty in penalties])
+
+
+def _lasso_path(design: CompressedDesign, outcome: int, penalties: Array) -> Array:
+    from sklearn.linear_model import lasso_path
+
+    x, y = _mean_scaled(design, outcome)
+    alphas: Any = np.sort(penalties)[::-1]
+    _, coefficients, _ = lasso_path(x, y, alphas=alphas)
+    return coefficients.T[np.argsort(np.argsort(-penalties))]
+
+
+def _mean_scaled(design: CompressedDesign, outcome: int) -> tuple[Array, Array]:
+    """Pseudo-rows whose *mean* squared error differs from that of all rows by a constant."""
+    x, y = design.pseudo_rows(outcome)
+    scale = np.sqrt(len(y) / design.n_rows)
+    return scale * x, scale * y
+
+
+def _cross_validate(rows: Rows, outcome: int, penalties: Array, path: Any) -> float:
+    """The penalty with the smallest squared error on rows left out, from the moments of each fold."""
+    total = moments(rows)
+    errors = np.zeros(len(penalties))
+    for fold in range(N_FOLDS):
+        held_out = moments(rows, fold=fold, n_folds=N_FOLDS)
+        design = (total - held_out).compress()
+        left = held_out.compress()
+        x, y = left.pseudo_rows(outcome)
+        for k, coefficients in enumerate(path(design, outcome, penalties)):
+            shift = left.intercept(outcome, coefficients) - design.intercept(outcome, coefficients)
+            errors[k] += ((y - x @ coefficients) ** 2).sum() + left.n_rows * shift**2
+    return float(penalties[np.argmin(errors)])
+
+
+def lasso(design: CompressedDesign, rows: Rows, outcome: int, penalty: Penalty) -> Fit:
+    """Lasso by scikit-learn, with its objective over all rows: squared error / (2 n) + penalty * sum of magnitudes.
+
+    Parameters
+    ----------
+    penalty : float or "cv"
+        "cv" for five-fold cross-validation over rows.
+
+    Raises
+    ------
+    ParameterError
+        If `penalty` is "evidence".
+    """
+    from sklearn.linear_model import Lasso
+
+    if penalty == "evidence":
+        raise ParameterError("`penalty` must be a number or 'cv' for estimator='lasso', received 'evidence'.")
+    x, y = _mean_scaled(design, outcome)
+    if penalty == "cv":
+        largest = np.abs(x.T @ y).max() / len(y)
+        chosen = _cross_validate(rows, outcome, largest * np.logspace(-3, 0, 40), _lasso_path)
+    else:
+        chosen = float(penalty)
+    coefficients = Lasso(alpha=chosen, fit_intercept=False, max_iter=10_000).fit(x, y).coef_
+    return _without_errors(design, outcome, coefficients, {"penalty": chosen})
+
+
+def from_estimator(design: CompressedDesign, outcome: int, estimator: Any) -> Fit:
+    """Fit a copy of any linear estimator of scikit-learn to the pseudo-rows, without an intercept.
+
+    Estimators whose objective is a *mean* squared error (Lasso, ElasticNet, LassoLars and their
+    multi-task kin) get rows scaled so that their penalty means what it does on all rows; the sum of
+    squares of the others (LinearRegression, Ridge, ...) needs no scaling.
+
+    Raises
+    ------
+    ParameterError
+        If `estimator` is no linear estimator, or chooses its penalty by cross-validation.
+    """
+    from sklearn.base import clone
+
+    name = type(estimator).__name__
+    if not hasattr(estimator, "fit") or "fit_intercept" not in getattr(estimator, "get_params", dict)():
+        raise ParameterError(
+            f"`estimator` must be a name or a linear estimator of scikit-learn with `fit_intercept`, received {name}."
+        )
+    if name.endswith(("CV", "IC")):
+        raise ParameterError(
+            f"`estimator` must not choose its penalty on the {design.n_elements + 1} compressed rows, received {name}: "
+            "pass estimator='ridge' or 'lasso' with penalty='cv', which leaves out rows of the run."
+        )
+    is_mean = name in ("Lasso", "ElasticNet", "LassoLars", "SGDRegressor")
+    x, y = _mean_scaled(design, outcome) if is_mean else design.pseudo_rows(outcome)
+    copy: Any = clone(estimator)
+    fitted = copy.set_params(fit_intercept=False).fit(x, y)
+    if not hasattr(fitted, "coef_"):
+        raise ParameterError(f"`estimator` must have `coef_` once fitted, received {name}.")
+    return _without_errors(design, outcome, np.asarray(fitted.coef_, dtype=np.float64).reshape(-1), {})
+
+
+def _without_errors(design: CompressedDesign, outcome: int, coefficients: Array, details: dict[str, Any]) -> Fit:
+    unknown = np.full(design.n_elements, np.nan)
+    return Fit(coefficients, unknown, "none", design.intercept(outcome, coefficients), details)
+
+
+def trapezoid(sums: "GradientSums") -> tuple[Array, Array]:
+    """Change of the surrogate when an element is dropped, from gradients at the dropout states.
+
+    The trapezoid rule between the states that keep the element and those that drop it,
+    ``-(E[g | kept] + E[g | dropped]) / 2``, with g the derivative with respect to the element's mask
+    value (1 = kept); exact up to terms of third order.
+
+    Parameters
+    ----------
+    sums : GradientSums
+
+    Returns
+    -------
+    change : ndarray, shape (n_elements,)
+    std_error : ndarray, shape (n_elements,)
+        Of the mean over rows; the rule's own bias is not in it.
+    """
+    n_kept, n_dropped = np.maximum(sums.n_kept, 1.0), np.maximum(sums.n_dropped, 1.0)
+    kept, dropped = sums.kept / n_kept, sums.dropped / n_dropped
+    kept_variance = np.maximum(sums.kept_squares / n_kept - kept**2, 0.0) / np.maximum(n_kept - 1, 1.0)
+    dropped_variance = np.maximum(sums.dropped_squares / n_dropped - dropped**2, 0.0) / np.maximum(n_dropped - 1, 1.0)
+    return -0.5 * (kept + dropped), 0.5 * np.sqrt(kept_variance + dropped_variance)
+
+
+def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fit:
+    """Regression that shrinks towards the gradient at the dropout states.
+
+    The model is y = X (s b0 + d) + noise, with b0 the trapezoid rule's change, a scale s near 1 and
+    deviations d ~ N(0, t2 + v), v being the sampling variance of b0. The posterior is averaged over
+    a grid of r = t / rms(b0), which has a half-Cauchy prior [1]_, weighted by marginal likelihood: few
+    rows leave the gradient's answer alone, many overrule it.
+
+    Parameters
+    ----------
+    design : CompressedDesign
+        Of any rank.
+    outcome : int
+    sums : GradientSums
+        Of the outcome's own surrogate.
+
+    Returns
+    -------
+    Fit
+        Posterior means and standard deviations: intervals cover at their level on average over the
+        elements.
+
+    References
+    ----------
+    .. [1] Gelman (2006), Bayesian Analysis 1, "Prior distributions for variance parameters".
+    """
+    b0, b0_error = trapezoid(sums)
+    size = float((b0**2).mean())
+    if size == 0:
+        raise ParameterError("gradient-assisted regression must have gradients other than zero, received only zeros.")
+    ratios = np.logspace(-3, 1, 81)
+    prior_variances = ratios**2 * size + float((b0_error**2).mean())
+    log_priors = np.log(ratios) - np.log1p((ratios / _RATIO_SCALE) ** 2)
+    posterior = _Posterior(design, outcome, b0)
+    parts = [posterior.at(variance) for variance in prior_variances]
+    log_weights = log_priors + np.array([part.log_evidence for part in parts])
+    weights = np.exp(log_weights - log_weights.max())
+    weights /= weights.sum()
+    means = np.array([part.mean for part in parts])
+    coefficients = weights @ means
+    variances = np.array([part.variance for part in parts])
+    std_errors = np.sqrt(weights @ (variances + (means - coefficients) ** 2))
+    details = {
+        "scale of the gradient": float(weights @ [part.scale for part in parts]),
+        "deviation from it": float(weights @ ratios),
+    }
+    return Fit(coefficients, std_errors, "posterior", design.intercept(outcome, coefficients), details)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Posterior for one prior variance: mean and variance (n_elements,), scale, log marginal likelihood."""
+
+    mean: Array
+    variance: Array
+    scale: float
+    log_evidence: float
+
+
+class _Posterior:
+    """y = X (s b0 + d) + noise in the basis of the eigenvectors of X'X, the noise variance profiled out."""
+
+    def __init__(self, design: CompressedDesign, outcome: int, b0: Array) -> None:
+        x, y = design.pseudo_rows(outcome)
+        self.values, self.vectors = _spectrum(design)
+        self.n, self.total = design.n_rows - 1, float(y @ y)
+        self.noise = max(self.total / self.n, np.finfo(float).tiny)
+        self.y = self.vectors.T @ (x.T @ y)
+        self.b = self.vectors.T @ b0
+        self.xb = self.values * self.b
+
+    def at(self, prior_variance: float) -> _Part:
+        """The posterior when deviations have this variance."""
+        penalty = self.noise / prior_variance
+        shrunk = self.values + penalty
+        weight = self.noise / _SCALE_VARIANCE  # of s ~ N(1, _SCALE_VARIANCE), in units of squared error
+        q_bb = float(self.b @ self.xb - (self.xb**2 / shrunk).sum()) + weight
+        q_by = float(self.b @ self.y - (self.xb * self.y / shrunk).sum()) + weight
+        q_yy = self.total - float((self.y**2 / shrunk).sum()) + weight
+        scale = q_by / q_bb
+        unexplained = max(q_yy - q_by**2 / q_bb, np.finfo(float).tiny)
+        noise = unexplained / self.n
+        log_evidence = -0.5 * (self.n * np.log(unexplained) + np.log(shrunk / penalty).sum() + np.log(q_bb))
+        mean = self.vectors @ (scale * self.b + (self.y - scale * self.xb) / shrunk)
+        by_scale = self.vectors @ (self.b - self.xb / shrunk)  # how the mean moves with s
+        variance = (self.vectors**2) @ (noise / shrunk) + by_scale**2 * noise / q_bb
+        return _Part(mean, variance, scale, float(log_evidence))
+
+
+def gradient_only(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fit:
+    """The trapezoid rule alone; standard errors leave its bias out."""
+    change, std_error = trapezoid(sums)
+    return Fit(change, std_error, "sampling of the gradient, without its bias", design.intercept(outcome, change), {})
