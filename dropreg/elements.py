@@ -150,6 +150,11 @@ def elements(
     graph = trace_graph(model)
     channels = _trace_channels(graph)
     chosen = _choose(channels, _checked_names(include, exclude, channels))
+    if not chosen and (include is not None or exclude) and _choose(channels, (None, set())):
+        raise ParameterError(
+            f"`include` and `exclude` must leave at least one element, received include={include} and "
+            f"exclude={exclude}: name fewer layers."
+        )
     if not chosen:
         reasons = "; ".join(f"'{layer}': {reason}" for layer, reason in _left_out(channels, set()))
         raise ModelError(

@@ -238,6 +238,8 @@ class Record:
             if chunk.examples.shape[1] == 1:
                 frame.insert(0, "example", chunk.examples[:, 0])
             frames.append(frame.assign(**dict(zip(self.settings.outcomes, chunk.outcomes.T, strict=True))))
+        if not frames:
+            raise RecordError(f"folder {self.folder}: expected recorded rows, received none: sample into it again.")
         return pd.concat(frames, ignore_index=True)
 
     def __repr__(self) -> str:

@@ -318,7 +318,8 @@ class ChunkRunner:
         """The whole model's outputs for all examples, and whether they are logits."""
         import tensorflow as tf
 
-        forward = tf.function(lambda gathered: self._forward(gathered, None), reduce_retracing=True)
+        specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in self._source()]
+        forward = tf.function(lambda gathered: self._forward(gathered, None), input_signature=[specs])
         starts = range(0, len(self.examples), self.batch_size)
         parts = [
             forward([tf.convert_to_tensor(x[start : start + self.batch_size]) for x in self._source()])

@@ -1,0 +1,154 @@
+"""Outcomes of every task, and metrics of one's own."""
+
+import itertools
+from pathlib import Path
+
+import keras
+import models
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from sklearn.metrics import f1_score
+from test_statistics import small
+
+import dropreg as dr
+from dropreg.data import check_data
+from dropreg.masking import MaskedNetwork
+
+
+def head(units: int, activation: str | None) -> keras.Model:
+    keras.utils.set_random_seed(3)
+    return keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(5, activation="tanh", name="a"),
+            layers.Dense(units, activation=activation, name="out"),
+        ]
+    )
+
+
+def error_of(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.argmax(outputs, axis=1) != labels, tf.float32)
+
+
+def macro_f1(labels: np.ndarray, outputs: np.ndarray) -> float:
+    classes = list(range(models.N_CLASSES))
+    return float(f1_score(labels, outputs.argmax(axis=1), labels=classes, average="macro", zero_division=0.0))
+
+
+def test_divergence_needs_no_labels_and_is_zero_for_the_whole_model() -> None:
+    model, (x, _), elements = small()
+    record = dr.sample(model, (x, None), elements, rows=20_000, outcomes="divergence", progress=False)
+    assert np.abs(record.baseline["divergence"]).max() < 1e-6
+    assert all((chunk.outcomes > -1e-6).all() for chunk in record.chunks())
+    assert dr.regress(record, outcome="divergence").impact.max() > 0
+
+
+@pytest.mark.parametrize(
+    ("units", "activation", "task"),
+    [(1, None, "regression"), (3, None, "regression"), (1, "sigmoid", "binary"), (3, "sigmoid", "multilabel")],
+)
+def test_other_tasks_are_recognized_and_measured(units: int, activation: str | None, task: str) -> None:
+    model = head(units, activation)
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 6)).astype(np.float32)
+    y = rng.normal(size=(60, units)) if task == "regression" else rng.integers(0, 2, size=(60, units))
+    outcomes = ("loss", "divergence") if task == "regression" else ("loss", "accuracy", "margin", "divergence")
+    record = dr.sample(
+        model, (x, y), dr.elements(model), rows=4000, outcomes=outcomes, gradients=outcomes, progress=False
+    )
+    assert record.settings.task == task
+    keras_loss = keras.losses.MeanSquaredError() if task == "regression" else keras.losses.BinaryCrossentropy()
+    assert record.baseline["loss"].mean() == pytest.approx(float(keras_loss(y, model(x))), rel=1e-4)
+    if task != "regression":
+        right = (np.asarray(model(x)) > 0.5) == y
+        assert record.baseline["accuracy"].mean() == pytest.approx(right.mean())
+    plain, assisted = (dr.regress(record, outcome="divergence", estimator=kind) for kind in ("ols", "assisted"))
+    assert plain.impact.max() > 0
+    assert np.corrcoef(plain.impact, assisted.impact)[0, 1] > 0.8
+
+
+def test_softmax_outputs_and_logits_give_the_same_outcomes() -> None:
+    logits, probabilities = head(3, None), head(3, "softmax")
+    x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    y = np.arange(40) % 3
+    outcomes = ("accuracy", "loss", "margin", "divergence")
+    baselines = [
+        dr.sample(model, (x, y), dr.elements(model), rows=60, outcomes=outcomes, progress=False).baseline
+        for model in (logits, probabilities)
+    ]
+    np.testing.assert_allclose(baselines[0], baselines[1], atol=1e-5)
+
+
+def test_metrics_of_your_own() -> None:
+    model, data, elements = small()
+    own = dr.PerExample(error_of, "error", greater_is_better=False)
+    record = dr.sample(model, data, elements, rows=6000, outcomes=("accuracy", own), progress=False)
+    accuracy = dr.regress(record, outcome="accuracy", estimator="ols").impact
+    np.testing.assert_allclose(dr.regress(record, outcome="error").impact, accuracy, atol=1e-6)
+
+
+def test_a_metric_over_the_examples_of_a_mask() -> None:
+    model, data, elements = small()
+    f1 = dr.PerMask(macro_f1, "f1", greater_is_better=True)
+    design = dr.Bernoulli(0.3, examples_per_mask=20)
+    record = dr.sample(model, data, elements, rows=40_000, outcomes=(f1, "accuracy"), design=design, progress=False)
+    tables = [dr.regress(record, outcome=outcome) for outcome in ("f1", "accuracy")]
+    assert np.corrcoef(tables[0].impact, tables[1].impact)[0, 1] > 0.5
+    chunk = next(record.chunks())
+    network = MaskedNetwork(model, elements)
+    x, y = data[0][chunk.examples[3]], data[1][chunk.examples[3]]
+    masked = np.asarray(network([x], np.broadcast_to(chunk.masks[3], (20, len(elements)))))
+    assert chunk.outcomes[3, 0] == pytest.approx(macro_f1(y, masked), abs=1e-6)
+    assert chunk.effects[3, 0] == pytest.approx(macro_f1(y, masked) - macro_f1(y, np.asarray(model(x))), abs=1e-6)
+
+
+def test_mean_ablation_leaves_the_mean_where_the_readers_are() -> None:
+    """Dropping everything that a layer reads gives what it makes of the mean activations."""
+    model, (x, y), elements = small()
+    record = dr.sample(model, (x, y), elements, rows=2000, ablation="mean", progress=False)
+    assert dr.regress(record, estimator="ols").details["ablation"] == "mean"
+    means = MaskedNetwork(model, elements).mean_activations(check_data(model, (x, y)))
+    network = MaskedNetwork(model, elements, means)
+    nothing = np.zeros((len(x), len(elements)), dtype=bool)
+    hidden = np.asarray(model.get_layer("b")(np.asarray(model.get_layer("a")(x))))
+    expected = np.asarray(model.get_layer("out")(hidden.mean(axis=0, keepdims=True)))
+    np.testing.assert_allclose(np.asarray(network([x], nothing)), np.repeat(expected, len(x), axis=0), rtol=1e-4)
+
+
+def test_outcomes_that_do_not_fit_are_refused() -> None:
+    model, data, elements = small()
+    with pytest.raises(dr.DataError, match=r"outcome 'accuracy' must have labels, received y=None: use outcome 'div"):
+        dr.sample(model, (data[0], None), elements, rows=10, progress=False)
+    with pytest.raises(dr.ParameterError, match=r"outcome 'f1' must have several examples for each mask"):
+        dr.sample(model, data, elements, rows=10, outcomes=dr.PerMask(macro_f1, "f1", True), progress=False)
+    own = dr.PerExample(lambda labels, outputs: outputs, "mine", greater_is_better=True)
+    with pytest.raises(dr.ParameterError, match=r"outcome 'mine' must return one number for each row.*received shape"):
+        dr.sample(model, data, elements, rows=100, outcomes=own, progress=False)
+    regression = head(1, None)
+    with pytest.raises(dr.ParameterError, match=r"'accuracy' must have classes, received a regression task: use"):
+        dr.sample(regression, (data[0], data[1] + 0.5), dr.elements(regression), rows=10, progress=False)
+    plain = dr.PerExample(error_of, "error", greater_is_better=False)
+    with pytest.raises(dr.ParameterError, match=r"`gradients` must name outcomes that have one, received 'error'"):
+        dr.sample(model, data, elements, rows=10, outcomes=plain, gradients=("error",), progress=False)
+
+
+def test_a_metric_that_fails_leaves_the_record_usable(tmp_path: Path) -> None:
+    model, data, elements = small()
+    calls = itertools.count()
+    late = dr.PerMask(lambda y, p: np.nan if next(calls) > 900 else 0.5, "late", greater_is_better=True)
+    with pytest.raises(dr.RecordError, match=r"outcome 'late' must be finite.*rows are recorded in .* and stay usable"):
+        dr.sample(
+            *(model, data, elements),
+            rows=50_000,
+            batch_size=64,
+            outcomes=("loss", late),
+            design=dr.Bernoulli(0.3, examples_per_mask=5),
+            out=tmp_path / "run",
+            fidelity=None,
+            progress=False,
+        )
+    record = dr.load_record(tmp_path / "run")
+    assert record.rows > 0
+    assert np.isfinite(dr.regress(record, outcome="loss", estimator="ridge").impact).all()

@@ -1,0 +1,321 @@
+"""Statistics on networks whose impacts are known by enumeration."""
+
+import itertools
+from typing import Any
+
+import keras
+import models
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+from sklearn.linear_model import Ridge
+
+import dropreg as dr
+from dropreg.masking import MaskedNetwork
+
+DESIGNS = {
+    "bernoulli": dr.Bernoulli(0.25),
+    "one rate each": dr.Bernoulli((0.1, 0.2, 0.3, 0.4, 0.5, 0.4, 0.3, 0.2, 0.1)),
+    "paired": dr.Paired(0.25),
+    "balanced": dr.Balanced(0.25, block=40),
+    "several examples": dr.Bernoulli(0.25, examples_per_mask=4),
+}
+
+Small = tuple[keras.Model, tuple[Any, np.ndarray], dr.Elements]
+
+
+def small(seed: int = 0) -> Small:
+    model = models.build("mlp", seed)
+    return model, models.data_for(model, 20, seed), dr.elements(model)
+
+
+def all_masks(n: int) -> np.ndarray:
+    return np.array(list(itertools.product([True, False], repeat=n)))
+
+
+def worse_by_mask(case: Small, outcome: str) -> np.ndarray:
+    """Mean outcome over the examples for every mask, turned so that more is worse."""
+    model, (x, y), elements = case
+    masks = all_masks(len(elements))
+    rows, labels = np.repeat(x, len(masks), axis=0), np.repeat(y, len(masks))
+    outputs = MaskedNetwork(model, elements)([rows], np.tile(masks, (len(y), 1)))
+    log_p = tf.nn.log_softmax(outputs).numpy().astype(np.float64)
+    own = log_p[np.arange(len(labels)), labels]
+    rest = np.where(np.eye(models.N_CLASSES, dtype=bool)[labels], -np.inf, log_p).max(axis=1)
+    values = {"loss": -own, "accuracy": -(own > rest).astype(float), "margin": rest - own}[outcome]
+    return values.reshape(len(y), len(masks)).mean(axis=0)
+
+
+def enumerated(case: Small, outcome: str, rates: np.ndarray) -> np.ndarray:
+    """True impacts under independent drop rates."""
+    masks, mean = all_masks(len(rates)), worse_by_mask(case, outcome)
+    weights = np.prod(np.where(masks, 1 - rates, rates), axis=1)
+    dropped = [np.average(mean[~m], weights=weights[~m]) for m in masks.T]
+    kept = [np.average(mean[m], weights=weights[m]) for m in masks.T]
+    return np.array(dropped) - np.array(kept)
+
+
+@pytest.mark.parametrize("name", DESIGNS)
+def test_every_design_estimates_the_same_impacts(name: str) -> None:
+    """All have independent elements, so all give the derivative of the expected outcome."""
+    case, design = small(), DESIGNS[name]
+    rates = 1 - design.keep_probabilities(len(case[2]))
+    record = dr.sample(*case, rows=160_000, design=design, seed=2, fidelity=None, progress=False)
+    for outcome in ("loss", "accuracy", "margin"):
+        expected = enumerated(case, outcome, rates)
+        for estimator in ("ols", "marginal", "ridge", "lasso"):
+            table = dr.regress(record, outcome=outcome, estimator=estimator)
+            error = np.abs(table.impact - expected)
+            if estimator != "lasso":
+                assert (error <= 4.5 * table.std_error + 1e-9).all(), (outcome, estimator)
+            assert np.linalg.norm(error) < 0.15 * np.linalg.norm(expected), (outcome, estimator)
+
+
+def test_paired_masks_are_complements_inside_a_pool() -> None:
+    masks = dr.Paired(0.2).draw(seed=1, chunk=0, n_masks=20_000, n_elements=6)
+    first, second = ~masks[::2], ~masks[1::2]
+    assert not (first & second).any()
+    np.testing.assert_allclose((~masks).mean(axis=0), 0.2, atol=0.015)
+    in_pool = first | second
+    np.testing.assert_allclose(in_pool.mean(axis=0), 0.4, atol=0.02)
+    both = in_pool[:, 0] & in_pool[:, 1]
+    np.testing.assert_allclose((first[both, 0] == first[both, 1]).mean(), 0.5, atol=0.04)
+
+
+def test_fixed_size_and_balanced_keep_their_counts() -> None:
+    masks = dr.FixedSize(3).draw(seed=0, chunk=5, n_masks=500, n_elements=11)
+    assert ((~masks).sum(axis=1) == 3).all()
+    masks = dr.Balanced(0.3, block=20).draw(seed=0, chunk=5, n_masks=400, n_elements=11)
+    assert ((~masks).reshape(20, 20, 11).sum(axis=1) == 6).all()
+
+
+def test_pairs_share_their_examples_and_are_regressed_as_differences() -> None:
+    record = dr.sample(*small(), rows=20_000, design=dr.Paired(0.25), fidelity=None, progress=False)
+    differences = dr.regress(record, outcome="loss")
+    single = dr.regress(record, outcome="loss", paired=False)
+    assert differences.details["differences of pairs"]
+    assert "differences of pairs" not in single.details
+    errors = np.hypot(differences.std_error, single.std_error)
+    assert (np.abs(differences.impact - single.impact) < 4.5 * errors).all()
+    examples = next(record.chunks()).examples
+    np.testing.assert_array_equal(examples[::2], examples[1::2])
+
+
+@pytest.mark.parametrize("outcome", ["loss", "margin", "accuracy"])
+def test_gradient_assisted_regression_converges(outcome: str) -> None:
+    """With many rows it reaches the enumerated impacts, which the gradient alone misses."""
+    case = small()
+    expected = enumerated(case, outcome, np.full(len(case[2]), 0.3))
+    record = dr.sample(*case, rows=300_000, outcomes=(outcome,), gradients=(outcome,), fidelity=None, progress=False)
+    assisted = dr.regress(record, outcome=outcome)
+    assert assisted.method == "gradient-assisted regression"
+    assert assisted.details["row equivalents"] == 900_000
+    assert (np.abs(assisted.impact - expected) <= 4.5 * assisted.std_error).all()
+    alone = dr.regress(record, outcome=outcome, estimator="gradient")
+    assert np.linalg.norm(assisted.impact - expected) < 0.95 * np.linalg.norm(alone.impact - expected)
+
+
+def test_gradients_are_those_of_finite_differences() -> None:
+    """The derivative with respect to a mask value, summed over kept and dropped rows."""
+    case = model, data, elements = small()
+    record = dr.sample(*case, rows=300, outcomes="loss", gradients=("loss",), fidelity=None, progress=False)
+    network = MaskedNetwork(model, elements)
+    chunk = next(record.chunks())
+    x, labels = data[0][chunk.examples[:, 0]], data[1][chunk.examples[:, 0]]
+
+    def losses(kept: np.ndarray) -> np.ndarray:
+        scores = tf.nn.log_softmax(network([x], kept)).numpy()
+        return -scores[np.arange(len(labels)), labels]
+
+    sums, step = record.gradient_sums("loss"), 1e-2
+    for j in range(len(elements)):
+        up, down = chunk.masks.astype(np.float32), chunk.masks.astype(np.float32)
+        up[:, j] += step
+        down[:, j] -= step
+        slopes = (losses(up) - losses(down)) / (2 * step)
+        assert sums.kept[j] == pytest.approx(slopes[chunk.masks[:, j]].sum(), abs=0.1, rel=0.03)
+        assert sums.dropped[j] == pytest.approx(slopes[~chunk.masks[:, j]].sum(), abs=0.1, rel=0.03)
+        assert sums.n_kept[j] == chunk.masks[:, j].sum()
+
+
+def test_adjusted_p_values_are_those_of_statsmodels() -> None:
+    from statsmodels.stats.multitest import multipletests
+
+    frame = dr.estimate(*small(), rows=3000, gradients=False, progress=False).frame
+    np.testing.assert_allclose(frame["p_bh"], multipletests(frame["p_value"], method="fdr_bh")[1])
+    np.testing.assert_allclose(frame["p_by"], multipletests(frame["p_value"], method="fdr_by")[1])
+    assert (frame["p_by"] >= frame["p_bh"]).all()
+
+
+def test_negligible_is_shown_not_merely_unproven() -> None:
+    few, many = (
+        dr.estimate(*small(), outcome="loss", rows=rows, gradients=False, progress=False) for rows in (300, 200_000)
+    )
+    margin = float(np.sort(np.abs(many.impact))[4]) * 1.3
+    shown = many.negligible(margin)
+    assert 2 <= len(shown) < len(many)
+    assert (shown["impact"].abs() < margin).all()
+    assert len(few.negligible(margin)) < len(shown)
+    assert many.negligible(1e-9).empty
+    assert len(many.negligible(1e3)) == len(many)
+
+
+def test_interactions_are_second_derivatives() -> None:
+    """Against enumeration: F(both dropped) - F(one) - F(other) + F(none) at independent rates."""
+    case = small()
+    masks, loss, rate = all_masks(len(case[2])), worse_by_mask(case, "loss"), 0.3
+    weights = np.prod(np.where(masks, 1 - rate, rate), axis=1)
+
+    def mean(i: bool, j: bool, a: int, b: int) -> float:
+        at = (masks[:, a] == i) & (masks[:, b] == j)
+        return float(np.average(loss[at], weights=weights[at]))
+
+    table = dr.estimate(*case, outcome="loss", rows=400_000, gradients=False, interactions=True, progress=False)
+    assert table.interactions is not None
+    for a, b in itertools.combinations(range(len(case[2])), 2):
+        expected = mean(False, False, a, b) - mean(False, True, a, b) - mean(True, False, a, b) + mean(True, True, a, b)
+        assert abs(table.interactions.values[a, b] - expected) < 5 * table.interactions.std_error[a, b] + 1e-6
+        assert table.interactions.values[a, b] == pytest.approx(table.interactions.values[b, a], abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["copy", "scaled", "negated"])
+def test_planted_redundant_pairs_are_found_first(kind: str) -> None:
+    """Two units that stand in for each other through saturating readers, among eight others."""
+    rng = np.random.default_rng(0)
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(10, activation="relu", name="units"),
+            layers.Dense(8, activation="tanh", name="read"),
+            layers.Dense(3, name="out"),
+        ]
+    )
+    for layer in model.layers:
+        layer.set_weights([rng.normal(scale=0.5, size=weight.shape) for weight in layer.get_weights()])
+    write, read = model.get_layer("units"), model.get_layer("read")
+    kernel, bias = write.get_weights()
+    rows, offsets = read.get_weights()
+    rows[2] = rng.choice([-4.0, 4.0], size=8)
+    bias[2] = 3.0 if kind == "negated" else 1.5
+    sign = -1.0 if kind == "negated" else 1.0
+    scale = 2.0 if kind == "scaled" else 1.0
+    kernel[:, 7], bias[7], rows[7] = sign * scale * kernel[:, 2], scale * bias[2], rows[2] / scale
+    write.set_weights([kernel, bias])
+    read.set_weights([rows, offsets])
+    x = rng.normal(size=(400, 6)).astype(np.float32)
+    y = np.argmax(model(x), axis=1)
+    elements = dr.elements(model, include=["units"])
+    table = dr.estimate(model, (x, y), elements, outcome="loss", rows=100_000, interactions=True, progress=False)
+    first = table.redundant_pairs().iloc[0]
+    assert {first["element"], first["other"]} == {"units[2]", "units[7]"}
+
+
+def test_fidelity_is_part_of_the_table() -> None:
+    table = dr.estimate(*small(), outcome="margin", rows=100_000, progress=False)
+    assert table.fidelity is not None
+    assert list(table.fidelity["rate"]) == pytest.approx([0.15, 0.3, 0.6])
+    at_rate = table.fidelity.iloc[1]
+    assert 0.5 < at_rate["correlation"] <= 1.0
+    assert 0.5 < at_rate["ceiling"] <= 1.0
+    assert at_rate["r2"] <= 1.0
+    assert "correlation with unseen masks" in repr(table)
+    record = dr.sample(*small(), rows=2000, fidelity=None, progress=False)
+    assert dr.regress(record, estimator="ols").fidelity is None
+
+
+def test_fidelity_of_a_linear_network_is_its_ceiling() -> None:
+    """Impacts predict a network without hidden interactions up to the noise of the measured means."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(9, name="a"), layers.Dense(1, name="out")])
+    x = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
+    own = dr.PerExample(lambda labels, outputs: outputs[:, 0], "output", greater_is_better=True)
+    record = dr.sample(
+        model,
+        (x, np.zeros(50)),
+        dr.elements(model),
+        rows=100_000,
+        outcomes=own,
+        fidelity=dr.Fidelity(masks=200, examples=50),
+        task="regression",
+        progress=False,
+    )
+    table = dr.regress(record, outcome="output")
+    assert table.fidelity is not None
+    assert (table.fidelity["correlation"] > table.fidelity["ceiling"] - 0.03).all()
+    assert (table.fidelity["r2"] > table.fidelity["r2_ceiling"] - 0.05).all()
+
+
+def test_to_statsmodels_gives_the_same_numbers() -> None:
+    record = dr.sample(*small(), rows=5000, progress=False)
+    kinds: list[dr.regression.CovarianceType] = ["HC1", "cluster", "nonrobust"]
+    for covariance in kinds:
+        table = dr.regress(record, outcome="loss", estimator="ols", covariance=covariance)
+        result = dr.to_statsmodels(record, outcome="loss", covariance=covariance)
+        np.testing.assert_allclose(table.impact, result.params.iloc[1:], rtol=1e-6, atol=1e-9)
+        np.testing.assert_allclose(table.std_error, result.bse.iloc[1:], rtol=1e-6)
+    assert "a[0]" in str(dr.to_statsmodels(record, outcome="loss").summary())
+
+
+def test_a_scikit_learn_estimator_may_be_passed() -> None:
+    record = dr.sample(*small(), rows=5000, progress=False)
+    given = dr.regress(record, outcome="loss", estimator=Ridge(alpha=3.0))
+    named = dr.regress(record, outcome="loss", estimator="ridge", penalty=3.0)
+    np.testing.assert_allclose(given.impact, named.impact, rtol=1e-8)
+    assert given.frame["p_value"].isna().all()
+
+
+@pytest.mark.parametrize(
+    "rule", [dr.Precision("loss", 0.02), dr.StableOrder("loss", 0.9), dr.Separated("loss", 0.4, undecided=0.3)]
+)
+def test_stop_rules_end_the_run_and_say_so(rule: dr.StopRule) -> None:
+    first, again = (
+        dr.sample(*small(), rows=2_000_000, batch_size=64, outcomes="loss", stop=rule, progress=False) for _ in range(2)
+    )
+    assert first.stop is not None
+    assert first.rows == again.rows < 2_000_000
+    table = dr.regress(first, outcome="loss")
+    assert f"stopped after {first.rows:,} rows because" in repr(table)
+    assert rule.effect in repr(table)
+    if isinstance(rule, dr.Precision):
+        assert table.std_error.max() <= 0.02
+
+
+def test_a_rule_that_is_not_met_runs_to_the_end() -> None:
+    record = dr.sample(*small(), rows=3000, batch_size=64, stop=dr.Precision("loss", 1e-9), progress=False)
+    assert record.rows == 3000
+    assert record.stop is None
+
+
+def test_bad_input_names_what_is_expected() -> None:
+    case = small()
+    record = dr.sample(*case, rows=2000, progress=False)
+    with pytest.raises(dr.ParameterError, match=r"`paired` must go with masks in pairs, received a record of Bern"):
+        dr.regress(record, paired=True)
+    with pytest.raises(dr.RecordError, match=r"must hold gradients of 'loss', received none: sample with gradients="):
+        dr.regress(record, outcome="loss", estimator="assisted")
+    with pytest.raises(dr.ParameterError, match=r"must have interactions, received a table without"):
+        dr.regress(record).redundant_pairs()
+    with pytest.raises(dr.ParameterError, match=r"`margin` must be positive, received 0"):
+        dr.regress(record).negligible(0)
+    with pytest.raises(dr.ParameterError, match=r"`negligible` must have standard errors, received impacts by lasso"):
+        dr.regress(record, estimator="lasso").negligible(0.1)
+    with pytest.raises(dr.ParameterError, match=r"`rows` must be a multiple of 6 .* pass rows=12"):
+        dr.sample(*case, rows=10, design=dr.Paired(0.2, examples_per_mask=3), progress=False)
+    with pytest.raises(dr.ParameterError, match=r"`ablation` must be 'zero' or 'mean', received 'noise'"):
+        dr.sample(*case, rows=10, ablation="noise", progress=False)  # type: ignore[arg-type]
+    with pytest.raises(dr.ParameterError, match=r"`gradients` must name measured outcomes \(loss\), received 'margin'"):
+        dr.sample(*case, rows=10, outcomes="loss", gradients=("margin",), progress=False)
+
+
+def test_collinear_masks_are_refused_by_ols_and_taken_by_ridge() -> None:
+    case = small()
+    record = dr.sample(*case, rows=2000, design=dr.FixedSize(3), progress=False)
+    with pytest.raises(dr.ParameterError, match=r"collinear.*drop equally many.*estimator='ridge'"):
+        dr.regress(record, estimator="ols")
+    with pytest.raises(dr.ParameterError, match=r"dropped independently, received FixedSize masks"):
+        dr.regress(record, estimator="marginal")
+    assert np.isfinite(dr.regress(record, estimator="ridge").impact).all()
+    rare = dr.sample(*case, rows=40, design=dr.Bernoulli(0.001), progress=False)
+    with pytest.raises(dr.ParameterError, match=r"that never change .*draw more rows, or pass estimator='ridge'"):
+        dr.regress(rare, estimator="ols")
