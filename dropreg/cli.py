@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     estimate.add_argument("--exclude", nargs="+", metavar="LAYER", default=(), help="all but these layers")
     estimate.add_argument(
         "--outcome",
-        choices=["accuracy", "loss", "margin"],
+        choices=["accuracy", "loss", "margin", "divergence"],
         default="accuracy",
         help="what is measured (default: accuracy)",
     )
@@ -89,6 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     estimate.add_argument(
         "--rate", type=float, default=0.3, help="probability that an element is dropped (default: 0.3)"
+    )
+    estimate.add_argument(
+        "--forward-only", action="store_true", help="no gradients: for models without, and to compare"
     )
     estimate.add_argument("--seed", type=int, default=0, help="the same seed gives the same table (default: 0)")
     estimate.add_argument(
@@ -175,6 +178,7 @@ def _estimate(options: argparse.Namespace) -> None:
         outcome=options.outcome,
         rows=options.rows,
         design=design,
+        gradients=False if options.forward_only else None,
         seed=options.seed,
         out=options.record,
         progress=not options.quiet,

@@ -279,6 +279,12 @@ class Record:
         view.keep_first(n_chunks)
         return view
 
+    def only(self, chunk: int) -> "Record":
+        """The same record, one chunk only; it lives as long as this one."""
+        view = copy.copy(self)
+        view._chunks = [k for k in self._chunks if k == chunk]
+        return view
+
     def keep_first(self, n_chunks: int) -> None:
         """Look no further than the first `n_chunks` chunks."""
         self._chunks = [k for k in self._chunks if k < n_chunks]

@@ -307,7 +307,7 @@ class ChunkRunner:
         if gradient is None:
             raise ModelError(
                 f"outcome '{name}' must be differentiable with respect to the masks, received a model with a layer "
-                "that has no gradient: pass gradients=()."
+                "that has no gradient: pass gradients=() to sample, gradients=False to estimate."
             )
         dropped = 1.0 - kept
         squares = tf.square(gradient)

@@ -19,6 +19,8 @@ Penalty = float | Literal["evidence", "cv"]
 N_FOLDS = 5
 _RATIO_SCALE = 0.05
 """Scale of the prior on how far impacts lie from the gradient's, relative to their size."""
+_WIDE_RATIO_SCALE = 0.3
+"""The same for standard errors."""
 _SCALE_VARIANCE = 0.25
 """Prior variance of the gradient's scale, which is 1 for an exact gradient."""
 
@@ -27,8 +29,8 @@ def ridge(design: CompressedDesign, rows: Rows, outcome: int, penalty: Penalty) 
     """Ridge regression by scikit-learn on the pseudo-rows.
 
     Standard errors are those of the posterior under normal errors of equal variance and a normal
-    prior with mean zero, whose variance the penalty stands for: on average over the elements, not
-    for each by itself, intervals cover at their level.
+    prior with mean zero, whose variance the penalty stands for; how often intervals cover is not
+    promised.
 
     Parameters
     ----------
@@ -227,7 +229,9 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
     The model is y = X (s b0 + d) + noise, with b0 the trapezoid rule's change, a scale s near 1 and
     deviations d ~ N(0, t2 + v), v being the sampling variance of b0. The posterior is averaged over
     a grid of r = t / rms(b0), which has a half-Cauchy prior [1]_, weighted by marginal likelihood: few
-    rows leave the gradient's answer alone, many overrule it.
+    rows leave the gradient's answer alone, many overrule it. Standard errors are the root of the
+    expected squared error of these estimates under a wider prior on r, because few rows cannot tell
+    how far off the gradient is.
 
     Parameters
     ----------
@@ -240,8 +244,8 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
     Returns
     -------
     Fit
-        Posterior means and standard deviations: intervals cover at their level on average over the
-        elements.
+        Posterior means and errors. They describe belief under the prior; how often intervals cover is
+        not promised (measured: ``experiments/results/coverage``). Where it must be, use OLS.
 
     References
     ----------
@@ -253,21 +257,26 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
         raise ParameterError("gradient-assisted regression must have gradients other than zero, received only zeros.")
     ratios = np.logspace(-3, 1, 81)
     prior_variances = ratios**2 * size + float((b0_error**2).mean())
-    log_priors = np.log(ratios) - np.log1p((ratios / _RATIO_SCALE) ** 2)
     posterior = _Posterior(design, outcome, b0)
     parts = [posterior.at(variance) for variance in prior_variances]
-    log_weights = log_priors + np.array([part.log_evidence for part in parts])
-    weights = np.exp(log_weights - log_weights.max())
-    weights /= weights.sum()
+    log_evidence = np.array([part.log_evidence for part in parts])
+    weights = _posterior_weights(ratios, _RATIO_SCALE, log_evidence)
     means = np.array([part.mean for part in parts])
     coefficients = weights @ means
-    variances = np.array([part.variance for part in parts])
-    std_errors = np.sqrt(weights @ (variances + (means - coefficients) ** 2))
+    squared_errors = np.array([part.variance for part in parts]) + (means - coefficients) ** 2
+    std_errors = np.sqrt(_posterior_weights(ratios, _WIDE_RATIO_SCALE, log_evidence) @ squared_errors)
     details = {
         "scale of the gradient": float(weights @ [part.scale for part in parts]),
         "deviation from it": float(weights @ ratios),
     }
     return Fit(coefficients, std_errors, "posterior", design.intercept(outcome, coefficients), details)
+
+
+def _posterior_weights(ratios: Array, scale: float, log_evidence: Array) -> Array:
+    """Posterior of ratios on a logarithmic grid under a half-Cauchy prior."""
+    log_weights = np.log(ratios) - np.log1p((ratios / scale) ** 2) + log_evidence
+    weights = np.exp(log_weights - log_weights.max())
+    return weights / weights.sum()
 
 
 @dataclass(frozen=True)

@@ -235,7 +235,6 @@ BAD_LABELS: dict[str, tuple[Callable[[np.ndarray], Any], tuple[str, ...]]] = {
     "not integers": (lambda y: y + 0.5, ("`y` must be classes 0 to 2, received ", "at example 0 (30 such labels)")),
     "nan": (lambda y: with_value(y, np.nan, 5), ("`y` must be classes 0 to 2, received nan at example 5",)),
     "names": (lambda y: y.astype(str), ("`y` must be integer classes or one-hot rows, received dtype <U",)),
-    "not one-hot": (lambda y: np.ones((30, 3)), ("`y` of shape (30, 3) must be one-hot, received rows that are not",)),
     "too wide": (lambda y: np.zeros((30, 2)), ("`y` must have shape (30,) or (30, 3), received (30, 2).",)),
 }
 
@@ -260,8 +259,10 @@ def test_data_is_no_pair(model: keras.Model, data: Labelled, elements: dr.Elemen
 
 
 def test_model_that_is_no_classifier(data: Labelled) -> None:
-    model = keras.Sequential([keras.Input((4,), name="features"), layers.Dense(3), layers.Dense(1)])
-    says = "the model's output must have shape (batch, classes) with at least two classes, received (None, 1): pass a "
+    model = keras.Sequential(
+        [keras.Input((4,), name="features"), layers.Dense(5), layers.Dense(6), layers.Reshape((2, 3))]
+    )
+    says = "the model's output must have shape (batch, n_outputs), received 1 outputs, the first of shape (None, 2, 3)"
     with refused(dr.DataError, says, model=model):
         sample(model, data, dr.elements(model))
 
@@ -308,7 +309,7 @@ def test_number_of_rates(model: keras.Model, data: Labelled, elements: dr.Elemen
         ({"seed": 0.5}, "`seed` must be an integer of at least 0, received 0.5."),
         ({"seed": 2**64}, "`seed` must lie below 2**64, received 18446744073709551616."),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1, received 0."),
-        ({"outcomes": ["f1"]}, "`outcome` must be one of accuracy, loss, margin, received 'f1'."),
+        ({"outcomes": ["f1"]}, "`outcome` must be one of accuracy, loss, margin, divergence, received 'f1'."),
         ({"outcomes": []}, "`outcomes` must be one or more different outcomes, received []."),
         ({"outcomes": ["loss", "loss"]}, "one or more different outcomes, received ['loss', 'loss']."),
     ],
@@ -326,8 +327,11 @@ def test_bad_arguments_of_sample(
         ({"rows": 0}, "`rows` must be an integer of at least 1, received 0."),
         ({"rows": 300.0}, "`rows` must be an integer of at least 1, received 300.0."),
         ({"rows": True}, "`rows` must be an integer of at least 1, received True."),
-        ({"outcome": "f1"}, "`outcome` must be one of accuracy, loss, margin, received 'f1'."),
-        ({"rows": 10}, "10 rows cannot identify 9 elements by OLS: draw at least 90, or sample and pass "),
+        ({"outcome": "f1"}, "`outcome` must be one of accuracy, loss, margin, divergence, received 'f1'."),
+        (
+            {"rows": 10, "gradients": False},
+            "10 rows cannot identify 9 elements by OLS: draw at least 90, or sample and pass ",
+        ),
     ],
 )
 def test_bad_arguments_of_estimate(
@@ -341,11 +345,14 @@ def test_bad_arguments_of_estimate(
     ("changes", "says"),
     [
         ({"outcome": "f1"}, "one of the record's (accuracy, loss, margin), received 'f1': sample again with outcomes="),
-        ({"estimator": "lasso"}, "`estimator` must be 'ols' or 'ridge', received 'lasso'."),
+        (
+            {"estimator": "forest"},
+            "`estimator` must be one of auto, assisted, gradient, ols, ridge, lasso, marginal or ",
+        ),
         ({"covariance": "HC3"}, "`covariance` must be one of HC1, cluster, nonrobust, received 'HC3'."),
-        ({"penalty": 1.0}, "`penalty` must be positive and goes with estimator='ridge', received 1.0."),
-        ({"penalty": -1.0, "estimator": "ridge"}, "`penalty` must be positive and goes with estimator='ridge'"),
-        ({"penalty": np.nan, "estimator": "ridge"}, "`penalty` must be positive and goes with estimator='ridge'"),
+        ({"penalty": 1.0}, "`penalty` goes with estimator='ridge' or 'lasso', received 1.0 with 'auto'."),
+        ({"penalty": -1.0, "estimator": "ridge"}, "`penalty` must be positive, 'evidence' or 'cv', received "),
+        ({"penalty": np.nan, "estimator": "ridge"}, "`penalty` must be positive, 'evidence' or 'cv', received "),
         *[
             ({"level": level}, f"`level` must lie strictly between 0 and 1, received {level}.")
             for level in (0, 1, -0.5, 95, np.nan)
@@ -733,7 +740,7 @@ def test_bad_data_file(
     [
         (["--rate", "1.2"], "`rate` must lie strictly between 0 and 1, received 1.2."),
         (["--rows", "0"], "`rows` must be an integer of at least 1, received 0."),
-        (["--rows", "10"], "10 rows cannot identify 9 elements by OLS"),
+        (["--rows", "10", "--forward-only"], "10 rows cannot identify 9 elements by OLS"),
         (["--seed", "-1"], "`seed` must be an integer of at least 0, received -1."),
         (["--include", "frist"], "`include` names 'frist'"),
         (["--exclude", "frist"], "`exclude` names 'frist'"),

@@ -1,0 +1,80 @@
+"""What the experiment scripts share: their arguments, the shipped model, the settings of a run."""
+
+import argparse
+import json
+import os
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import numpy as np
+
+import dropreg as dr
+
+if TYPE_CHECKING:
+    import keras
+
+RESULTS = Path(__file__).resolve().parent / "results"
+THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
+
+
+class Shipped(NamedTuple):
+    """A shipped model, what can be dropped in it, and the examples it was not trained on."""
+
+    model: "keras.Model"
+    elements: dr.Elements
+    data: tuple[np.ndarray, np.ndarray]
+
+
+def load_shipped(name: str) -> Shipped:
+    """A shipped model with its neurons and filters, and the estimation split."""
+    model = dr.examples.load_model(name)
+    return Shipped(model, dr.elements(model), dr.examples.fashion_mnist("estimation"))
+
+
+def new_parser(description: str | None, name: str, seeds: tuple[int, ...] = (0, 1, 2)) -> argparse.ArgumentParser:
+    """A parser with the arguments of every experiment: --seeds, --out, --quick.
+
+    Parameters
+    ----------
+    description : str or None
+        The script's docstring, shown as it is.
+    name : str
+        Results go to ``experiments/results/NAME`` by default.
+    seeds : tuple of int
+        Default of --seeds.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    shown = " ".join(map(str, seeds))
+    parser.add_argument("--seeds", "--seed", nargs="+", type=int, default=list(seeds), help=f"default: {shown}")
+    parser.add_argument(
+        "--out", type=Path, default=RESULTS / name, help=f"folder of the results (default: experiments/results/{name})"
+    )
+    parser.add_argument("--quick", action="store_true", help="a small version in seconds, to try it out")
+    return parser
+
+
+def save_settings(out: Path, arguments: argparse.Namespace, **more: Any) -> None:
+    """Write settings.json: the arguments, the versions of what computed, and `more`.
+
+    Folders are left out, as results do not depend on them, and arguments that were not given.
+    """
+    settings = {
+        "arguments": {
+            key: value for key, value in vars(arguments).items() if value is not None and not isinstance(value, Path)
+        },
+        "versions": {
+            "dropreg": dr.__version__,
+            **{
+                package: version(package)
+                for package in ("keras", "numpy", "scikit-learn", "scipy", "statsmodels", "tensorflow")
+            },
+        },
+        "cores": os.cpu_count(),
+        "threads": {name: os.environ[name] for name in THREADS if name in os.environ},
+        **more,
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
