@@ -137,7 +137,8 @@ def load_model_file(path: Path) -> "keras.Model":
     try:
         model = keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().split("\n")[0]
+        is_archive = zipfile.is_zipfile(path) or path.suffix != ".keras"
+        reason = str(error).strip().split("\n")[0] if is_archive else "no zip archive, or one that was cut off"
         raise ModelError(
             f"model file {path}: expected a model saved by Keras 3, received one that does not load ({reason}): "
             "save it again with model.save('model.keras'). A model with layers of your own loads in Python, where "
@@ -148,19 +149,21 @@ def load_model_file(path: Path) -> "keras.Model":
     return model
 
 
-def _check_writable(path: Path) -> None:
+def _check_writable(option: str, path: Path, suffixes: Sequence[str]) -> None:
     """Fail before the run, not after it."""
-    if path.suffix not in (".csv", ".parquet"):
-        raise DataError(f"--out must end in .csv or .parquet, received {path}.")
+    if path.suffix not in suffixes:
+        raise DataError(f"{option} must end in {' or '.join(suffixes)}, received {path}.")
     if not path.resolve().parent.is_dir():
-        raise DataError(f"--out {path}: expected an existing folder, received {path.parent}: make it first.")
+        raise DataError(f"{option} {path}: expected an existing folder, received {path.parent}: make it first.")
 
 
 def _estimate(options: argparse.Namespace) -> None:
     from . import Bernoulli, elements, estimate
     from .data import load_npz
 
-    _check_writable(options.out)
+    _check_writable("--out", options.out, [".csv", ".parquet"])
+    if options.plot:
+        _check_writable("--plot", options.plot, [".png", ".svg", ".pdf"])
     design = Bernoulli(options.rate)
     model = load_model_file(options.model)
     found = elements(model, options.elements, include=options.include, exclude=options.exclude)

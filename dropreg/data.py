@@ -112,13 +112,16 @@ def _checked_input(array: Any, name: str, expected: tuple[int | None, ...], dtyp
         sizes = ", ".join("any" if size is None else str(size) for size in expected)
         hint = " Add the channel axis: x[..., np.newaxis]." if (*array.shape, 1)[1:] == expected[1:] else ""
         raise DataError(f"input '{name}' must have shape ({sizes}), received {array.shape}.{hint}")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        bad = np.flatnonzero(~np.isfinite(array).reshape(len(array), -1).all(axis=1))
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = array.astype(dtype, copy=False)
+    finite = np.isfinite(array) & np.isfinite(values)  # what overflows in the model's dtype is refused too
+    if not finite.all():
+        bad = np.flatnonzero(~finite.reshape(len(array), -1).all(axis=1))
         raise DataError(
             f"input '{name}' must be finite, received NaN or infinity in {len(bad)} examples (the first is "
             f"example {bad[0]}): remove or impute them."
         )
-    return array.astype(dtype, copy=False)
+    return values
 
 
 def _checked_labels(y: Any, n_examples: int, output: tuple[int | None, ...]) -> npt.NDArray[np.int64]:
@@ -164,7 +167,7 @@ def load_npz(path: str | Path, input_names: Sequence[str]) -> Data:
     if not path.is_file():
         raise DataError(f"data file {path}: expected an .npz file, received no such file.")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
         raise DataError(f"data file {path}: expected an .npz archive of arrays, received {error}.") from error

@@ -113,7 +113,7 @@ class Bernoulli(Design):
 
     def draw(self, words_seed: int, chunk: int, rows: int, n_elements: int) -> BoolMasks:
         words = random_words(words_seed, chunk, _MASK_STREAM, rows * n_elements).reshape(rows, n_elements)
-        thresholds = np.round(np.asarray(self.rate) * 2.0**32).astype(np.uint32)
+        thresholds = np.clip(np.round(np.asarray(self.rate) * 2.0**32), 1, 2**32 - 1).astype(np.uint32)
         return words >= thresholds
 
     def keep_probabilities(self, n_elements: int) -> npt.NDArray[np.float64]:

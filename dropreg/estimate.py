@@ -146,7 +146,7 @@ def estimate(
         As `sample` and `regress` do.
     """
     n_rows = max(LEAST_ROWS, ROWS_PER_ELEMENT * len(elements)) if rows is None else rows
-    if isinstance(n_rows, int) and 0 < n_rows < len(elements) + 2:
+    if isinstance(n_rows, int) and not isinstance(n_rows, bool) and 0 < n_rows < len(elements) + 2:
         raise ParameterError(
             f"{n_rows:,} rows cannot identify {len(elements):,} elements by OLS: draw at least "
             f"{10 * len(elements):,}, or sample and pass estimator='ridge' to regress."

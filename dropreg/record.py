@@ -166,8 +166,11 @@ class Record:
         return self.folder / f"chunk-{chunk:06d}.parquet"
 
     def _is_done(self, chunk: int) -> bool:
-        path = self._path(chunk)
-        return path.exists() and pq.read_metadata(path).num_rows == self.settings.rows_in(chunk)
+        """Whether the chunk is there whole; one that is damaged or shorter is run again."""
+        try:
+            return pq.read_metadata(self._path(chunk)).num_rows == self.settings.rows_in(chunk)
+        except (FileNotFoundError, pa.ArrowInvalid):
+            return False
 
     def missing(self) -> list[int]:
         """Chunks that are still to be run."""
@@ -239,9 +242,10 @@ def create_record(
     except OSError as error:
         raise RecordError(f"folder {place}: cannot be made ({error.strerror}): choose another.") from error
     text = json.dumps(asdict(settings), indent=1) + "\n"
+    # the settings come first: they mark the folder as this run's, whatever stops it afterwards
+    write_atomically(place / _SETTINGS, lambda path: Path(path).write_text(text), 0)
     write_atomically(place / _ELEMENTS, elements.to_frame().to_parquet, 0)
     write_atomically(place / _BASELINE, frame.to_parquet, 0)
-    write_atomically(place / _SETTINGS, lambda path: Path(path).write_text(text), 0)
     return Record(place, settings, elements.to_frame(), frame, design)
 
 
@@ -255,7 +259,13 @@ def load_record(folder: str | Path) -> Record:
     """
     place = Path(folder)
     settings = _read_settings(place)
-    elements, baseline = (pd.read_parquet(place / name) for name in (_ELEMENTS, _BASELINE))
+    try:
+        elements, baseline = (pd.read_parquet(place / name) for name in (_ELEMENTS, _BASELINE))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise RecordError(
+            f"folder {place}: expected a record with {_ELEMENTS} and {_BASELINE}, received {error}: "
+            "sample into the same folder again."
+        ) from error
     return Record(place, settings, elements, baseline)
 
 

@@ -254,7 +254,11 @@ def best_penalty(values: Array, rotated: Array, total: float, n_rows: int) -> fl
     def negative_log_evidence(log_penalty: float) -> float:
         shrunk = values + np.exp(log_penalty)
         explained = (rotated**2 / shrunk).sum()
-        return 0.5 * (n_rows * np.log(max(total - explained, np.finfo(float).tiny)) - len(values) * log_penalty + np.log(shrunk).sum())
+        return 0.5 * (
+            n_rows * np.log(max(total - explained, np.finfo(float).tiny))
+            - len(values) * log_penalty
+            + np.log(shrunk).sum()
+        )
 
     scale = np.log(max(values.mean(), 1e-12))
     bounds = (scale - 15.0, scale + 25.0)

@@ -13,7 +13,7 @@ from keras import layers
 
 import dropreg as dr
 
-settings.register_profile("dropreg", derandomize=True, deadline=None, database=None)
+settings.register_profile("dropreg", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("dropreg")
 
 N_EXAMPLES, N_INPUTS, N_CLASSES = 30, 4, 3

@@ -73,9 +73,7 @@ def test_ridge_is_scikit_learn_on_all_rows(penalty: float, rows: int) -> None:
     assert fit.intercept == pytest.approx(reference.intercept_, rel=TOLERANCE)
 
 
-@given(
-    rows=st.integers(1, 90), n_elements=st.integers(2, 12), size=st.integers(1, 100), seed=st.integers(0, 10_000)
-)
+@given(rows=st.integers(1, 90), n_elements=st.integers(2, 12), size=st.integers(1, 100), seed=st.integers(0, 10_000))
 @settings(max_examples=60, deadline=None)
 def test_compression_keeps_the_least_squares_problem(rows: int, n_elements: int, size: int, seed: int) -> None:
     """Pseudo-rows have the normal equations and the sum of squares of the centred rows, at any rank."""

@@ -1,0 +1,263 @@
+"""The command line, from files to files."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import matplotlib.image as mpimg
+import numpy as np
+import pandas as pd
+import pytest
+
+import dropreg as dr
+from dropreg.cli import main
+
+Labelled = tuple[np.ndarray, np.ndarray]
+ROWS = 600
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory, model: keras.Model, data: Labelled) -> tuple[str, str]:
+    """A saved model and its examples."""
+    folder = tmp_path_factory.mktemp("files")
+    model.save(folder / "small.keras")
+    np.savez(folder / "heldout.npz", x=data[0], y=data[1])
+    return str(folder / "small.keras"), str(folder / "heldout.npz")
+
+
+@pytest.fixture(autouse=True)
+def work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The empty folder that the command runs in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def estimate(files: tuple[str, str], *options: Any) -> int:
+    return main(["estimate", files[0], "--data", files[1], "--rows", str(ROWS), *map(str, options)])
+
+
+def as_from_python(model: keras.Model, data: Labelled, elements: dr.Elements, **options: Any) -> pd.DataFrame:
+    return dr.estimate(model, data, elements, rows=ROWS, progress=False, **options).to_frame()
+
+
+def test_table_is_that_of_the_library(
+    files: tuple[str, str],
+    model: keras.Model,
+    data: Labelled,
+    elements: dr.Elements,
+    work: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert estimate(files, "--quiet") == 0
+    assert [path.name for path in work.iterdir()] == ["impact.csv"]
+    expected = as_from_python(model, data, elements)
+    pd.testing.assert_frame_equal(pd.read_csv("impact.csv"), expected)
+    printed = capsys.readouterr()
+    assert "Impact on accuracy of 9 elements (positive = it hurts to lose it)" in printed.out
+    assert "OLS, 600 rows, seed 0, 95% intervals" in printed.out
+    assert printed.out.endswith("written: impact.csv\n")
+    top = expected.sort_values("rank")["element"].iloc[0]
+    assert re.search(rf"largest impact on accuracy\n.*\n *{re.escape(top)} ", printed.out)
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        (["--outcome", "loss"], {"outcome": "loss"}),
+        (["--outcome", "margin", "--seed", "3"], {"outcome": "margin", "seed": 3}),
+        (["--rate", "0.5"], {"design": dr.Bernoulli(0.5)}),
+    ],
+)
+def test_options_are_those_of_the_library(
+    files: tuple[str, str],
+    model: keras.Model,
+    data: Labelled,
+    elements: dr.Elements,
+    options: list[str],
+    settings: dict[str, Any],
+) -> None:
+    assert estimate(files, "--quiet", "--out", "table.parquet", *options) == 0
+    expected = as_from_python(model, data, elements, **settings)
+    pd.testing.assert_frame_equal(pd.read_parquet("table.parquet"), expected)
+
+
+@pytest.mark.parametrize(
+    ("options", "layers"),
+    [
+        (["--include", "first"], ["first"]),
+        (["--include", "second", "first"], ["first", "second"]),
+        (["--exclude", "first"], ["second"]),
+        (["--include", "first", "second", "--exclude", "second"], ["first"]),
+    ],
+)
+def test_only_chosen_layers(files: tuple[str, str], options: list[str], layers: list[str]) -> None:
+    assert estimate(files, "--quiet", *options) == 0
+    assert pd.read_csv("impact.csv")["layer"].unique().tolist() == layers
+
+
+def test_record_and_figure(
+    files: tuple[str, str],
+    model: keras.Model,
+    data: Labelled,
+    elements: dr.Elements,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert estimate(files, "--quiet", "--record", "run", "--plot", "impact.png") == 0
+    assert "written: impact.csv\nwritten: impact.png\n" in capsys.readouterr().out
+    record = dr.load_record("run")
+    assert record.rows == ROWS
+    pd.testing.assert_frame_equal(dr.regress(record).to_frame(), as_from_python(model, data, elements))
+    height, width, _ = mpimg.imread("impact.png").shape
+    assert width > height > 100
+
+
+def test_stopped_run_goes_on(
+    files: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press_ctrl_c(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(dr.Record, "write", press_ctrl_c)
+        assert estimate(files, "--quiet", "--record", "run") == 130
+    assert capsys.readouterr().err == "dropreg: stopped; with --record the same command goes on from here.\n"
+    assert not dr.load_record("run").is_complete
+    assert estimate(files, "--quiet", "--record", "run") == 0
+    assert estimate(files, "--quiet", "--out", "whole.csv") == 0
+    assert Path("impact.csv").read_bytes() == Path("whole.csv").read_bytes()
+
+
+def test_record_of_another_run_is_refused(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert estimate(files, "--quiet", "--record", "run") == 0
+    table = Path("impact.csv").read_bytes()
+    assert estimate(files, "--quiet", "--record", "run", "--seed", "1") == 2
+    assert capsys.readouterr().err.startswith(
+        "dropreg: folder run holds another run: seed is 0 there and 1 here. Choose another folder."
+    )
+    assert Path("impact.csv").read_bytes() == table
+
+
+def test_inputs_of_a_model_by_name() -> None:
+    left, right = keras.Input((2,), name="left"), keras.Input((3,), name="right")
+    hidden = keras.layers.Dense(4, name="hidden")(keras.layers.Concatenate()([left, right]))
+    keras.Model([left, right], keras.layers.Dense(3)(hidden)).save("two.keras")
+    rng = np.random.default_rng(0)
+    np.savez("two.npz", left=rng.normal(size=(20, 2)), right=rng.normal(size=(20, 3)), y=rng.integers(0, 3, 20))
+    assert main(["estimate", "two.keras", "--data", "two.npz", "--rows", "200", "--quiet"]) == 0
+    assert pd.read_csv("impact.csv")["element"].tolist() == [f"hidden[{i}]" for i in range(4)]
+
+
+def test_progress_is_shown_unless_quiet(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert estimate(files) == 0
+    assert "600/600" in capsys.readouterr().err
+    assert estimate(files, "--quiet") == 0
+    assert "600/600" not in capsys.readouterr().err
+
+
+def exit_code(arguments: list[str]) -> object:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--help"], ["estimate", "demo", "--version", "Which parts of a trained network matter"]),
+        (
+            ["estimate", "--help"],
+            [
+                "np.savez(",
+                "Example\n",
+                "dropreg estimate model.keras --data heldout.npz",
+                "positive means that it hurts to lose it",
+                "The model is not changed",
+                "four times the rows halve them",
+                *("--data", "--include", "--exclude", "--outcome", "--rows", "--rate", "--seed"),
+                *("--out", "--record", "--plot", "--quiet", "default: accuracy", "default: impact.csv"),
+            ],
+        ),
+        (["demo", "--help"], ["Fashion-MNIST", "impact.csv", "impact.png", "needs no network", "--rows", "--seed"]),
+    ],
+)
+def test_help_teaches(arguments: list[str], says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(arguments) == 0
+    text = capsys.readouterr().out
+    assert not [part for part in says if part not in text]
+
+
+def test_example_of_the_help_can_be_run(
+    files: tuple[str, str], data: Labelled, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The two lines that the help shows, with fewer rows."""
+    exit_code(["estimate", "--help"])
+    text = capsys.readouterr().out
+    saving = re.search(r"np\.savez\(.*?\)", text)
+    command = re.search(r"^  dropreg (estimate .*)$", text, re.MULTILINE)
+    assert saving
+    assert command
+    x, y = data
+    eval(saving.group(), {"np": np, "x": x, "y": y})
+    (work / "model.keras").write_bytes(Path(files[0]).read_bytes())
+    assert main(command.group(1).replace("200000", "2000").split()) == 0
+    assert len(pd.read_csv("impact.csv")) == 9
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "required: COMMAND"),
+        (["prune"], "invalid choice: 'prune'"),
+        (["estimate"], "required: MODEL.keras, --data"),
+        (["estimate", "model.keras", "--data", "x.npz", "--outcome", "f1"], "invalid choice: 'f1'"),
+        (["estimate", "model.keras", "--data", "x.npz", "--rows", "many"], "invalid int value: 'many'"),
+        (["estimate", "model.keras", "--data", "x.npz", "--rate", "high"], "invalid float value: 'high'"),
+    ],
+)
+def test_misused_command(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(arguments) == 2
+    printed = capsys.readouterr()
+    assert says in printed.err
+    assert "usage: dropreg" in printed.err
+    assert not printed.out
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code(["--version"]) == 0
+    assert capsys.readouterr().out == f"dropreg {dr.__version__}\n"
+
+
+def test_module_is_a_command() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dropreg", "estimate", "missing.keras", "--data", "missing.npz"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert "dropreg: model file missing.keras: expected a .keras file" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_demo(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = work / "new" / "folder"
+    assert main(["demo", "--rows", "3000", "--quiet", "--out", str(folder)]) == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["impact.csv", "impact.png"]
+    table = pd.read_csv(folder / "impact.csv")
+    assert len(table) > 100
+    assert np.isfinite(table["impact"]).all()
+    assert (table["std_error"] > 0).all()
+    text = capsys.readouterr().out
+    assert f"Impact on accuracy of {len(table)} elements" in text
+    assert "3,000 rows, seed 0" in text
+    shown = re.findall(r"(nothing|largest impact|random units) dropped: (0\.\d{4})", text)
+    accuracy = {name: float(value) for name, value in shown}
+    assert set(accuracy) == {"nothing", "largest impact", "random units"}
+    assert accuracy["nothing"] > 0.85
+    assert accuracy["largest impact"] < accuracy["random units"] <= accuracy["nothing"] + 0.01
+    assert text.endswith(f"written: {folder / 'impact.csv'} and {folder / 'impact.png'}\n")
+    assert mpimg.imread(folder / "impact.png").ndim == 3
