@@ -95,11 +95,11 @@ def correlations(found: pd.DataFrame, seeds: list[int], largest: int) -> pd.Data
                     "outcome": outcome,
                     "seed": seed,
                     "ceiling": ceiling,
-                    "budget": int(row.budget),
-                    "estimator": row.estimator,
-                    "correlation": float(np.corrcoef(row.impact, reference)[0, 1]),
+                    "budget": int(row["budget"]),
+                    "estimator": row["estimator"],
+                    "correlation": float(np.corrcoef(row["impact"], reference)[0, 1]),
                 }
-                for row in mine.itertuples()
+                for row in mine.to_dict("records")
             ]
     return pd.DataFrame(rows)
 
@@ -126,11 +126,13 @@ def plot(frame: pd.DataFrame, path: Any) -> None:
 def main() -> None:
     parser = new_parser(__doc__, "assisted")
     parser.add_argument("--models", nargs="+", choices=sorted(BATCH), default=sorted(BATCH, reverse=True))
+    parser.add_argument("--largest", type=int, default=BUDGETS[-1], help="largest budget (default: 1998848)")
     arguments: argparse.Namespace = parser.parse_args()
     seeds = arguments.seeds
     if len(seeds) < 2:
         parser.error("--seeds must name at least two: the others are a seed's reference")
-    budgets = BUDGETS[:3] if arguments.quick else BUDGETS
+    largest = BUDGETS[2] if arguments.quick else arguments.largest
+    budgets = tuple(budget for budget in BUDGETS if budget <= largest)
     arguments.out.mkdir(parents=True, exist_ok=True)
     frames, times = [], []
     for name in arguments.models:

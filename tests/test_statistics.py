@@ -143,8 +143,8 @@ def test_adjusted_p_values_are_those_of_statsmodels() -> None:
     from statsmodels.stats.multitest import multipletests
 
     frame = dr.estimate(*small(), rows=3000, gradients=False, progress=False).frame
-    np.testing.assert_allclose(frame["p_bh"], multipletests(frame["p_value"], method="fdr_bh")[1])
-    np.testing.assert_allclose(frame["p_by"], multipletests(frame["p_value"], method="fdr_by")[1])
+    np.testing.assert_allclose(frame["p_bh"], np.asarray(multipletests(frame["p_value"], method="fdr_bh")[1], float))
+    np.testing.assert_allclose(frame["p_by"], np.asarray(multipletests(frame["p_value"], method="fdr_by")[1], float))
     assert (frame["p_by"] >= frame["p_bh"]).all()
 
 
