@@ -118,7 +118,7 @@ def _parser() -> argparse.ArgumentParser:
         default=Path("dropreg-demo"),
         help="folder for impact.csv and impact.png (default: dropreg-demo)",
     )
-    demo.add_argument("--rows", type=int, default=200_000, help="masked forward passes (default: 200,000)")
+    demo.add_argument("--rows", type=int, default=60_000, help="masked forward passes (default: 60,000)")
     demo.add_argument("--seed", type=int, default=0, help="seed of the masks (default: 0)")
     demo.add_argument("--quiet", action="store_true", help="no progress bar")
     demo.set_defaults(run=_demo)

@@ -146,6 +146,9 @@ class ImpactTable:
     def redundant_pairs(self, level: float = 0.05) -> pd.DataFrame:
         """Pairs of elements that stand in for each other, at a false discovery rate of `level`.
 
+        Two units may stand in for each other in what the network says and yet not for the loss, which
+        losing both can even lower; impacts on the divergence from the whole model find those too.
+
         Returns
         -------
         DataFrame

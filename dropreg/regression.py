@@ -264,6 +264,7 @@ def _square_root(cross: Array, products: Array, n_rows: int) -> tuple[Array, Arr
     return scale[:, None] * vectors.T, z, False
 
 
+@one_blas_thread
 def ols(design: CompressedDesign, rows: Rows, outcome: int, covariance_type: CovarianceType) -> Fit:
     """Ordinary least squares by statsmodels on the pseudo-rows, with robust standard errors.
 
@@ -309,7 +310,7 @@ def ols(design: CompressedDesign, rows: Rows, outcome: int, covariance_type: Cov
 
 def residuals(block: Block, outcome: int, coefficients: Array, intercept: float) -> Array:
     """What the coefficients leave unexplained of each observation."""
-    return block.y[:, outcome] - intercept - block.x @ coefficients
+    return block.y[:, outcome] - intercept - block.x @ coefficients.astype(np.float32)
 
 
 @one_blas_thread

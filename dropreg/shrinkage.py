@@ -10,7 +10,7 @@ import numpy as np
 from scipy import linalg, optimize
 
 from .errors import ParameterError
-from .regression import Array, CompressedDesign, Fit, Rows, moments
+from .regression import Array, CompressedDesign, Fit, Rows, moments, one_blas_thread
 
 if TYPE_CHECKING:
     from .record import GradientSums
@@ -25,6 +25,7 @@ _SCALE_VARIANCE = 0.25
 """Prior variance of the gradient's scale, which is 1 for an exact gradient."""
 
 
+@one_blas_thread
 def ridge(design: CompressedDesign, rows: Rows, outcome: int, penalty: Penalty) -> Fit:
     """Ridge regression by scikit-learn on the pseudo-rows.
 
@@ -134,6 +135,7 @@ def _cross_validate(rows: Rows, outcome: int, penalties: Array, path: Any) -> fl
     return float(penalties[np.argmin(errors)])
 
 
+@one_blas_thread
 def lasso(design: CompressedDesign, rows: Rows, outcome: int, penalty: Penalty) -> Fit:
     """Lasso by scikit-learn, with its objective over all rows: squared error / (2 n) + penalty * sum of magnitudes.
 
@@ -223,6 +225,7 @@ def trapezoid(sums: "GradientSums") -> tuple[Array, Array]:
     return -0.5 * (kept + dropped), 0.5 * np.sqrt(kept_variance + dropped_variance)
 
 
+@one_blas_thread
 def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fit:
     """Regression that shrinks towards the gradient at the dropout states.
 
