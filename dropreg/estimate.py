@@ -17,7 +17,8 @@ from .interactions import interactions as pairwise
 from .outcomes import Outcome, Task, resolve
 from .record import Record
 from .regression import COVARIANCES, CovarianceType, Fit, Rows
-from .sampler import Ablation, sample
+from .runner import Ablation
+from .sampler import sample
 from .stopping import StopRule
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pandas as pd
 from .errors import ParameterError
 
 if TYPE_CHECKING:
-    from .record import FidelityMasks
+    from .chunks import FidelityMasks
 
 
 @dataclass(frozen=True)

@@ -1,56 +1,32 @@
-"""Running the rows of a design: masked forward passes, measured and recorded."""
+"""Running the rows of a design: which chunks, where, and until when."""
 
-import hashlib
 import pickle
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import numpy as np
-import numpy.typing as npt
-import pandas as pd
 from tqdm.auto import tqdm
 
+from .chunks import ChunkResult
 from .data import Data, Examples, check_data
-from .designs import Bernoulli, BoolMasks, Design, examples_of_rows
-from .elements import Elements, concatenate_names
-from .errors import DataError, ModelError, ParameterError
+from .designs import Bernoulli, Design
+from .elements import Elements
+from .errors import DataError, ParameterError
 from .fidelity import Fidelity
-from .outcomes import Outcome, PerMask, Prediction, Task, guess_from_logits, resolve_all
-from .record import (
-    ChunkResult,
-    FidelityMasks,
-    GradientSums,
-    Record,
-    RunSettings,
-    clear_stop,
-    create_record,
-    examples_of_masks,
-    write_stop,
-)
+from .outcomes import Outcome, PerMask, Task, resolve_all
+from .record import Record, clear_stop, create_record, write_stop
+from .runner import Ablation, ChunkRunner, positive
 from .stopping import StopRule
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
-
-Ablation = Literal["zero", "mean"]
-
-PREFIX_BYTES = 2**30
-"""Most memory for values that are computed once an example and reused in every row."""
 
 DEFAULT_FIDELITY = Fidelity()
-
-_BATCH_FLOATS = 2**24
-_MOST_BATCH, _LEAST_BATCH, _BATCHES_PER_CHUNK, _MOST_CHUNK = 8192, 32, 16, 16384
 _IN_FLIGHT = 8
-_FIDELITY_CHUNK = 2**62
-"""Chunks from here on are drawn for unseen masks; no run gets there."""
 
 
 def sample(
@@ -153,13 +129,6 @@ def sample(
     return record
 
 
-def positive(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int, or ParameterError unless it is one of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
-    return int(value)
-
-
 def _check_outcomes(
     outcomes: tuple[Outcome, ...], gradients: tuple[str, ...], design: Design, examples: Examples
 ) -> None:
@@ -207,268 +176,6 @@ def _checkpoints(n_chunks: int) -> list[int]:
     while points[-1] < n_chunks:
         points.append(min(max(points[-1] + 1, points[-1] * 3 // 2), n_chunks))
     return points
-
-
-class ChunkRunner:
-    """Measures the masks of any chunk; all that it returns follows from its arguments.
-
-    Parameters
-    ----------
-    model, elements, examples, design, outcomes, gradients, ablation, seed, batch_size
-        As in `sample`, checked.
-    """
-
-    def __init__(
-        self,
-        model: "keras.Model",
-        elements: Elements,
-        examples: Examples,
-        design: Design,
-        outcomes: tuple[Outcome, ...],
-        gradients: tuple[str, ...],
-        ablation: Ablation,
-        seed: int,
-        batch_size: int | None,
-    ) -> None:
-        import tensorflow as tf
-
-        from .masking import MaskedNetwork
-
-        self._arguments = (model, elements, examples, design, outcomes, gradients, ablation, seed)
-        self.elements, self.examples, self.design, self.seed = elements, examples, design, seed
-        self.outcomes, self.gradients = outcomes, gradients
-        self._row_outcomes = tuple(outcome for outcome in outcomes if not isinstance(outcome, PerMask))
-        self._mask_outcomes = tuple(outcome for outcome in outcomes if isinstance(outcome, PerMask))
-        self.network = MaskedNetwork(model, elements)
-        if ablation == "mean":
-            self.network = MaskedNetwork(model, elements, self.network.mean_activations(examples))
-        self.batch_size = _batch_size(self.network.floats_per_row()) if batch_size is None else batch_size
-        positive("batch_size", self.batch_size)
-        unit = design.rows_per_group
-        self.chunk_rows = max(min(_MOST_CHUNK, self.batch_size * _BATCHES_PER_CHUNK) // unit, 1) * unit
-        self._labels = np.zeros(len(examples), np.int64) if examples.labels is None else examples.labels
-        self._cache = self.network.cached_prefix(examples, self.batch_size, PREFIX_BYTES)
-        self._whole, self.from_logits = self._run_whole()
-        self._step = tf.function(
-            self._measure,
-            input_signature=[
-                [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in self._source()],
-                tf.TensorSpec([None, *self._whole.shape[1:]], tf.float32),
-                tf.TensorSpec([None, *self._labels.shape[1:]], self._labels.dtype),
-                tf.TensorSpec([None, len(elements)], tf.bool),
-            ],
-        )
-        self.baseline = self._measure_baseline()
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return ChunkRunner, (*self._arguments, self.batch_size)
-
-    def _source(self) -> Sequence[Any]:
-        """What rows are gathered from: cached frontier values, or the inputs themselves."""
-        return self.examples.inputs if self._cache is None else self._cache
-
-    def _forward(self, gathered: "list[tf.Tensor]", masks: "tf.Tensor | None") -> "tf.Tensor":
-        import tensorflow as tf
-
-        frontier = self.network.prefix(gathered) if self._cache is None else gathered
-        return tf.cast(self.network.suffix(frontier, masks), tf.float32)
-
-    def _prediction(self, outputs: "tf.Tensor") -> Prediction:
-        return Prediction(outputs, self.examples.task, self.from_logits)
-
-    def _measure(
-        self, gathered: "list[tf.Tensor]", whole: "tf.Tensor", labels: "tf.Tensor", masks: "tf.Tensor"
-    ) -> "tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]":
-        """Outcomes (rows, n_row_outcomes), outputs, and gradient sums (4, n_elements) for each of `gradients`."""
-        import tensorflow as tf
-
-        kept = tf.cast(masks, tf.float32)
-        with tf.GradientTape(persistent=len(self.gradients) > 1) as tape:
-            tape.watch(kept)
-            here, there = self._prediction(self._forward(gathered, kept)), self._prediction(whole)
-            by_name = {outcome.name: outcome for outcome in self._row_outcomes}
-            surrogates = [by_name[name].surrogate(here, labels, there) for name in self.gradients]
-        sums = [
-            self._gradient_sums(name, tape.gradient(surrogate, kept), kept)
-            for name, surrogate in zip(self.gradients, surrogates, strict=True)
-        ]
-        if not self._row_outcomes:
-            return tf.zeros([tf.shape(masks)[0], 0]), here.outputs, sums
-        return self._measure_rows(here, labels, there), here.outputs, sums
-
-    def _measure_rows(self, here: Prediction, labels: "tf.Tensor", there: Prediction) -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.stack([outcome.measure(here, labels, there) for outcome in self._row_outcomes], axis=1)
-
-    def _gradient_sums(self, name: str, gradient: Any, kept: "tf.Tensor") -> "tf.Tensor":
-        import tensorflow as tf
-
-        if gradient is None:
-            raise ModelError(
-                f"outcome '{name}' must be differentiable with respect to the masks, received a model with a layer "
-                "that has no gradient: pass gradients=() to sample, gradients=False to estimate."
-            )
-        dropped = 1.0 - kept
-        squares = tf.square(gradient)
-        products = [gradient * kept, gradient * dropped, squares * kept, squares * dropped]
-        return tf.stack([tf.reduce_sum(product, axis=0) for product in products])
-
-    def _run_whole(self) -> "tuple[npt.NDArray[np.float32], bool]":
-        """The whole model's outputs for all examples, and whether they are logits."""
-        import tensorflow as tf
-
-        specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in self._source()]
-        forward = tf.function(lambda gathered: self._forward(gathered, None), input_signature=[specs])
-        starts = range(0, len(self.examples), self.batch_size)
-        parts = [
-            forward([tf.convert_to_tensor(x[start : start + self.batch_size]) for x in self._source()])
-            for start in starts
-        ]
-        outputs = tf.concat(parts, axis=0).numpy()
-        bad = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
-        if len(bad):
-            raise DataError(
-                f"model '{self._arguments[0].name}' must give finite outputs, received NaN or infinity for {len(bad)} "
-                f"examples (examples {concatenate_names(bad.tolist())}): check its weights and the scale of the inputs."
-            )
-        return outputs, guess_from_logits(self.examples.task, outputs)
-
-    def _measure_baseline(self) -> npt.NDArray[np.float32]:
-        """Outcomes of the whole model, shape (n_examples, n_row_outcomes)."""
-        import tensorflow as tf
-
-        if not self._row_outcomes:
-            return np.zeros((len(self.examples), 0), np.float32)
-        whole = self._prediction(tf.constant(self._whole))
-        return self._measure_rows(whole, tf.constant(self._labels), whole).numpy()
-
-    def baseline_frame(self) -> pd.DataFrame:
-        """The baseline with the outcomes' names."""
-        return pd.DataFrame(self.baseline, columns=[outcome.name for outcome in self._row_outcomes])
-
-    def settings(self, rows: int) -> RunSettings:
-        """What the record of a run of `rows` rows follows from."""
-        weights = hashlib.sha256("".join(self.elements.names).encode())
-        for array in self._arguments[0].get_weights():
-            weights.update(np.ascontiguousarray(array).data)
-        return RunSettings(
-            rows=rows,
-            seed=self.seed,
-            design=self.design.settings(),
-            outcomes=tuple(outcome.name for outcome in self.outcomes),
-            greater_is_better=tuple(outcome.greater_is_better for outcome in self.outcomes),
-            gradients=self.gradients,
-            ablation=self._arguments[6],
-            task=self.examples.task,
-            n_elements=len(self.elements),
-            n_examples=len(self.examples),
-            examples_per_mask=self.design.examples_per_mask,
-            masks_per_group=self.design.masks_per_group,
-            chunk_rows=self.chunk_rows,
-            batch_size=self.batch_size,
-            from_logits=self.from_logits,
-            model=self.elements.signature,
-            weights=weights.hexdigest()[:16],
-            data=self.examples.fingerprint(),
-        )
-
-    def run(self, chunk: int, n_masks: int, progress: Callable[[int], Any] = lambda rows: None) -> ChunkResult:
-        """Measure the first `n_masks` masks of a chunk."""
-        masks = self.design.draw(self.seed, chunk, n_masks, len(self.elements))
-        examples = examples_of_masks(self.settings(self.chunk_rows), chunk, n_masks)
-        rows = self._run_rows(masks, examples, progress)
-        n = examples.shape[1]
-        outcomes = self._in_order(rows.measured.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask)
-        changes = rows.measured - self.baseline[examples.reshape(-1)]
-        effects = self._in_order(changes.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask - rows.per_mask_whole)
-        n_kept = masks.sum(axis=0, dtype=np.float64) * n
-        n_dropped = n_masks * n - n_kept
-        sums = {
-            name: GradientSums(total[0], total[1], total[2], total[3], n_kept, n_dropped)
-            for name, total in rows.gradients.items()
-        }
-        return ChunkResult(outcomes, effects, sums)
-
-    def run_fidelity(self, fidelity: Fidelity) -> FidelityMasks:
-        """Measure unseen masks at half, once and twice the design's mean drop rate."""
-        n_elements, n = len(self.elements), fidelity.examples
-        mean_rate = float(1.0 - self.design.keep_probabilities(n_elements).mean())
-        rates = fidelity.rates(mean_rate)
-        masks = np.concatenate(
-            [
-                Bernoulli(rate).draw(self.seed, _FIDELITY_CHUNK + k, fidelity.masks, n_elements)
-                for k, rate in enumerate(rates)
-            ]
-        )
-        first = _FIDELITY_CHUNK // len(self.examples) * len(self.examples)
-        examples = examples_of_rows(self.seed, first, len(masks) * n, len(self.examples)).reshape(-1, n)
-        rows = self._run_rows(masks, examples, lambda rows: None)
-        changes = (rows.measured - self.baseline[examples.reshape(-1)]).reshape(len(masks), n, -1).astype(np.float64)
-        unknown = np.full(rows.per_mask.shape, np.nan)
-        return FidelityMasks(
-            rates=np.repeat(rates, fidelity.masks),
-            masks=masks,
-            effects=self._in_order(changes.mean(axis=1), rows.per_mask - rows.per_mask_whole),
-            variances=self._in_order(changes.var(axis=1, ddof=1) / n, unknown),
-            examples=n,
-        )
-
-    def _in_order(self, by_row: npt.NDArray[Any], by_mask: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Columns of the outcomes of rows and of masks, in the order of `outcomes`."""
-        rows, masks = iter(by_row.T), iter(by_mask.T)
-        columns = [next(masks if isinstance(outcome, PerMask) else rows) for outcome in self.outcomes]
-        return np.stack(columns, axis=1).astype(by_row.dtype)
-
-    def _run_rows(self, masks: BoolMasks, examples: npt.NDArray[np.int64], progress: Callable[[int], Any]) -> "_Rows":
-        """Run masks (n_masks, n_elements) on examples (n_masks, n), row by row."""
-        import tensorflow as tf
-
-        n_masks, n = examples.shape
-        order = examples.reshape(-1)
-        measured, outputs = [], []
-        gradients = {name: np.zeros((4, masks.shape[1])) for name in self.gradients}
-        for start in range(0, n_masks * n, self.batch_size):
-            batch = order[start : start + self.batch_size]
-            chosen = masks[start : start + len(batch)] if n == 1 else masks[np.arange(start, start + len(batch)) // n]
-            gathered = [tf.constant(x[batch]) if self._cache is None else tf.gather(x, batch) for x in self._source()]
-            labels = tf.constant(self._labels[batch])
-            part = self._step(gathered, tf.constant(self._whole[batch]), labels, tf.constant(chosen))
-            measured.append(part[0].numpy())
-            if self._mask_outcomes:
-                outputs.append(part[1].numpy())
-            for name, sums in zip(self.gradients, part[2], strict=True):
-                gradients[name] += sums.numpy()
-            progress(len(batch))
-        per_mask, per_mask_whole = np.zeros((n_masks, 0)), np.zeros((n_masks, 0))
-        if self._mask_outcomes:
-            per_mask = self._measure_masks(np.concatenate(outputs), order, n)
-            per_mask_whole = self._measure_masks(self._whole[order], order, n)
-        return _Rows(np.concatenate(measured), per_mask, per_mask_whole, gradients)
-
-    def _measure_masks(self, outputs: npt.NDArray[Any], order: npt.NDArray[np.int64], n: int) -> npt.NDArray[Any]:
-        """Outcomes that need several examples, shape (n_masks, n_mask_outcomes)."""
-        labels = self._labels[order].reshape(-1, n, *self._labels.shape[1:])
-        by_mask = outputs.reshape(-1, n, *outputs.shape[1:])
-        return np.array(
-            [[o.measure_mask(y, p) for o in self._mask_outcomes] for y, p in zip(labels, by_mask, strict=True)]
-        )
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """Outcomes of rows (n_rows, n_row_outcomes), of masks and of the whole model on their examples, gradient sums."""
-
-    measured: npt.NDArray[np.float32]
-    per_mask: npt.NDArray[np.float64]
-    per_mask_whole: npt.NDArray[np.float64]
-    gradients: dict[str, npt.NDArray[np.float64]]
-
-
-def _batch_size(floats_per_row: int) -> int:
-    """A power of two whose activations take some tens of megabytes."""
-    fitting = 2 ** int(np.log2(max(_BATCH_FLOATS // max(floats_per_row, 1), 1)))
-    return int(np.clip(fitting, _LEAST_BATCH, _MOST_BATCH))
 
 
 _RUNNERS: dict[str, ChunkRunner] = {}

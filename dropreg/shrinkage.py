@@ -13,7 +13,7 @@ from .errors import ParameterError
 from .regression import Array, CompressedDesign, Fit, Rows, moments, one_blas_thread
 
 if TYPE_CHECKING:
-    from .record import GradientSums
+    from .chunks import GradientSums
 
 Penalty = float | Literal["evidence", "cv"]
 N_FOLDS = 5

@@ -41,9 +41,9 @@ from common import Shipped, load_shipped, new_parser, save_settings
 from sklearn.linear_model import LassoCV, RidgeCV
 
 import dropreg as dr
+from dropreg.chunks import FidelityMasks
 from dropreg.fidelity import score
 from dropreg.outcomes import Prediction
-from dropreg.record import FidelityMasks
 
 if TYPE_CHECKING:
     import tensorflow as tf
