@@ -114,6 +114,7 @@ def test_gradient_assisted_regression_converges(outcome: str) -> None:
     assert (np.abs(assisted.impact - expected) <= 4.5 * assisted.std_error).all()
     alone = dr.regress(record, outcome=outcome, estimator="gradient")
     assert np.linalg.norm(assisted.impact - expected) < 0.95 * np.linalg.norm(alone.impact - expected)
+    assert np.corrcoef(alone.impact, expected)[0, 1] > 0.8
 
 
 def test_gradients_are_those_of_finite_differences() -> None:
