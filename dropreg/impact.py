@@ -73,6 +73,12 @@ class ImpactTable:
         """Shape (n_elements,), in the order of the elements."""
         return self.frame["std_error"].to_numpy()
 
+    @property
+    def intervals(self) -> str:
+        """What the intervals are: "95% intervals", or "95% posterior intervals", which promise no coverage."""
+        kind = "posterior intervals" if self.details.get("errors") == "posterior" else "intervals"
+        return f"{self.level:.0%} {kind}"
+
     def to_frame(self) -> pd.DataFrame:
         """A copy of the table."""
         return self.frame.copy()
@@ -195,7 +201,7 @@ class ImpactTable:
         details = ", ".join(f"{name} {_text(value)}" for name, value in self.details.items())
         return [
             f"Impact on {self.outcome} of {len(self)} elements (positive = it hurts to lose it)",
-            f"{self.method}, {self.rows:,} rows, seed {self.seed}, {self.level:.0%} intervals",
+            f"{self.method}, {self.rows:,} rows, seed {self.seed}, {self.intervals}",
             *([details] if details else []),
             *([self.stop] if self.stop else []),
             *self._fidelity_lines(),

@@ -33,6 +33,6 @@ def plot_impacts(table: ImpactTable, path: str | Path) -> None:
     axes.axhline(0.0, color="black", linewidth=0.8)
     axes.set_xlabel("element, sorted by impact within its layer")
     axes.set_ylabel(f"impact on {table.outcome}")
-    axes.set_title(f"{table.method}, {table.rows:,} rows, {table.level:.0%} intervals; positive = it hurts to lose it")
+    axes.set_title(f"{table.method}, {table.rows:,} rows, {table.intervals}; positive = it hurts to lose it")
     axes.legend(fontsize="small", ncols=min(len(layers), 4))
     figure.savefig(path, dpi=130)

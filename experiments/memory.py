@@ -6,7 +6,7 @@ before sampling (libraries, model and examples loaded), after sampling and after
 
 Writes memory.csv (one line a run; megabytes of 10**6 bytes) and settings.json.
 
-Example: ``python experiments/memory.py``; ``python experiments/memory.py --quick --out /tmp/memory``
+Example: ``python experiments/memory.py``; ``python experiments/memory.py --quick --out memory-quick``
 """
 
 import argparse

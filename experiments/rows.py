@@ -13,7 +13,7 @@ Runs of one seed are nested: the first 20,000 rows of a longer run are the run o
 Writes rows.csv (one line a run), summary.csv (mean and SD over seeds), reference.csv (its impact
 table), rows.png and settings.json (with the quality of the reference).
 
-Example: ``python experiments/rows.py``; ``python experiments/rows.py --quick --out /tmp/rows``
+Example: ``python experiments/rows.py``; ``python experiments/rows.py --quick --out rows-quick``
 """
 
 import argparse
