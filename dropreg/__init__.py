@@ -10,6 +10,29 @@ Data flows one way: elements, masks, outcomes, regression, impacts.
 from typing import TYPE_CHECKING, Any
 
 from . import examples
+from .baselines import (
+    Curvature,
+    Exact,
+    GaussNewton,
+    HardConcrete,
+    Hutchinson,
+    MaskedGame,
+    ablation_regression,
+    activation,
+    gates,
+    greedy,
+    leave_one_out,
+    magnitude,
+    masked_game,
+    obd,
+    random,
+    shapiq_scores,
+    shapley,
+    spread,
+    taylor,
+    weight_activation,
+)
+from .compare import Scorer, compare, default_scorers
 from .designs import Balanced, Bernoulli, Design, FixedSize, Paired
 from .elements import Elements, elements
 from .errors import DataError, DropregError, ModelError, ParameterError, RecordError
@@ -17,7 +40,9 @@ from .estimate import estimate, regress, to_statsmodels
 from .fidelity import Fidelity
 from .impact import ImpactTable
 from .interactions import Interactions
+from .keeping import keep_top
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
+from .plotting import plot_comparison
 from .record import Record, load_record
 from .sampler import sample
 from .stopping import Precision, Separated, StableOrder, StopRule
@@ -31,17 +56,23 @@ __all__ = [
     "Accuracy",
     "Balanced",
     "Bernoulli",
+    "Curvature",
     "DataError",
     "Design",
     "Divergence",
     "DropregError",
     "Elements",
+    "Exact",
     "Fidelity",
     "FixedSize",
+    "GaussNewton",
+    "HardConcrete",
+    "Hutchinson",
     "ImpactTable",
     "Interactions",
     "Loss",
     "Margin",
+    "MaskedGame",
     "ModelError",
     "Outcome",
     "Paired",
@@ -51,18 +82,37 @@ __all__ = [
     "Precision",
     "Record",
     "RecordError",
+    "Scorer",
     "Separated",
     "StableOrder",
     "StopRule",
     "__version__",
+    "ablation_regression",
+    "activation",
+    "compare",
+    "default_scorers",
     "elements",
     "estimate",
     "examples",
+    "gates",
+    "greedy",
+    "keep_top",
     "layers",
+    "leave_one_out",
     "load_record",
+    "magnitude",
+    "masked_game",
+    "obd",
+    "plot_comparison",
+    "random",
     "regress",
     "sample",
+    "shapiq_scores",
+    "shapley",
+    "spread",
+    "taylor",
     "to_statsmodels",
+    "weight_activation",
 ]
 
 

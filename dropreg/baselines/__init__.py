@@ -14,6 +14,7 @@ from .leave_one_out import leave_one_out
 from .magnitude import magnitude
 from .obd import obd
 from .random_scores import random
+from .shapiq_bridge import MaskedGame, masked_game, shapiq_scores
 from .shapley import shapley
 from .spread import spread
 from .taylor import taylor
@@ -25,14 +26,17 @@ __all__ = [
     "GaussNewton",
     "HardConcrete",
     "Hutchinson",
+    "MaskedGame",
     "ablation_regression",
     "activation",
     "gates",
     "greedy",
     "leave_one_out",
     "magnitude",
+    "masked_game",
     "obd",
     "random",
+    "shapiq_scores",
     "shapley",
     "spread",
     "taylor",

@@ -83,7 +83,7 @@ def ablation_regression(
     probe, rng = Probe(question), np.random.default_rng(seed)
     masks = rng.random((n_masks, len(elements))) < keep
     values = probe.means(masks, np.arange(n))
-    fit = early_stopped(1.0 - masks, values, rng.random(n_masks) < _HELD_OUT)
+    fit = early_stopped((~masks).astype(np.float64), values, rng.random(n_masks) < _HELD_OUT)
     return impact_table(
         elements.to_frame(),
         question.sign * fit,

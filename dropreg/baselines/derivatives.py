@@ -67,7 +67,7 @@ class Exact(Curvature):
                 with tf.GradientTape() as inner:
                     inner.watch(t)
                     value = probe.value(bundle, 1.0 - t[:, tf.newaxis] * tf.one_hot(column, n))
-                slope = inner.gradient(value, t)
+                slope: Any = inner.gradient(value, t)
             second = None if slope is None else outer.gradient(slope, t)
             return slope, (tf.fill(tf.shape(t), np.nan) if second is None else second)
 
@@ -134,7 +134,8 @@ class Hutchinson(Curvature):
             for _ in range(self.probes):
                 signs = rng.choice(np.array([-1.0, 1.0], np.float32), (len(examples), probe.n_elements))
                 results.append(step(bundle, tf.constant(signs)))
-            return results[0][0].numpy(), np.mean([h.numpy() for _, h in results], axis=0, dtype=np.float32)
+            second = np.mean(np.stack([h.numpy() for _, h in results]), axis=0)
+            return results[0][0].numpy(), second.astype(np.float32)
 
         return derivatives
 
@@ -181,7 +182,7 @@ class GaussNewton(Curvature):
                 slope, hessian = _curvature(probe, bundle, tf.stop_gradient(scores))
                 seeds = _directions(slope, hessian, noise, n_probes)
                 products = [tf.reduce_sum(scores * tf.stop_gradient(seed)) for seed in seeds]
-            rows = [tape.gradient(product, masks) for product in products]
+            rows: list[Any] = [tape.gradient(product, masks) for product in products]
             if n_probes:
                 return rows[0], tf.add_n([tf.square(row) for row in rows[1:]]) / n_probes
             jacobian = tf.stack(rows, axis=1)
@@ -223,9 +224,9 @@ def _curvature(probe: Probe, bundle: Any, scores: "tf.Tensor") -> "tuple[tf.Tens
             inner.watch(scores)
             whole = Prediction(bundle[-2], task, probe.from_logits)
             value = probe.question.outcome.measure(Prediction(scores, task, True), bundle[-1], whole)
-        slope = inner.gradient(value, scores)
+        slope: Any = inner.gradient(value, scores)
         columns = tf.unstack(slope, axis=1)
-    rows = [outer.gradient(column, scores) for column in columns]
+    rows: list[Any] = [outer.gradient(column, scores) for column in columns]
     missing = tf.fill(tf.shape(scores), np.nan)
     return slope, tf.stack([missing if row is None else row for row in rows], axis=1)
 

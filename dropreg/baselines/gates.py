@@ -55,6 +55,11 @@ class HardConcrete:
         s = tf.sigmoid((tf.math.log(noise) - tf.math.log1p(-noise) + log_alpha) / self.temperature)
         return tf.clip_by_value(s * (self.high - self.low) + self.low, 0.0, 1.0)
 
+    def slope(self, logits: Array) -> Array:
+        """Derivative of each gate's probability of being open with respect to its log alpha."""
+        probability = expit(logits + self.offset)
+        return probability * (1.0 - probability)
+
     def center(self, logits: Array, fraction: float) -> Array:
         """`logits` shifted so that on average a `fraction` of the gates is shut."""
 
@@ -72,7 +77,7 @@ def gates(
     *,
     fraction: float = 0.5,
     rows: int | None = None,
-    learning_rate: float = 0.1,
+    learning_rate: float = 0.3,
     batch_size: int = 256,
     gate: HardConcrete | None = None,
     outcome: str | Outcome = "loss",
@@ -82,9 +87,9 @@ def gates(
     """Train a gate for every element while the network's weights stay as they are.
 
     Each row draws gates of its own from hard concrete distributions, and Adam takes steps on their
-    parameters log alpha along the gradient of the outcome. In place of a penalty on the number of open
-    gates with a weight to be tuned, log alpha is shifted after every step so that the expected fraction
-    of shut gates follows a schedule: linear up to `fraction` over the first half, constant after.
+    parameters log alpha along the gradient of the outcome. The penalty on the expected number of open
+    gates has no weight to be tuned: it is the multiplier that holds the expected fraction of shut gates
+    to a schedule, linear up to `fraction` over the first half and constant after.
 
     Parameters
     ----------
@@ -170,6 +175,7 @@ def _train(
         examples = examples_of_rows(probe.question.seed, number * size, size, len(probe))
         noise = rng.uniform(1e-6, 1.0 - 1e-6, (1 if probe.one_mask else size, n))
         g = step(probe.bundle(examples), tf.constant(logits, tf.float32), tf.constant(noise, tf.float32)).numpy()
+        g = g - gate.slope(logits) * (g.sum() / gate.slope(logits).sum())
         mean, square = 0.9 * mean + 0.1 * g, 0.99 * square + 0.01 * np.square(g, dtype=np.float64)
         corrected = mean / (1 - 0.9 ** (number + 1)), square / (1 - 0.99 ** (number + 1))
         logits = logits - learning_rate * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)

@@ -182,7 +182,7 @@ class Probe:
         self._compiled: dict[str, Callable[..., Any]] = {}
         self.one_mask = bool(getattr(question.elements, "one_mask_a_batch", False))
         self.n_elements = len(question.elements)
-        self._base = tf.Variable(question.kept.astype(np.float32), trainable=False)
+        self._base = tf.Variable(tf.constant(question.kept, tf.float32), trainable=False)
         fitting = _BATCH_FLOATS // max(self.network.floats_per_row(), 1)
         self.batch_size = int(np.clip(fitting, _LEAST_BATCH, _MOST_BATCH)) if batch_size is None else batch_size
         examples = question.examples

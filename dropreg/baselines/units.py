@@ -76,7 +76,7 @@ def outgoing_squares(model: Any, elements: Elements) -> Array:
 def by_element(columns: npt.NDArray[np.int64], values: Array, n_elements: int) -> Array:
     """Values of channels summed by element, shape (n_elements,)."""
     gated = columns >= 0
-    return np.bincount(columns[gated], weights=values[gated], minlength=n_elements)
+    return np.bincount(columns[gated], weights=values[gated], minlength=n_elements).astype(np.float64)
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ class Kernel:
         Sum of squared weights that read each input channel.
     pair : float
         Weights between one input channel and one unit, on average over pairs.
+    alone : float
+        Weights of the kernel that lie on input channels before they are mixed.
     on_input : bool
         Whether the kernel is laid over the positions of the input (else of the output).
     """
@@ -35,6 +37,7 @@ class Kernel:
     incoming: Array
     outgoing: Array
     pair: float
+    alone: float = 0.0
     on_input: bool = False
 
 
@@ -69,7 +72,14 @@ def _separable(layer: Any) -> Kernel:
     n_inputs, depth, n_units = *depthwise.shape[-2:], pointwise.shape[-1]
     read = (depthwise**2).reshape(-1, n_inputs, depth).sum(axis=0)
     mixed = (pointwise**2).reshape(n_inputs, depth, n_units)
-    return Kernel(mixed.sum(axis=(0, 1)), (read * mixed.sum(axis=2)).sum(axis=1), float(depth))
+    outgoing = (read * mixed.sum(axis=2)).sum(axis=1)
+    return Kernel(mixed.sum(axis=(0, 1)), outgoing, float(depth), alone=float(depthwise.size))
+
+
+def _depthwise(layer: Any) -> Kernel:
+    squares = np.asarray(layer.kernel, np.float64) ** 2  # (..., channels, multiplier)
+    flat = squares.reshape(-1, *squares.shape[-2:]).sum(axis=0)
+    return Kernel(flat.reshape(-1), flat.sum(axis=1), squares.size / (flat.size * len(flat)))
 
 
 _KERNELS: dict[type, Callable[[Any], Kernel]] = {}
@@ -101,4 +111,5 @@ def kernel_of(layer: Any) -> Kernel:
 register_kernels(layers.Dense, kernel=_dense)
 register_kernels(layers.Conv1D, layers.Conv2D, layers.Conv3D, kernel=_conv)
 register_kernels(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose, kernel=_conv_transpose)
+register_kernels(layers.DepthwiseConv1D, layers.DepthwiseConv2D, kernel=_depthwise)
 register_kernels(layers.SeparableConv1D, layers.SeparableConv2D, kernel=_separable)
