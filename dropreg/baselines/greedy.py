@@ -11,7 +11,7 @@ from ..elements import Elements
 from ..errors import ParameterError
 from ..impact import ImpactTable, impact_table
 from ..outcomes import Outcome, Task
-from .leave_one_out import change_of_each
+from .leave_one_out import change_of_each, measured
 from .probe import Array, Probe, affordable, ask
 
 if TYPE_CHECKING:
@@ -47,7 +47,8 @@ def greedy(
         Any, differentiable or not.
     rows : int, optional
         Budget in rows. One random example costs a row for each element left in each round; the budget
-        says how many examples there are. By default all of them, if that is affordable.
+        says how many examples there are, on which every round but the first also measures what is
+        left. By default all of them, if that is affordable.
 
     Returns
     -------
@@ -65,27 +66,28 @@ def greedy(
         raise ParameterError(f"`step` must be a fraction above 0 and at most 1, received {step!r}.")
     question = ask(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
     sizes = _rounds(len(question.candidates), max(round(step * len(question.candidates)), 1))
-    cost, unit = sum(sizes), f"example with {len(question.candidates):,} elements in {len(sizes)} rounds"
+    cost = sum(sizes) + len(sizes) - 1
+    unit = f"example with {len(question.candidates):,} elements in {len(sizes)} rounds"
     n = affordable(rows, cost, len(question.examples), unit, limit=_MOST_ROWS)
-    question, spent = question.first(n), 0
+    question = question.first(n)
     order: list[int] = []
     left, changes = question.kept.copy(), np.zeros(len(elements))
-    probe = Probe(question)
+    probe, everything = Probe(question), np.ones((1, len(elements)), bool)
     for size, after in zip(sizes, [*sizes[1:], 0], strict=True):
         probe.keep(left)
         columns = np.flatnonzero(left)
-        worse = question.sign * change_of_each(probe, columns).mean
+        worse = question.sign * change_of_each(probe, columns, measured(probe, everything)).mean
         first = np.argsort(worse, kind="stable")[: size - after]
         changes[columns[first]] = worse[first]
         order += columns[first].tolist()
         left[columns[first]] = False
-    spent = probe.rows
+    probe.rows += n * (len(sizes) - 1)  # every round's own state, but for the first
     table = impact_table(
         elements.to_frame(),
         _places(order, len(elements)),
         method="greedy backward elimination",
         outcome=question.outcome.name,
-        rows=spent,
+        rows=probe.rows,
         seed=question.seed,
         details={"examples": n, "rounds": len(sizes)},
     )

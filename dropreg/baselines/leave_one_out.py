@@ -60,10 +60,11 @@ def leave_one_out(
     question = question.first(affordable(rows, len(candidates), len(question.examples), unit, limit=_MOST_ROWS))
     n = len(question.examples)
     mean, variance = np.zeros((2, len(elements)))
-    spent = 0
+    whole, spent = None, 0
     for columns in _by_layer(elements, candidates):
         probe, numbers = _probe_of(question, columns)
-        changes = change_of_each(probe, numbers)
+        whole = measured(probe, np.ones((1, probe.n_elements), bool)) if whole is None else whole
+        changes = change_of_each(probe, numbers, whole)
         mean[columns], variance[columns] = changes.mean, changes.variance
         spent += probe.rows
     table = impact_table(
@@ -93,14 +94,12 @@ class Changes:
     variance: Array
 
 
-def change_of_each(probe: Probe, columns: npt.NDArray[np.int64]) -> Changes:
-    """Changes over all examples of the probe when one of `columns` is dropped, at one row each."""
-    everything = np.ones((1, probe.n_elements), bool)
-    whole = measured(probe, everything)
+def change_of_each(probe: Probe, columns: npt.NDArray[np.int64], whole: Array) -> Changes:
+    """Changes against the outcomes `whole` (n_examples,) when one of `columns` is dropped, at one row each."""
     probe.rows += len(probe) * len(columns)
     if not probe.one_mask:
         return _by_rows(probe, columns, whole)
-    changes = np.empty((2, len(columns)))
+    changes, everything = np.empty((2, len(columns))), np.ones((1, probe.n_elements), bool)
     for k, column in enumerate(columns):
         everything[0, column] = False
         change = measured(probe, everything) - whole
