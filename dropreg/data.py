@@ -172,10 +172,20 @@ def _checked_input(array: Any, name: str, expected: "Shape", dtype: str | None) 
     _checked_shape(array, name, expected)
     if dtype is None:
         dtype = "float32" if array.dtype.kind == "f" else str(array.dtype)
-    values = array if array.dtype == dtype else _converted(array, name, dtype)
+    _check_finite(array, name)
+    if array.dtype == dtype:
+        return array
+    values = _converted(array, name, dtype)
+    _check_finite(values, name)  # what overflows in the model's dtype is refused too
+    return values
+
+
+def _check_finite(values: npt.NDArray[Any], name: str) -> None:
+    if values.dtype.kind != "f":
+        return
     n_bad, first = 0, -1
     for start, block in _numbered(values):
-        bad = np.flatnonzero(~np.isfinite(block.astype(np.float64)).reshape(len(block), -1).all(axis=1))
+        bad = np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))
         first = start + int(bad[0]) if len(bad) and first < 0 else first
         n_bad += len(bad)
     if n_bad:
@@ -183,11 +193,10 @@ def _checked_input(array: Any, name: str, expected: "Shape", dtype: str | None) 
             f"input '{name}' must be finite, received NaN or infinity in {n_bad} examples (the first is "
             f"example {first}): remove or impute them."
         )
-    return values
 
 
 def _converted(array: npt.NDArray[Any], name: str, dtype: str) -> npt.NDArray[Any]:
-    """`array` in the dtype that the model reads; what that dtype cannot hold is refused or, too large, infinite."""
+    """`array` in the dtype that the model reads; fractions are refused where it takes whole numbers."""
     with np.errstate(over="ignore", invalid="ignore"):
         values = array.astype("float32" if dtype == "bfloat16" else dtype)
         if array.dtype.kind == "f" and np.issubdtype(values.dtype, np.integer) and (values != array).any():

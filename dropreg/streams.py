@@ -35,10 +35,13 @@ class _Columns:
             file.write(np.ascontiguousarray(leaf, dtype=dtype).data)
         self.count += lengths.pop()
 
-    def arrays(self) -> list[npt.NDArray[Any]]:
-        """Everything written, as arrays that are read from disk on demand."""
+    def close(self) -> None:
         for file in self.files:
             file.close()
+
+    def arrays(self) -> list[npt.NDArray[Any]]:
+        """Everything written, as arrays that are read from disk on demand."""
+        self.close()
         return [
             np.memmap(path, dtype=dtype, mode="r", shape=(self.count, *shape))
             for path, dtype, shape in zip(self.paths, self.dtypes, self.shapes, strict=True)
@@ -88,6 +91,8 @@ def stream(batches: Any, folder: str | Path | None = None) -> tuple[Any, Any]:
         if columns is None:
             raise DataError("`data` must hold at least one batch, received none: a generator can be read once only.")
     except BaseException:
+        if columns is not None:
+            columns.close()
         if folder is None:
             shutil.rmtree(place, ignore_errors=True)
         raise

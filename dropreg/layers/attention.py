@@ -26,16 +26,17 @@ class AttentionRule(Rule):
         sizes = {id(part): sum(math.prod(weight.shape) for weight in part.weights) for part in own}
         shared = getattr(layer, "num_key_value_heads", count)
         repeats = count // shared
-        params = sizes[id(own[0])] / count + math.prod(projection.kernel.shape) / count
+        written = math.prod(projection.kernel.shape) / count
+        params = sizes[id(own[0])] / count + written
         if repeats == 1:  # keys and values that several heads share stay as long as one of them does
             params += (sizes[id(own[1])] + sizes[id(own[2])]) / count
-        shapes_of: list[Any] = [part.kernel.shape for part in own]
-        kernels = [math.prod(shape) / (count if k == 0 else shared) for k, shape in enumerate(shapes_of)]
+        shapes_of: list[Any] = [tuple(part.kernel.shape) for part in own]
+        kernels = [math.prod(shape) / heads for shape, heads in zip(shapes_of, (count, shared, shared), strict=True)]
         width = shapes_of[0][-1] + shapes_of[2][-1]
 
         def macs(shapes: tuple[Shape, ...]) -> float:
-            queries, keys = _positions(shapes[0]), _positions(shapes[1] if len(shapes) > 1 else shapes[0])
-            projected = queries * (kernels[0] + math.prod(projection.kernel.shape) / count)
+            queries, keys = _positions(shapes[0]), _positions(shapes[:2][-1])
+            projected = queries * (kernels[0] + written)
             projected += keys * (kernels[1] + kernels[2]) if repeats == 1 else 0
             return projected + queries * keys * width
 
