@@ -38,6 +38,7 @@ from .elements import Elements, elements
 from .errors import DataError, DropregError, ModelError, ParameterError, RecordError
 from .estimate import estimate, regress, to_statsmodels
 from .fidelity import Fidelity
+from .groups import Block
 from .impact import ImpactTable
 from .interactions import Interactions
 from .keeping import keep_top
@@ -46,6 +47,7 @@ from .plotting import plot_comparison
 from .record import Record, load_record
 from .sampler import sample
 from .stopping import Precision, Separated, StableOrder, StopRule
+from .streams import stream
 
 if TYPE_CHECKING:
     from . import layers
@@ -56,6 +58,7 @@ __all__ = [
     "Accuracy",
     "Balanced",
     "Bernoulli",
+    "Block",
     "Curvature",
     "DataError",
     "Design",
@@ -110,6 +113,7 @@ __all__ = [
     "shapiq_scores",
     "shapley",
     "spread",
+    "stream",
     "taylor",
     "to_statsmodels",
     "weight_activation",

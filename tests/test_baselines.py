@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from math import factorial
-from typing import Any, ClassVar
+from typing import Any
 
 import keras
 import models
@@ -29,7 +29,9 @@ N = 6
 class OneMask(dr.Elements):
     """Units of which one mask serves a whole batch, as for weights."""
 
-    one_mask_a_batch: ClassVar[bool] = True
+    @property
+    def one_mask_a_batch(self) -> bool:
+        return True
 
 
 def one_mask(elements: dr.Elements) -> OneMask:

@@ -189,7 +189,7 @@ class GaussNewton(Curvature):
             h = tf.reduce_sum(jacobian * tf.matmul(hessian, jacobian), axis=1)
             return tf.reduce_sum(slope[:, :, tf.newaxis] * jacobian, axis=1), h
 
-        n_outputs = probe.question.model.outputs[0].shape[1]
+        n_outputs = probe.question.n_outputs
         step = probe.function(probe.by_row(body), tf.TensorSpec([None, n_probes, n_outputs], tf.float32))
         seed = probe.question.seed
 
@@ -338,7 +338,7 @@ def expand(probe: Probe, curvature: Curvature) -> Expansion:
             second.add(h)
     if second.n and np.abs(second.mean).max() <= 1e-6 * first.mean_absolute.max():
         raise ModelError(_no_second(probe, "zeros"))
-    probe.rows += len(probe) * curvature.cost(len(probe.question.candidates), probe.question.model.outputs[0].shape[1])
+    probe.rows += len(probe) * curvature.cost(len(probe.question.candidates), probe.question.n_outputs)
     return Expansion(first, second, change)
 
 

@@ -137,7 +137,7 @@ def measured(probe: Probe, mask: npt.NDArray[np.bool_]) -> Array:
 
 def _is_walkable(elements: Elements) -> bool:
     """Whether the elements' gates are all that there is to them, so that fewer gates make fewer elements."""
-    return set(elements.kinds) <= {"neuron", "filter"} and not getattr(elements, "one_mask_a_batch", False)
+    return not elements.inner_gates and not elements.one_mask_a_batch
 
 
 def _by_layer(elements: Elements, candidates: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
@@ -164,11 +164,10 @@ def _only(elements: Elements, columns: npt.NDArray[np.int64]) -> Elements:
     gates = [Gate(gate.call, gate.position, number_of[gate.columns]) for gate in elements.gates]
     return replace(
         elements,
-        names=tuple(elements.names[j] for j in columns),
         layers=tuple(elements.layers[j] for j in columns),
         kinds=tuple(elements.kinds[j] for j in columns),
         indices=elements.indices[columns],
-        members=tuple(elements.members[j] for j in columns),
+        ties={int(number_of[j]): tied for j, tied in elements.ties.items() if number_of[j] >= 0},
         params=elements.params[columns],
         macs=elements.macs[columns],
         gates=tuple(gate for gate in gates if (gate.columns >= 0).any()),

@@ -8,7 +8,7 @@ from ..data import Data
 from ..elements import Elements
 from ..errors import ParameterError
 from ..impact import ImpactTable, impact_table
-from .units import check_units, incoming_squares, outgoing_squares
+from .units import are_weights, check_units, incoming_squares, outgoing_squares, weight_squares
 
 if TYPE_CHECKING:
     import keras
@@ -27,10 +27,10 @@ def magnitude(
     data
         Not used; there to be called like the other scorers.
     elements : Elements
-        Neurons and filters.
+        Neurons, filters, weights or groups of weights.
     norm : {"incoming", "outgoing", "both"}
         Of the weights that compute the unit, of those that read it, or of all of them. Of tied units
-        the weights are taken together.
+        the weights are taken together. No matter for weights, whose own norm it is.
     seed : int
         Not used; stored with the result.
 
@@ -42,7 +42,7 @@ def magnitude(
     Raises
     ------
     ParameterError
-        If `norm` is unknown or the elements are no units.
+        If `norm` is unknown or the elements are of another kind.
     ModelError
         If a layer's kernel is not known by channel.
 
@@ -52,7 +52,10 @@ def magnitude(
     """
     if norm not in get_args(Norm):
         raise ParameterError(f"`norm` must be one of {', '.join(get_args(Norm))}, received {norm!r}.")
-    check_units(elements, "magnitude")
+    if are_weights(elements):
+        norms = np.sqrt(weight_squares(model, elements))
+        return impact_table(elements.to_frame(), norms, method="magnitude", outcome="weights", rows=0, seed=seed)
+    check_units(elements, "magnitude", "neurons, filters and weights")
     squares = np.zeros(len(elements))
     if norm != "outgoing":
         squares += incoming_squares(model, elements)

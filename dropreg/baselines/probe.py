@@ -61,6 +61,14 @@ class Question:
         return np.flatnonzero(self.kept)
 
     @property
+    def n_outputs(self) -> int:
+        """Length of the model's output."""
+        from ..graph import trace_graph
+
+        graph = trace_graph(self.model)
+        return graph.shapes[graph.outputs[0]][-1] or 1
+
+    @property
     def sign(self) -> float:
         """What turns a change of the outcome into how much worse it gets."""
         return -1.0 if self.outcome.greater_is_better else 1.0
@@ -180,7 +188,7 @@ class Probe:
         self.network = MaskedNetwork(question.model, question.elements)
         self.rows = 0
         self._compiled: dict[str, Callable[..., Any]] = {}
-        self.one_mask = bool(getattr(question.elements, "one_mask_a_batch", False))
+        self.one_mask = question.elements.one_mask_a_batch
         self.n_elements = len(question.elements)
         self._base = tf.Variable(tf.constant(question.kept, tf.float32), trainable=False)
         fitting = _BATCH_FLOATS // max(self.network.floats_per_row(), 1)
@@ -351,7 +359,7 @@ def non_differentiable(probe: Probe) -> str | None:
     import tensorflow as tf
 
     graph, network = probe.network.graph, probe.network
-    reached = _behind(graph.calls, graph.outputs, network.frontier)
+    reached = _behind(graph.calls, [network.output], network.frontier)
     inputs = [tf.convert_to_tensor(x[:2]) for x in probe.question.examples.inputs]
     values: dict[int, Any] = dict(zip(graph.inputs, inputs, strict=True))
     with keras.StatelessScope(collect_losses=True):

@@ -139,7 +139,7 @@ def expanded(question: Question, curvature: Curvature, rows: int | None, what: s
         raise ParameterError(
             f"`curvature` must be GaussNewton(), Exact() or Hutchinson(), received {curvature!r}: pass an instance."
         )
-    cost = curvature.cost(len(question.candidates), question.model.outputs[0].shape[1])
+    cost = curvature.cost(len(question.candidates), question.n_outputs)
     unit = f"example (with {curvature}: {cost:,} row-equivalents)" if isinstance(curvature, Exact) else "example"
     probe = Probe(question.first(affordable(rows, cost, len(question.examples), unit, limit=_MOST_ROWS)))
     check_differentiable(probe, what)

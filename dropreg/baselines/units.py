@@ -15,14 +15,32 @@ UNITS = {"neuron", "filter"}
 _BATCH = 500
 
 
-def check_units(elements: Elements, what: str) -> None:
+def check_units(elements: Elements, what: str, kinds: str = "neurons and filters") -> None:
     """Raise ParameterError unless all elements are units of layers."""
     others = sorted(set(elements.kinds) - UNITS)
     if others:
         raise ParameterError(
-            f"{what} is defined for neurons and filters, received elements of kind {', '.join(others)}: use a scorer "
-            "that measures or differentiates, such as leave_one_out or taylor."
+            f"{what} is defined for {kinds}, received elements of kind {', '.join(others)}: use a scorer that measures "
+            "or differentiates, such as leave_one_out or taylor."
         )
+
+
+def are_weights(elements: Elements) -> bool:
+    """Whether all elements are weights or groups of them."""
+    return bool(elements.inner_gates) and not elements.gates and all(g.where == "kernel" for g in elements.inner_gates)
+
+
+def weight_squares(model: Any, elements: Elements, factors: Any = None) -> Array:
+    """Sum of squares of each element's weights, shape (n_elements,), times `factors` (gate, value) if given."""
+    from ..graph import all_layers, variables_of
+
+    layers, total = all_layers(model), np.zeros(len(elements))
+    for gate in elements.inner_gates:
+        layer = layers[gate.layer]
+        value = np.asarray(variables_of(layer)[gate.variable].value, np.float64)
+        squares = value**2 if factors is None else value**2 * factors(layer, value)
+        total += by_element(gate.columns, squares.reshape(-1), len(elements))
+    return total
 
 
 @dataclass(frozen=True)
@@ -96,13 +114,33 @@ class Activations:
 
 def activations(question: Question) -> list[Activations]:
     """Moments at every gate of the whole network, over all examples, one forward pass each."""
+    from ..graph import trace_graph
+
+    calls = trace_graph(question.model).calls
+    return moments_at(question, [calls[gate.call].inputs[gate.position] for gate in question.elements.gates])
+
+
+def input_squares(question: Question) -> dict[int, Array]:
+    """Mean square of each input channel, by the ``id`` of the layers with a kernel among the inner gates."""
+    from ..graph import all_layers, trace_graph
+
+    layers = all_layers(question.model)
+    gated = {id(layers[gate.layer]) for gate in question.elements.inner_gates}
+    calls = [call for call in trace_graph(question.model).calls if id(call.layer) in gated]
+    found: dict[int, Array] = {}
+    for call, moments in zip(calls, moments_at(question, [call.inputs[0] for call in calls]), strict=True):
+        found[id(call.layer)] = found.get(id(call.layer), 0.0) + moments.mean_square
+    return found
+
+
+def moments_at(question: Question, slots: list[int]) -> list[Activations]:
+    """Moments of the values in some slots of the whole network, over all examples."""
     import keras
     import tensorflow as tf
 
     from ..graph import trace_graph
 
-    graph, gates, examples = trace_graph(question.model), question.elements.gates, question.examples
-    slots = [graph.calls[gate.call].inputs[gate.position] for gate in gates]
+    graph, examples = trace_graph(question.model), question.examples
     specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in examples.inputs]
 
     def moments(inputs: Any) -> Any:
@@ -119,7 +157,7 @@ def activations(question: Question) -> list[Activations]:
         ]
 
     step = tf.function(moments, input_signature=[specs])
-    totals: list[Any] = [0.0] * len(gates)
+    totals: list[Any] = [0.0] * len(slots)
     for start in range(0, len(examples), _BATCH):
         batch = [tf.constant(x[start : start + _BATCH]) for x in examples.inputs]
         share = len(batch[0]) / len(examples)

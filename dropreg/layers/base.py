@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -15,8 +16,45 @@ _RULES: dict[type, "Rule"] = {}
 _OPERATION_RULES: dict[str, "Rule"] = {}
 
 
+@dataclass(frozen=True)
+class Heads:
+    """The attention heads of a layer.
+
+    Attributes
+    ----------
+    count : int
+    projection : keras.layers.Layer
+        Sublayer that reads the heads, along the last axis but one of its input.
+    params : int
+        Parameters of one head.
+    macs : callable
+        Multiply-adds an example of one head, from the input shapes of the call.
+    """
+
+    count: int
+    projection: Any
+    params: int
+    macs: Callable[[tuple[Shape, ...]], float]
+
+
 class Rule:
-    """How channels flow through one kind of layer."""
+    """How channels flow through one kind of layer.
+
+    Attributes
+    ----------
+    adds : bool
+        Whether the layer sums its inputs, so that one of them can go.
+    """
+
+    adds = False
+
+    def heads(self, layer: Any) -> Heads | None:
+        """The attention heads of `layer`, None if it has none."""
+        return None
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        """How many units `layer` computes along the trailing axis, and their kind; None if none."""
+        return None
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         """Labels of the outputs of `call`.

@@ -1,6 +1,7 @@
 """Convolutions: ordinary, transposed, depthwise and separable."""
 
 import math
+from typing import Any
 
 import numpy as np
 from keras import layers
@@ -21,6 +22,9 @@ class ConvRule(Rule):
     """Reads all input channels (of a group), computes `filters` filters."""
 
     transposed = False
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        return layer.filters, "filter"
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         if (refused := _channels_first(call, inputs, channels)) is not None:
@@ -73,6 +77,9 @@ class DepthwiseConvRule(Rule):
 
 class SeparableConvRule(Rule):
     """A depthwise convolution whose outputs a pointwise one reads."""
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        return layer.filters, "filter"
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         if (refused := _channels_first(call, inputs, channels)) is not None:

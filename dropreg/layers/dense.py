@@ -1,5 +1,7 @@
 """Dense layers: every unit reads all channels of the trailing axis."""
 
+from typing import Any
+
 from keras import layers
 
 from ..channels import Channels, Labels
@@ -9,6 +11,9 @@ from .base import Rule, positions, read, register, source
 
 class DenseRule(Rule):
     """Reads the trailing axis, computes `units` neurons."""
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        return layer.units, "neuron"
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         layer, n_inputs = call.layer, len(inputs[0])

@@ -1,0 +1,49 @@
+"""Attention: the heads are elements of their own; channels are mixed by the projections."""
+
+import math
+from typing import Any
+
+from keras import layers
+
+from ..channels import Channels, Labels
+from ..graph import Call, Shape
+from .base import Heads, Rule, pin_all, register
+
+
+def _positions(shape: Shape) -> float:
+    return math.prod(math.nan if size is None else size for size in shape[1:-1])
+
+
+class AttentionRule(Rule):
+    """Pins what it reads; a head is a slice of the query, key, value and output projections."""
+
+    def heads(self, layer: Any) -> Heads | None:
+        if not layer.built:
+            return None
+        count = layer.num_query_heads if hasattr(layer, "num_query_heads") else layer.num_heads
+        projection = layer._output_dense
+        own = [layer._query_dense, layer._key_dense, layer._value_dense]
+        sizes = {id(part): sum(math.prod(weight.shape) for weight in part.weights) for part in own}
+        shared = getattr(layer, "num_key_value_heads", count)
+        repeats = count // shared
+        written = math.prod(projection.kernel.shape) / count
+        params = sizes[id(own[0])] / count + written
+        if repeats == 1:  # keys and values that several heads share stay as long as one of them does
+            params += (sizes[id(own[1])] + sizes[id(own[2])]) / count
+        shapes_of: list[Any] = [tuple(part.kernel.shape) for part in own]
+        kernels = [math.prod(shape) / heads for shape, heads in zip(shapes_of, (count, shared, shared), strict=True)]
+        width = shapes_of[0][-1] + shapes_of[2][-1]
+
+        def macs(shapes: tuple[Shape, ...]) -> float:
+            queries, keys = _positions(shapes[0]), _positions(shapes[:2][-1])
+            projected = queries * (kernels[0] + written)
+            projected += keys * (kernels[1] + kernels[2]) if repeats == 1 else 0
+            return projected + queries * keys * width
+
+        return Heads(count, projection, round(params), macs)
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        return pin_all(call, inputs, channels, "projects (its heads are elements of kind 'heads')")
+
+
+register(layers.MultiHeadAttention, layers.GroupQueryAttention, rule=AttentionRule())
