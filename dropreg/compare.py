@@ -142,7 +142,8 @@ def compare(
     check_fractions(fractions, np.array(elements.layers), least)
     judge = _Judge(model, data if test_data is None else test_data, elements, task)
     kept = _Kept(out, _fingerprint(judge, data, chosen, fractions, least, task))
-    kept.add([judge.line(np.ones(len(elements), bool), scorer="whole model", fraction=0.0, seed=min(seeds))])
+    if not kept.has("whole model", 0, 1):
+        kept.add([judge.line(np.ones(len(elements), bool), scorer="whole model", fraction=0.0, seed=0)])
     for seed in seeds:
         for name, scorer in chosen.items():
             for draw in range(scorer.draws):
