@@ -95,7 +95,7 @@ def rank_tables(
     model: "keras.Model", data: Any, elements: dr.Elements, rows: int, reference_rows: int, out: Path
 ) -> pd.DataFrame:
     """Impacts of every element by every scorer, and by the two references; kept in `out`."""
-    path = out / "impacts.csv"
+    path = out / f"impacts-{rows}-{reference_rows}.csv"
     frame = pd.read_csv(path) if path.exists() else pd.DataFrame({"element": elements.names})
     jobs: dict[str, Callable[[], dr.ImpactTable]] = {
         REFERENCE: lambda: regression(model, data, elements, rows=reference_rows, seed=REFERENCE_SEED),
