@@ -4,7 +4,8 @@ The shipped MLP and CNN with two more trainings each, their weights (--kinds wei
 and filters (neurons). Each scorer says which elements to remove: at random, by magnitude, by optimal
 brain damage (the second-order term of the Taylor expansion of the loss), by first and second order
 together, by the first order alone, and by the spread (SD over examples) of the loss change that either
-order predicts. Second derivatives are Gauss-Newton ones, which are exact for these networks.
+order predicts. Second derivatives are Gauss-Newton ones, which are exact for these networks; for weights
+they are sketched with two random directions an example, unbiased, whose noise adds to the spread.
 
 - one shot: score once, remove everything at once;
 - iterated: score, remove a step, score what is left again, and so on;
@@ -54,15 +55,22 @@ RANDOM_DRAWS = 5
 BATCH = 128
 LEARNING_RATE = 3e-4
 CURVATURE_SAMPLE = 3_000
-SCORERS: dict[str, dr.Scorer] = {
-    "random": dr.Scorer(dr.random, draws=RANDOM_DRAWS),
-    "magnitude": dr.Scorer(dr.magnitude),
-    "OBD": dr.Scorer(dr.obd),
-    "first order, signed": dr.Scorer(dr.taylor),
-    "first + second order, signed": dr.Scorer(dr.taylor, {"order": 2}),
-    "spread, first order": dr.Scorer(dr.spread),
-    "spread, first + second order": dr.Scorer(dr.spread, {"order": 2}),
-}
+SKETCH = dr.GaussNewton(2)
+"""Of weights: two random directions an example, because all outputs take a pass over every weight each."""
+
+
+def scorers_of(kind: str) -> dict[str, dr.Scorer]:
+    """The scorers of the study."""
+    second = {"curvature": SKETCH} if kind == "weights" else {}
+    return {
+        "random": dr.Scorer(dr.random, draws=RANDOM_DRAWS),
+        "magnitude": dr.Scorer(dr.magnitude),
+        "OBD": dr.Scorer(dr.obd, second),
+        "first order, signed": dr.Scorer(dr.taylor),
+        "first + second order, signed": dr.Scorer(dr.taylor, second | {"order": 2}),
+        "spread, first order": dr.Scorer(dr.spread),
+        "spread, first + second order": dr.Scorer(dr.spread, second | {"order": 2}),
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +132,7 @@ class Judge:
         asked = {"task": None, "kept": None, "seed": 0}
         self.accuracy = Probe(ask(model, setting.test, elements, outcome="accuracy", **asked))
         self.test_loss = Probe(ask(model, setting.test, elements, outcome="loss", **asked))
-        n = min(setting.rows, 2_000)
+        n = 500 if setting.kind == "weights" else 2_000
         self.loss = Probe(ask(model, setting.data, elements, outcome="loss", **asked).first(n))
         self.whole = self.estimation_loss(np.ones((1, len(elements)), bool))[0]
 
@@ -169,7 +177,7 @@ def fine_tune(model: "keras.Model", elements: dr.Elements, kept: Mask, train: An
 @cache
 def predicted_changes(setting: Setting) -> npt.NDArray[np.float64]:
     """Change of the mean loss that first and second order at the whole network predict for each element."""
-    table = dr.taylor(setting.model(), setting.data, setting.elements, order=2, rows=setting.rows)
+    table = dr.taylor(setting.model(), setting.data, setting.elements, order=2, rows=3 * setting.rows)
     return table.frame["change_mean"].to_numpy()
 
 
@@ -177,7 +185,7 @@ def removals(
     setting: Setting, name: str, mode: str, seed: int, fractions: list[float], n_steps: int, tune_steps: int
 ) -> Iterator[dict[str, Any]]:
     """Lines of one scorer, mode and draw."""
-    model, scorer = setting.model(), SCORERS[name]
+    model, scorer = setting.model(), scorers_of(setting.kind)[name]
     judge = Judge(setting, model)
     kept, start, rows = np.ones(len(setting.elements), bool), time.perf_counter(), 0
     change = predicted_changes(setting)
@@ -212,8 +220,8 @@ def predictions(setting: Setting, draws: int) -> pd.DataFrame:
     """Predicted and measured change of the mean loss for random sets of elements."""
     model = setting.model()
     judge, n = Judge(setting, model), len(setting.elements)
-    tables = [dr.taylor(model, setting.data, setting.elements, order=k, rows=setting.rows) for k in (1, 2)]
-    first, second = (table.frame["change_mean"].to_numpy() for table in tables)
+    first = dr.taylor(model, setting.data, setting.elements, rows=setting.rows).frame["change_mean"].to_numpy()
+    second = predicted_changes(setting)
     rng, lines = np.random.default_rng(setting.seed), []
     for size in np.unique(np.logspace(0, np.log10(0.9 * n), 10).round().astype(int)).tolist():
         masks = np.ones((draws, n), bool)
@@ -237,7 +245,7 @@ def predictions(setting: Setting, draws: int) -> pd.DataFrame:
 def curvature(setting: Setting) -> pd.DataFrame:
     """MEAN and SD over examples of L'' for every element, or a sample of them, with its layer."""
     model = setting.model()
-    table = dr.obd(model, setting.data, setting.elements, rows=setting.rows).frame
+    table = dr.obd(model, setting.data, setting.elements, rows=3 * setting.rows).frame
     if setting.kind == "weights":  # from masks to weights: h w^2 / w^2
         squares = dr.magnitude(model, None, setting.elements).impact ** 2
         table = table[squares > 0].assign(
@@ -272,7 +280,7 @@ def run_setting(setting: Setting, arguments: argparse.Namespace) -> dict[str, pd
     folder = arguments.out / "runs" / f"{setting.name}-{setting.kind}-{setting.seed}-{kept}"
     modes = [mode for mode in MODES if setting.train is not None or mode != "iterated, fine-tuned"]
     frames = []
-    for name, scorer in SCORERS.items():
+    for name, scorer in scorers_of(setting.kind).items():
         for mode in modes:
             for draw in range(scorer.draws if mode == "one shot" else 1):
                 path = folder / f"{name}, {mode}, {draw}.csv".replace(" ", "_")
@@ -372,12 +380,14 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=18, help="removals of an iterated run (default: 18)")
     parser.add_argument("--tune-steps", type=int, default=100, help="batches of 128 after a removal (default: 100)")
     parser.add_argument("--rows", type=int, default=42_000, help="row-equivalents of one scoring (default: 42,000)")
+    parser.add_argument("--weight-rows", type=int, default=7_000, help="the same for weights (default: 7,000)")
     parser.add_argument("--draws", type=int, default=30, help="random sets of each size (default: 30)")
     parser.add_argument("--full-set", type=Path, default=DEBIAN_FOLDER, help="folder of the training images")
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.seeds, arguments.models, arguments.fractions = arguments.seeds[:1], arguments.models[:1], [0.5, 0.8]
         arguments.steps, arguments.tune_steps, arguments.rows, arguments.draws = 2, 10, 1_050, 3
+        arguments.weight_rows = 210
     return arguments
 
 
@@ -392,7 +402,8 @@ def main() -> None:
         for kind in arguments.kinds:
             for seed in arguments.seeds:
                 elements = dr.elements(load_trained(name, seed), kind)
-                setting = Setting(name, kind, seed, elements, data, test, train, arguments.rows)
+                rows = arguments.weight_rows if kind == "weights" else arguments.rows
+                setting = Setting(name, kind, seed, elements, data, test, train, rows)
                 results.append(run_setting(setting, arguments))
     frames = {part: pd.concat([result[part] for result in results], ignore_index=True) for part in results[0]}
     for part, frame in frames.items():
