@@ -522,6 +522,14 @@ def test_an_outcome_without_second_derivatives_is_refused(
     assert np.isfinite(dr.taylor(linear, data, dr.elements(linear), outcome=own).impact).all()
 
 
+def test_a_saturated_loss_has_second_derivatives(data: Labelled) -> None:
+    """A network that is sure has hardly any curvature, which is no reason to refuse it."""
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(5, "relu"), layers.Dense(3)])
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([kernel * 1e4, bias])
+    assert np.isfinite(dr.obd(model, data, dr.elements(model)).impact).all()
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [

@@ -336,10 +336,20 @@ def expand(probe: Probe, curvature: Curvature) -> Expansion:
         change.add(-g if h is None else -g + 0.5 * h)
         if h is not None:
             second.add(h)
-    if second.n and np.abs(second.mean).max() <= 1e-6 * first.mean_absolute.max():
+    if second.n and np.abs(second.mean).max() <= 1e-6 * first.mean_absolute.max() and _is_linear(probe):
         raise ModelError(_no_second(probe, "zeros"))
     probe.rows += len(probe) * curvature.cost(len(probe.question.candidates), probe.question.n_outputs)
     return Expansion(first, second, change)
+
+
+def _is_linear(probe: Probe) -> bool:
+    """Whether the outcome is piecewise linear in the outputs, judged at random ones (a saturated loss is not)."""
+    import tensorflow as tf
+
+    bundle = probe.bundle(np.arange(min(len(probe), 64)))
+    scores = np.random.default_rng(0).normal(size=bundle[-2].shape)
+    hessian = _curvature(probe, bundle, tf.constant(scores, tf.float32))[1].numpy()
+    return bool(np.abs(np.nan_to_num(hessian)).max() < 1e-5)
 
 
 def _check_finite(g: npt.NDArray[Any], h: npt.NDArray[Any] | None, probe: Probe) -> None:

@@ -279,7 +279,7 @@ class Probe:
 
         arrays = [*self._source, self._whole, self._labels]
         bundle = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in arrays]
-        return tf.function(body, input_signature=[bundle, *specs])
+        return tf.function(body, input_signature=[bundle, *specs]).get_concrete_function()
 
     def by_row(self, body: Callable[..., Any]) -> Callable[..., Any]:
         """`body` with a mask of its own for every row, also where the network takes one a batch."""
