@@ -21,6 +21,8 @@ from dropreg.baselines.probe import Probe, ask
 from dropreg.masking import MaskedNetwork
 
 GRID = sorted(models.BUILDERS)
+OF_UNITS = sorted(set(GRID) - {"recurrent", "bidirectional", "encoder_decoder"})
+"""Models whose elements are neurons and filters, read by layers whose kernels are known by channel."""
 Labelled = tuple[Any, np.ndarray]
 N = 6
 
@@ -192,6 +194,48 @@ def test_outcomes_of_which_more_is_better_change_sign(model: keras.Model, data: 
     assert measured.impact.mean() > 0  # a trained-looking network loses accuracy
 
 
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        *(("mlp", "weights"), ("cnn", "weights"), ("transformer_block", "weights")),
+        *(("transformer_block", "heads"), ("residual", "branches"), ("recurrent", "neurons")),
+    ],
+)
+def test_derivatives_of_other_kinds_agree_with_finite_differences(name: str, kind: Any) -> None:
+    model = models.build(name)
+    elements, data = dr.elements(model, kind), models.data_for(model, 4)
+    network, step = MaskedNetwork(model, elements), 2e-3
+    chosen = np.random.default_rng(0).choice(len(elements), min(len(elements), 12), replace=False)
+    table = dr.taylor(model, data, elements)
+    slopes = []
+    for j in chosen:
+        move = step * np.eye(len(elements), dtype=np.float32)[j]
+        up, down = (single_mask_losses(network, data, 1 + sign * move) for sign in (1, -1))
+        slopes.append(float(np.mean(up - down)) / (2 * step))
+    scale = np.abs(table.frame["gradient_mean"]).max()
+    np.testing.assert_allclose(table.frame["gradient_mean"][chosen], slopes, rtol=0.02, atol=2e-3 * scale + 2e-4)
+
+
+def single_mask_losses(network: MaskedNetwork, data: Labelled, mask: np.ndarray) -> np.ndarray:
+    x, y = data
+    outputs = network(x if isinstance(x, list) else [x], tf.constant(mask[np.newaxis]))
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs).numpy()
+
+
+def test_the_derivative_of_a_weight_is_its_gradient_times_itself() -> None:
+    model, (x, y), *_ = given("mlp")
+    elements = dr.elements(model, "weights")
+    kernels = [layer.kernel for layer in model.layers]
+    with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x)))
+    slopes: Any = tape.gradient(loss, [kernel.value for kernel in kernels])
+    expected = np.concatenate([np.ravel(g * w.numpy()) for g, w in zip(slopes, kernels, strict=True)])
+    np.testing.assert_allclose(dr.taylor(model, (x, y), elements).impact, -expected, rtol=1e-3, atol=1e-5)
+    exact, newton = (dr.obd(model, (x, y), elements, curvature=c).impact for c in (dr.Exact(), dr.GaussNewton()))
+    last = np.array(elements.layers) == "out"  # logits are linear in these
+    np.testing.assert_allclose(newton[last], exact[last], rtol=1e-3, atol=1e-6)
+
+
 # --- measured -------------------------------------------------------------------------------------------------
 
 
@@ -255,7 +299,7 @@ def test_shapley_agrees_with_enumeration(model: keras.Model, data: Labelled, ele
         for j in np.flatnonzero(~np.array(mask)):
             more = tuple(k == j or kept for k, kept in enumerate(mask))
             expected[j] += weight * (values[mask] - values[more])
-    table = dr.shapley(model, few, elements, rows=20_000, examples_per_mask=5, tolerance=0.0)
+    table = dr.shapley(model, few, elements, rows=8_000, examples_per_mask=5, tolerance=0.0)
     assert (np.abs(table.impact - expected) <= 3.5 * table.std_error + 1e-5).all()
     np.testing.assert_allclose(table.impact.sum(), values[(False,) * n] - values[(True,) * n], rtol=1e-4)
 
@@ -325,7 +369,7 @@ def test_trained_gates_shut_what_nobody_reads() -> None:
 
 
 @pytest.mark.parametrize("norm", ["incoming", "outgoing", "both"])
-@pytest.mark.parametrize("name", GRID)
+@pytest.mark.parametrize("name", OF_UNITS)
 def test_magnitude_is_the_norm_of_the_weights_that_go(name: str, norm: Any) -> None:
     """Weights on a path to or from a unit, found by which outputs of its layer and readers they move."""
     model, _, elements, network = given(name)
@@ -364,6 +408,27 @@ def _read_by(layer: Any, channel: int) -> float:
     width, units = kernel.shape[-2], kernel.shape[-1] // groups
     group = channel // width
     return float((kernel[..., channel % width, group * units : (group + 1) * units] ** 2).sum())
+
+
+def test_magnitudes_of_weights() -> None:
+    for name in ("mlp", "cnn_1d"):
+        model, data, *_ = given(name, 30)
+        elements = dr.elements(model, "weights")
+        by_name = {layer.name: layer for layer in model.layers}
+        kernels = [np.asarray(by_name[layer].kernel) for layer in dict.fromkeys(elements.layers)]
+        expected = np.concatenate([np.abs(kernel).ravel() for kernel in kernels])
+        np.testing.assert_allclose(dr.magnitude(model, None, elements).impact, expected, rtol=1e-6)
+        if name == "mlp":
+            hidden = [np.asarray(data[0])]
+            for layer in model.layers[:-1]:
+                hidden.append(np.asarray(layer(hidden[-1])))
+            sizes = [np.sqrt((h**2).mean(axis=0)) for h in hidden]
+            product = np.concatenate(
+                [np.ravel(np.abs(k) * size[:, None]) for k, size in zip(kernels, sizes, strict=True)]
+            )
+            np.testing.assert_allclose(dr.weight_activation(model, data, elements).impact, product, rtol=1e-4)
+    rows = dr.elements(model, "weights", groups="rows")
+    assert dr.magnitude(model, None, rows).impact.shape == (len(rows),)
 
 
 def test_activations_are_those_that_are_read() -> None:
@@ -599,7 +664,7 @@ def test_exact_curvature_of_many_elements_asks_for_a_budget(make_model: Any) -> 
 def test_other_kinds_have_no_magnitude(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     heads = replace(elements, kinds=("head",) * len(elements))
     for scorer in (dr.magnitude, dr.activation, dr.weight_activation):
-        with pytest.raises(dr.ParameterError, match=says("defined for neurons and filters", "kind head", "taylor")):
+        with pytest.raises(dr.ParameterError, match=says("defined for neurons", "filters", "kind head", "taylor")):
             scorer(model, data, heads)
 
 
