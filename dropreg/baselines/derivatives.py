@@ -347,7 +347,7 @@ def _is_linear(probe: Probe) -> bool:
     import tensorflow as tf
 
     bundle = probe.bundle(np.arange(min(len(probe), 64)))
-    scores = np.random.default_rng(0).normal(size=bundle[-2].shape)
+    scores = np.random.default_rng(0).normal(size=tuple(bundle[-2].shape))
     hessian = _curvature(probe, bundle, tf.constant(scores, tf.float32))[1].numpy()
     return bool(np.abs(np.nan_to_num(hessian)).max() < 1e-5)
 
