@@ -17,7 +17,8 @@ from keras import layers
 
 import dropreg as dr
 from dropreg.baselines.ablation_regression import early_stopped
-from dropreg.baselines.probe import Probe, ask
+from dropreg.baselines.probe import Probe
+from dropreg.baselines.question import ask
 from dropreg.masking import MaskedNetwork
 
 GRID = sorted(models.BUILDERS)
