@@ -17,6 +17,7 @@ from keras import layers
 
 import dropreg as dr
 from dropreg.baselines.ablation_regression import early_stopped
+from dropreg.baselines.derivatives import Running
 from dropreg.baselines.probe import Probe
 from dropreg.baselines.question import ask
 from dropreg.masking import MaskedNetwork
@@ -173,6 +174,16 @@ def test_statistics_are_those_of_single_examples() -> None:
         if statistic == "mean":
             np.testing.assert_allclose(table.std_error, changes.std(axis=0, ddof=1) / 7**0.5, rtol=1e-3)
     np.testing.assert_allclose(dr.spread(model, (x, y), elements, order=2).impact, expected["sd"], rtol=1e-3)
+
+
+def test_moments_gathered_in_batches_are_those_of_all() -> None:
+    rows, running = np.random.default_rng(0).normal(3.0, size=(50, 4)), Running(4)
+    for start, end in ((0, 1), (1, 30), (30, 50)):
+        running.add(rows[start:end])
+    np.testing.assert_allclose(running.mean, rows.mean(axis=0))
+    np.testing.assert_allclose(running.variance, rows.var(axis=0, ddof=1))
+    np.testing.assert_allclose(running.mean_square, (rows**2).mean(axis=0))
+    np.testing.assert_allclose(running.mean_absolute, np.abs(rows).mean(axis=0))
 
 
 def test_second_order_is_exact_for_a_quadratic_outcome() -> None:
@@ -576,16 +587,15 @@ def test_step_functions_have_no_expansion(model: keras.Model, data: Labelled, el
 
 
 @pytest.mark.parametrize("curvature", [dr.Exact(), dr.GaussNewton(), dr.Hutchinson()])
-def test_an_outcome_without_second_derivatives_is_refused(
-    curvature: Any, data: Labelled, elements: dr.Elements
-) -> None:
-    linear = keras.Sequential([keras.Input((4,)), layers.Dense(5, "relu", name="first"), layers.Dense(3, name="out")])
+@pytest.mark.parametrize("function", [tf.abs, tf.identity])
+def test_an_outcome_without_second_derivatives_is_refused(curvature: Any, function: Any, data: Labelled) -> None:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(5, "relu", name="first"), layers.Dense(3, name="out")])
     own = dr.PerExample(
-        lambda labels, outputs: tf.abs(outputs[:, 0]), "size", greater_is_better=True, differentiable=True
+        lambda labels, outputs: function(outputs[:, 0]), "size", greater_is_better=True, differentiable=True
     )
     with pytest.raises(dr.ModelError, match=says("'size' must have second derivatives", "piecewise linear", "order=1")):
-        dr.obd(linear, data, dr.elements(linear), outcome=own, curvature=curvature)
-    assert np.isfinite(dr.taylor(linear, data, dr.elements(linear), outcome=own).impact).all()
+        dr.obd(model, data, dr.elements(model), outcome=own, curvature=curvature)
+    assert np.isfinite(dr.taylor(model, data, dr.elements(model), outcome=own).impact).all()
 
 
 def test_a_saturated_loss_has_second_derivatives(data: Labelled) -> None:
