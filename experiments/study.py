@@ -51,8 +51,10 @@ if TYPE_CHECKING:
     import keras
 
 Mask = npt.NDArray[np.bool_]
+Array = npt.NDArray[np.float64]
 MODES = ("one shot", "iterated", "iterated, fine-tuned")
 RANDOM_DRAWS = 5
+N_CLASSES = 10
 BATCH = 128
 LEARNING_RATE = 3e-4
 CURVATURE_SAMPLE = 3_000
@@ -87,6 +89,8 @@ class Setting:
         Estimation split, test split, and training images or None.
     rows : int
         Budget of one scoring.
+    examples : int
+        Examples that predicted and measured changes are compared on.
     """
 
     name: str
@@ -97,6 +101,7 @@ class Setting:
     test: Any
     train: Any
     rows: int
+    examples: int
 
     def model(self) -> "keras.Model":
         """A fresh copy, which may be changed."""
@@ -133,8 +138,7 @@ class Judge:
         asked = {"task": None, "kept": None, "seed": 0}
         self.accuracy = Probe(ask(model, setting.test, elements, outcome="accuracy", **asked))
         self.test_loss = Probe(ask(model, setting.test, elements, outcome="loss", **asked))
-        n = 500 if setting.kind == "weights" else 2_000
-        self.loss = Probe(ask(model, setting.data, elements, outcome="loss", **asked).first(n))
+        self.loss = Probe(ask(model, setting.data, elements, outcome="loss", **asked).first(setting.examples))
         self.whole = self.estimation_loss(np.ones((1, len(elements)), bool))[0]
 
     def estimation_loss(self, masks: Mask) -> npt.NDArray[np.float64]:
@@ -176,10 +180,14 @@ def fine_tune(model: "keras.Model", elements: dr.Elements, kept: Mask, train: An
 
 
 @cache
-def predicted_changes(setting: Setting) -> npt.NDArray[np.float64]:
-    """Change of the mean loss that first and second order at the whole network predict for each element."""
-    table = dr.taylor(setting.model(), setting.data, setting.elements, order=2, rows=3 * setting.rows)
-    return table.frame["change_mean"].to_numpy()
+def predicted_changes(setting: Setting) -> tuple[Array, Array]:
+    """Changes of the mean loss that the first, and the first two orders at the whole network predict.
+
+    For each element, on the examples that changes are measured on.
+    """
+    cost = dr.GaussNewton().cost(len(setting.elements), N_CLASSES)
+    table = dr.taylor(setting.model(), setting.data, setting.elements, order=2, rows=setting.examples * cost)
+    return -table.frame["gradient_mean"].to_numpy(), table.frame["change_mean"].to_numpy()
 
 
 def removals(
@@ -189,7 +197,7 @@ def removals(
     model, scorer = setting.model(), scorers_of(setting.kind)[name]
     judge = Judge(setting, model)
     kept, start, rows = np.ones(len(setting.elements), bool), time.perf_counter(), 0
-    change = predicted_changes(setting)
+    change = predicted_changes(setting)[1]
     table = score(setting, model, scorer, kept, seed)
     steps = fractions if mode == "one shot" else schedule(fractions, n_steps)
     for fraction in steps:
@@ -221,8 +229,7 @@ def predictions(setting: Setting, draws: int) -> pd.DataFrame:
     """Predicted and measured change of the mean loss for random sets of elements."""
     model = setting.model()
     judge, n = Judge(setting, model), len(setting.elements)
-    first = dr.taylor(model, setting.data, setting.elements, rows=setting.rows).frame["change_mean"].to_numpy()
-    second = predicted_changes(setting)
+    first, second = predicted_changes(setting)
     rng, lines = np.random.default_rng(setting.seed), []
     for size in np.unique(np.logspace(0, np.log10(0.9 * n), 10).round().astype(int)).tolist():
         masks = np.ones((draws, n), bool)
@@ -404,7 +411,8 @@ def main() -> None:
             for seed in arguments.seeds:
                 elements = dr.elements(load_trained(name, seed), kind)
                 rows = arguments.weight_rows if kind == "weights" else arguments.rows
-                setting = Setting(name, kind, seed, elements, data, test, train, rows)
+                examples = 20 if arguments.quick else {"weights": 500, "neurons": 2_000}[kind]
+                setting = Setting(name, kind, seed, elements, data, test, train, rows, examples)
                 results.append(run_setting(setting, arguments))
     frames = {part: pd.concat([result[part] for result in results], ignore_index=True) for part in results[0]}
     for part, frame in frames.items():

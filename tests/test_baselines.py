@@ -302,7 +302,11 @@ def coalition_values(network: MaskedNetwork, data: Labelled) -> dict[tuple[bool,
     return {m: float(tf.reduce_mean(losses(network, data, np.array(m, np.float32)))) for m in masks}
 
 
-def test_shapley_agrees_with_enumeration(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+@pytest.mark.parametrize("segment", [4, 16])
+def test_shapley_agrees_with_enumeration(
+    segment: int, model: keras.Model, data: Labelled, elements: dr.Elements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["dropreg.baselines.shapley"], "_SEGMENT", segment)
     few = (data[0][:5], data[1][:5])
     values, n = coalition_values(MaskedNetwork(model, elements), few), len(elements)
     expected = np.zeros(n)
@@ -316,10 +320,16 @@ def test_shapley_agrees_with_enumeration(model: keras.Model, data: Labelled, ele
     np.testing.assert_allclose(table.impact.sum(), values[(False,) * n] - values[(True,) * n], rtol=1e-4)
 
 
-def test_truncation_credits_the_rest_with_nothing(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
-    whole = dr.shapley(model, data, elements, rows=5_000, tolerance=0.0)
-    cut = dr.shapley(model, data, elements, rows=5_000, tolerance=0.9)
-    assert cut.details["mean length"] <= whole.details["mean length"] == len(elements)
+def test_truncation_credits_the_rest_with_nothing(
+    model: keras.Model, data: Labelled, elements: dr.Elements, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys.modules["dropreg.baselines.shapley"], "_SEGMENT", 1)
+    settings: dict[str, Any] = {"rows": 2 * 10 * 30, "examples_per_mask": 30}
+    whole = dr.shapley(model, data, elements, tolerance=0.0, **settings)
+    cut = dr.shapley(model, data, elements, tolerance=0.999, **settings)
+    assert whole.details["mean length"] == len(elements)
+    assert cut.details["mean length"] < len(elements)
+    assert cut.details["permutations"] >= whole.details["permutations"]
 
 
 def test_early_stopped_descent_finds_a_linear_function() -> None:
@@ -378,6 +388,8 @@ def test_trained_gates_shut_what_nobody_reads() -> None:
     assert {"b[0]", "b[3]"} <= set(table.top(5, lowest=True)["element"])
     opened = 1 / (1 + np.exp(-table.impact))
     assert opened.mean() == pytest.approx(0.5, abs=1e-3)
+    one_step = dr.gates(model, data, elements, fraction=0.5, rows=60, batch_size=20, learning_rate=3.0)
+    assert (1 / (1 + np.exp(-one_step.impact))).mean() == pytest.approx(0.5, abs=1e-3)
 
 
 @pytest.mark.parametrize("norm", ["incoming", "outgoing", "both"])
