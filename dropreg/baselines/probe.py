@@ -190,7 +190,7 @@ class Probe:
         self.rows += len(masks) * n
         if self.one_mask or n >= self.batch_size:
             return np.array([self._mean_of_one(mask, row) for mask, row in zip(masks, examples, strict=True)])
-        means = []
+        means = [np.zeros(0)]
         for block in self.blocks(len(masks), self.batch_size // n):
             kept = tf.repeat(tf.constant(masks[block], tf.float32), n, axis=0)
             values = measure(self.bundle(examples[block].reshape(-1)), kept).numpy()
