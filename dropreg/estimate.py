@@ -184,11 +184,14 @@ def _fit(
         return regression.marginal(rows, column, _rates(record))
     if isinstance(estimator, str) and estimator in ("assisted", "gradient"):
         sums = record.gradient_sums(outcome)
-        combine = shrinkage.assisted if estimator == "assisted" else shrinkage.gradient_only
         if record.settings.n_elements <= MOST_DENSE:
+            combine = shrinkage.assisted if estimator == "assisted" else shrinkage.gradient_only
             return combine(shrinkage.dense_problem(regression.compress(rows), column), sums)
         _check_independent(record, f"estimator={estimator!r} of more than {MOST_DENSE:,} elements")
-        return combine(shrinkage.diagonal_problem(rows, column, _rates(record)), sums)
+        marginal = regression.marginal(rows, column, _rates(record))
+        if estimator == "gradient":
+            return shrinkage.gradient_marginal(marginal, _rates(record), sums)
+        return shrinkage.assisted_marginal(marginal, _rates(record), sums)
     if record.settings.n_elements > MOST_DENSE:
         gib = 8 * record.settings.n_elements**2 / 2**30
         raise ParameterError(
