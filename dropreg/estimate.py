@@ -120,6 +120,7 @@ def regress(
         rows=record.rows,
         seed=settings.seed,
         level=level,
+        df=fit.df,
         details=details,
         fidelity=None if unseen is None else score(unseen, column, fit.coefficients, fit.intercept),
         interactions=_interactions(record, column, fit, sign, in_pairs) if interactions else None,
@@ -284,7 +285,9 @@ def to_statsmodels(record: Record, *, outcome: str = "accuracy", covariance: Cov
     frame = sm.add_constant(pd.DataFrame(x, columns=record.elements["element"].tolist()), has_constant="add")
     model = sm.OLS(pd.Series(y, name=outcome), frame)
     if covariance == "cluster":
-        return model.fit(cov_type="cluster", cov_kwds={"groups": np.concatenate([block.clusters for block in blocks])})
+        return model.fit(
+            cov_type="cluster", cov_kwds={"groups": np.concatenate([block.clusters for block in blocks])}, use_t=True
+        )
     return model.fit() if covariance == "nonrobust" else model.fit(cov_type="HC1")
 
 

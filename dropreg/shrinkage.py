@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 Penalty = float | Literal["evidence", "cv"]
 N_FOLDS = 5
-_RATIO_SCALE = 0.05
-"""Scale of the prior on how far impacts lie from the gradient's, relative to their size."""
+_RATIO_SCALE = 0.1
+"""Scale of the half-normal prior on how far impacts lie from the gradient's, relative to their size."""
 _WIDE_RATIO_SCALE = 0.3
-"""The same for standard errors."""
+"""Scale of the half-Cauchy prior in its place for standard errors."""
 _SCALE_VARIANCE = 0.25
 """Prior variance of the gradient's scale, which is 1 for an exact gradient."""
 
@@ -272,10 +272,10 @@ def assisted(problem: Problem, sums: "GradientSums") -> Fit:
 
     The model is y = X (s b0 + d) + noise, with b0 the trapezoid rule's change, a scale s near 1 and
     deviations d ~ N(0, t2 + v), v being the sampling variance of b0. The posterior is averaged over
-    a grid of r = t / rms(b0), which has a half-Cauchy prior [1]_, weighted by marginal likelihood: few
-    rows leave the gradient's answer alone, many overrule it. Standard errors are the root of the
-    expected squared error of these estimates under a wider prior on r, because few rows cannot tell
-    how far off the gradient is.
+    a grid of r = t / rms(b0), which has a half-normal prior, weighted by marginal likelihood: few rows
+    leave the gradient's answer alone, many overrule it. Standard errors are the root of the expected
+    squared error of these estimates under a wider prior on r, half-Cauchy [1]_, because few rows cannot
+    tell how far off the gradient is.
 
     Parameters
     ----------
@@ -302,11 +302,11 @@ def assisted(problem: Problem, sums: "GradientSums") -> Fit:
     posterior = _Posterior(problem, b0)
     parts = [posterior.at(variance) for variance in prior_variances]
     log_evidence = np.array([part.log_evidence for part in parts])
-    weights = _posterior_weights(ratios, _RATIO_SCALE, log_evidence)
+    weights = _posterior_weights(ratios, log_evidence)
     means = np.array([part.mean for part in parts])
     coefficients = weights @ means
     squared_errors = np.array([part.variance for part in parts]) + (means - coefficients) ** 2
-    std_errors = np.sqrt(_posterior_weights(ratios, _WIDE_RATIO_SCALE, log_evidence) @ squared_errors)
+    std_errors = np.sqrt(_posterior_weights(ratios, log_evidence, wide=True) @ squared_errors)
     details = {
         "scale of the gradient": float(weights @ [part.scale for part in parts]),
         "deviation from it": float(weights @ ratios),
@@ -314,9 +314,10 @@ def assisted(problem: Problem, sums: "GradientSums") -> Fit:
     return Fit(coefficients, std_errors, "posterior", problem.intercept(coefficients), details)
 
 
-def _posterior_weights(ratios: Array, scale: float, log_evidence: Array) -> Array:
-    """Posterior of ratios on a logarithmic grid under a half-Cauchy prior."""
-    log_weights = np.log(ratios) - np.log1p((ratios / scale) ** 2) + log_evidence
+def _posterior_weights(ratios: Array, log_evidence: Array, *, wide: bool = False) -> Array:
+    """Posterior of ratios on a logarithmic grid, under the half-normal or the wide half-Cauchy prior."""
+    log_prior = -np.log1p((ratios / _WIDE_RATIO_SCALE) ** 2) if wide else -0.5 * (ratios / _RATIO_SCALE) ** 2
+    log_weights = np.log(ratios) + log_prior + log_evidence
     weights = np.exp(log_weights - log_weights.max())
     return weights / weights.sum()
 
@@ -366,7 +367,7 @@ def assisted_marginal(regressed: Fit, rates: Array, sums: "GradientSums") -> Fit
     For element j the marginal estimate is N(s b0_j + d_j, v_j), and d_j ~ N(0, r2 b0_j^2 + c_j^2 / 12 +
     e_j): c_j is how far the mean gradients of the rows that keep j and of those that drop it lie apart
     (what the trapezoid rule stands for lies between them where the gradient is monotonic on the way),
-    e_j the sampling variance of b0_j, and r has a half-Cauchy prior cut off at 1. The effects of single
+    e_j the sampling variance of b0_j, and r has the priors of `assisted`, cut off at 1. The effects of single
     weights lie far below the noise of any affordable regression, so these errors are mostly those of
     the gradient.
 
@@ -392,8 +393,8 @@ def assisted_marginal(regressed: Fit, rates: Array, sums: "GradientSums") -> Fit
     ratios = np.logspace(-3, 0, 41)
     parts = [_one_by_one(measured, noise, b0, ratio**2 * b0**2 + own) for ratio in ratios]
     log_evidence = np.array([part.log_evidence for part in parts])
-    weights = _posterior_weights(ratios, _RATIO_SCALE, log_evidence)
-    wide = _posterior_weights(ratios, _WIDE_RATIO_SCALE, log_evidence)
+    weights = _posterior_weights(ratios, log_evidence)
+    wide = _posterior_weights(ratios, log_evidence, wide=True)
     coefficients, squared_errors = np.zeros(len(b0)), np.zeros(len(b0))
     for weight, part in zip(weights, parts, strict=True):
         coefficients += weight * part.mean
