@@ -183,6 +183,7 @@ def _trace_channels(graph: "Graph") -> "Channels":
             labels[slot] = row
     for slot in graph.outputs:
         channels.pin(labels[slot], "the model's output needs it")
+    channels.slots.update(labels)
     return channels
 
 
@@ -272,11 +273,11 @@ def model_signature(graph: "Graph") -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def check_fits(elements: Elements, graph: "Graph", name: str) -> None:
+def check_fits(elements: Elements, graph: "Graph", name: str, what: str = "`elements` were found") -> None:
     """Raise ModelError unless `elements` were found in a model of this structure."""
     if elements.signature != model_signature(graph):
         raise ModelError(
-            f"`elements` were found in another model than '{name}', or it has changed since: call "
+            f"{what} in another model than '{name}', or it has changed since: call "
             "dropreg.elements(model) again."
         )
 

@@ -20,7 +20,7 @@ def build(name: str, seed: int = 0) -> keras.Model:
     """The architecture `name` for images of 32 x 32 (InceptionV3: 75 x 75), weights as initialised."""
     keras.utils.set_random_seed(seed)
     size = _INPUT_SIZE.get(name, 32)
-    options = {"classes": N_CLASSES, **_OPTIONS.get(name, {})}
+    options = {"classes": N_CLASSES, "classifier_activation": None, **_OPTIONS.get(name, {})}
     builder: Callable[..., keras.Model] = getattr(keras.applications, name)
     model = builder(weights=None, input_shape=(size, size, 3), **options)
     if options.get("include_top") is False:

@@ -1,0 +1,84 @@
+"""How large models are: parameters, multiply-adds, bytes on disk."""
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+
+from .graph import Graph
+from .layers.base import rule_for
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Sizes:
+    """A model before and after.
+
+    Attributes
+    ----------
+    layers : DataFrame
+        One row a layer: layer, kind, params_before, params_after, macs_before, macs_after (multiply-adds of
+        matrix products for one example, NaN where a size is unknown), bytes_before, bytes_after (of its weights).
+    bytes_before, bytes_after : int
+        Size of the saved ``.keras`` file.
+    """
+
+    layers: pd.DataFrame
+    bytes_before: int
+    bytes_after: int
+
+    def totals(self) -> pd.DataFrame:
+        """Rows params, macs, bytes (of the file); columns before, after, ratio (after by before)."""
+        rows = {name: [self.layers[f"{name}_{at}"].sum(skipna=False) for at in _AT] for name in ("params", "macs")}
+        rows["bytes"] = [self.bytes_before, self.bytes_after]
+        frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(_AT))
+        return frame.assign(ratio=frame["after"] / frame["before"])
+
+    def __repr__(self) -> str:
+        totals = self.totals()
+        lines = [
+            f"{name}: {row['before']:,.0f} -> {row['after']:,.0f} ({row['ratio']:.1%})" for name, row in totals.iterrows()
+        ]
+        changed = self.layers[self.layers["params_before"] > 0].drop(columns=["bytes_before", "bytes_after"])
+        return "\n".join([*lines, changed.to_string(index=False, float_format=lambda value: f"{value:,.0f}")])
+
+
+_AT = ("before", "after")
+
+
+def compare_sizes(before: keras.Model, after: keras.Model, graph_before: Graph, graph_after: Graph) -> Sizes:
+    """Sizes of two models whose graphs hold the same layers call for call."""
+    rows: dict[int, dict[str, object]] = {}
+    for old, new in zip(graph_before.calls, graph_after.calls, strict=True):
+        macs = [float(rule_for(call.layer).macs(call)) for call in (old, new)]
+        if id(old.layer) in rows:
+            row = rows[id(old.layer)]
+            rows[id(old.layer)] = {**row, **{f"macs_{at}": row[f"macs_{at}"] + more for at, more in zip(_AT, macs)}}  # type: ignore[operator]
+            continue
+        counts = [_count(call.layer) for call in (old, new)]
+        rows[id(old.layer)] = {
+            "layer": old.name,
+            "kind": old.kind,
+            **{f"params_{at}": count[0] for at, count in zip(_AT, counts, strict=True)},
+            **{f"macs_{at}": value for at, value in zip(_AT, macs, strict=True)},
+            **{f"bytes_{at}": count[1] for at, count in zip(_AT, counts, strict=True)},
+        }
+    return Sizes(pd.DataFrame(rows.values()), saved_bytes(before), saved_bytes(after))
+
+
+def _count(layer: object) -> tuple[int, int]:
+    """Parameters and bytes of the weights of a layer or operation."""
+    weights = getattr(layer, "weights", ())
+    sizes = [int(np.prod(weight.shape)) for weight in weights]
+    widths = [keras.ops.convert_to_numpy(weight).dtype.itemsize for weight in weights]
+    return sum(sizes), sum(size * width for size, width in zip(sizes, widths, strict=True))
+
+
+def saved_bytes(model: keras.Model) -> int:
+    """Bytes of the model's ``.keras`` file, without the state of an optimizer."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.keras"
+        keras.saving.save_model(model, path)
+        return path.stat().st_size
