@@ -1,7 +1,313 @@
-"""stub"""
-from typing import Any
-class Merge: 
-    name="x"
-def resolve_merge(merge: Any, data: bool) -> Any:
-    return None
-def merge_into(*a: Any) -> None: ...
+"""Making up for what is removed: layers that read it learn to do with what stays.
+
+A layer reads channels x through the rows W of its kernel; afterwards it reads x', the channels that stay, as the
+smaller network computes them. `LeastSquares` gives it the rows V that minimise
+
+    E |(x - Ex) W - (x' - Ex') V|^2 + ridge |V - P W|^2
+
+where P W are the rows that deletion leaves, and its bias takes the change of the mean. Convolutions mix channels:
+the same matrix at every tap. Layers are treated in order, each against the activations of the network that is
+smaller already, so a layer also makes up for errors before it. Neuron merging [1]_ mixes by the similarity of
+incoming weights instead; reconstructing what the next layer reads is ThiNet's view [2]_.
+
+References
+----------
+.. [1] Kim, Kim, Kim, Lim, Sim (2020), "Neuron Merging: Compensating for Pruned Neurons", NeurIPS, section 3.
+.. [2] Luo, Wu, Lin (2017), "ThiNet: A Filter Level Pruning Method", ICCV, section 3.2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from .errors import ParameterError
+from .graph import Call, Graph
+from .layers.base import Carry, Kept, LinearReader, rule_for
+from .mixing import Array, copies, from_partners, solve
+from .twins import Target, Twins
+
+RIDGES = tuple(float(ridge) for ridge in 10.0 ** np.arange(-8.0, 1.5, 0.5))
+
+
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """How layers make up for what they no longer read.
+
+    Parameters
+    ----------
+    held_out : float
+        Fraction of the examples that choose penalties, strictly between 0 and 1.
+    most_examples : int
+        Examples that are used, the first ones.
+    batch_size : int
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is out of range.
+    """
+
+    held_out: float = 0.2
+    most_examples: int = 10_000
+    batch_size: int = 250
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if not 0 < self.held_out < 1:
+            raise ParameterError(f"`held_out` must lie strictly between 0 and 1, received {self.held_out}.")
+        for name in ("most_examples", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ParameterError(f"`{name}` must be at least 1, received {getattr(self, name)}.")
+
+
+@dataclass(frozen=True, eq=False)
+class MeanShift(Merge):
+    """Biases take the mean of what is no longer read; statistics of normalizations follow."""
+
+    name: ClassVar[str] = "mean"
+
+
+@dataclass(frozen=True, eq=False)
+class LeastSquares(Merge):
+    """Kernels and biases take the best linear prediction of what is no longer read.
+
+    Channels that copy one that stays, up to a factor, are folded into it exactly.
+
+    Parameters
+    ----------
+    ridges : tuple of float
+        Penalties to choose from, in units of the mean second moment of what stays.
+    pairs : DataFrame, optional
+        Of ``ImpactTable.redundant_pairs()``: a removed element that is in one with an element that stays is shrunk
+        towards its prediction from such partners instead of towards nothing.
+    """
+
+    ridges: tuple[float, ...] = RIDGES
+    pairs: pd.DataFrame | None = None
+
+    name: ClassVar[str] = "least_squares"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.ridges or min(self.ridges) <= 0:
+            raise ParameterError(f"`ridges` must be one or more positive numbers, received {self.ridges}.")
+        if self.pairs is not None and not {"element", "other"} <= set(self.pairs.columns):
+            raise ParameterError(
+                "`pairs` must have the columns element and other, received "
+                f"{', '.join(map(str, self.pairs.columns))}: pass ImpactTable.redundant_pairs()."
+            )
+
+
+_BY_NAME: dict[str, type[Merge]] = {kind.name: kind for kind in (LeastSquares, MeanShift)}
+
+
+def resolve_merge(merge: str | Merge | None, has_data: bool) -> Merge | None:  # noqa: FBT001
+    """The strategy that `merge` names, None for deletion.
+
+    Raises
+    ------
+    ParameterError
+        If the name is unknown, or there are no data to merge with.
+    """
+    if merge == "none" or (merge is None and not has_data):
+        return None
+    if isinstance(merge, Merge):
+        strategy = merge
+    elif merge is None or merge in _BY_NAME:
+        strategy = _BY_NAME[merge or LeastSquares.name]()
+    else:
+        raise ParameterError(f"`merge` must be one of {', '.join(_BY_NAME)}, none or a Merge, received {merge!r}.")
+    if not has_data:
+        raise ParameterError(
+            f"`merge` {strategy.name!r} must have examples to learn from, received none: pass data=(x, y), or "
+            "merge='none'."
+        )
+    return strategy
+
+
+@dataclass(frozen=True)
+class Patient:
+    """The two networks and what is removed, as merging sees them.
+
+    Attributes
+    ----------
+    before, after : Graph
+    kept : dict of int to Kept
+        What stays of each slot.
+    columns : dict of int to ndarray of int64
+        Element of each channel of a slot, -1 for none.
+    names : tuple of str
+        Of the elements.
+    """
+
+    before: Graph
+    after: Graph
+    kept: dict[int, Kept]
+    columns: dict[int, npt.NDArray[np.int64]]
+    names: tuple[str, ...]
+
+
+def merge_into(patient: Patient, inputs: Sequence[npt.NDArray[Any]], strategy: Merge) -> pd.DataFrame:
+    """Change the weights of the layers of ``patient.after`` so that they make up for what is removed.
+
+    Parameters
+    ----------
+    patient : Patient
+    inputs : sequence of ndarray
+        Examples, one array for each input of the network.
+    strategy : Merge
+
+    Returns
+    -------
+    DataFrame
+        One row a layer that was merged into, in order: layer, ridge (the largest over its groups), unexplained
+        (squared error of what it reads, on held-out examples, as a fraction of that of deletion with the mean
+        made up for).
+    """
+    examples = [array[: strategy.most_examples] for array in inputs]
+    twins = Twins(patient.before, patient.after, examples, strategy.held_out, strategy.batch_size)
+    altered: set[int] = set()
+    done: set[int] = set()
+    rows = []
+    for index, call in enumerate(patient.before.calls):
+        rule = rule_for(call.layer)
+        losing = not all(patient.kept[slot].all() for slot in call.inputs)
+        arriving = bool(altered.intersection(call.inputs))
+        if (losing or arriving) and id(call.layer) not in done:
+            done.add(id(call.layer))
+            if isinstance(rule, LinearReader):
+                rows.append(_merge_reader(patient, twins, index, rule, strategy))
+            elif rule.matches_moments and arriving:
+                _match_moments(patient, twins, index)
+        if arriving or (losing and not isinstance(rule, Carry)):
+            altered.update(call.outputs)
+    return pd.DataFrame(rows, columns=["layer", "ridge", "unexplained"])
+
+
+def _slots_read(patient: Patient, index: int) -> list[int]:
+    """The first input of every call of the layer of call `index`."""
+    layer = patient.before.calls[index].layer
+    return [call.inputs[0] for call in patient.before.calls if call.layer is layer]
+
+
+def _merge_reader(
+    patient: Patient, twins: Twins, index: int, rule: LinearReader, strategy: Merge
+) -> dict[str, Any]:
+    """Mix what the layer of a call reads, if the strategy says so, and shift its bias."""
+    old, new = patient.before.calls[index], patient.after.calls[index]
+    slots = _slots_read(patient, index)
+    everything = [np.ones_like(patient.kept[slot]) for slot in old.inputs]
+    whole = rule.cut(old, everything, [patient.kept[slot] for slot in old.outputs])
+    row = {"layer": old.name, "ridge": np.inf, "unexplained": 1.0}
+    rows = rule.kernel_rows(old, whole.weights)
+    if isinstance(strategy, LeastSquares) and rows is not None:
+        centre = old.layer.use_bias or _feeds_matched(patient, old)
+        mixed, more = _mix(patient, twins, slots, rows, strategy, centre=centre)
+        new.layer.set_weights(rule.with_kernel_rows(new, new.layer.get_weights(), mixed))
+        row |= more
+    if old.layer.use_bias:
+        before, after = twins.mean_maps(slots)
+        shift = np.mean(
+            [
+                _mean_response(rule, old, whole.config, whole.weights, b)
+                - _mean_response(rule, new, new.layer.get_config(), new.layer.get_weights(), a)
+                for b, a in zip(before, after, strict=True)
+            ],
+            axis=0,
+        )
+        new.layer.set_weights(rule.shifted(new, new.layer.get_weights(), shift))
+    return row
+
+
+def _feeds_matched(patient: Patient, call: Call) -> bool:
+    """Whether all that reads the output of `call` has its statistics matched, which takes care of means."""
+    readers = [reader for reader in patient.before.calls if set(call.outputs).intersection(reader.inputs)]
+    return bool(readers) and all(rule_for(reader.layer).matches_moments for reader in readers)
+
+
+def _mix(
+    patient: Patient, twins: Twins, slots: list[int], rows: list[Array], strategy: LeastSquares, *, centre: bool
+) -> tuple[list[Array], dict[str, float]]:
+    """Kernel rows of the smaller layer, one matrix for each group of channels, and how well they do."""
+    kept = np.split(patient.kept[slots[0]], len(rows))
+    sample = np.split(twins.sample(slots), len(rows), axis=1)
+    partners = _partners(patient, slots[0], strategy.pairs)
+    targets, readouts, bases = [], [], []
+    for group, (stay, x, kernel) in enumerate(zip(kept, sample, rows, strict=True)):
+        kernel = kernel.astype(np.float64)
+        prior = from_partners(x, stay, _within(partners, group, len(stay)), copies(x, stay))
+        few = kernel.shape[1] < kernel.shape[0]  # targets are what is read, or else the channels themselves
+        basis, readout = (kernel, np.eye(kernel.shape[1])) if few else (np.eye(len(kernel)), kernel)
+        targets.append(Target(basis, prior @ basis))
+        readouts.append(readout)
+        bases.append(prior @ basis)
+    fit, held_out = twins.sums(slots, targets)
+    mixings = [
+        solve(a, b, readout @ readout.T, strategy.ridges, centre=centre)
+        for a, b, readout in zip(fit, held_out, readouts, strict=True)
+    ]
+    mixed = [
+        (basis + mixing.coefficients) @ readout
+        for basis, mixing, readout in zip(bases, mixings, readouts, strict=True)
+    ]
+    without = sum(mixing.error_without for mixing in mixings)
+    unexplained = sum(mixing.error for mixing in mixings) / without if without > 0 else 1.0
+    return mixed, {"ridge": max(mixing.ridge for mixing in mixings), "unexplained": unexplained}
+
+
+def _partners(patient: Patient, slot: int, pairs: pd.DataFrame | None) -> dict[int, list[int]]:
+    """Channels that stay, by the removed channels that they are in a redundant pair with."""
+    if pairs is None:
+        return {}
+    numbers = {name: number for number, name in enumerate(patient.names)}
+    of_column: dict[int, list[int]] = {}
+    for channel, column in enumerate(patient.columns[slot].tolist()):
+        of_column.setdefault(column, []).append(channel)
+    found: dict[int, list[int]] = {}
+    for both in zip(pairs["element"], pairs["other"], strict=True):
+        for one, other in (both, both[::-1]):
+            gone, stay = of_column.get(numbers.get(one, -2), []), of_column.get(numbers.get(other, -2), [])
+            if gone and stay and not patient.kept[slot][gone[0]] and patient.kept[slot][stay[0]]:
+                same = len(gone) == len(stay)  # position by position where both are flattened or grouped
+                for place, channel in enumerate(gone):
+                    found.setdefault(channel, []).extend([stay[place]] if same else stay)
+    return found
+
+
+def _within(partners: dict[int, list[int]], group: int, size: int) -> dict[int, list[int]]:
+    """Partners of the channels of one group, counted from its first channel."""
+    first = group * size
+    mine = {gone: [c for c in stay if first <= c < first + size] for gone, stay in partners.items()}
+    return {
+        gone - first: [channel - first for channel in stay]
+        for gone, stay in mine.items()
+        if first <= gone < first + size and stay
+    }
+
+
+def _mean_response(
+    rule: LinearReader, call: Call, config: dict[str, Any], weights: list[Array], mean_map: Array
+) -> npt.NDArray[np.float64]:
+    """What a layer computes before its activation for the mean of its inputs, averaged over positions."""
+    layer = rule.linear_copy(call, config)
+    batch = mean_map[np.newaxis].astype(np.float32)
+    layer.build(batch.shape)
+    layer.set_weights(weights)
+    response = np.asarray(layer(batch), np.float64)
+    return response.reshape(-1, response.shape[-1]).mean(axis=0)
+
+
+def _match_moments(patient: Patient, twins: Twins, index: int) -> None:
+    """Set the statistics of a normalization so that its output keeps mean and variance."""
+    old, new = patient.before.calls[index], patient.after.calls[index]
+    rule = rule_for(old.layer)
+    slots = _slots_read(patient, index)
+    before, after = twins.channel_moments(slots)
+    kept = patient.kept[slots[0]]
+    before = type(before)(before.mean[kept], before.variance[kept])
+    new.layer.set_weights(rule.with_moments(new, new.layer.get_weights(), before, after))

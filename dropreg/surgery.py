@@ -16,7 +16,7 @@ from .errors import ModelError, ParameterError
 from .graph import Call, Graph, trace_graph
 from .latency import measure_latency
 from .layers.base import Cut, Kept, rule_for, unchanged
-from .merging import Merge, merge_into, resolve_merge
+from .merging import Merge, Patient, merge_into, resolve_merge
 from .selection import Selection
 from .sizes import Sizes, compare_sizes
 
@@ -58,6 +58,8 @@ class Pruned:
         What stays; with ``on_blocked="keep"`` more than was asked for.
     merge : str
         How the rest was merged into it.
+    merged : DataFrame or None
+        What merging found in each layer; see `dropreg.merging.merge_into`.
     blocked : tuple of (str, str)
         Layers that were kept whole although the selection drops some of their units, and why.
     report : Sizes
@@ -68,6 +70,7 @@ class Pruned:
     original: keras.Model
     selection: Selection
     merge: str
+    merged: pd.DataFrame | None
     blocked: tuple[tuple[str, str], ...]
     report: Sizes
 
@@ -139,10 +142,14 @@ def prune(
     columns = columns_of_labels(channels, selection.elements)
     selection, blocked = _settle(graph, channels, columns, selection, on_blocked)
     operated = operate(model, graph, keep_by_slot(channels, columns, selection.kept))
+    merged = None
     if strategy is not None and examples is not None:
-        merge_into(operated.before, operated.after, operated.kept, examples.inputs, strategy)
+        by_slot = {slot: columns[labels] for slot, labels in channels.slots.items()}
+        patient = Patient(graph, operated.after, operated.kept, by_slot, selection.elements.names)
+        merged = merge_into(patient, examples.inputs, strategy)
     name = "none" if strategy is None else strategy.name
-    return Pruned(operated.model, model, selection, name, blocked, compare_sizes(model, operated.model, graph, operated.after))
+    sizes = compare_sizes(model, operated.model, graph, operated.after)
+    return Pruned(operated.model, model, selection, name, merged, blocked, sizes)
 
 
 def columns_of_labels(channels: Channels, elements: Elements) -> npt.NDArray[np.int64]:

@@ -136,6 +136,20 @@ class Rule:
         return 0.0
 
 
+class LinearReader(Rule):
+    """A layer that multiplies its first input with a kernel, adds a bias and applies an activation."""
+
+    def linear_copy(self, call: Call, config: dict[str, Any]) -> Any:
+        """The layer of a config without its activation, not yet built."""
+        return self.remake(call, {**config, "activation": "linear"})
+
+    def shifted(self, call: Call, weights: list[Array], shift: Array) -> list[Array]:
+        """Weights whose bias is larger by `shift`, shape (outputs,); the same where there is no bias."""
+        if not call.layer.use_bias:
+            return weights
+        return [*weights[:-1], (weights[-1] + shift).astype(weights[-1].dtype)]
+
+
 class Carry(Rule):
     """Entry j of the output's trailing axis depends on entry j of the input alone."""
 

@@ -8,7 +8,7 @@ from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call
-from .base import Array, Cut, Kept, Rule, n_channels, pin_all, positions, read, register, source, unchanged
+from .base import Array, Cut, Kept, LinearReader, Rule, n_channels, pin_all, positions, read, register, source, unchanged
 
 
 def _channels_first(call: Call, inputs: list[Labels], channels: Channels) -> list[Labels] | None:
@@ -18,7 +18,7 @@ def _channels_first(call: Call, inputs: list[Labels], channels: Channels) -> lis
     return pin_all(call, inputs, channels, "has data_format='channels_first' and hides")
 
 
-class ConvRule(Rule):
+class ConvRule(LinearReader):
     """Reads all input channels (of a group), computes `filters` filters."""
 
     transposed = False
@@ -106,7 +106,7 @@ class DepthwiseConvRule(Rule):
         return math.prod(call.layer.kernel_size) * n_channels(call.output_shapes[0]) * positions(call.output_shapes[0])
 
 
-class SeparableConvRule(Rule):
+class SeparableConvRule(LinearReader):
     """A depthwise convolution whose outputs a pointwise one reads."""
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:

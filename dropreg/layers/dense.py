@@ -6,10 +6,10 @@ from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call
-from .base import Array, Cut, Kept, Rule, n_channels, positions, read, register, source, unchanged
+from .base import Array, Cut, Kept, LinearReader, n_channels, positions, read, register, source, unchanged
 
 
-class DenseRule(Rule):
+class DenseRule(LinearReader):
     """Reads the trailing axis, computes `units` neurons."""
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
