@@ -15,12 +15,14 @@ from .elements import Elements, elements
 from .errors import DataError, DropregError, ModelError, ParameterError, RecordError
 from .estimate import estimate, regress, to_statsmodels
 from .fidelity import Fidelity
+from .groups import Block
 from .impact import ImpactTable
 from .interactions import Interactions
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
 from .record import Record, load_record
 from .sampler import sample
 from .stopping import Precision, Separated, StableOrder, StopRule
+from .streams import stream
 
 if TYPE_CHECKING:
     from . import layers
@@ -31,6 +33,7 @@ __all__ = [
     "Accuracy",
     "Balanced",
     "Bernoulli",
+    "Block",
     "DataError",
     "Design",
     "Divergence",
@@ -62,6 +65,7 @@ __all__ = [
     "load_record",
     "regress",
     "sample",
+    "stream",
     "to_statsmodels",
 ]
 

@@ -36,6 +36,14 @@ class Read:
     labels: Labels
 
 
+@dataclass(frozen=True)
+class State:
+    """A recurrent cell reads its own previous output, the units `labels`."""
+
+    cell: Any
+    labels: Labels
+
+
 @dataclass
 class Channels:
     """Labels, what ties and pins them, what each costs, and where they are read.
@@ -45,6 +53,7 @@ class Channels:
 
     sources: list[Source] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
+    states: list[State] = field(default_factory=list)
     params: list[float] = field(default_factory=list)
     macs: list[float] = field(default_factory=list)
     slots: dict[int, Labels] = field(default_factory=dict)

@@ -46,6 +46,10 @@ class RunSettings:
         Whether the model's outputs were taken for logits (else for probabilities).
     model, weights, data : str
         Fingerprints of the model's structure, its weights and the examples.
+    output : int
+        Number of the model's output that was measured.
+    gradient_unit : str
+        What squares of gradients are summed over: "row", or "mask" where a mask serves a batch.
     """
 
     rows: int
@@ -66,6 +70,8 @@ class RunSettings:
     model: str
     weights: str
     data: str
+    output: int = 0
+    gradient_unit: str = "row"
 
     @property
     def n_chunks(self) -> int:
@@ -159,8 +165,9 @@ class FidelityMasks:
     ----------
     rates : ndarray of float64, shape (n_masks,)
         Drop rate that each mask was drawn with.
-    masks : ndarray of bool, shape (n_masks, n_elements)
-        True = kept.
+    packed : ndarray of uint8, shape (n_masks, ceil(n_elements / 8))
+        Masks as bits, 1 = kept.
+    n_elements : int
     effects : ndarray of float64, shape (n_masks, n_outcomes)
         Mean change of each outcome over the examples of a mask.
     variances : ndarray of float64, shape (n_masks, n_outcomes)
@@ -170,14 +177,26 @@ class FidelityMasks:
     """
 
     rates: npt.NDArray[np.float64]
-    masks: BoolMasks
+    packed: npt.NDArray[np.uint8]
+    n_elements: int
     effects: npt.NDArray[np.float64]
     variances: npt.NDArray[np.float64]
     examples: int
 
+    @property
+    def masks(self) -> BoolMasks:
+        """All masks, shape (n_masks, n_elements), True = kept."""
+        return np.unpackbits(self.packed, axis=1, count=self.n_elements).view(np.bool_)
+
+    def predict(self, coefficients: npt.NDArray[np.float64], intercept: float) -> npt.NDArray[np.float64]:
+        """Predicted change of an outcome for each mask, shape (n_masks,); one mask in memory at a time."""
+        return np.array(
+            [intercept + coefficients[np.unpackbits(bits, count=self.n_elements) == 0].sum() for bits in self.packed]
+        )
+
     def write(self, path: Path, outcomes: tuple[str, ...]) -> None:
         """Write as Parquet."""
-        packed = np.packbits(self.masks, axis=1)
+        packed = self.packed
         buffer = pa.py_buffer(packed.tobytes())
         columns = {
             "rate": pa.array(self.rates),
@@ -197,15 +216,21 @@ class FidelityMasks:
             np.stack([table[f"{name}_{suffix}"].to_numpy() for name in outcomes], axis=1)
             for suffix in ("change", "variance")
         )
-        masks = unpack_masks(table["mask"].combine_chunks(), n_elements)
-        return cls(table["rate"].to_numpy(), masks, effects, variances, int(table["examples"][0].as_py()))
+        packed = packed_masks(table["mask"].combine_chunks())
+        examples = int(table["examples"][0].as_py())
+        return cls(table["rate"].to_numpy(), packed, n_elements, effects, variances, examples)
+
+
+def packed_masks(column: pa.Array) -> npt.NDArray[np.uint8]:
+    """Masks as bits, shape (n_masks, bytes), from a column of them."""
+    width = column.type.byte_width
+    raw = np.frombuffer(column.buffers()[1], np.uint8, len(column) * width, column.offset * width)
+    return raw.reshape(-1, width)
 
 
 def unpack_masks(column: pa.Array, n_elements: int) -> BoolMasks:
     """Masks (n_masks, n_elements) from a column of packed bits."""
-    width = column.type.byte_width
-    raw = np.frombuffer(column.buffers()[1], np.uint8, len(column) * width, column.offset * width)
-    return np.unpackbits(raw.reshape(-1, width), axis=1, count=n_elements).view(np.bool_)
+    return np.unpackbits(packed_masks(column), axis=1, count=n_elements).view(np.bool_)
 
 
 def examples_of_masks(settings: RunSettings, chunk: int, n_masks: int) -> npt.NDArray[np.int64]:

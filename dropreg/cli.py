@@ -163,6 +163,7 @@ def _check_writable(option: str, path: Path, suffixes: Sequence[str]) -> None:
 def _estimate(options: argparse.Namespace) -> None:
     from . import Bernoulli, elements, estimate
     from .data import load_npz
+    from .graph import trace_graph
 
     _check_writable("--out", options.out, [".csv", ".parquet"])
     if options.plot:
@@ -170,7 +171,7 @@ def _estimate(options: argparse.Namespace) -> None:
     design = Bernoulli(options.rate)
     model = load_model_file(options.model)
     found = elements(model, options.elements, include=options.include, exclude=options.exclude)
-    data = load_npz(options.data, [tensor.name for tensor in model.inputs])
+    data = load_npz(options.data, trace_graph(model).input_names)
     table = estimate(
         model,
         data,

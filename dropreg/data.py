@@ -1,8 +1,9 @@
 """Examples and labels, checked against the model."""
 
 import hashlib
+import math
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +13,21 @@ import numpy.typing as npt
 
 from .errors import DataError, ParameterError
 from .outcomes import TASKS, Task
+from .streams import stream
 
 if TYPE_CHECKING:
     import keras
 
-Data = tuple[Any, Any]
-"""(x, y): x an array, or a list, tuple or dict of arrays for several inputs; y the labels, or None."""
+    from .graph import Shape
+
+Data = Any
+"""(x, y): x an array, or a list, tuple or dict of arrays for several inputs; y the labels, or None.
+
+Or a tf.data.Dataset, a keras.utils.PyDataset or an iterable of batches (x, y), which `dropreg.stream`
+writes to disk first.
+"""
+
+_BLOCK_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -46,24 +56,36 @@ class Examples:
         """Hash of all values."""
         digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
         for array in self.inputs:
-            digest.update(np.ascontiguousarray(array).data)
+            for block in _blocks(array):
+                digest.update(block.tobytes() if block.dtype.kind != "O" else "\0".join(block.ravel()).encode())
         return digest.hexdigest()[:16]
 
 
-def check_data(model: "keras.Model", data: Data, task: Task | None = None) -> Examples:
+def _blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
+    """`array` in parts of consecutive examples that fit in memory, should it lie on disk."""
+    step = max(_BLOCK_BYTES // max(array.itemsize * math.prod(array.shape[1:]), 1), 1)
+    for start in range(0, len(array), step):
+        yield array[start : start + step]
+
+
+def check_data(model: "keras.Model", data: Data, task: Task | None = None, output: int | str | None = None) -> Examples:
     """Check (x, y) against a model's inputs and outputs.
 
     Parameters
     ----------
     model : keras.Model
-        Its output must have shape (batch, n_outputs).
-    data : (x, y)
-        Classes as integers (n,) or (n, 1), or one-hot (n, classes); 0 and 1 of shape (n,) or (n, 1)
-        for one output, (n, n_outputs) for several labels; numbers for a regression; None for none.
+        The output that is measured must have shape (batch, n_outputs).
+    data : (x, y), dataset or iterable of batches
+        Arrays may lie on disk (numpy.memmap); what comes in batches is written there first, see
+        `stream`. y: a list or dict where the model has several outputs. Classes as integers (n,) or
+        (n, 1), or one-hot (n, classes); 0 and 1 of shape (n,) or (n, 1) for one output, (n, n_outputs)
+        for several labels; numbers for a regression; None for none.
     task : str, optional
         Found from y by default: one output and labels 0 and 1 make "binary", other numbers
         "regression"; several outputs and integer or one-hot labels make "classes", other rows of 0
         and 1 "multilabel", other numbers "regression".
+    output : int or str, optional
+        Which output to measure, by number or name; needed where there are several.
 
     Returns
     -------
@@ -74,39 +96,52 @@ def check_data(model: "keras.Model", data: Data, task: Task | None = None) -> Ex
     DataError
         If shapes, dtypes, lengths or values do not fit; the text says which, and what to do.
     """
-    if not isinstance(data, tuple | list) or len(data) != 2:
-        raise DataError(f"`data` must be a pair (x, y), received {type(data).__name__}: pass (x, y).")
+    if not isinstance(data, tuple | list):
+        data = stream(data)
+    if len(data) != 2:
+        raise DataError(f"`data` must be a pair (x, y), received {len(data)} values: pass (x, y).")
     x, y = data
-    tensors = model.inputs
-    arrays = _as_list(x, [tensor.name for tensor in tensors])
+    from .graph import trace_graph
+
+    graph = trace_graph(model)
+    names = graph.input_names
+    arrays = _as_list(x, names)
     inputs = tuple(
-        _checked_input(array, tensor.name, tuple(tensor.shape), str(tensor.dtype))
-        for array, tensor in zip(arrays, tensors, strict=True)
+        _checked_input(array, name, graph.shapes[slot], dtype)
+        for array, name, slot, dtype in zip(arrays, names, graph.inputs, graph.input_dtypes, strict=True)
     )
     n_examples = len(inputs[0])
-    for array, tensor in zip(inputs, tensors, strict=True):
+    for array, name in zip(inputs, names, strict=True):
         if len(array) != n_examples:
             raise DataError(
                 f"all inputs must have the same number of examples, received {n_examples} for "
-                f"'{tensors[0].name}' and {len(array)} for '{tensor.name}'."
+                f"'{names[0]}' and {len(array)} for '{name}'."
             )
     if n_examples == 0:
         raise DataError("`data` must hold at least one example, received none.")
-    output = tuple(model.outputs[0].shape)
-    if len(model.outputs) != 1 or len(output) != 2 or output[1] is None:
+    number = graph.output_number(0 if output is None else output)
+    shape = graph.shapes[graph.outputs[number]]
+    if output is None and len(graph.outputs) > 1:
         raise DataError(
-            f"the model's output must have shape (batch, n_outputs), received {len(model.outputs)} outputs, the first "
-            f"of shape {output}: pass a model with one such output."
+            f"`output` must say which of the model's outputs to measure ({', '.join(graph.output_names)}), received "
+            f"none: pass output={graph.output_names[0]!r}."
         )
+    n_outputs = shape[1] if len(shape) == 2 else None
+    if n_outputs is None:
+        raise DataError(
+            f"the model's output '{graph.output_names[number]}' must have shape (batch, n_outputs), received {shape}: "
+            "pass a model with such an output, for example one that flattens it."
+        )
+    y = _labels_of(y, number, graph.output_names)
     if task is not None and task not in TASKS:
         raise ParameterError(f"`task` must be one of {', '.join(TASKS)}, received {task!r}.")
     if y is None:
-        return Examples(inputs, None, task or ("classes" if output[1] > 1 else "regression"))
+        return Examples(inputs, None, task or ("classes" if n_outputs > 1 else "regression"))
     labels = _numeric_labels(y, n_examples)
-    task = task or _guess_task(labels, output[1])
+    task = task or _guess_task(labels, n_outputs)
     if task == "classes":
-        return Examples(inputs, _checked_classes(labels, n_examples, output[1]), task)
-    return Examples(inputs, _checked_targets(labels, n_examples, output[1], task), task)
+        return Examples(inputs, _checked_classes(labels, n_examples, n_outputs), task)
+    return Examples(inputs, _checked_targets(labels, n_examples, n_outputs, task), task)
 
 
 def _as_list(x: Any, names: Sequence[str]) -> list[Any]:
@@ -125,10 +160,53 @@ def _as_list(x: Any, names: Sequence[str]) -> list[Any]:
     return [x]
 
 
-def _checked_input(array: Any, name: str, expected: tuple[int | None, ...], dtype: str) -> npt.NDArray[Any]:
-    array = np.asarray(array)
+def _checked_input(array: Any, name: str, expected: "Shape", dtype: str | None) -> npt.NDArray[Any]:
+    try:
+        array = np.asarray(array)
+    except ValueError as error:
+        raise DataError(f"input '{name}' must be one array, received values of different lengths: pad them.") from error
+    if dtype == "string":
+        return _checked_shape(array.astype(object), name, expected)
     if array.dtype.kind not in "fiub":
-        raise DataError(f"input '{name}' must be numbers ({dtype}), received dtype {array.dtype}.")
+        raise DataError(f"input '{name}' must be numbers ({dtype or 'any'}), received dtype {array.dtype}.")
+    _checked_shape(array, name, expected)
+    if dtype is None:
+        dtype = "float32" if array.dtype.kind == "f" else str(array.dtype)
+    values = array if array.dtype == dtype else _converted(array, name, dtype)
+    n_bad, first = 0, -1
+    for start, block in _numbered(values):
+        bad = np.flatnonzero(~np.isfinite(block.astype(np.float64)).reshape(len(block), -1).all(axis=1))
+        first = start + int(bad[0]) if len(bad) and first < 0 else first
+        n_bad += len(bad)
+    if n_bad:
+        raise DataError(
+            f"input '{name}' must be finite, received NaN or infinity in {n_bad} examples (the first is "
+            f"example {first}): remove or impute them."
+        )
+    return values
+
+
+def _converted(array: npt.NDArray[Any], name: str, dtype: str) -> npt.NDArray[Any]:
+    """`array` in the dtype that the model reads; what that dtype cannot hold is refused or, too large, infinite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = array.astype("float32" if dtype == "bfloat16" else dtype)
+        if array.dtype.kind == "f" and np.issubdtype(values.dtype, np.integer) and (values != array).any():
+            raise DataError(
+                f"input '{name}' must be whole numbers ({dtype}), received fractions or values out of range such as "
+                f"{array[values != array].flat[0]}: round them if they are meant to be whole."
+            )
+    return values
+
+
+def _numbered(array: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Blocks of `array` with the number of their first example."""
+    start = 0
+    for block in _blocks(array):
+        yield start, block
+        start += len(block)
+
+
+def _checked_shape(array: npt.NDArray[Any], name: str, expected: "Shape") -> npt.NDArray[Any]:
     fits = array.ndim == len(expected) and all(
         want is None or got == want for got, want in zip(array.shape, expected, strict=True)
     )
@@ -136,20 +214,27 @@ def _checked_input(array: Any, name: str, expected: tuple[int | None, ...], dtyp
         sizes = ", ".join("any" if size is None else str(size) for size in expected)
         hint = " Add the channel axis: x[..., np.newaxis]." if (*array.shape, 1)[1:] == expected[1:] else ""
         raise DataError(f"input '{name}' must have shape ({sizes}), received {array.shape}.{hint}")
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = array.astype(dtype, copy=False)
-    finite = np.isfinite(array) & np.isfinite(values)  # what overflows in the model's dtype is refused too
-    if not finite.all():
-        bad = np.flatnonzero(~finite.reshape(len(array), -1).all(axis=1))
-        raise DataError(
-            f"input '{name}' must be finite, received NaN or infinity in {len(bad)} examples (the first is "
-            f"example {bad[0]}): remove or impute them."
-        )
-    return values
+    return array
+
+
+def _labels_of(y: Any, number: int, names: Sequence[str]) -> Any:
+    """Labels of one output, where `y` holds those of several."""
+    if isinstance(y, Mapping):
+        if names[number] not in y:
+            raise DataError(f"`y` must have labels of output '{names[number]}', received {', '.join(map(str, y))}.")
+        return y[names[number]]
+    if isinstance(y, tuple | list) and len(names) > 1:
+        if len(y) != len(names):
+            raise DataError(f"`y` must hold labels of {len(names)} outputs ({', '.join(names)}), received {len(y)}.")
+        return y[number]
+    return y
 
 
 def _numeric_labels(y: Any, n_examples: int) -> npt.NDArray[Any]:
-    labels = np.asarray(y)
+    try:
+        labels = np.asarray(y)
+    except ValueError as error:
+        raise DataError("`y` must be one array, received rows of different lengths.") from error
     if labels.ndim == 0 or len(labels) != n_examples:
         received = "a single value" if labels.ndim == 0 else f"{len(labels)} labels"
         raise DataError(f"`y` must have one label for each of {n_examples} examples, received {received}.")

@@ -2,8 +2,9 @@
 
 import difflib
 import hashlib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -15,15 +16,21 @@ from .errors import ModelError, ParameterError
 if TYPE_CHECKING:
     import keras
 
-    from .channels import Channels
     from .graph import Graph
+    from .groups import Groups
 
-KINDS = ("neurons",)
+Kind = Literal["neurons", "embeddings", "heads", "layers", "branches", "weights"]
+KINDS: tuple[Kind, ...] = ("neurons", "embeddings", "heads", "layers", "branches", "weights")
+
+Columns = npt.NDArray[np.int64]
+"""Element that each entry of an axis belongs to, -1 for always kept."""
+
+_SUFFIX = {"head": ".head", "branch": ".branch", "row": ".row", "column": ".column", "block": ".block"}
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Where masks enter the network: in front of one input of one call.
+    """Masks multiply one input of one call, along its trailing axis.
 
     Attributes
     ----------
@@ -35,7 +42,32 @@ class Gate:
 
     call: int
     position: int
-    columns: npt.NDArray[np.int64]
+    columns: Columns
+
+
+@dataclass(frozen=True)
+class InnerGate:
+    """Masks act inside a layer, wherever it is called.
+
+    Attributes
+    ----------
+    where : str
+        "heads": multiply the last axis but one of what `layer` reads (an attention's output
+        projection). "state": multiply the previous output that a recurrent cell reads. "output":
+        multiply the trailing axis of the layer's output. "bypass": replace the layer by the identity.
+        "kernel": multiply one of its variables, for a whole batch at a time.
+    layer : int
+        Number of the layer among ``dropreg.graph.all_layers(model)``.
+    columns : ndarray of int64
+        Element of each head, unit or (flattened) scalar, -1 for always kept.
+    variable : int
+        Number of the variable among the layer's own, for "kernel".
+    """
+
+    where: Literal["heads", "state", "output", "bypass", "kernel"]
+    layer: int
+    columns: Columns
+    variable: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -44,42 +76,74 @@ class Elements:
 
     Attributes
     ----------
-    names : tuple of str
-        One for each element, such as ``"dense_1[17]"``; tied units are named after the first.
     layers, kinds : tuple of str
-        Layer of the (first) unit; "neuron" (Dense) or "filter" (convolution).
+        Layer of the (first) unit; "neuron" (Dense), "filter" (convolution), "recurrent unit",
+        "dimension" (of an embedding), "head", "layer", "branch", "weight", or a group of weights.
     indices : ndarray of int64, shape (n_elements,)
-        Position of that unit in its layer.
-    members : tuple of tuple of (str, int)
-        Every (layer, index) that is dropped together; more than one where channels are tied.
+        Position of that unit in its layer; of a weight in its flattened kernel.
     params : ndarray of int64, shape (n_elements,)
         Parameters that go when this element alone goes.
     macs : ndarray of float64, shape (n_elements,)
         Multiply-adds an example that go with it; NaN where a size is unknown.
+    ties : mapping of int to tuple of (str, int)
+        Every (layer, index) of the elements that consist of several units.
     gates : tuple of Gate
         Where the elements are read.
+    inner_gates : tuple of InnerGate
+        Where masks act inside a layer.
     left_out : tuple of (str, str)
         Layers with units that cannot be dropped, and why.
     signature : str
         Tells one model's structure from another's.
+    kernel_shapes : mapping of str to tuple of int
+        Shape of the kernel that weights belong to, by layer and variable.
     """
 
-    names: tuple[str, ...]
     layers: tuple[str, ...]
     kinds: tuple[str, ...]
     indices: npt.NDArray[np.int64]
-    members: tuple[tuple[tuple[str, int], ...], ...]
     params: npt.NDArray[np.int64]
     macs: npt.NDArray[np.float64]
+    ties: Mapping[int, tuple[tuple[str, int], ...]]
     gates: tuple[Gate, ...]
+    inner_gates: tuple[InnerGate, ...]
     left_out: tuple[tuple[str, str], ...]
     signature: str
+    kernel_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.names)
+        return len(self.layers)
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """One for each element, such as ``"dense_1[17]"``; tied units are named after the first."""
+        each = zip(self.layers, self.kinds, self.indices.tolist(), strict=True)
+        return tuple(self._name(layer, kind, index) for layer, kind, index in each)
+
+    def _name(self, layer: str, kind: str, index: int) -> str:
+        if kind == "layer":
+            return layer
+        if kind == "weight":
+            place = np.unravel_index(index, self.kernel_shapes[layer])
+            return f"{layer}[{','.join(str(int(k)) for k in place)}]"
+        return f"{layer}{_SUFFIX.get(kind, '')}[{index}]"
+
+    @property
+    def members(self) -> tuple[tuple[tuple[str, int], ...], ...]:
+        """Every (layer, index) that is dropped together; more than one where units are tied."""
+        each = enumerate(zip(self.layers, self.indices.tolist(), strict=True))
+        return tuple(self.ties.get(j, ((layer, index),)) for j, (layer, index) in each)
+
+    @property
+    def one_mask_a_batch(self) -> bool:
+        """Whether a forward pass can have one mask only, because masks multiply the weights themselves."""
+        return any(gate.where == "kernel" for gate in self.inner_gates)
 
     def to_frame(self) -> pd.DataFrame:
         """One row an element: element, layer, kind, index, params, macs, units (tied ones counted)."""
+        units = np.ones(len(self), dtype=np.int64)
+        for j, tied in self.ties.items():
+            units[j] = len(tied)
         return pd.DataFrame(
             {
                 "element": self.names,
@@ -88,32 +152,77 @@ class Elements:
                 "index": self.indices,
                 "params": self.params,
                 "macs": self.macs,
-                "units": [len(tied) for tied in self.members],
+                "units": units,
             }
         )
 
     def by_layer(self) -> pd.DataFrame:
-        """One row a layer: layer, kind, elements, params, macs (summed over its elements)."""
-        groups = self.to_frame().groupby(["layer", "kind"], sort=False, as_index=False)
-        return groups.agg(elements=("element", "size"), params=("params", "sum"), macs=("macs", "sum"))
+        """One row a layer and kind: layer, kind, elements, params, macs (summed over its elements)."""
+        frame = pd.DataFrame({"layer": self.layers, "kind": self.kinds, "params": self.params, "macs": self.macs})
+        groups = frame.groupby(["layer", "kind"], sort=False, as_index=False)
+        return groups.agg(elements=("params", "size"), params=("params", "sum"), macs=("macs", "sum"))
 
-    def columns_of(self, layer: str) -> npt.NDArray[np.int64]:
+    def columns_of(self, layer: str) -> Columns:
         """Elements that drop a unit of `layer`."""
-        found = [j for j, tied in enumerate(self.members) if any(name == layer for name, _ in tied)]
-        return np.array(found, dtype=np.int64)
+        found = {j for j, name in enumerate(self.layers) if name == layer and j not in self.ties}
+        found |= {j for j, tied in self.ties.items() if any(name == layer for name, _ in tied)}
+        return np.array(sorted(found), dtype=np.int64)
 
     def __repr__(self) -> str:
-        lines = [f"Elements: {len(self)} in {len(set(self.layers))} layers", self.by_layer().to_string(index=False)]
+        lines = [f"Elements: {len(self):,} in {len(set(self.layers))} layers", self.by_layer().to_string(index=False)]
         lines += [f"left out: '{layer}': {reason}" for layer, reason in self.left_out]
         return "\n".join(lines)
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which layers to take.
+
+    Attributes
+    ----------
+    include : frozenset of str or None
+        None for all.
+    exclude : frozenset of str
+    """
+
+    include: frozenset[str] | None
+    exclude: frozenset[str]
+
+    def takes(self, *layers: str) -> bool:
+        """Whether something that belongs to all of `layers` is taken."""
+        return self.exclude.isdisjoint(layers) and (self.include is None or not self.include.isdisjoint(layers))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The elements of one kind, as the fields of `Elements`, numbered from 0.
+
+    Attributes
+    ----------
+    known : tuple of str
+        Layers that have elements of this kind, or would have if something did not stand in the way.
+    """
+
+    layers: Sequence[str] = ()
+    kinds: Sequence[str] = ()
+    indices: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    params: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    macs: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    ties: Mapping[int, tuple[tuple[str, int], ...]] = field(default_factory=dict)
+    gates: tuple[Gate, ...] = ()
+    inner_gates: tuple[InnerGate, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    known: tuple[str, ...] = ()
+    kernel_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+
+
 def elements(
     model: "keras.Model",
-    kind: Literal["neurons"] = "neurons",
+    kind: Kind | Sequence[Kind] = "neurons",
     *,
     include: Collection[str] | None = None,
     exclude: Collection[str] = (),
+    groups: "Groups | None" = None,
 ) -> Elements:
     """Find what can be dropped in `model`.
 
@@ -124,13 +233,21 @@ def elements(
     Parameters
     ----------
     model : keras.Model
-        Sequential or Functional, built. It is not changed.
-    kind : {"neurons"}
-        Units of Dense layers and filters of convolutions.
+        Built. It is not changed. Of a subclassed model, whose graph cannot be walked, the layers'
+        outputs are dropped: impacts can be estimated, but the model cannot be made smaller.
+    kind : str or sequence of str
+        "neurons": units of Dense layers, filters of convolutions, recurrent units. "embeddings":
+        dimensions of embeddings. "heads": attention heads. "layers": layers with weights whose output
+        has the shape of their input, dropped by leaving them out. "branches": branches of an Add
+        beside which another one stays. "weights": every scalar of the kernels, or groups of them.
+        Several kinds make one table.
     include : collection of str, optional
         Names of the layers to take; all by default.
     exclude : collection of str, optional
         Names of the layers to leave whole; an element tied to one of them is left out too.
+    groups : optional
+        How weights go together: "rows", "columns", ``dropreg.Block(rows, columns)``, or a mapping
+        of layer names to integer arrays of the kernel's shape (-1 = always kept).
 
     Returns
     -------
@@ -139,62 +256,52 @@ def elements(
     Raises
     ------
     ModelError
-        If the model is not built, is subclassed, or nothing in it can be dropped.
+        If the model is not built, or nothing in it can be dropped.
     ParameterError
-        If `kind` is unknown, a name is no layer with units, or a named layer cannot be dropped.
+        If `kind` is unknown, a name is no layer with such elements, or a named layer cannot be dropped.
     """
-    if kind not in KINDS:
-        raise ParameterError(f"`kind` must be one of {', '.join(KINDS)}, received {kind!r}.")
+    kinds: list[Any] = [kind] if isinstance(kind, str) else list(kind)
+    wrong = [name for name in kinds if name not in KINDS]
+    if wrong or not kinds or len(set(kinds)) != len(kinds):
+        received = repr(wrong[0]) if wrong else f"{kinds}"
+        raise ParameterError(f"`kind` must be one of {', '.join(KINDS)}, or several of them, received {received}.")
+    if groups is not None and "weights" not in kinds:
+        raise ParameterError(f"`groups` must go with kind='weights', received kind={kind!r}: leave it out.")
+    from . import finders
     from .graph import trace_graph
 
     graph = trace_graph(model)
-    channels = _trace_channels(graph)
-    chosen = _choose(channels, _checked_names(include, exclude, channels))
-    if not chosen and (include is not None or exclude) and _choose(channels, (None, set())):
-        raise ParameterError(
-            f"`include` and `exclude` must leave at least one element, received include={include} and "
-            f"exclude={exclude}: name fewer layers."
-        )
-    if not chosen:
-        reasons = "; ".join(f"'{layer}': {reason}" for layer, reason in _left_out(channels, set()))
+    everything = Choice(None, frozenset())
+    choice = _checked_choice(include, exclude)
+    parts = [finders.find(model, graph, name, choice, groups) for name in kinds]
+    _check_names(include, exclude, parts)
+    if not any(len(part.layers) for part in parts):
+        if choice != everything and any(
+            len(finders.find(model, graph, name, everything, groups).layers) for name in kinds
+        ):
+            raise ParameterError(
+                f"`include` and `exclude` must leave at least one element, received include={include} and "
+                f"exclude={exclude}: name fewer layers."
+            )
+        reasons = "; ".join(f"'{layer}': {reason}" for part in parts for layer, reason in part.left_out)
         raise ModelError(
-            f"model '{model.name}' has no unit that can be dropped ({reasons or 'no Dense or Conv layer'}): "
-            "expected at least one hidden Dense or convolution layer."
+            f"model '{model.name}' has none of {', '.join(kinds)} that can be dropped "
+            f"({reasons or finders.MISSING[kinds[0]]}): expected {finders.EXPECTED[kinds[0]]}."
         )
-    return _collect(graph, channels, chosen)
+    return _join(parts, model_signature(graph))
 
 
-def _trace_channels(graph: "Graph") -> "Channels":
-    """Follow the channels of every tensor through the rules of the layers."""
-    from .channels import Channels, fixed
-    from .layers.base import n_channels, rule_for
-
-    channels = Channels()
-    labels = {slot: fixed(n_channels(graph.shapes[slot])) for slot in graph.inputs}
-    for index, call in enumerate(graph.calls):
-        read = [labels[slot] for slot in call.inputs]
-        written = rule_for(call.layer).flow(call, index, read, channels)
-        for slot, shape, row in zip(call.outputs, call.output_shapes, written, strict=True):
-            if len(row) != n_channels(shape):
-                raise ModelError(
-                    f"the rule of layer '{call.name}' ({call.kind}) must label the {n_channels(shape)} channels "
-                    f"of its output, received {len(row)} labels: register a rule that fits."
-                )
-            labels[slot] = row
-    for slot in graph.outputs:
-        channels.pin(labels[slot], "the model's output needs it")
-    channels.slots.update(labels)
-    return channels
-
-
-def _checked_names(
-    include: Collection[str] | None, exclude: Collection[str], channels: "Channels"
-) -> tuple[set[str] | None, set[str]]:
-    """`include` and `exclude` as sets, every name known and every included layer droppable."""
-    known = list(dict.fromkeys(source.layer for source in channels.sources))
+def _checked_choice(include: Collection[str] | None, exclude: Collection[str]) -> Choice:
     for parameter, names in (("include", include or ()), ("exclude", exclude)):
         if isinstance(names, str):
             raise ParameterError(f"`{parameter}` must be a list of layer names, received the string {names!r}.")
+    return Choice(None if include is None else frozenset(include), frozenset(exclude))
+
+
+def _check_names(include: Collection[str] | None, exclude: Collection[str], parts: Sequence[Found]) -> None:
+    """Every name is known, and every included layer droppable."""
+    known = list(dict.fromkeys(name for part in parts for name in part.known))
+    for parameter, names in (("include", include or ()), ("exclude", exclude)):
         for name in names:
             if name not in known:
                 near = difflib.get_close_matches(name, known, n=1)
@@ -203,73 +310,53 @@ def _checked_names(
                     f"`{parameter}` names '{name}', which is no layer with units: expected some of "
                     f"{', '.join(known)}.{hint}"
                 )
-    reasons = dict(_left_out(channels, set()))
-    droppable = {s.layer for label, s in enumerate(channels.sources) if channels.pinned(label) is None}
+    reasons = {layer: reason for part in parts for layer, reason in part.left_out}
     for name in include or ():
-        if name not in droppable:
+        if name in exclude or any(name in part.layers for part in parts):
+            continue
+        tied = any(name == layer for part in parts for units in part.ties.values() for layer, _ in units)
+        if name in reasons and not tied:
             raise ParameterError(
                 f"`include` names '{name}', whose units cannot be dropped: {reasons[name]}. Leave it out."
             )
-    return (None if include is None else set(include)), set(exclude)
 
 
-def _choose(channels: "Channels", names: tuple[set[str] | None, set[str]]) -> dict[int, list[int]]:
-    """Labels of each element that is droppable and asked for, keyed by the label that stands for it."""
-    include, exclude = names
-    groups: dict[int, list[int]] = {}
-    for label in range(len(channels.sources)):
-        if channels.pinned(label) is None:
-            groups.setdefault(channels.root(label), []).append(label)
-    chosen = {}
-    for root, labels in groups.items():
-        layers = {channels.sources[label].layer for label in labels}
-        if not layers & exclude and (include is None or layers & include):
-            chosen[root] = labels
-    return chosen
+def _join(parts: Sequence[Found], signature: str) -> Elements:
+    """Elements of several kinds in one, numbered in order."""
+    starts = np.cumsum([0, *(len(part.layers) for part in parts)])
 
+    def moved(columns: Columns, start: int) -> Columns:
+        return np.where(columns < 0, columns, columns + start)
 
-def _left_out(channels: "Channels", taken: set[int]) -> list[tuple[str, str]]:
-    """Layers with pinned units, with the first reason of each."""
-    reasons: dict[str, str] = {}
-    for label, source in enumerate(channels.sources):
-        reason = channels.pinned(label)
-        if reason is not None and label not in taken:
-            reasons.setdefault(source.layer, reason)
-    return list(reasons.items())
-
-
-def _collect(graph: "Graph", channels: "Channels", chosen: dict[int, list[int]]) -> Elements:
-    """Number the chosen elements and place their gates."""
-    column_of = np.full(len(channels.sources) + 1, -1, dtype=np.int64)  # the last entry serves FIXED
-    for column, labels in enumerate(chosen.values()):
-        column_of[labels] = column
-    gates = []
-    for read in channels.reads:
-        columns = column_of[read.labels]
-        if (columns >= 0).any():
-            gates.append(Gate(read.call, read.position, columns))
-    firsts = [channels.sources[labels[0]] for labels in chosen.values()]
-    params, macs = np.array(channels.params), np.array(channels.macs)
     return Elements(
-        names=tuple(f"{source.layer}[{source.index}]" for source in firsts),
-        layers=tuple(source.layer for source in firsts),
-        kinds=tuple(source.kind for source in firsts),
-        indices=np.array([source.index for source in firsts], dtype=np.int64),
-        members=tuple(
-            tuple((channels.sources[label].layer, channels.sources[label].index) for label in labels)
-            for labels in chosen.values()
+        layers=tuple(name for part in parts for name in part.layers),
+        kinds=tuple(name for part in parts for name in part.kinds),
+        indices=np.concatenate([part.indices for part in parts]),
+        params=np.concatenate([part.params for part in parts]),
+        macs=np.concatenate([part.macs for part in parts]),
+        ties={
+            j + int(start): units for part, start in zip(parts, starts, strict=False) for j, units in part.ties.items()
+        },
+        gates=tuple(
+            Gate(gate.call, gate.position, moved(gate.columns, start))
+            for part, start in zip(parts, starts, strict=False)
+            for gate in part.gates
         ),
-        params=np.array([round(params[labels].sum()) for labels in chosen.values()], dtype=np.int64),
-        macs=np.array([macs[labels].sum() for labels in chosen.values()]),
-        gates=tuple(gates),
-        left_out=tuple(_left_out(channels, {label for labels in chosen.values() for label in labels})),
-        signature=model_signature(graph),
+        inner_gates=tuple(
+            InnerGate(gate.where, gate.layer, moved(gate.columns, start), gate.variable)
+            for part, start in zip(parts, starts, strict=False)
+            for gate in part.inner_gates
+        ),
+        left_out=tuple(dict.fromkeys(reason for part in parts for reason in part.left_out)),
+        signature=signature,
+        kernel_shapes={name: shape for part in parts for name, shape in part.kernel_shapes.items()},
     )
 
 
 def model_signature(graph: "Graph") -> str:
     """Hash of the calls and shapes of a model: equal for two models of the same structure."""
     lines = [f"{call.kind} {call.name} {call.inputs} {call.output_shapes}" for call in graph.calls]
+    lines += [f"{type(c.layer).__name__} {c.layer.name} {c.input_shape} {c.output_shape}" for c in graph.inside or ()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 

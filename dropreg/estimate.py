@@ -8,7 +8,7 @@ import numpy as np
 
 from . import regression, shrinkage
 from .data import Data
-from .designs import Bernoulli, Design
+from .designs import Design
 from .elements import Elements
 from .errors import ParameterError
 from .fidelity import score
@@ -18,7 +18,7 @@ from .outcomes import Outcome, Task, resolve
 from .record import Record
 from .regression import COVARIANCES, CovarianceType, Fit, Rows
 from .runner import Ablation
-from .sampler import sample
+from .sampler import default_design, sample
 from .stopping import StopRule
 
 if TYPE_CHECKING:
@@ -35,7 +35,9 @@ _LABELS = {
     "marginal": "marginal regression",
 }
 ROWS_PER_ELEMENT = 500
-LEAST_ROWS = 50_000
+LEAST_ROWS, MOST_DEFAULT_ROWS = 50_000, 1_000_000
+MOST_DENSE = 8_000
+"""Most elements for estimators whose memory grows with their square."""
 _MOST_STATSMODELS_BYTES = 2**31
 
 
@@ -64,7 +66,9 @@ def regress(
         "assisted": regression that shrinks towards the recorded gradients; "gradient": those alone;
         "ols", by statsmodels; "ridge" and "lasso", by scikit-learn; "marginal", for very many
         elements; or any linear estimator of scikit-learn, as an object. "auto" is "assisted" where
-        the record holds the outcome's gradients, else "ols".
+        the record holds the outcome's gradients, else "ols". Above 8,000 elements "marginal" and "assisted"
+        use the known covariance of independent masks instead of the measured one, at memory in
+        proportion to the elements; the others are refused, and "auto" without gradients is "marginal".
     covariance : {"HC1", "cluster", "nonrobust"}
         Standard errors of OLS: "HC1" for this data set, "cluster" (by example) for the population
         that the examples came from. Ridge and "assisted" have posterior ones, lasso and scikit-learn
@@ -96,7 +100,7 @@ def regress(
     _check_arguments(record, outcome, estimator, covariance, penalty)
     column = settings.outcomes.index(outcome)
     if isinstance(estimator, str) and estimator == "auto":
-        estimator = "assisted" if outcome in settings.gradients else "ols"
+        estimator = _best_estimator(record, outcome)
     in_pairs = _in_pairs(record, estimator, paired)
     rows = regression.observations(record, paired=in_pairs)
     fit = _fit(record, rows, column, outcome, estimator, covariance, penalty)
@@ -121,6 +125,12 @@ def regress(
         interactions=_interactions(record, column, fit, sign, in_pairs) if interactions else None,
         stop=record.stop,
     )
+
+
+def _best_estimator(record: Record, outcome: str) -> Estimator:
+    if outcome in record.settings.gradients:
+        return "assisted"
+    return "ols" if record.settings.n_elements <= MOST_DENSE else "marginal"
 
 
 def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: str, penalty: Any) -> None:
@@ -172,13 +182,23 @@ def _fit(
     if isinstance(estimator, str) and estimator == "marginal":
         _check_independent(record, "estimator='marginal'")
         return regression.marginal(rows, column, _rates(record))
+    if isinstance(estimator, str) and estimator in ("assisted", "gradient"):
+        sums = record.gradient_sums(outcome)
+        combine = shrinkage.assisted if estimator == "assisted" else shrinkage.gradient_only
+        if record.settings.n_elements <= MOST_DENSE:
+            return combine(shrinkage.dense_problem(regression.compress(rows), column), sums)
+        _check_independent(record, f"estimator={estimator!r} of more than {MOST_DENSE:,} elements")
+        return combine(shrinkage.diagonal_problem(rows, column, _rates(record)), sums)
+    if record.settings.n_elements > MOST_DENSE:
+        gib = 8 * record.settings.n_elements**2 / 2**30
+        raise ParameterError(
+            f"estimator={estimator!r} must have at most {MOST_DENSE:,} elements, received "
+            f"{record.settings.n_elements:,} (a matrix of {gib:,.1f} GiB): pass estimator='marginal', or sample with "
+            f"gradients=({outcome!r},) and pass 'assisted'."
+        )
     design = regression.compress(rows)
     if not isinstance(estimator, str):
         return shrinkage.from_estimator(design, column, estimator)
-    if estimator in ("assisted", "gradient"):
-        sums = record.gradient_sums(outcome)
-        combine = shrinkage.assisted if estimator == "assisted" else shrinkage.gradient_only
-        return combine(design, column, sums)
     if estimator == "ridge":
         return shrinkage.ridge(design, rows, column, penalty or "evidence")
     if estimator == "lasso":
@@ -200,6 +220,11 @@ def _check_independent(record: Record, what: str) -> None:
 
 
 def _interactions(record: Record, column: int, fit: Fit, sign: float, in_pairs: bool) -> Any:
+    if record.settings.n_elements > MOST_DENSE:
+        raise ParameterError(
+            f"`interactions` must have at most {MOST_DENSE:,} elements, received {record.settings.n_elements:,}: "
+            "estimate those of some layers with include=."
+        )
     _check_independent(record, "`interactions`")
     rows = regression.observations(record)
     if in_pairs:  # the intercept of differences is not that of single masks
@@ -271,6 +296,7 @@ def estimate(
     gradients: bool | None = None,
     ablation: Ablation = "zero",
     task: Task | None = None,
+    output: int | str | None = None,
     interactions: bool = False,
     seed: int = 0,
     out: str | Path | None = None,
@@ -283,22 +309,22 @@ def estimate(
     Parameters
     ----------
     model : keras.Model
-        With one output of shape (batch, n_outputs). It is not changed.
-    data : (x, y)
+        Whose measured output has shape (batch, n_outputs). It is not changed.
+    data : (x, y), or batches
         Held-out examples and their labels; see `sample`.
     elements : Elements
         From ``dropreg.elements(model)``.
     outcome : str or Outcome
         "accuracy", "loss", "margin", "divergence", or a metric of your own.
     rows : int, optional
-        Masked forward passes; by default 500 for each element and at least 50,000.
+        Masked forward passes; by default 500 for each element, at least 50,000 and at most 1,000,000.
     design : Design, optional
-        ``Bernoulli(rate=0.3)`` by default.
+        ``Bernoulli(rate=0.3)`` by default; see `sample`.
     gradients : bool, optional
         Let the gradients at the dropout states help: two more row-equivalents for each row, worth
         many times that. By default wherever the outcome and the model allow; False for forward
         passes only, which need no derivatives.
-    ablation, task, seed, out, stop, executor, progress
+    ablation, task, output, seed, out, stop, executor, progress
         As in `sample`.
     interactions : bool
         Also estimate pairwise interactions.
@@ -314,10 +340,18 @@ def estimate(
     """
     measured = resolve(outcome)
     assisted = measured.differentiable if gradients is None else gradients
-    n_rows = max(LEAST_ROWS, ROWS_PER_ELEMENT * len(elements)) if rows is None else rows
-    if rows is None and design is not None:
+    design = default_design(elements) if design is None else design
+    is_dense = len(elements) <= MOST_DENSE
+    n_rows = min(max(LEAST_ROWS, ROWS_PER_ELEMENT * len(elements)), MOST_DEFAULT_ROWS) if rows is None else rows
+    if rows is None:
         n_rows += -n_rows % design.rows_per_group
-    if not assisted and isinstance(n_rows, int) and not isinstance(n_rows, bool) and 0 < n_rows < len(elements) + 2:
+    if (
+        is_dense
+        and not assisted
+        and isinstance(n_rows, int)
+        and not isinstance(n_rows, bool)
+        and 0 < n_rows < len(elements) + 2
+    ):
         raise ParameterError(
             f"{n_rows:,} rows cannot identify {len(elements):,} elements by OLS: draw at least "
             f"{10 * len(elements):,}, or sample and pass estimator='ridge' to regress."
@@ -327,11 +361,12 @@ def estimate(
         data,
         elements,
         rows=n_rows,
-        design=Bernoulli() if design is None else design,
+        design=design,
         outcomes=(measured,),
         gradients=(measured.name,) if assisted else (),
         ablation=ablation,
         task=task,
+        output=output,
         seed=seed,
         out=out,
         stop=stop,

@@ -67,10 +67,11 @@ def score(
         worse than their mean) and ``r2_ceiling``.
     """
     rows = []
+    all_predicted = unseen.predict(coefficients, intercept)
     for rate in np.unique(unseen.rates):
         at = unseen.rates == rate
         measured, noise = unseen.effects[at, outcome], float(unseen.variances[at, outcome].mean())
-        predicted = intercept + (~unseen.masks[at]) @ coefficients
+        predicted = all_predicted[at]
         variance = float(measured.var(ddof=1))
         reliability = max(1.0 - noise / variance, 0.0) if variance > 0 else np.nan
         varied = variance > 0 and predicted.std() > 0

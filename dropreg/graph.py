@@ -1,16 +1,20 @@
 """The calls of a Keras model in the order in which they run, nested models written out.
 
-This is the only module that reads the private bookkeeping of Keras (``keras.src``).
+A subclassed model, whose graph lies in Python code, is one opaque call. This is the only module that
+reads the private bookkeeping of Keras (``keras.src``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from threading import RLock
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras.src.models.functional import Functional
 
-from .errors import ModelError
+from .errors import ModelError, ParameterError
 
 Shape = tuple[int | None, ...]
 
@@ -54,8 +58,17 @@ class Call:
     def kind(self) -> str:
         return type(self.layer).__name__
 
+    def layers(self) -> list[Any]:
+        """What is called and all layers in it."""
+        return self.layer._flatten_layers() if isinstance(self.layer, keras.layers.Layer) else [self.layer]
+
+    def positions_of(self, argument: str, place: int) -> list[int]:
+        """Which of `inputs` were passed as one argument, by name or as number `place`."""
+        value = self.kwargs.get(argument, self.args[place] if place < len(self.args) else None)
+        return [self.inputs.index(leaf.slot) for leaf in keras.tree.flatten(value) if isinstance(leaf, Ref)]
+
     def run(self, values: Sequence[Any]) -> list[Any]:
-        """Call the layer on `values`, one tensor for each slot of `inputs`; gives a list of tensors."""
+        """Call the layer for inference on `values`, one tensor for each slot of `inputs`; gives a list of tensors."""
         by_slot = dict(zip(self.inputs, values, strict=True))
 
         def fill(leaf: Any) -> Any:
@@ -63,7 +76,28 @@ class Call:
 
         args: Any = keras.tree.map_structure(fill, self.args)
         kwargs: Any = keras.tree.map_structure(fill, self.kwargs)
+        if getattr(self.layer, "_call_has_training_arg", False):
+            kwargs = {**kwargs, "training": False}
         return keras.tree.flatten(self.layer(*args, **kwargs))
+
+
+@dataclass(frozen=True)
+class Inside:
+    """One call of a layer inside an opaque model, in the order in which they ran.
+
+    Attributes
+    ----------
+    layer : keras.layers.Layer
+    input_shape, output_shape : Shape or None
+        Batch axis included; None where the layer takes or gives several tensors.
+    is_output : bool
+        Whether the model hands this very tensor out.
+    """
+
+    layer: Any
+    input_shape: Shape | None
+    output_shape: Shape | None
+    is_output: bool
 
 
 @dataclass(frozen=True)
@@ -78,22 +112,55 @@ class Graph:
         Slots of the model's inputs and outputs.
     shapes : tuple of Shape
         Shape of each slot, batch axis included.
+    input_names, output_names : tuple of str
+    input_dtypes : tuple of (str or None)
+        None where any numbers will do.
+    inside : tuple of Inside or None
+        The calls inside a subclassed model, which itself is the only call; None for other models.
     """
 
     calls: tuple[Call, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     shapes: tuple[Shape, ...]
+    input_names: tuple[str, ...]
+    output_names: tuple[str, ...]
+    input_dtypes: tuple[str | None, ...]
+    inside: tuple[Inside, ...] | None = None
+
+    def output_number(self, output: int | str) -> int:
+        """Position of an output given by its position or name.
+
+        Raises
+        ------
+        ParameterError
+            If there is no such output.
+        """
+        if isinstance(output, str) and output in self.output_names:
+            return self.output_names.index(output)
+        if isinstance(output, int) and not isinstance(output, bool) and 0 <= output < len(self.outputs):
+            return output
+        raise ParameterError(
+            f"`output` must be one of {', '.join(self.output_names)} or its number from 0 to {len(self.outputs) - 1}, "
+            f"received {output!r}."
+        )
 
 
 def trace_graph(model: keras.Model) -> Graph:
-    """Write out a Sequential or Functional model as a `Graph`.
+    """Write out a model as a `Graph`.
 
     Raises
     ------
     ModelError
-        If `model` is no Keras model, is not built, or is a subclassed model.
+        If `model` is no Keras model, or is not built.
     """
+    if not isinstance(model, keras.Model):
+        raise ModelError(
+            f"`model` must be a keras.Model, received {type(model).__name__}: load a saved one with "
+            "keras.saving.load_model."
+        )
+    if not isinstance(model, keras.Sequential) and not is_nested(model):
+        return _opaque(model)
     functional = _functional(model)
     shapes: list[Shape] = []
     calls: list[Call] = []
@@ -104,16 +171,140 @@ def trace_graph(model: keras.Model) -> Graph:
 
     inputs = tuple(new_slot(tensor) for tensor in functional.inputs)
     outputs = _write_out(functional, inputs, new_slot, calls, shapes)
-    return Graph(tuple(calls), inputs, outputs, tuple(shapes))
+    return Graph(
+        calls=tuple(calls),
+        inputs=inputs,
+        outputs=outputs,
+        shapes=tuple(shapes),
+        input_names=tuple(tensor.name for tensor in functional.inputs),
+        output_names=tuple(functional.output_names),
+        input_dtypes=tuple(str(tensor.dtype) for tensor in functional.inputs),
+    )
+
+
+def all_layers(model: keras.Model) -> list[Any]:
+    """Every layer in `model`, itself first, each once, in an order that its structure alone decides."""
+    return model._flatten_layers()
+
+
+def variables_of(layer: Any) -> list[Any]:
+    """The variables that belong to `layer` itself, not to its sublayers."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+_PATCHING = RLock()
+_ABSENT = object()
+
+
+@contextmanager
+def patched(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
+    """Give layers other attributes (layer, name, value) for a while, such as another ``call``.
+
+    One thread at a time; every attribute is as it was afterwards, also when something raises.
+    """
+    with _PATCHING:
+        before = [(layer, name, vars(layer).get(name, _ABSENT)) for layer, name, _ in changes]
+        try:
+            for layer, name, value in changes:
+                vars(layer)[name] = value
+            yield
+        finally:
+            for layer, name, value in before:
+                if value is _ABSENT:
+                    vars(layer).pop(name, None)
+                else:
+                    vars(layer)[name] = value
+
+
+def call_name(layer: Any) -> str:
+    """The method that ``layer(...)`` ends up in."""
+    return "call" if getattr(layer, "quantization_mode", None) is None else "quantized_call"
+
+
+def _opaque(model: Any) -> Graph:
+    """A subclassed model as one call, with the calls inside it as one trace saw them."""
+    shapes = _built_shapes(model)
+    for dtype in ("float32", "int32"):
+        specs = keras.tree.map_shape_structure(lambda shape, dtype=dtype: tf.TensorSpec(shape, dtype), shapes)
+        try:
+            inside, output_shapes = _record_calls(model, specs)
+            break
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+            failure = error
+    else:
+        raise ModelError(
+            f"model '{model.name}' ({type(model).__name__}) must run on tensors of shape {shapes}, received the error "
+            f"{failure}: call it once on a batch of data first."
+        )
+    flat: list[Shape] = [spec.shape for spec in keras.tree.flatten(specs)]
+    slots = iter(range(len(flat)))
+    arguments = keras.tree.map_structure(lambda spec: Ref(next(slots)), specs)
+    n_inputs, n_outputs = len(flat), len(output_shapes)
+    read, written = tuple(range(n_inputs)), tuple(range(n_inputs, n_inputs + n_outputs))
+    input_shapes = tuple(tuple(shape) for shape in flat)
+    call = Call(model, (arguments,), {}, read, written, input_shapes, output_shapes)
+    return Graph(
+        calls=(call,),
+        inputs=read,
+        outputs=written,
+        shapes=(*input_shapes, *output_shapes),
+        input_names=tuple(f"input_{k}" for k in read),
+        output_names=tuple(f"output_{k}" for k in range(n_outputs)),
+        input_dtypes=(None,) * n_inputs,
+        inside=inside,
+    )
+
+
+def _built_shapes(model: Any) -> Any:
+    """Shapes of the model's inputs as it was built, batch axis unknown."""
+    known = model._build_shapes_dict
+    if not model.built or not known:
+        raise ModelError(
+            f"model '{model.name}' ({type(model).__name__}) is not built, so its layers cannot be counted: call it "
+            "once on a batch of data."
+        )
+    if len(known) != 1:
+        raise ModelError(
+            f"model '{model.name}' ({type(model).__name__}) must take one argument (a tensor, list or dict), received "
+            f"{len(known)} ({', '.join(known)}): put them into a list."
+        )
+    return keras.tree.map_shape_structure(lambda shape: (None, *shape[1:]), next(iter(known.values())))
+
+
+def _record_calls(model: Any, specs: Any) -> tuple[tuple[Inside, ...], tuple[Shape, ...]]:
+    """Trace `model` on tensors of these specs; its inner calls and the shapes of its outputs."""
+    calls: list[tuple[Any, Any, Any]] = []
+
+    def recorder(layer: Any) -> Callable[..., Any]:
+        original = getattr(layer, call_name(layer))
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            calls.append((layer, args[0] if args else None, result))
+            return result
+
+        return call
+
+    changes = [(layer, call_name(layer), recorder(layer)) for layer in all_layers(model)[1:]]
+    found: list[Any] = []
+
+    def run(inputs: Any) -> None:
+        calls.clear()
+        found[:] = keras.tree.flatten(model(inputs, training=False))
+
+    with patched(changes), keras.StatelessScope(collect_losses=True):
+        tf.function(run).get_concrete_function(specs)
+    is_output = {id(tensor) for tensor in found}
+    inside = tuple(Inside(layer, _shape(x), _shape(y), id(y) in is_output) for layer, x, y in calls)
+    return inside, tuple(tuple(tensor.shape) for tensor in found)
+
+
+def _shape(value: Any) -> Shape | None:
+    return tuple(value.shape) if isinstance(value, tf.Tensor) else None
 
 
 def _functional(model: Any) -> Functional:
-    """The Functional model inside `model`, or an error that says what works."""
-    if not isinstance(model, keras.Model):
-        raise ModelError(
-            f"`model` must be a keras.Model, received {type(model).__name__}: load a saved one with "
-            "keras.saving.load_model."
-        )
+    """The Functional model inside `model`, or an error that says what to do."""
     if isinstance(model, keras.Sequential):
         if model._functional is None:
             raise ModelError(
@@ -121,12 +312,6 @@ def _functional(model: Any) -> Functional:
                 "model.build(input_shape), or begin it with keras.Input(shape)."
             )
         return model._functional
-    if not isinstance(model, Functional) or type(model).call is not Functional.call:
-        raise ModelError(
-            f"model '{model.name}' ({type(model).__name__}) is a subclassed model: its graph lies in "
-            "Python code and cannot be walked. Sequential and Functional models work; rebuild it as "
-            "keras.Model(inputs, outputs), or pass its Functional part."
-        )
     return model
 
 

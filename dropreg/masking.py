@@ -2,10 +2,14 @@
 
 Gates multiply the inputs of the layers that read an element, not the output of the layer that
 computes it: only there is zero the same as absent, because a normalization, an activation with
-f(0) != 0 or a padding in between would turn a zero into something else.
+f(0) != 0 or a padding in between would turn a zero into something else. What lies inside a layer
+(heads, recurrent states, whole layers, the layers of a subclassed model) is reached by giving the
+layer another ``call`` while the network runs; weights by giving variables other values in the
+stateless scope that everything runs in.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -13,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from .elements import Elements, Gate, check_fits
-from .graph import Call, trace_graph
+from .elements import Columns, Elements, Gate, InnerGate, check_fits
+from .errors import ParameterError
+from .graph import Call, all_layers, call_name, patched, trace_graph, variables_of
 
 if TYPE_CHECKING:
     from .data import Examples
@@ -29,7 +34,7 @@ class MaskedNetwork:
 
     The calls that no mask can reach (all that comes before the first gate) form the *prefix*, which
     is computed once an example; the rest is the *suffix*, computed once a row. The model itself is
-    not touched: its layers run in a stateless scope.
+    as it was afterwards: its layers run in a stateless scope.
 
     Parameters
     ----------
@@ -39,30 +44,48 @@ class MaskedNetwork:
     replacements : dict of (int, int) to ndarray, optional
         What a dropped channel becomes at each gate, keyed by the gate's call and position, each of
         shape (channels,); zero by default. `mean_activations` gives the means.
+    output : int or str
+        Which of the model's outputs to give.
 
     Attributes
     ----------
     frontier : tuple of int
         Slots that the prefix hands to the suffix.
+    output : int
+        Slot of the output.
 
     Raises
     ------
     ModelError
         If `elements` belong to another model.
+    ParameterError
+        If `output` is no output of the model.
     """
 
-    def __init__(self, model: keras.Model, elements: Elements, replacements: Replacements | None = None) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        elements: Elements,
+        replacements: Replacements | None = None,
+        output: int | str = 0,
+    ) -> None:
         self.model = model
         self.elements = elements
         self.graph = trace_graph(model)
         check_fits(elements, self.graph, model.name)
-        self._gates: dict[tuple[int, int], Gate] = {(g.call, g.position): g for g in elements.gates}
+        self._gates: dict[tuple[int, int], list[Gate]] = {}
+        for gate in elements.gates:
+            self._gates.setdefault((gate.call, gate.position), []).append(gate)
+        self._layers = all_layers(model)
         self.replacements = replacements or {}
+        self.output = self.graph.outputs[self.graph.output_number(output)]
         self._suffix = self._reached_by_masks()
         self.frontier = self._frontier()
 
     def _reached_by_masks(self) -> tuple[int, ...]:
+        owners = {id(self._layers[gate.layer]) for gate in self.elements.inner_gates}
         gated = {gate.call for gate in self.elements.gates}
+        gated |= {k for k, call in enumerate(self.graph.calls) if owners.intersection(map(id, call.layers()))}
         masked: set[int] = set()
         reached = []
         for index, call in enumerate(self.graph.calls):
@@ -74,7 +97,7 @@ class MaskedNetwork:
     def _frontier(self) -> tuple[int, ...]:
         suffix = [self.graph.calls[index] for index in self._suffix]
         computed = {slot for call in suffix for slot in call.outputs}
-        needed = [slot for call in suffix for slot in call.inputs] + list(self.graph.outputs)
+        needed = [slot for call in suffix for slot in call.inputs] + [self.output]
         return tuple(dict.fromkeys(slot for slot in needed if slot not in computed))
 
     def floats_per_row(self) -> int:
@@ -96,8 +119,9 @@ class MaskedNetwork:
         Parameters
         ----------
         frontier : sequence of Tensor, shape (rows, ...)
-        masks : Tensor of float, shape (rows, n_elements), or None
-            1 = kept, 0 = dropped; None keeps everything.
+        masks : Tensor of float, shape (rows, n_elements) or (1, n_elements), or None
+            1 = kept, 0 = dropped; None keeps everything. One mask for all rows where
+            ``elements.one_mask_a_batch``.
 
         Returns
         -------
@@ -105,26 +129,44 @@ class MaskedNetwork:
         """
         values = dict(zip(self.frontier, frontier, strict=True))
         self._run({i: self.graph.calls[i] for i in self._suffix}, values, masks)
-        return values[self.graph.outputs[0]]
+        return values[self.output]
 
     def _run(self, calls: dict[int, Call], values: dict[int, Any], masks: tf.Tensor | None) -> None:
-        with keras.StatelessScope(collect_losses=True):
+        changes, weights = ([], []) if masks is None else self._inner_changes(masks)
+        with patched(changes), keras.StatelessScope(weights, collect_losses=True):
             for index, call in calls.items():
                 inputs = [
                     self._gated(index, position, values[slot], masks) for position, slot in enumerate(call.inputs)
                 ]
                 values.update(zip(call.outputs, call.run(inputs), strict=True))
 
+    def _inner_changes(self, masks: tf.Tensor) -> tuple[list[tuple[Any, str, Any]], list[tuple[Any, tf.Tensor]]]:
+        """Attributes of layers to change, and other values of variables, for these masks."""
+        calls: dict[int, Callable[..., Any]] = {}
+        weights = []
+        for gate in self.elements.inner_gates:
+            layer = self._layers[gate.layer]
+            if gate.where == "kernel":
+                weights.append(masked_variable(layer, gate, masks))
+                continue
+            original = calls.get(gate.layer, getattr(layer, call_name(layer)))
+            calls[gate.layer] = partial(_CALLS[gate.where], original, gate.columns, masks)
+        changes = [(self._layers[k], call_name(self._layers[k]), call) for k, call in calls.items()]
+        # a fused kernel would run past the cells, where states are masked
+        changes += [(layer, "use_cudnn", False) for layer in self._layers if "use_cudnn" in vars(layer) and calls]
+        return changes, weights
+
     def _gated(self, call: int, position: int, value: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
-        gate = self._gates.get((call, position))
-        if gate is None or masks is None:
+        if masks is None or (call, position) not in self._gates:
             return value
         replacement = self.replacements.get((call, position))
-        if replacement is None:
-            gated = apply_mask(value, masks, gate.columns)
-        else:
-            center = tf.constant(replacement, dtype=value.dtype)
-            gated = apply_mask(value - center, masks, gate.columns) + center
+        gated = value
+        for gate in self._gates[call, position]:
+            if replacement is None:
+                gated = apply_mask(gated, masks, gate.columns)
+            else:
+                center = tf.constant(replacement, dtype=value.dtype)
+                gated = apply_mask(gated - center, masks, gate.columns) + center
         keras_mask = getattr(value, "_keras_mask", None)
         if keras_mask is not None:
             setattr(gated, "_keras_mask", keras_mask)  # noqa: B010 - Keras' own name for a time-step mask
@@ -137,16 +179,14 @@ class MaskedNetwork:
         ----------
         inputs : sequence of array, shape (rows, ...)
             One array for each input of the model.
-        masks : array of bool or float, shape (rows, n_elements), or None
+        masks : array of bool or float, shape (rows, n_elements) or (1, n_elements), or None
             True = kept.
 
         Returns
         -------
         Tensor, shape (rows, ...)
         """
-        tensors = [
-            tf.convert_to_tensor(x, dtype=tensor.dtype) for x, tensor in zip(inputs, self.model.inputs, strict=True)
-        ]
+        tensors = [tf.convert_to_tensor(x, dtype=t) for x, t in zip(inputs, self.graph.input_dtypes, strict=True)]
         kept = None if masks is None else tf.cast(tf.convert_to_tensor(masks), tf.float32)
         return self.suffix(self.prefix(tensors), kept)
 
@@ -161,7 +201,18 @@ class MaskedNetwork:
         Returns
         -------
         dict of (int, int) to ndarray of float64, shape (channels,)
+
+        Raises
+        ------
+        ParameterError
+            If masks act inside layers, where there is no activation to replace.
         """
+        if self.elements.inner_gates:
+            kinds = sorted(set(self.elements.kinds))
+            raise ParameterError(
+                f"ablation 'mean' must have elements that are read as channels of an activation, received {kinds}: "
+                "use ablation='zero'."
+            )
         slots = {key: self.graph.calls[key[0]].inputs[key[1]] for key in self._gates}
 
         @tf.function(reduce_retracing=True)
@@ -182,11 +233,11 @@ class MaskedNetwork:
         """Accuracy on (x, y) with the elements `dropped` (their numbers) missing in every row."""
         kept = np.ones(len(self.elements), dtype=bool)
         kept[np.asarray(dropped, dtype=np.int64)] = False
-        inputs = list(x) if len(self.model.inputs) > 1 else [x]
+        inputs = list(x) if len(self.graph.inputs) > 1 else [x]
         right = 0
         for start in range(0, len(y), 1000):
             rows = slice(start, start + 1000)
-            masks = np.broadcast_to(kept, (len(y[rows]), len(kept)))
+            masks = kept[np.newaxis]
             outputs = self([array[rows] for array in inputs], masks)
             right += int((np.argmax(outputs, axis=1) == y[rows]).sum())
         return right / len(y)
@@ -205,13 +256,59 @@ class MaskedNetwork:
         return [tf.concat(values, axis=0) for values in zip(*parts, strict=True)]
 
 
+def _mask_heads(
+    original: Callable[..., Any], columns: Columns, masks: tf.Tensor, value: tf.Tensor, *args: Any, **kwargs: Any
+) -> Any:
+    """An output projection whose input (rows, ..., heads, size) is masked head by head."""
+    factors = _pick(tf.cast(masks, value.dtype), columns)
+    ones = [1] * (len(value.shape) - 3)
+    return original(value * tf.reshape(factors, [tf.shape(masks)[0], *ones, len(columns), 1]), *args, **kwargs)
+
+
+def _mask_state(
+    original: Callable[..., Any], columns: Columns, masks: tf.Tensor, value: tf.Tensor, states: Any, **kwargs: Any
+) -> Any:
+    """A recurrent cell whose previous output is masked unit by unit."""
+    if not keras.tree.is_nested(states):
+        return original(value, apply_mask(states, masks, columns), **kwargs)
+    return original(value, [apply_mask(states[0], masks, columns), *states[1:]], **kwargs)
+
+
+def _mask_output(original: Callable[..., Any], columns: Columns, masks: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A layer whose output is masked along its trailing axis."""
+    return apply_mask(original(*args, **kwargs), masks, columns)
+
+
+def _bypass(original: Callable[..., Any], columns: Columns, masks: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """A layer in whose place its (first) input goes on where it is dropped."""
+    result = original(*args, **kwargs)
+    value = args[0] if args else next(iter(kwargs.values()))
+    return value + apply_mask(result - value, masks, np.repeat(columns, result.shape[-1]))
+
+
+_CALLS: dict[str, Callable[..., Any]] = {
+    "heads": _mask_heads,
+    "state": _mask_state,
+    "output": _mask_output,
+    "bypass": _bypass,
+}
+
+
+def masked_variable(layer: Any, gate: InnerGate, masks: tf.Tensor) -> tuple[Any, tf.Tensor]:
+    """A variable and its value with the dropped scalars at zero, for masks of shape (1, n_elements)."""
+    variable = variables_of(layer)[gate.variable]
+    value = tf.convert_to_tensor(variable.value)
+    factors = _pick(tf.cast(masks[:1], value.dtype), gate.columns)
+    return variable, value * tf.reshape(factors, value.shape)
+
+
 def apply_mask(value: tf.Tensor, masks: tf.Tensor, columns: npt.NDArray[np.int64]) -> tf.Tensor:
     """Multiply each row's channels by their elements' mask values.
 
     Parameters
     ----------
     value : Tensor, shape (rows, ..., channels)
-    masks : Tensor of float, shape (rows, n_elements)
+    masks : Tensor of float, shape (rows, n_elements) or (1, n_elements)
     columns : ndarray of int64, shape (channels,)
         Element of each channel, -1 for always kept.
 
@@ -225,7 +322,7 @@ def apply_mask(value: tf.Tensor, masks: tf.Tensor, columns: npt.NDArray[np.int64
     factors = _pick(masks, columns[:period])
     rows, shape = tf.shape(masks)[0], tf.shape(value)
     if repeats > 1:  # flattened channels: the same run of elements again and again
-        folded = tf.reshape(value, [rows, -1, repeats, period])
+        folded = tf.reshape(value, [shape[0], -1, repeats, period])
         return tf.reshape(folded * factors[:, tf.newaxis, tf.newaxis, :], shape)
     ones = [1] * (len(value.shape) - 2)
     return value * tf.reshape(factors, [rows, *ones, period])

@@ -31,6 +31,8 @@ from .errors import RecordError
 
 _SETTINGS, _ELEMENTS, _BASELINE = "run.json", "elements.parquet", "baseline.parquet"
 _FIDELITY, _STOP = "fidelity.parquet", "stop.json"
+MOST_STORED = 8_000
+"""Most elements whose masks are stored; those of more are drawn again from seed and chunk."""
 
 
 class Record:
@@ -140,7 +142,8 @@ class Record:
         total: GradientSums | None = None
         for k in self._chunks:
             frame = pd.read_parquet(self._gradient_path(k))
-            here = GradientSums(*(frame[f"{outcome}_{f.name}"].to_numpy() for f in fields(GradientSums)))
+            columns = [frame[f"{outcome}_{f.name}"].to_numpy(np.float64) for f in fields(GradientSums)]
+            here = GradientSums(*columns)
             total = here if total is None else total + here
         assert total is not None
         return total
@@ -181,6 +184,9 @@ class Record:
     def write(self, chunk: int, result: ChunkResult) -> None:
         """Add a chunk; in a folder of one's own its masks are stored beside its outcomes.
 
+        Masks of more than 8,000 elements are not stored but drawn again, and their gradients are
+        rounded to float32.
+
         Raises
         ------
         RecordError
@@ -198,7 +204,7 @@ class Record:
         columns: dict[str, pa.Array] = {}
         if s.examples_per_mask == 1:
             columns["example"] = pa.array(self._examples(chunk)[:, 0].astype(np.int32))
-        if self._store_masks and self._design is not None:
+        if self._store_masks and s.n_elements <= MOST_STORED and self._design is not None:
             packed = np.packbits(self._draw(self._design, chunk), axis=1)
             buffer = pa.py_buffer(packed.tobytes())
             columns["mask"] = pa.Array.from_buffers(pa.binary(packed.shape[1]), len(packed), [None, buffer])
@@ -207,6 +213,7 @@ class Record:
             columns[f"{name}_change"] = pa.array(result.effects[:, j])
         if result.gradients:
             sums = {f"{name}_{key}": value for name, g in result.gradients.items() for key, value in vars(g).items()}
+            sums = sums if s.n_elements <= MOST_STORED else {k: v.astype(np.float32) for k, v in sums.items()}
             write_atomically(self._gradient_path(chunk), pd.DataFrame(sums).to_parquet, self.rows)
         write_atomically(self._path(chunk), lambda path: pq.write_table(pa.table(columns), path), self.rows)
         self._chunks = sorted({*self._chunks, chunk})
@@ -227,8 +234,8 @@ class Record:
             )
             for suffix in ("", "_change")
         )
-        if self._design is not None:
-            masks = self._draw(self._design, k)
+        if self._design is not None or self.settings.n_elements > MOST_STORED:
+            masks = self._draw(self._design or design_from(self.settings.design), k)
         else:
             masks = unpack_masks(table["mask"].combine_chunks(), self.settings.n_elements)
         return Chunk(masks, self._examples(k), outcomes, effects)

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -28,6 +29,7 @@ PREFIX_BYTES = 2**30
 
 _BATCH_FLOATS = 2**24
 _MOST_BATCH, _LEAST_BATCH, _BATCHES_PER_CHUNK, _MOST_CHUNK = 8192, 32, 16, 16384
+_CHUNK_MASK_BYTES, _LEAST_CHUNK_MASKS, _MOST_CHUNK_MASKS = 2**26, 4, 256
 _FIDELITY_CHUNK = 2**62
 """Chunks from here on are drawn for unseen masks; no run gets there."""
 
@@ -59,23 +61,29 @@ class ChunkRunner:
         ablation: Ablation,
         seed: int,
         batch_size: int | None,
+        output: int | str = 0,
     ) -> None:
         import tensorflow as tf
 
         from .masking import MaskedNetwork
 
         self._arguments = (model, elements, examples, design, outcomes, gradients, ablation, seed)
+        self.output = output
         self.elements, self.examples, self.design, self.seed = elements, examples, design, seed
         self.outcomes, self.gradients = outcomes, gradients
         self._row_outcomes = tuple(outcome for outcome in outcomes if not isinstance(outcome, PerMask))
         self._mask_outcomes = tuple(outcome for outcome in outcomes if isinstance(outcome, PerMask))
-        self.network = MaskedNetwork(model, elements)
+        self.network = MaskedNetwork(model, elements, output=output)
         if ablation == "mean":
-            self.network = MaskedNetwork(model, elements, self.network.mean_activations(examples))
-        self.batch_size = _batch_size(self.network.floats_per_row()) if batch_size is None else batch_size
-        positive("batch_size", self.batch_size)
+            means = self.network.mean_activations(examples)
+            self.network = MaskedNetwork(model, elements, means, output=output)
+        self.batch_size = self._choose_batch_size(batch_size)
         unit = design.rows_per_group
-        self.chunk_rows = max(min(_MOST_CHUNK, self.batch_size * _BATCHES_PER_CHUNK) // unit, 1) * unit
+        fitting = min(_MOST_CHUNK, self.batch_size * _BATCHES_PER_CHUNK)
+        if elements.one_mask_a_batch:
+            masks = int(np.clip(_CHUNK_MASK_BYTES // len(elements), _LEAST_CHUNK_MASKS, _MOST_CHUNK_MASKS))
+            fitting = masks * design.examples_per_mask
+        self.chunk_rows = max(fitting // unit, 1) * unit
         self._labels = np.zeros(len(examples), np.int64) if examples.labels is None else examples.labels
         self._cache = self.network.cached_prefix(examples, self.batch_size, PREFIX_BYTES)
         self._whole, self.from_logits = self._run_whole()
@@ -91,7 +99,21 @@ class ChunkRunner:
         self.baseline = self._measure_baseline()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ChunkRunner, (*self._arguments, self.batch_size)
+        return ChunkRunner, (*self._arguments, self.batch_size, self.output)
+
+    def _choose_batch_size(self, asked: int | None) -> int:
+        """Rows of one forward pass: all examples of a mask where it serves a batch."""
+        if asked is not None:
+            positive("batch_size", asked)
+        n = self.design.examples_per_mask
+        if self.elements.one_mask_a_batch:
+            if asked not in (None, n):
+                raise ParameterError(
+                    f"`batch_size` must be the {n} examples of a mask where masks multiply weights, received {asked}: "
+                    "leave it out, and choose examples_per_mask of the design."
+                )
+            return n
+        return _batch_size(self.network.floats_per_row()) if asked is None else asked
 
     def _source(self) -> Sequence[Any]:
         """What rows are gathered from: cached frontier values, or the inputs themselves."""
@@ -139,6 +161,8 @@ class ChunkRunner:
                 f"outcome '{name}' must be differentiable with respect to the masks, received a model with a layer "
                 "that has no gradient: pass gradients=() to sample, gradients=False to estimate."
             )
+        if self.elements.one_mask_a_batch:
+            gradient = gradient / float(self.design.examples_per_mask)
         dropped = 1.0 - kept
         squares = tf.square(gradient)
         products = [gradient * kept, gradient * dropped, squares * kept, squares * dropped]
@@ -177,11 +201,21 @@ class ChunkRunner:
         """The baseline with the outcomes' names."""
         return pd.DataFrame(self.baseline, columns=[outcome.name for outcome in self._row_outcomes])
 
+    @cached_property
+    def _fingerprints(self) -> tuple[str, str]:
+        """Of the model's weights and elements, and of the examples."""
+        e = self.elements
+        digest = hashlib.sha256("\n".join([*dict.fromkeys(e.layers), *dict.fromkeys(e.kinds)]).encode())
+        digest.update(e.indices.tobytes())
+        for columns in [gate.columns for gate in (*e.gates, *e.inner_gates)]:
+            digest.update(columns.tobytes())
+        for array in self._arguments[0].get_weights():
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16], self.examples.fingerprint()
+
     def settings(self, rows: int) -> RunSettings:
         """What the record of a run of `rows` rows follows from."""
-        weights = hashlib.sha256("".join(self.elements.names).encode())
-        for array in self._arguments[0].get_weights():
-            weights.update(np.ascontiguousarray(array).data)
+        weights, data = self._fingerprints
         return RunSettings(
             rows=rows,
             seed=self.seed,
@@ -199,8 +233,10 @@ class ChunkRunner:
             batch_size=self.batch_size,
             from_logits=self.from_logits,
             model=self.elements.signature,
-            weights=weights.hexdigest()[:16],
-            data=self.examples.fingerprint(),
+            weights=weights,
+            data=data,
+            output=self.network.graph.output_number(self.output),
+            gradient_unit="mask" if self.elements.one_mask_a_batch else "row",
         )
 
     def run(self, chunk: int, n_masks: int, progress: Callable[[int], Any] = lambda rows: None) -> ChunkResult:
@@ -212,8 +248,9 @@ class ChunkRunner:
         outcomes = self._in_order(rows.measured.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask)
         changes = rows.measured - self.baseline[examples.reshape(-1)]
         effects = self._in_order(changes.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask - rows.per_mask_whole)
-        n_kept = masks.sum(axis=0, dtype=np.float64) * n
-        n_dropped = n_masks * n - n_kept
+        per_mask = 1 if self.elements.one_mask_a_batch else n
+        n_kept = masks.sum(axis=0, dtype=np.float64) * per_mask
+        n_dropped = n_masks * per_mask - n_kept
         sums = {
             name: GradientSums(total[0], total[1], total[2], total[3], n_kept, n_dropped)
             for name, total in rows.gradients.items()
@@ -225,20 +262,29 @@ class ChunkRunner:
         n_elements, n = len(self.elements), fidelity.examples
         mean_rate = float(1.0 - self.design.keep_probabilities(n_elements).mean())
         rates = fidelity.rates(mean_rate)
-        masks = np.concatenate(
-            [
-                Bernoulli(rate).draw(self.seed, _FIDELITY_CHUNK + k, fidelity.masks, n_elements)
-                for k, rate in enumerate(rates)
-            ]
-        )
+        n_masks = fidelity.masks * len(rates)
+        packed = np.empty((n_masks, -(-n_elements // 8)), np.uint8)
         first = _FIDELITY_CHUNK // len(self.examples) * len(self.examples)
-        examples = examples_of_rows(self.seed, first, len(masks) * n, len(self.examples)).reshape(-1, n)
-        rows = self._run_rows(masks, examples, lambda rows: None)
-        changes = (rows.measured - self.baseline[examples.reshape(-1)]).reshape(len(masks), n, -1).astype(np.float64)
+        examples = examples_of_rows(self.seed, first, n_masks * n, len(self.examples)).reshape(-1, n)
+        parts = []
+        step = max(min(_CHUNK_MASK_BYTES // n_elements, fidelity.masks), 1)
+        for start in range(0, n_masks, step):
+            chosen = range(start, min(start + step, n_masks))
+            masks = np.concatenate(
+                [
+                    Bernoulli(rates[k // fidelity.masks]).draw(self.seed, _FIDELITY_CHUNK + k, 1, n_elements)
+                    for k in chosen
+                ]
+            )
+            packed[chosen.start : chosen.stop] = np.packbits(masks, axis=1)
+            parts.append(self._run_rows(masks, examples[chosen.start : chosen.stop], lambda rows: None))
+        rows = _Rows.join(parts)
+        changes = (rows.measured - self.baseline[examples.reshape(-1)]).reshape(n_masks, n, -1).astype(np.float64)
         unknown = np.full(rows.per_mask.shape, np.nan)
         return FidelityMasks(
             rates=np.repeat(rates, fidelity.masks),
-            masks=masks,
+            packed=packed,
+            n_elements=n_elements,
             effects=self._in_order(changes.mean(axis=1), rows.per_mask - rows.per_mask_whole),
             variances=self._in_order(changes.var(axis=1, ddof=1) / n, unknown),
             examples=n,
@@ -258,9 +304,10 @@ class ChunkRunner:
         order = examples.reshape(-1)
         measured, outputs = [], []
         gradients = {name: np.zeros((4, masks.shape[1])) for name in self.gradients}
-        for start in range(0, n_masks * n, self.batch_size):
-            batch = order[start : start + self.batch_size]
-            chosen = masks[start : start + len(batch)] if n == 1 else masks[np.arange(start, start + len(batch)) // n]
+        n_batch = n if self.elements.one_mask_a_batch else self.batch_size
+        for start in range(0, n_masks * n, n_batch):
+            batch = order[start : start + n_batch]
+            chosen = self._masks_of_batch(masks, start, len(batch), n)
             gathered = [tf.constant(x[batch]) if self._cache is None else tf.gather(x, batch) for x in self._source()]
             labels = tf.constant(self._labels[batch])
             part = self._step(gathered, tf.constant(self._whole[batch]), labels, tf.constant(chosen))
@@ -275,6 +322,12 @@ class ChunkRunner:
             per_mask = self._measure_masks(np.concatenate(outputs), order, n)
             per_mask_whole = self._measure_masks(self._whole[order], order, n)
         return _Rows(np.concatenate(measured), per_mask, per_mask_whole, gradients)
+
+    def _masks_of_batch(self, masks: BoolMasks, start: int, count: int, n: int) -> BoolMasks:
+        """Masks of the rows `start` to `start + count`, n rows a mask: one each, or one for all."""
+        if self.elements.one_mask_a_batch:
+            return masks[start // n : start // n + 1]
+        return masks[start : start + count] if n == 1 else masks[np.arange(start, start + count) // n]
 
     def _measure_masks(self, outputs: npt.NDArray[Any], order: npt.NDArray[np.int64], n: int) -> npt.NDArray[Any]:
         """Outcomes that need several examples, shape (n_masks, n_mask_outcomes)."""
@@ -293,6 +346,16 @@ class _Rows:
     per_mask: npt.NDArray[np.float64]
     per_mask_whole: npt.NDArray[np.float64]
     gradients: dict[str, npt.NDArray[np.float64]]
+
+    @classmethod
+    def join(cls, parts: "Sequence[_Rows]") -> "_Rows":
+        """Rows after rows, without their gradients."""
+        return cls(
+            np.concatenate([part.measured for part in parts]),
+            np.concatenate([part.per_mask for part in parts]),
+            np.concatenate([part.per_mask_whole for part in parts]),
+            {},
+        )
 
 
 def _batch_size(floats_per_row: int) -> int:

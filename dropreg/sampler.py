@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FIDELITY = Fidelity()
 _IN_FLIGHT = 8
+_EXAMPLES_PER_WEIGHT_MASK = 128
 
 
 def sample(
@@ -40,6 +41,7 @@ def sample(
     gradients: Sequence[str] = (),
     ablation: Ablation = "zero",
     task: Task | None = None,
+    output: int | str | None = None,
     seed: int = 0,
     batch_size: int | None = None,
     out: str | Path | None = None,
@@ -57,16 +59,18 @@ def sample(
     Parameters
     ----------
     model : keras.Model
-        With one output of shape (batch, n_outputs). It is not changed.
-    data : (x, y)
+        Whose measured output has shape (batch, n_outputs). It is not changed.
+    data : (x, y), tf.data.Dataset, keras.utils.PyDataset or iterable of batches
         Held-out examples, not those that the model was trained on. y holds classes or one-hot rows,
-        0 and 1, or numbers, as `task` says; None where no outcome needs labels.
+        0 and 1, or numbers, as `task` says; None where no outcome needs labels. Arrays may lie on
+        disk (numpy.memmap); what comes in batches is written there first, see `stream`.
     elements : Elements
         From ``dropreg.elements(model)``.
     rows : int
         Masked forward passes of one example, the unit of cost.
     design : Design, optional
-        Distribution of the masks, ``Bernoulli(rate=0.3)`` by default.
+        Distribution of the masks, ``Bernoulli(rate=0.3)`` by default, with 128 examples for each mask
+        where masks multiply weights.
     outcomes : sequence of str or Outcome
         Measured in one go: "accuracy", "loss", "margin", "divergence" (nats), or metrics of your
         own (`PerExample`, `PerMask`).
@@ -77,6 +81,8 @@ def sample(
         What a dropped activation becomes: zero, or its mean over examples (and positions).
     task : {"classes", "binary", "multilabel", "regression"}, optional
         What the outputs mean; found from y by default.
+    output : int or str, optional
+        Which of the model's outputs to measure; needed where there are several.
     seed : int
         At least 0, below 2**64.
     batch_size : int, optional
@@ -106,7 +112,7 @@ def sample(
         If `out` holds another run or cannot be written, or an outcome is not finite; what was
         recorded stays.
     """
-    design = Bernoulli() if design is None else design
+    design = default_design(elements) if design is None else design
     rows, seed = positive("rows", rows), positive("seed", seed, least=0)
     if seed >= 2**64:
         raise ParameterError(f"`seed` must lie below 2**64, received {seed}.")
@@ -119,14 +125,22 @@ def sample(
         raise ParameterError(f"`ablation` must be 'zero' or 'mean', received {ablation!r}.")
     design.check(len(elements))
     measured = resolve_all(outcomes)
-    examples = check_data(model, data, task)
+    examples = check_data(model, data, task, output)
     _check_outcomes(measured, tuple(gradients), design, examples)
-    runner = ChunkRunner(model, elements, examples, design, measured, tuple(gradients), ablation, seed, batch_size)
+    runner = ChunkRunner(
+        *(model, elements, examples, design, measured, tuple(gradients), ablation, seed, batch_size),
+        output=0 if output is None else output,
+    )
     unseen = runner.run_fidelity(fidelity) if fidelity else None
     record = create_record(out, runner.settings(rows), elements, runner.baseline_frame(), design, unseen)
     with tqdm(total=rows, initial=record.rows, unit="rows", unit_scale=True, disable=not progress) as bar:
         _run(record, runner, executor, stop, bar.update)
     return record
+
+
+def default_design(elements: Elements) -> Design:
+    """Bernoulli masks at rate .3; a mask for each small batch where masks multiply weights."""
+    return Bernoulli(examples_per_mask=_EXAMPLES_PER_WEIGHT_MASK if elements.one_mask_a_batch else 1)
 
 
 def _check_outcomes(

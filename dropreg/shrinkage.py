@@ -10,7 +10,7 @@ import numpy as np
 from scipy import linalg, optimize
 
 from .errors import ParameterError
-from .regression import Array, CompressedDesign, Fit, Rows, moments, one_blas_thread
+from .regression import Array, CompressedDesign, Fit, Rows, marginal_sums, moments, one_blas_thread
 
 if TYPE_CHECKING:
     from .chunks import GradientSums
@@ -225,8 +225,75 @@ def trapezoid(sums: "GradientSums") -> tuple[Array, Array]:
     return -0.5 * (kept + dropped), 0.5 * np.sqrt(kept_variance + dropped_variance)
 
 
+@dataclass(frozen=True)
+class Problem:
+    """A least-squares problem of one outcome in a basis in which X'X is diagonal.
+
+    Attributes
+    ----------
+    n_rows : int
+    values : ndarray, shape (p,)
+        Eigenvalues of X'X, X being the centred regressors.
+    vectors : ndarray, shape (p, p), or None
+        Eigenvectors; None for the identity.
+    products : ndarray, shape (p,)
+        X'y.
+    total : float
+        y'y.
+    x_mean : ndarray, shape (p,)
+    y_mean : float
+    """
+
+    n_rows: int
+    values: Array
+    vectors: Array | None
+    products: Array
+    total: float
+    x_mean: Array
+    y_mean: float
+
+    def rotate(self, by_element: Array) -> Array:
+        """Into the basis of the eigenvectors."""
+        return by_element if self.vectors is None else self.vectors.T @ by_element
+
+    def rotate_back(self, rotated: Array) -> Array:
+        return rotated if self.vectors is None else self.vectors @ rotated
+
+    def variances_back(self, rotated: Array) -> Array:
+        """Variances of the elements from those of independent components."""
+        return rotated if self.vectors is None else (self.vectors**2) @ rotated
+
+    def intercept(self, coefficients: Array) -> float:
+        """Predicted change with nothing dropped."""
+        return float(self.y_mean - self.x_mean @ coefficients)
+
+
 @one_blas_thread
-def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fit:
+def dense_problem(design: CompressedDesign, outcome: int) -> Problem:
+    """The problem of a compressed design of any rank."""
+    x, y = design.pseudo_rows(outcome)
+    values, vectors = _spectrum(design)
+    mean = float(design.y_mean[outcome])
+    return Problem(design.n_rows, values, vectors, x.T @ y, float(y @ y), design.x_mean, mean)
+
+
+def diagonal_problem(rows: Rows, outcome: int, rates: Array) -> Problem:
+    """The problem with the known covariance of independent masks in place of the measured one, at O(p) memory.
+
+    Parameters
+    ----------
+    rows : Rows
+    outcome : int
+    rates : ndarray, shape (p,)
+        Probability that each element is dropped.
+    """
+    sums = marginal_sums(rows, outcome, rates)
+    values = sums.n_rows * rates * (1.0 - rates)
+    return Problem(sums.n_rows, values, None, sums.products, sums.squares, rates, sums.mean)
+
+
+@one_blas_thread
+def assisted(problem: Problem, sums: "GradientSums") -> Fit:
     """Regression that shrinks towards the gradient at the dropout states.
 
     The model is y = X (s b0 + d) + noise, with b0 the trapezoid rule's change, a scale s near 1 and
@@ -238,9 +305,7 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
 
     Parameters
     ----------
-    design : CompressedDesign
-        Of any rank.
-    outcome : int
+    problem : Problem
     sums : GradientSums
         Of the outcome's own surrogate.
 
@@ -260,7 +325,7 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
         raise ParameterError("gradient-assisted regression must have gradients other than zero, received only zeros.")
     ratios = np.logspace(-3, 1, 81)
     prior_variances = ratios**2 * size + float((b0_error**2).mean())
-    posterior = _Posterior(design, outcome, b0)
+    posterior = _Posterior(problem, b0)
     parts = [posterior.at(variance) for variance in prior_variances]
     log_evidence = np.array([part.log_evidence for part in parts])
     weights = _posterior_weights(ratios, _RATIO_SCALE, log_evidence)
@@ -272,7 +337,7 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
         "scale of the gradient": float(weights @ [part.scale for part in parts]),
         "deviation from it": float(weights @ ratios),
     }
-    return Fit(coefficients, std_errors, "posterior", design.intercept(outcome, coefficients), details)
+    return Fit(coefficients, std_errors, "posterior", problem.intercept(coefficients), details)
 
 
 def _posterior_weights(ratios: Array, scale: float, log_evidence: Array) -> Array:
@@ -295,13 +360,12 @@ class _Part:
 class _Posterior:
     """y = X (s b0 + d) + noise in the basis of the eigenvectors of X'X, the noise variance profiled out."""
 
-    def __init__(self, design: CompressedDesign, outcome: int, b0: Array) -> None:
-        x, y = design.pseudo_rows(outcome)
-        self.values, self.vectors = _spectrum(design)
-        self.n, self.total = design.n_rows - 1, float(y @ y)
+    def __init__(self, problem: Problem, b0: Array) -> None:
+        self.problem, self.values = problem, problem.values
+        self.n, self.total = problem.n_rows - 1, problem.total
         self.noise = max(self.total / self.n, np.finfo(float).tiny)
-        self.y = self.vectors.T @ (x.T @ y)
-        self.b = self.vectors.T @ b0
+        self.y = problem.rotate(problem.products)
+        self.b = problem.rotate(b0)
         self.xb = self.values * self.b
 
     def at(self, prior_variance: float) -> _Part:
@@ -316,13 +380,13 @@ class _Posterior:
         unexplained = max(q_yy - q_by**2 / q_bb, np.finfo(float).tiny)
         noise = unexplained / self.n
         log_evidence = -0.5 * (self.n * np.log(unexplained) + np.log(shrunk / penalty).sum() + np.log(q_bb))
-        mean = self.vectors @ (scale * self.b + (self.y - scale * self.xb) / shrunk)
-        by_scale = self.vectors @ (self.b - self.xb / shrunk)  # how the mean moves with s
-        variance = (self.vectors**2) @ (noise / shrunk) + by_scale**2 * noise / q_bb
+        mean = self.problem.rotate_back(scale * self.b + (self.y - scale * self.xb) / shrunk)
+        by_scale = self.problem.rotate_back(self.b - self.xb / shrunk)  # how the mean moves with s
+        variance = self.problem.variances_back(noise / shrunk) + by_scale**2 * noise / q_bb
         return _Part(mean, variance, scale, float(log_evidence))
 
 
-def gradient_only(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fit:
+def gradient_only(problem: Problem, sums: "GradientSums") -> Fit:
     """The trapezoid rule alone; standard errors leave its bias out."""
     change, std_error = trapezoid(sums)
-    return Fit(change, std_error, "sampling of the gradient, without its bias", design.intercept(outcome, change), {})
+    return Fit(change, std_error, "sampling of the gradient, without its bias", problem.intercept(change), {})

@@ -162,11 +162,47 @@ def transformer_block() -> keras.Model:
     return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
 
 
+def recurrent() -> keras.Model:
+    x = inputs = keras.Input((5, 3))
+    x = layers.LSTM(4, return_sequences=True, name="lstm")(x)
+    x = layers.TimeDistributed(layers.Dense(3, activation="tanh", name="each"))(x)
+    x = layers.SimpleRNN(4, return_sequences=True, go_backwards=True, name="simple")(x)
+    x = layers.GRU(3, name="gru")(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
+
+
+def bidirectional() -> keras.Model:
+    x = inputs = keras.Input((5,), dtype="int32")
+    x = layers.Embedding(10, 4, mask_zero=True, name="embed")(x)
+    x = layers.Bidirectional(layers.GRU(3, return_sequences=True, reset_after=False, name="gru"))(x)
+    x = layers.Bidirectional(layers.LSTM(2, name="lstm"), merge_mode="sum")(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
+
+
+def encoder_decoder() -> keras.Model:
+    """The last state of one recurrent layer begins another."""
+    inputs = keras.Input((4, 3))
+    _, *states = layers.LSTM(3, return_state=True, name="encoder")(inputs)
+    x = layers.LSTM(3, name="decoder")(inputs, initial_state=states)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
+
+
+def preprocessing() -> keras.Model:
+    x = inputs = keras.Input((6, 6, 2))
+    x = layers.Rescaling(0.5, offset=-0.1)(x)
+    x = layers.Normalization(mean=[0.1, 0.2], variance=[1.5, 0.5])(x)
+    x = layers.RandomFlip()(x)
+    x = layers.Conv2D(4, 3, activation="relu", name="c1")(x)
+    x = layers.GlobalAveragePooling2D()(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
+
+
 BUILDERS: dict[str, Callable[[], keras.Model]] = {
     build.__name__: build
     for build in (
         *(mlp, mlp_activations, cnn, cnn_1d, cnn_bn, residual, residual_operator, concatenating),
         *(separable, grouped, two_inputs, shared, nested, transformer_block),
+        *(recurrent, bidirectional, encoder_decoder, preprocessing),
     )
 }
 
@@ -188,7 +224,12 @@ def build(name: str, seed: int = 0) -> keras.Model:
 def inputs_for(model: keras.Model, n_examples: int, seed: int = 0) -> list[np.ndarray]:
     """Random inputs of a model, one array each."""
     rng = np.random.default_rng(seed)
-    return [rng.normal(size=(n_examples, *tensor.shape[1:])).astype(np.float32) for tensor in model.inputs]
+    return [
+        rng.normal(size=(n_examples, *tensor.shape[1:])).astype(np.float32)
+        if str(tensor.dtype).startswith("float")
+        else rng.integers(0, 10, (n_examples, *tensor.shape[1:])).astype(np.int32)
+        for tensor in model.inputs
+    ]
 
 
 def data_for(model: keras.Model, n_examples: int, seed: int = 0) -> tuple[Any, np.ndarray]:

@@ -107,7 +107,10 @@ SUBCLASSED = (
         ),
         (subclassed, SUBCLASSED),
         (functional_with_call, SUBCLASSED),
-        (no_hidden_layer, ("'linear' has no unit that can be dropped ('out': ", "expected at least one hidden Dense")),
+        (
+            no_hidden_layer,
+            ("'linear' has none of neurons that can be dropped ('out': ", "expected at least one hidden Dense"),
+        ),
     ],
 )
 def test_model_without_elements(build: Callable[[], keras.Model], says: tuple[str, ...]) -> None:

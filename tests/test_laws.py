@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 import dropreg as dr
+from dropreg.graph import all_layers
 from dropreg.masking import MaskedNetwork
 
 RELATIVE = 1e-5  # float32 rounding through a few layers
@@ -35,6 +36,10 @@ def disturb_units(model: keras.Model, units: list[tuple[str, int]], seed: int) -
         weights = layer.get_weights()
         arrays = weights[1:] if isinstance(layer, keras.layers.SeparableConv2D) else weights
         for array in arrays:
+            if hasattr(layer, "cell"):
+                at = (..., slice(index, None, layer.units))
+                array[at] = rng.normal(scale=3.0, size=array[at].shape)
+                continue
             at = (..., index, slice(None)) if "Transpose" in type(layer).__name__ and array.ndim > 1 else (..., index)
             array[at] = rng.normal(scale=3.0, size=array[at].shape)
         layer.set_weights(weights)
@@ -98,6 +103,8 @@ def test_masked_equals_readers_without_the_channels(name: str) -> None:
         layer = network.graph.calls[gate.call].layer
         weights = layer.get_weights()
         kernel = weights[0]
+        if isinstance(layer, keras.layers.Bidirectional):
+            weights[3][gone] = 0.0
         if isinstance(layer, keras.layers.Dense):
             kernel[gone] = 0.0
         elif getattr(layer, "groups", 1) > 1:
@@ -109,6 +116,11 @@ def test_masked_equals_readers_without_the_channels(name: str) -> None:
         else:
             kernel[..., gone, :] = 0.0
         layer.set_weights(weights)
+    for gate in elements.inner_gates:
+        cell = all_layers(model)[gate.layer]
+        weights = cell.get_weights()
+        weights[1][~mask[gate.columns]] = 0.0
+        cell.set_weights(weights)
     rowless = np.asarray(model(x if len(x) > 1 else x[0], training=False))
     np.testing.assert_allclose(masked, rowless, rtol=1e-4, atol=1e-5)
 
@@ -162,6 +174,10 @@ def test_costs_add_up_to_the_model(name: str) -> None:
     model = models.build(name)
     elements = dr.elements(model)
     assert (elements.params > 0).all()
+    if name == "recurrent":
+        lstm, each, simple = (4 * (3 + 7) + 4 + 3, 4 + 1 + 4, (3 + 7) + 1 + 3 * 3)
+        gru = 3 * (4 + 5) + 6 + 3
+        assert elements.params.tolist() == [lstm] * 4 + [each] * 3 + [simple] * 4 + [gru] * 3
     assert elements.params.max() < model.count_params()
     if name == "mlp":
         assert elements.params.tolist() == [6 + 1 + 4] * 5 + [5 + 1 + 3] * 4

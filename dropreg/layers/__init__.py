@@ -3,7 +3,18 @@
 `register` adds rules for a layer of your own; `rule_for` finds the rule for a layer.
 """
 
-from . import activation, combine, conv, dense, normalization, shape
+from . import (
+    activation,
+    attention,
+    combine,
+    conv,
+    dense,
+    embedding,
+    normalization,
+    preprocessing,
+    recurrent,
+    shape,
+)
 from .base import Carry, Mix, Rule, Unknown, register, rule_for
 
 __all__ = [
@@ -12,10 +23,14 @@ __all__ = [
     "Rule",
     "Unknown",
     "activation",
+    "attention",
     "combine",
     "conv",
     "dense",
+    "embedding",
     "normalization",
+    "preprocessing",
+    "recurrent",
     "register",
     "rule_for",
     "shape",

@@ -46,11 +46,48 @@ class Moments:
     variance: Array
 
 
-class Rule:
-    """How channels flow through one kind of layer, and what becomes of it when some are removed."""
+@dataclass(frozen=True)
+class Heads:
+    """The attention heads of a layer.
 
+    Attributes
+    ----------
+    count : int
+    projection : keras.layers.Layer
+        Sublayer that reads the heads, along the last axis but one of its input.
+    params : int
+        Parameters of one head.
+    macs : callable
+        Multiply-adds an example of one head, from the input shapes of the call.
+    """
+
+    count: int
+    projection: Any
+    params: int
+    macs: Callable[[tuple[Shape, ...]], float]
+
+
+class Rule:
+    """How channels flow through one kind of layer, and what becomes of it when some are removed.
+
+    Attributes
+    ----------
+    adds : bool
+        Whether the layer sums its inputs, so that one of them can go.
+    matches_moments : bool
+        Whether its statistics can be set so that its output keeps mean and variance.
+    """
+
+    adds = False
     matches_moments = False
-    """Whether the layer's statistics can be set so that its output keeps mean and variance."""
+
+    def heads(self, layer: Any) -> Heads | None:
+        """The attention heads of `layer`, None if it has none."""
+        return None
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        """How many units `layer` computes along the trailing axis, and their kind; None if none."""
+        return None
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         """Labels of the outputs of `call`.
@@ -74,7 +111,7 @@ class Rule:
 
     def blocked(self, call: Call) -> str | None:
         """Why the layer of `call` cannot be cut although its channels can be followed; None if it can."""
-        if type(self).cut is Rule.cut:
+        if type(self).cut is Rule.cut and type(self).cut_heads is Rule.cut_heads:
             return "its rule has no `cut` method"
         if getattr(call.layer, "quantization_mode", None) is not None:
             return f"it is quantized ({call.layer.quantization_mode}): prune first, then quantize"
@@ -103,6 +140,16 @@ class Rule:
                 "reads from the elements, or pass on_blocked='keep'."
             )
         return unchanged(call)
+
+    def cut_heads(self, call: Call, kept: Kept) -> Cut:
+        """Config and weights of an attention layer with these heads, shape (heads,)."""
+        raise ModelError(
+            f"layer '{call.name}' ({call.kind}) cannot lose heads: its rule has no `cut_heads` method. Leave it out of the "
+            "elements."
+        )
+
+    def finish(self, layer: Any) -> None:
+        """Called once a new layer has its weights."""
 
     def cut_arguments(self, call: Call, kept_in: Sequence[Kept]) -> tuple[tuple, dict]:
         """Positional and keyword arguments of the new layer's call; by default the same."""

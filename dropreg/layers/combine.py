@@ -43,6 +43,12 @@ class TieRule(Rule):
         return args, kwargs
 
 
+class AddRule(TieRule):
+    """A sum, which can do without one of its branches."""
+
+    adds = True
+
+
 class ConcatenateRule(Rule):
     """Puts the channels of its branches side by side, or ties them along another axis."""
 
@@ -60,7 +66,9 @@ class ConcatenateRule(Rule):
 
 
 _TIES = TieRule()
-register(*(layers.Add, layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum), rule=_TIES)
+register(layers.Add, rule=AddRule())
+register(*(layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum), rule=_TIES)
 register(layers.Concatenate, rule=ConcatenateRule())
-register_operations("Add", "Subtract", "Multiply", "Maximum", "Minimum", rule=_TIES)
+register_operations("Add", rule=AddRule())
+register_operations("Subtract", "Multiply", "Maximum", "Minimum", rule=_TIES)
 register_operations("Concatenate", rule=ConcatenateRule())

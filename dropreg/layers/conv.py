@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from keras import layers
@@ -22,6 +23,9 @@ class ConvRule(LinearReader):
     """Reads all input channels (of a group), computes `filters` filters."""
 
     transposed = False
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        return layer.filters, "filter"
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         if (refused := _channels_first(call, inputs, channels)) is not None:
@@ -108,6 +112,9 @@ class DepthwiseConvRule(Rule):
 
 class SeparableConvRule(LinearReader):
     """A depthwise convolution whose outputs a pointwise one reads."""
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        return layer.filters, "filter"
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         if (refused := _channels_first(call, inputs, channels)) is not None:

@@ -1,6 +1,7 @@
 """Dense layers: every unit reads all channels of the trailing axis."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from keras import layers
 
@@ -11,6 +12,9 @@ from .base import Array, Cut, Kept, LinearReader, n_channels, positions, read, r
 
 class DenseRule(LinearReader):
     """Reads the trailing axis, computes `units` neurons."""
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        return layer.units, "neuron"
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         layer, n_inputs = call.layer, len(inputs[0])

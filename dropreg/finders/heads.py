@@ -1,0 +1,41 @@
+"""Attention heads."""
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..elements import Choice, Found, InnerGate
+from ..graph import Graph, all_layers
+from ..layers.base import rule_for
+
+if TYPE_CHECKING:
+    import keras
+
+
+def find(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
+    """Heads of every attention layer; a mask multiplies what the output projection reads of a head."""
+    layers = all_layers(model)
+    number = {id(layer): k for k, layer in enumerate(layers)}
+    names, indices, params, macs, gates, known = [], [], [], [], [], []
+    for layer in layers:
+        heads = rule_for(layer).heads(layer)
+        if heads is None:
+            continue
+        known.append(layer.name)
+        if not choice.takes(layer.name):
+            continue
+        gates.append(InnerGate("heads", number[id(heads.projection)], np.arange(len(names), len(names) + heads.count)))
+        names += [layer.name] * heads.count
+        indices += range(heads.count)
+        params += [heads.params] * heads.count
+        shapes = [call.input_shapes for call in graph.calls if call.layer is layer]
+        macs += [sum(heads.macs(shape) for shape in shapes) if shapes else np.nan] * heads.count
+    return Found(
+        layers=names,
+        kinds=["head"] * len(names),
+        indices=np.array(indices, dtype=np.int64),
+        params=np.array(params, dtype=np.int64),
+        macs=np.array(macs, dtype=np.float64),
+        inner_gates=tuple(gates),
+        known=tuple(known),
+    )

@@ -1,0 +1,53 @@
+"""Units of a subclassed model: its graph cannot be walked, so masks multiply the outputs of its layers."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ..elements import Choice, Found, InnerGate, Kind
+from ..graph import Graph, all_layers
+from ..layers.base import rule_for
+from .blocks import n_params
+from .units import KINDS_OF_UNITS
+
+if TYPE_CHECKING:
+    import keras
+
+
+def find(model: "keras.Model", graph: Graph, kind: Kind, choice: Choice) -> Found:
+    """Units of every layer that was called, but those that the model hands out."""
+    number = {id(layer): k for k, layer in enumerate(all_layers(model))}
+    kinds = KINDS_OF_UNITS.get(kind, ())
+    called: dict[int, Any] = {}
+    left_out: dict[str, str] = {}
+    for call in graph.inside or ():
+        units = rule_for(call.layer).units(call.layer)
+        if units is None or units[1] not in kinds or id(call.layer) not in number:
+            continue
+        called[id(call.layer)] = call.layer
+        if call.is_output:
+            left_out[call.layer.name] = "the model's output needs it"
+    if called and not left_out:
+        last = list(called.values())[-1]
+        if graph.shapes[graph.outputs[0]][-1] == rule_for(last).units(last)[0]:  # type: ignore[index]
+            left_out[last.name] = "it comes last and is as wide as the model's output, which needs it"
+    names, unit_kinds, indices, params, gates = [], [], [], [], []
+    for layer in called.values():
+        if layer.name in left_out or not choice.takes(layer.name):
+            continue
+        count, unit_kind = rule_for(layer).units(layer) or (0, "")
+        gates.append(InnerGate("output", number[id(layer)], np.arange(len(names), len(names) + count)))
+        names += [layer.name] * count
+        unit_kinds += [unit_kind] * count
+        indices += range(count)
+        params += [n_params(layer) // count] * count
+    return Found(
+        layers=names,
+        kinds=unit_kinds,
+        indices=np.array(indices, dtype=np.int64),
+        params=np.array(params, dtype=np.int64),
+        macs=np.full(len(names), np.nan),
+        inner_gates=tuple(gates),
+        left_out=tuple(left_out.items()),
+        known=tuple(layer.name for layer in called.values()),
+    )

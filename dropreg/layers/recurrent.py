@@ -1,0 +1,147 @@
+"""Recurrent layers: a unit is read by the layers behind and, one step later, by the layer itself."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from keras import layers
+
+from ..channels import Channels, Labels, State
+from ..graph import Call
+from .base import (
+    Array,
+    Cut,
+    Kept,
+    Rule,
+    is_elementwise,
+    pin_all,
+    positions,
+    read,
+    register,
+    rule_for,
+    unchanged,
+)
+
+_GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+
+
+class RecurrentRule(Rule):
+    """Reads the trailing axis, computes `units` recurrent units; states carry the same channels."""
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        return layer.units, "recurrent unit"
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        if call.layer.stateful:
+            return pin_all(call, inputs, channels, "is stateful and keeps")
+        return recur(call, index, call.layer, inputs, len(call.outputs), channels)
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        whole = unchanged(call)
+        return Cut(
+            {**whole.config, "units": int(kept_out[0].sum())}, _cut_cell(whole.weights, kept_in[0], kept_out[0])
+        )
+
+    def macs(self, call: Call) -> float:
+        return _macs(call, call.layer)
+
+
+def _cut_cell(weights: list[Array], kept_in: Kept, kept: Kept) -> list[Array]:
+    """Kernel, recurrent kernel and bias of a cell; their columns are gates by units."""
+    kernel, recurrent, *bias = weights
+    columns = np.tile(kept, kernel.shape[1] // len(kept))
+    return [kernel[kept_in][:, columns], recurrent[kept][:, columns], *(b[..., columns] for b in bias)]
+
+
+def _macs(call: Call, layer: Any) -> float:
+    kernels = [layer.cell.kernel, layer.cell.recurrent_kernel]
+    return sum(math.prod(kernel.shape) for kernel in kernels) * positions(call.input_shapes[0])
+
+
+def recur(call: Call, index: int, layer: Any, inputs: list[Labels], n_outputs: int, channels: Channels) -> list[Labels]:
+    """Labels of the outputs (sequence or last step, then states) of one recurrent layer."""
+    kind = next((name for parent in type(layer).__mro__ if (name := parent.__name__) in _GATES), None)
+    if kind is None:
+        return pin_all(call, inputs, channels, "has a cell without a rule for")
+    gates, n_inputs, units = _GATES[kind], len(inputs[0]), layer.units
+    steps = float(call.input_shapes[0][1] or np.nan)
+    read(call, index, 0, inputs[0], channels)
+    is_new = not any(state.cell is layer.cell for state in channels.states)
+    labels = channels.units(layer, units, "recurrent unit")
+    for activation in (layer.activation, getattr(layer, "recurrent_activation", layer.activation)):
+        if not is_elementwise(activation):
+            channels.pin(labels, f"an activation of layer '{layer.name}' mixes its units")
+    for state in call.positions_of("initial_state", 1):
+        channels.tie(
+            labels, inputs[state], f"layer '{call.name}' ({call.kind}) starts from a state that cannot be dropped"
+        )
+    if is_new:
+        channels.states.append(State(layer.cell, labels))
+        bias = 0 if layer.cell.bias is None else math.prod(layer.cell.bias.shape)
+        channels.charge(inputs[0], params=gates * units)
+        # a unit's own columns of the recurrent kernel, and its row in those of the others
+        channels.charge(labels, params=gates * (n_inputs + 2 * units - 1) + bias / units)
+    channels.charge(inputs[0], macs=steps * gates * units)
+    channels.charge(labels, macs=steps * gates * (n_inputs + 2 * units - 1))
+    return [labels] * n_outputs
+
+
+class BidirectionalRule(Rule):
+    """Two recurrent layers whose outputs are concatenated or combined."""
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        layer = call.layer
+        parts = [layer.forward_layer, layer.backward_layer]
+        if any(part.stateful or part.return_state for part in parts) or call.positions_of("initial_state", 1):
+            return pin_all(call, inputs, channels, "hands out or takes the states of")
+        forward, backward = (recur(call, index, part, inputs, 1, channels)[0] for part in parts)
+        # both directions read the same input: one gate serves them
+        channels.reads.pop()
+        if layer.merge_mode is None:
+            return [forward, backward]
+        if layer.merge_mode == "concat":
+            return [np.concatenate([forward, backward])]
+        return [channels.tie(forward, backward, f"layer '{call.name}' combines both directions")]
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        layer, whole = call.layer, unchanged(call)
+        parts = [layer.forward_layer, layer.backward_layer]
+        kept = [*kept_out, kept_out[0]][:2]
+        if layer.merge_mode == "concat":
+            kept = np.split(kept_out[0], [parts[0].units])
+        config, weights = dict(whole.config), []
+        for name, part, stay in zip(("layer", "backward_layer"), parts, kept, strict=True):
+            inner = {**config[name]["config"], "units": int(stay.sum())}
+            config[name] = {**config[name], "config": inner, "build_config": None}
+            weights += _cut_cell(part.get_weights(), kept_in[0], stay)
+        return Cut(config, weights)
+
+    def macs(self, call: Call) -> float:
+        return _macs(call, call.layer.forward_layer) + _macs(call, call.layer.backward_layer)
+
+
+class TimeDistributedRule(Rule):
+    """The rule of the wrapped layer, for which steps are one more axis of positions."""
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        if isinstance(call.layer.layer, layers.Dense):
+            inner = replace(call, layer=call.layer.layer)
+            return rule_for(inner.layer).flow(inner, index, inputs, channels)
+        return pin_all(call, inputs, channels, f"distributes {type(call.layer.layer).__name__} over")
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        inner = replace(call, layer=call.layer.layer)
+        config, cut = unchanged(call).config, rule_for(inner.layer).cut(inner, kept_in, kept_out)
+        wrapped = {**config["layer"], "config": cut.config, "build_config": None}
+        return Cut({**config, "layer": wrapped}, cut.weights)
+
+    def macs(self, call: Call) -> float:
+        inner = replace(call, layer=call.layer.layer)
+        return rule_for(inner.layer).macs(inner)
+
+
+register(layers.SimpleRNN, layers.GRU, layers.LSTM, rule=RecurrentRule())
+register(layers.Bidirectional, rule=BidirectionalRule())
+register(layers.TimeDistributed, rule=TimeDistributedRule())

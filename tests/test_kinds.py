@@ -1,0 +1,395 @@
+"""Laws of elements that are not channels: heads, layers, branches, weights, and units of subclassed models."""
+
+import importlib
+
+import keras
+import models
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras import layers
+
+import dropreg as dr
+from dropreg.graph import all_layers, trace_graph, variables_of
+from dropreg.masking import MaskedNetwork
+
+RELATIVE, ABSOLUTE = 1e-4, 1e-5  # float32 rounding through a few layers
+
+
+def attention(query: int = 6, heads: int = 2) -> keras.Model:
+    """Self-attention, cross-attention and grouped-query attention, with residual branches."""
+    x = inputs = keras.Input((4, query))
+    other = layers.Dense(query, name="other")(inputs)
+    x = layers.Add(name="add_1")([x, layers.MultiHeadAttention(heads, 3, name="self")(x, x)])
+    x = layers.Add(name="add_2")([x, layers.MultiHeadAttention(heads, 3, value_dim=2, name="cross")(x, value=other)])
+    x = layers.Add(name="add_3")([x, layers.GroupQueryAttention(3, 4, 2, name="grouped")(x, x)])
+    x = layers.GlobalAveragePooling1D()(x)
+    return keras.Model(inputs, layers.Dense(models.N_CLASSES, name="out")(x))
+
+
+def stacked() -> keras.Model:
+    """Layers that keep the shape of their input, and a block with a projected shortcut."""
+    x = inputs = keras.Input((6, 6, 4))
+    x = layers.Conv2D(4, 3, padding="same", activation="relu", name="same")(x)
+    x = layers.BatchNormalization(name="bn")(x)
+    y = layers.Conv2D(5, 3, padding="same", name="branch_1")(x)
+    y = layers.Conv2D(5, 3, padding="same", activation="relu", name="branch_2")(y)
+    x = layers.Add(name="add")([y, layers.Conv2D(5, 1, name="project")(x)])
+    x = layers.GlobalAveragePooling2D()(x)
+    x = layers.Dense(5, activation="tanh", name="dense")(x)
+    return keras.Model(inputs, layers.Dense(models.N_CLASSES, name="out")(x))
+
+
+@keras.saving.register_keras_serializable("tests")
+class Block(layers.Layer):
+    """Two Dense layers that nothing outside sees."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options)
+        self.first, self.second = layers.Dense(5, activation="relu", name="first"), layers.Dense(4, name="second")
+
+    def call(self, inputs: object) -> object:
+        return self.second(self.first(inputs))
+
+
+class Subclassed(keras.Model):
+    """Layers in a list, one of them called twice."""
+
+    def __init__(self) -> None:
+        super().__init__(name="ours")
+        self.blocks = [layers.Dense(4, activation="relu", name="enter"), Block(name="block")]
+        self.attend = layers.MultiHeadAttention(2, 3, name="attend")
+        self.out = layers.Dense(models.N_CLASSES, name="out")
+
+    def call(self, inputs: object) -> object:
+        x = self.blocks[0](inputs)
+        x = self.blocks[1](self.blocks[1](x))
+        x = x + self.attend(x, x)
+        return self.out(keras.ops.mean(x, axis=1))
+
+
+def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        values = rng.normal(scale=0.6, size=variable.shape)
+        if variable.dtype.startswith("float"):
+            variable.assign(np.abs(values) + 0.5 if "variance" in variable.path else values)
+    return model
+
+
+def subclassed(seed: int = 0) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    model = Subclassed()
+    model(np.zeros((2, 3, 4), np.float32))
+    return randomized(model, seed)
+
+
+def inputs(model: keras.Model, rows: int, seed: int = 0) -> np.ndarray:
+    shape = trace_graph(model).shapes[0][1:]
+    return np.random.default_rng(seed).normal(size=(rows, *shape)).astype(np.float32)
+
+
+def masks_of(elements: dr.Elements, rows: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).random((rows, len(elements))) < 0.6
+
+
+def masked(model: keras.Model, elements: dr.Elements, x: np.ndarray, masks: np.ndarray) -> np.ndarray:
+    return np.asarray(MaskedNetwork(model, elements)([x], masks))
+
+
+GRID = [
+    (attention, "heads"),
+    (attention, "branches"),
+    (attention, ["heads", "branches", "neurons"]),
+    (stacked, "layers"),
+    (stacked, "branches"),
+    (stacked, ["layers", "neurons"]),
+    (subclassed, "neurons"),
+    (subclassed, "layers"),
+    (subclassed, "heads"),
+    (subclassed, ["neurons", "layers", "heads"]),
+]
+IDS = [f"{build.__name__}-{kind if isinstance(kind, str) else '+'.join(kind)}" for build, kind in GRID]
+
+
+@pytest.mark.parametrize(("build", "kind"), GRID, ids=IDS)
+def test_rows_do_not_see_each_other(build, kind) -> None:
+    model = randomized(build())
+    elements, x = dr.elements(model, kind), inputs(model, 6)
+    masks = masks_of(elements, 6)
+    together = masked(model, elements, x, masks)
+    for row in range(6):
+        alone = masked(model, elements, x[row : row + 1], masks[row : row + 1])
+        np.testing.assert_allclose(together[row], alone[0], rtol=RELATIVE, atol=ABSOLUTE)
+
+
+@pytest.mark.parametrize(("build", "kind"), GRID, ids=IDS)
+def test_nothing_dropped_is_the_model_itself_and_every_element_shows(build, kind) -> None:
+    model = randomized(build())
+    elements, x = dr.elements(model, kind), inputs(model, 6)
+    whole = np.asarray(model(x))
+    kept = np.ones((6, len(elements)), bool)
+    np.testing.assert_allclose(masked(model, elements, x, kept), whole, rtol=RELATIVE, atol=ABSOLUTE)
+    for j in range(len(elements)):
+        without = kept.copy()
+        without[:, j] = False
+        assert np.abs(masked(model, elements, x, without) - whole).max() > 1e-5, elements.names[j]
+
+
+@pytest.mark.parametrize(("build", "kind"), GRID, ids=IDS)
+def test_the_callers_model_is_as_it_was(build, kind) -> None:
+    model = randomized(build())
+    elements, x = dr.elements(model, kind), inputs(model, 40)
+    before = [(layer, dict(vars(layer))) for layer in all_layers(model)]
+    weights = model.get_weights()
+    y = np.random.default_rng(1).integers(0, models.N_CLASSES, 40)
+    record = dr.sample(model, (x, y), elements, rows=256, gradients=("loss",), fidelity=None, progress=False)
+    assert np.isfinite(dr.regress(record, outcome="loss").impact).all()
+    with pytest.raises(tf.errors.InvalidArgumentError):
+        MaskedNetwork(model, elements)([x], np.ones((3, len(elements)), bool))
+    for layer, attributes in before:
+        assert {name for name in vars(layer) if name == "call"} == {name for name in attributes if name == "call"}
+        assert vars(layer).get("use_cudnn") == attributes.get("use_cudnn")
+    for old, new in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+@pytest.mark.parametrize("kind", ["heads", "branches"])
+def test_dropped_heads_and_branches_write_nothing(kind) -> None:
+    """The same as zeros in the output projection (and its bias, for a branch)."""
+    model = randomized(attention())
+    elements, x = dr.elements(model, kind), inputs(model, 5)
+    mask = masks_of(elements, 1, seed=2)
+    found = masked(model, elements, x, np.repeat(mask, 5, axis=0))
+    for name, index, kept in zip(elements.layers, elements.indices, mask[0], strict=True):
+        if kept:
+            continue
+        projection = model.get_layer(name)._output_dense
+        kernel, *bias = projection.get_weights()
+        kernel[index if kind == "heads" else slice(None)] = 0.0
+        projection.set_weights([kernel, *(0 * b if kind == "branches" else b for b in bias)])
+    np.testing.assert_allclose(found, np.asarray(model(x)), rtol=RELATIVE, atol=ABSOLUTE)
+
+
+def test_a_dropped_layer_is_left_out() -> None:
+    model = randomized(stacked())
+    elements, x = dr.elements(model, "layers"), inputs(model, 5)
+    assert elements.names == ("same", "bn", "branch_2", "dense")
+    mask = np.array([False, True, False, False])
+    found = masked(model, elements, x, np.repeat(mask[None], 5, axis=0))
+    y = model.get_layer("branch_1")(model.get_layer("bn")(x))
+    y = keras.ops.mean(y + model.get_layer("project")(model.get_layer("bn")(x)), axis=(1, 2))
+    np.testing.assert_allclose(found, np.asarray(model.get_layer("out")(y)), rtol=RELATIVE, atol=ABSOLUTE)
+
+
+def test_the_shortest_branch_with_weights_is_the_shortcut() -> None:
+    elements = dr.elements(stacked(), "branches")
+    assert elements.names == ("branch_2.branch[0]",)
+    assert elements.params.tolist() == [4 * 9 * 5 + 5 + 5 * 9 * 5 + 5]
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "separable", "shared", "recurrent", "transformer_block"])
+@pytest.mark.parametrize("groups", [None, "rows", "columns", dr.Block(2, 3)])
+def test_masked_weights_are_zero_weights(name, groups) -> None:
+    model = models.build(name)
+    elements = dr.elements(model, "weights", groups=groups)
+    assert elements.one_mask_a_batch
+    x = models.inputs_for(model, 5)
+    mask = masks_of(elements, 1)
+    found = np.asarray(MaskedNetwork(model, elements)(x, mask))
+    assert elements.params.sum() == sum(len(gate.columns) for gate in elements.inner_gates)
+    for gate in elements.inner_gates:
+        variable = variables_of(all_layers(model)[gate.layer])[gate.variable]
+        variable.assign(np.asarray(variable) * mask[0, gate.columns].reshape(variable.shape))
+    np.testing.assert_allclose(found, np.asarray(model(x if len(x) > 1 else x[0])), rtol=RELATIVE, atol=ABSOLUTE)
+
+
+def test_groups_of_weights_are_counted() -> None:
+    model = models.build("mlp")  # 6-5-4-3
+    assert len(dr.elements(model, "weights")) == 30 + 20 + 12
+    assert dr.elements(model, "weights").names[7] == "a[1,2]"
+    assert dr.elements(model, "weights", groups="rows").by_layer()["elements"].tolist() == [6, 5, 4]
+    assert dr.elements(model, "weights", groups="columns").by_layer()["elements"].tolist() == [5, 4, 3]
+    blocks = dr.elements(model, "weights", groups=dr.Block(4, 2))
+    assert blocks.by_layer()["elements"].tolist() == [2 * 3, 2 * 2, 1 * 2]
+    assert blocks.params[:6].tolist() == [8, 8, 4, 4, 4, 2]
+    own = np.full((6, 5), -1)
+    own[0], own[1:3, 2] = 7, 3
+    given = dr.elements(model, "weights", groups={"a": own})
+    assert (given.params.tolist(), given.names) == ([2, 5], ("a[0]", "a[1]"))
+
+
+def test_a_shared_or_frozen_kernel_is_one_set_of_elements() -> None:
+    model = models.build("shared")
+    for layer in model.layers:
+        layer.trainable = False
+    elements = dr.elements(model, "weights")
+    kernels = {id(v) for layer in all_layers(model) for v in variables_of(layer) if v.name == "kernel"}
+    assert len(elements.inner_gates) == len(kernels)
+
+
+def test_impacts_of_weights_converge_to_enumeration() -> None:
+    """Law 4 with a mask a batch: marginal and assisted regression against all 2**12 masks."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(2, activation="tanh"), layers.Dense(3)])
+    for variable in model.weights:
+        variable.assign(np.random.default_rng(len(variable.shape)).normal(size=variable.shape))
+    x = np.random.default_rng(1).normal(size=(16, 3)).astype(np.float32)
+    y = np.random.default_rng(2).integers(0, 3, 16)
+    elements = dr.elements(model, "weights")
+    n, rate = len(elements), 0.3
+    every = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 == 1
+    network = MaskedNetwork(model, elements)
+    run = tf.function(lambda mask: network([x], mask), input_signature=[tf.TensorSpec([1, n], tf.bool)])
+    scores = np.array([run(tf.constant(mask[None])) for mask in every], np.float64)
+    log_p = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+    loss = -log_p[:, np.arange(16), y].mean(axis=1)
+    chance = np.prod(np.where(every, 1 - rate, rate), axis=1)
+    truth = [
+        np.average(loss[~every[:, j]], weights=chance[~every[:, j]])
+        - np.average(loss[every[:, j]], weights=chance[every[:, j]])
+        for j in range(n)
+    ]
+    design = dr.Bernoulli(rate, examples_per_mask=16)
+    record = dr.sample(
+        *(model, (x, y), elements),
+        rows=16 * 6_000,
+        design=design,
+        outcomes="loss",
+        gradients=("loss",),
+        progress=False,
+    )
+    for estimator in ("marginal", "ols", "assisted"):
+        table = dr.regress(record, outcome="loss", estimator=estimator)
+        assert (np.abs(table.impact - truth) < 4.5 * table.std_error).all(), estimator
+        assert np.corrcoef(table.impact, truth)[0, 1] > 0.99
+
+
+def test_large_and_small_estimators_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The known covariance of masks in place of the measured one changes little with many rows."""
+    estimate = importlib.import_module("dropreg.estimate")
+    model = models.build("mlp")
+    record = dr.sample(
+        *(model, models.data_for(model, 50), dr.elements(model)),
+        rows=60_000,
+        outcomes="loss",
+        gradients=("loss",),
+        progress=False,
+    )
+    small = dr.regress(record, outcome="loss")
+    monkeypatch.setattr(estimate, "MOST_DENSE", 5)
+    large = dr.regress(record, outcome="loss")
+    assert (np.abs(small.impact - large.impact) < 4 * np.hypot(small.std_error, large.std_error)).all()
+    assert dr.regress(record, outcome="loss", estimator="marginal").method == "marginal regression"
+    with pytest.raises(dr.ParameterError, match="estimator='ols' must have at most 5 elements, received 9"):
+        dr.regress(record, outcome="loss", estimator="ols")
+
+
+def test_a_record_of_many_elements_draws_its_masks_again(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dropreg import record as records
+
+    monkeypatch.setattr(records, "MOST_STORED", 5)
+    model = models.build("mlp")
+    written = dr.sample(
+        *(model, models.data_for(model, 20), dr.elements(model, "weights")),
+        rows=128 * 20,
+        outcomes="loss",
+        gradients=("loss",),
+        out=tmp_path / "record",
+        progress=False,
+    )
+    read = dr.load_record(tmp_path / "record")
+    for one, other in zip(written.chunks(), read.chunks(), strict=True):
+        np.testing.assert_array_equal(one.masks, other.masks)
+    np.testing.assert_array_equal(dr.regress(written, outcome="loss").impact, dr.regress(read, outcome="loss").impact)
+    from pyarrow import parquet
+
+    assert "mask" not in parquet.read_schema(tmp_path / "record" / "chunk-000000.parquet").names
+
+
+# several outputs, mixed precision, data in batches
+
+
+def two_outputs() -> keras.Model:
+    x = inputs = keras.Input((6,), name="x")
+    x = layers.Dense(5, activation="relu", name="trunk")(x)
+    first = layers.Dense(3, name="first")(layers.Dense(4, activation="relu", name="own")(x))
+    return randomized(keras.Model(inputs, [first, layers.Dense(1, name="second")(x)]))
+
+
+def test_an_outcome_is_measured_on_the_output_chosen() -> None:
+    model = two_outputs()
+    x = inputs(model, 50)
+    y = [np.random.default_rng(0).integers(0, 3, 50), np.random.default_rng(1).normal(size=50)]
+    elements = dr.elements(model)
+    with pytest.raises(dr.DataError, match=r"`output` must say which .*\(first, second\), received none"):
+        dr.sample(model, (x, y), elements, rows=64, progress=False)
+    first = dr.estimate(model, (x, y), elements, rows=5_000, outcome="loss", output="first", progress=False)
+    assert (first.impact != 0).all()
+    second = dr.estimate(
+        *(model, (x, dict(zip(["first", "second"], y, strict=True))), elements),
+        rows=5_000,
+        outcome="loss",
+        output=1,
+        progress=False,
+    )
+    unread = np.array(elements.layers) == "own"
+    assert np.abs(second.impact[unread]).max() < 4 * second.std_error.max()
+    assert np.abs(second.impact[~unread]).max() > 10 * np.abs(second.impact[unread]).max()
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_mixed_precision(policy: str) -> None:
+    """Masked equals zeroed to the precision that the layers compute in."""
+    x = inputs_tensor = keras.Input((6,))
+    x = layers.Dense(5, activation="relu", name="a", dtype=policy)(x)
+    model = keras.Model(inputs_tensor, layers.Dense(3, name="out", dtype=policy)(x))
+    randomized(model)
+    for kind in ("neurons", "weights"):
+        elements, x = dr.elements(model, kind), inputs(model, 5)
+        record = dr.sample(
+            *(model, (x, np.arange(5) % 3), elements),
+            rows=1280,
+            gradients=("loss",),
+            progress=False,
+        )
+        assert np.isfinite(dr.regress(record, outcome="loss").impact).all()
+    mask = np.array([[True, False, True, False, True]])
+    found = masked(model, dr.elements(model), x, np.repeat(mask, 5, axis=0)).astype(np.float32)
+    kernel, bias = model.get_layer("out").get_weights()
+    model.get_layer("out").set_weights([kernel * mask.T, bias])
+    np.testing.assert_allclose(found, np.asarray(model(x)).astype(np.float32), rtol=0.05, atol=0.05)
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of 8 of arrays."""
+
+    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
+        super().__init__()
+        self.x, self.y = x, y
+
+    def __len__(self) -> int:
+        return (len(self.x) + 7) // 8
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.x[8 * index : 8 * index + 8], self.y[8 * index : 8 * index + 8]
+
+
+@pytest.mark.parametrize("source", ["tf.data", "generator", "PyDataset", "memmap"])
+def test_data_may_come_in_batches_or_lie_on_disk(source: str, tmp_path) -> None:
+    model = models.build("cnn")
+    x, y = models.data_for(model, 30)
+    elements = dr.elements(model)
+    if source == "tf.data":
+        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(7)
+    elif source == "generator":
+        data = ((x[k : k + 4], y[k : k + 4]) for k in range(0, 30, 4))
+    elif source == "PyDataset":
+        data = Batches(x, y)
+    else:
+        np.save(tmp_path / "x.npy", x)
+        data = (np.load(tmp_path / "x.npy", mmap_mode="r"), y)
+    options = {"rows": 300, "fidelity": None, "progress": False}
+    found, expected = (dr.sample(model, d, elements, **options) for d in (data, (x, y)))
+    for one, other in zip(found.chunks(), expected.chunks(), strict=True):
+        np.testing.assert_array_equal(one.effects, other.effects)
