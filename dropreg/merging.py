@@ -25,9 +25,10 @@ import numpy.typing as npt
 import pandas as pd
 
 from .errors import ParameterError
-from .graph import Call, Graph
+from .graph import Call
 from .layers.base import Carry, Kept, LinearReader, rule_for
 from .mixing import Array, copies, from_partners, solve
+from .rebuild import Rebuilt
 from .twins import Target, Twins
 
 RIDGES = tuple(float(ridge) for ridge in 10.0 ** np.arange(-8.0, 1.5, 0.5))
@@ -130,34 +131,16 @@ def resolve_merge(merge: str | Merge | None, has_data: bool) -> Merge | None:  #
     return strategy
 
 
-@dataclass(frozen=True)
-class Patient:
-    """The two networks and what is removed, as merging sees them.
-
-    Attributes
-    ----------
-    before, after : Graph
-    kept : dict of int to Kept
-        What stays of each slot.
-    columns : dict of int to ndarray of int64
-        Element of each channel of a slot, -1 for none.
-    names : tuple of str
-        Of the elements.
-    """
-
-    before: Graph
-    after: Graph
-    kept: dict[int, Kept]
-    columns: dict[int, npt.NDArray[np.int64]]
-    names: tuple[str, ...]
-
-
-def merge_into(patient: Patient, inputs: Sequence[npt.NDArray[Any]], strategy: Merge) -> pd.DataFrame:
-    """Change the weights of the layers of ``patient.after`` so that they make up for what is removed.
+def merge_into(
+    rebuilt: Rebuilt, names: tuple[str, ...], inputs: Sequence[npt.NDArray[Any]], strategy: Merge
+) -> pd.DataFrame:
+    """Change the weights of the new model so that its layers make up for what is removed.
 
     Parameters
     ----------
-    patient : Patient
+    rebuilt : Rebuilt
+    names : tuple of str
+        Of the elements.
     inputs : sequence of ndarray
         Examples, one array for each input of the network.
     strategy : Merge
@@ -170,48 +153,68 @@ def merge_into(patient: Patient, inputs: Sequence[npt.NDArray[Any]], strategy: M
         made up for).
     """
     examples = [array[: strategy.most_examples] for array in inputs]
-    twins = Twins(patient.before, patient.after, examples, strategy.held_out, strategy.batch_size)
-    altered: set[int] = set()
+    twins = Twins(rebuilt, examples, strategy.held_out, strategy.batch_size)
+    plan = rebuilt.plan
+    altered = set(plan.aliases)
     done: set[int] = set()
     rows = []
-    for index, call in enumerate(patient.before.calls):
-        rule = rule_for(call.layer)
-        losing = not all(patient.kept[slot].all() for slot in call.inputs)
-        arriving = bool(altered.intersection(call.inputs))
-        if (losing or arriving) and id(call.layer) not in done:
-            done.add(id(call.layer))
+    for index, (old, new) in enumerate(rebuilt.pairs):
+        rule = rule_for(old.layer)
+        losing = not all(plan.kept[slot].all() for slot in old.inputs)
+        arriving = bool(altered.intersection(old.inputs))
+        if (losing or arriving) and id(old.layer) not in done:
+            done.add(id(old.layer))
             if isinstance(rule, LinearReader):
-                rows.append(_merge_reader(patient, twins, index, rule, strategy))
+                rows.append(_merge_reader(Patient(rebuilt, twins, index, names), rule, strategy))
             elif rule.matches_moments and arriving:
-                _match_moments(patient, twins, index)
-        if arriving or (losing and not isinstance(rule, Carry)):
-            altered.update(call.outputs)
+                _match_moments(Patient(rebuilt, twins, index, names))
+        inside = id(old.layer) in plan.heads or len(old.inputs) != len(new.inputs)
+        if arriving or inside or (losing and not isinstance(rule, Carry)):
+            altered.update(old.outputs)
     return pd.DataFrame(rows, columns=["layer", "ridge", "unexplained"])
 
 
-def _slots_read(patient: Patient, index: int) -> list[int]:
-    """The first input of every call of the layer of call `index`."""
-    layer = patient.before.calls[index].layer
-    return [call.inputs[0] for call in patient.before.calls if call.layer is layer]
+@dataclass(frozen=True)
+class Patient:
+    """One layer of the new model that is merged into: that of pair `index` of calls."""
+
+    rebuilt: Rebuilt
+    twins: Twins
+    index: int
+    names: tuple[str, ...]
+
+    @property
+    def old(self) -> Call:
+        return self.rebuilt.pairs[self.index][0]
+
+    @property
+    def new(self) -> Call:
+        return self.rebuilt.pairs[self.index][1]
+
+    @property
+    def slots(self) -> list[int]:
+        """The first input of every call of the layer."""
+        return [old.inputs[0] for old, _ in self.rebuilt.pairs if old.layer is self.old.layer]
+
+    @property
+    def kept(self) -> Kept:
+        """What stays of what the layer reads."""
+        return self.rebuilt.plan.kept[self.old.inputs[0]]
 
 
-def _merge_reader(
-    patient: Patient, twins: Twins, index: int, rule: LinearReader, strategy: Merge
-) -> dict[str, Any]:
+def _merge_reader(patient: Patient, rule: LinearReader, strategy: Merge) -> dict[str, Any]:
     """Mix what the layer of a call reads, if the strategy says so, and shift its bias."""
-    old, new = patient.before.calls[index], patient.after.calls[index]
-    slots = _slots_read(patient, index)
-    everything = [np.ones_like(patient.kept[slot]) for slot in old.inputs]
-    whole = rule.cut(old, everything, [patient.kept[slot] for slot in old.outputs])
+    old, new, slots, kept = patient.old, patient.new, patient.slots, patient.rebuilt.plan.kept
+    whole = rule.cut(old, [np.ones_like(kept[slot]) for slot in old.inputs], [kept[slot] for slot in old.outputs])
     row = {"layer": old.name, "ridge": np.inf, "unexplained": 1.0}
     rows = rule.kernel_rows(old, whole.weights)
     if isinstance(strategy, LeastSquares) and rows is not None:
-        centre = old.layer.use_bias or _feeds_matched(patient, old)
-        mixed, more = _mix(patient, twins, slots, rows, strategy, centre=centre)
+        centre = old.layer.use_bias or _feeds_matched(patient)
+        mixed, more = _mix(patient, rows, strategy, centre=centre)
         new.layer.set_weights(rule.with_kernel_rows(new, new.layer.get_weights(), mixed))
         row |= more
     if old.layer.use_bias:
-        before, after = twins.mean_maps(slots)
+        before, after = patient.twins.mean_maps(slots)
         shift = np.mean(
             [
                 _mean_response(rule, old, whole.config, whole.weights, b)
@@ -224,19 +227,20 @@ def _merge_reader(
     return row
 
 
-def _feeds_matched(patient: Patient, call: Call) -> bool:
-    """Whether all that reads the output of `call` has its statistics matched, which takes care of means."""
-    readers = [reader for reader in patient.before.calls if set(call.outputs).intersection(reader.inputs)]
+def _feeds_matched(patient: Patient) -> bool:
+    """Whether all that reads the layer's output has its statistics matched, which takes care of means."""
+    written = set(patient.old.outputs)
+    readers = [reader for reader, _ in patient.rebuilt.pairs if written.intersection(reader.inputs)]
     return bool(readers) and all(rule_for(reader.layer).matches_moments for reader in readers)
 
 
 def _mix(
-    patient: Patient, twins: Twins, slots: list[int], rows: list[Array], strategy: LeastSquares, *, centre: bool
+    patient: Patient, rows: list[Array], strategy: LeastSquares, *, centre: bool
 ) -> tuple[list[Array], dict[str, float]]:
     """Kernel rows of the smaller layer, one matrix for each group of channels, and how well they do."""
-    kept = np.split(patient.kept[slots[0]], len(rows))
-    sample = np.split(twins.sample(slots), len(rows), axis=1)
-    partners = _partners(patient, slots[0], strategy.pairs)
+    kept = np.split(patient.kept, len(rows))
+    sample = np.split(patient.twins.sample(patient.slots), len(rows), axis=1)
+    partners = _partners(patient, strategy.pairs)
     targets, readouts, bases = [], [], []
     for group, (stay, x, kernel) in enumerate(zip(kept, sample, rows, strict=True)):
         kernel = kernel.astype(np.float64)
@@ -246,7 +250,7 @@ def _mix(
         targets.append(Target(basis, prior @ basis))
         readouts.append(readout)
         bases.append(prior @ basis)
-    fit, held_out = twins.sums(slots, targets)
+    fit, held_out = patient.twins.sums(patient.slots, targets)
     mixings = [
         solve(a, b, readout @ readout.T, strategy.ridges, centre=centre)
         for a, b, readout in zip(fit, held_out, readouts, strict=True)
@@ -260,19 +264,19 @@ def _mix(
     return mixed, {"ridge": max(mixing.ridge for mixing in mixings), "unexplained": unexplained}
 
 
-def _partners(patient: Patient, slot: int, pairs: pd.DataFrame | None) -> dict[int, list[int]]:
+def _partners(patient: Patient, pairs: pd.DataFrame | None) -> dict[int, list[int]]:
     """Channels that stay, by the removed channels that they are in a redundant pair with."""
     if pairs is None:
         return {}
     numbers = {name: number for number, name in enumerate(patient.names)}
     of_column: dict[int, list[int]] = {}
-    for channel, column in enumerate(patient.columns[slot].tolist()):
+    for channel, column in enumerate(patient.rebuilt.plan.columns[patient.old.inputs[0]].tolist()):
         of_column.setdefault(column, []).append(channel)
     found: dict[int, list[int]] = {}
     for both in zip(pairs["element"], pairs["other"], strict=True):
         for one, other in (both, both[::-1]):
             gone, stay = of_column.get(numbers.get(one, -2), []), of_column.get(numbers.get(other, -2), [])
-            if gone and stay and not patient.kept[slot][gone[0]] and patient.kept[slot][stay[0]]:
+            if gone and stay and not patient.kept[gone[0]] and patient.kept[stay[0]]:
                 same = len(gone) == len(stay)  # position by position where both are flattened or grouped
                 for place, channel in enumerate(gone):
                     found.setdefault(channel, []).extend([stay[place]] if same else stay)
@@ -302,12 +306,10 @@ def _mean_response(
     return response.reshape(-1, response.shape[-1]).mean(axis=0)
 
 
-def _match_moments(patient: Patient, twins: Twins, index: int) -> None:
+def _match_moments(patient: Patient) -> None:
     """Set the statistics of a normalization so that its output keeps mean and variance."""
-    old, new = patient.before.calls[index], patient.after.calls[index]
-    rule = rule_for(old.layer)
-    slots = _slots_read(patient, index)
-    before, after = twins.channel_moments(slots)
-    kept = patient.kept[slots[0]]
+    new, kept = patient.new, patient.kept
+    rule = rule_for(patient.old.layer)
+    before, after = patient.twins.channel_moments(patient.slots)
     before = type(before)(before.mean[kept], before.variance[kept])
     new.layer.set_weights(rule.with_moments(new, new.layer.get_weights(), before, after))

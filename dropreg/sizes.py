@@ -3,13 +3,14 @@
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
 
-from .graph import Graph
 from .layers.base import rule_for
+from .rebuild import Rebuilt
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -46,26 +47,21 @@ class Sizes:
 
 
 _AT = ("before", "after")
+_COUNTED = tuple(f"{name}_{at}" for name in ("params", "macs", "bytes") for at in _AT)
 
 
-def compare_sizes(before: keras.Model, after: keras.Model, graph_before: Graph, graph_after: Graph) -> Sizes:
-    """Sizes of two models whose graphs hold the same layers call for call."""
-    rows: dict[int, dict[str, object]] = {}
-    for old, new in zip(graph_before.calls, graph_after.calls, strict=True):
-        macs = [float(rule_for(call.layer).macs(call)) for call in (old, new)]
-        if id(old.layer) in rows:
-            row = rows[id(old.layer)]
-            rows[id(old.layer)] = {**row, **{f"macs_{at}": row[f"macs_{at}"] + more for at, more in zip(_AT, macs)}}  # type: ignore[operator]
-            continue
-        counts = [_count(call.layer) for call in (old, new)]
-        rows[id(old.layer)] = {
-            "layer": old.name,
-            "kind": old.kind,
-            **{f"params_{at}": count[0] for at, count in zip(_AT, counts, strict=True)},
-            **{f"macs_{at}": value for at, value in zip(_AT, macs, strict=True)},
-            **{f"bytes_{at}": count[1] for at, count in zip(_AT, counts, strict=True)},
-        }
-    return Sizes(pd.DataFrame(rows.values()), saved_bytes(before), saved_bytes(after))
+def compare_sizes(model: keras.Model, rebuilt: Rebuilt) -> Sizes:
+    """Sizes of a model and of the smaller one made from it."""
+    rows: dict[int, dict[str, Any]] = {}
+    after = {id(old): new for old, new in rebuilt.pairs}
+    for old in rebuilt.before.calls:
+        new = after.get(id(old))
+        row = rows.setdefault(id(old.layer), {"layer": old.name, "kind": old.kind, **dict.fromkeys(_COUNTED, 0)})
+        for at, call in zip(_AT, (old, new), strict=True):
+            if call is not None:
+                row[f"macs_{at}"] += float(rule_for(call.layer).macs(call))
+                row[f"params_{at}"], row[f"bytes_{at}"] = _count(call.layer)
+    return Sizes(pd.DataFrame(rows.values()), saved_bytes(model), saved_bytes(rebuilt.model))
 
 
 def _count(layer: object) -> tuple[int, int]:

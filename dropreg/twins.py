@@ -12,6 +12,7 @@ import tensorflow as tf
 from .graph import Call, Graph
 from .layers.base import Moments
 from .mixing import Sums
+from .rebuild import Rebuilt
 
 Array = npt.NDArray[np.float64]
 Batch = list[tf.Tensor]
@@ -32,11 +33,11 @@ class Target:
 
 
 class Twins:
-    """The networks `before` and `after`, whose graphs are the same but for the layers, on the same examples.
+    """The networks before and after, on the same examples.
 
     Parameters
     ----------
-    before, after : Graph
+    rebuilt : Rebuilt
     inputs : sequence of ndarray
         One for each input of the networks.
     held_out : float
@@ -45,9 +46,9 @@ class Twins:
     """
 
     def __init__(
-        self, before: Graph, after: Graph, inputs: Sequence[npt.NDArray[Any]], held_out: float, batch_size: int
+        self, rebuilt: Rebuilt, inputs: Sequence[npt.NDArray[Any]], held_out: float, batch_size: int
     ) -> None:
-        self.before, self.after, self.inputs, self.batch_size = before, after, inputs, batch_size
+        self.rebuilt, self.inputs, self.batch_size = rebuilt, inputs, batch_size
         order = np.random.default_rng(0).permutation(len(inputs[0]))
         n_held_out = min(max(round(held_out * len(order)), 1), len(order) - 1) if len(order) > 1 else 0
         self.held_out, self.fit = order[:n_held_out], order[n_held_out:]
@@ -60,18 +61,19 @@ class Twins:
 
     def values(self, slots: Sequence[int]) -> Callable[[Batch], tuple[Batch, Batch]]:
         """A function of a batch that gives the values in `slots` before and after."""
-        needed = _ancestors(self.before, slots)
+        left = [self.rebuilt.plan.slot(slot) for slot in slots]
+        before = _ancestors(self.rebuilt.before, slots), self.rebuilt.before.inputs, slots
+        after = _ancestors(self.rebuilt.after, left), self.rebuilt.after.inputs, left
 
-        def run(graph: Graph, batch: Batch) -> Batch:
-            values = dict(zip(graph.inputs, batch, strict=True))
+        def run(calls: list[Call], inputs: Sequence[int], wanted: Sequence[int], batch: Batch) -> Batch:
+            values = dict(zip(inputs, batch, strict=True))
             with keras.StatelessScope(collect_losses=True):
-                for index in needed:
-                    call: Call = graph.calls[index]
+                for call in calls:
                     written = call.run([values[slot] for slot in call.inputs])
                     values.update(zip(call.outputs, written, strict=True))
-            return [values[slot] for slot in slots]
+            return [values[slot] for slot in wanted]
 
-        return lambda batch: (run(self.before, batch), run(self.after, batch))
+        return lambda batch: (run(*before, batch), run(*after, batch))
 
     def sample(self, slots: Sequence[int], most_rows: int = 8192) -> npt.NDArray[np.float32]:
         """Channels of some rows (positions of examples) in `slots` of the network before, (rows, channels)."""
@@ -147,13 +149,13 @@ class Twins:
         return result
 
 
-def _ancestors(graph: Graph, slots: Sequence[int]) -> list[int]:
+def _ancestors(graph: Graph, slots: Sequence[int]) -> list[Call]:
     """Calls that must run to compute `slots`, in order."""
-    wanted, needed = set(slots), []
+    wanted, needed = set(slots), list[Call]()
     for index in range(len(graph.calls) - 1, -1, -1):
         call = graph.calls[index]
         if wanted.intersection(call.outputs):
-            needed.append(index)
+            needed.append(call)
             wanted.update(call.inputs)
     return needed[::-1]
 

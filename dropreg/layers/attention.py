@@ -45,6 +45,10 @@ class AttentionRule(Rule):
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         return pin_all(call, inputs, channels, "projects (its heads are elements of kind 'heads')")
 
+    def macs(self, call: Call) -> float:
+        found = self.heads(call.layer)
+        return math.nan if found is None else found.count * found.macs(call.input_shapes)
+
     def cut_heads(self, call: Call, kept: Kept) -> Cut:
         """Query heads that shared keys and values with an unequal number of others get copies of their own."""
         layer, whole = call.layer, unchanged(call)

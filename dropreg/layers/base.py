@@ -109,8 +109,15 @@ class Rule:
         """
         raise NotImplementedError
 
-    def blocked(self, call: Call) -> str | None:
-        """Why the layer of `call` cannot be cut although its channels can be followed; None if it can."""
+    def blocked(self, call: Call, kept_out: Sequence[Kept] = ()) -> str | None:
+        """Why the layer of `call` cannot be cut although its channels can be followed; None if it can.
+
+        Parameters
+        ----------
+        call : Call
+        kept_out : sequence of Kept
+            What is to stay of each output.
+        """
         if type(self).cut is Rule.cut and type(self).cut_heads is Rule.cut_heads:
             return "its rule has no `cut` method"
         if getattr(call.layer, "quantization_mode", None) is not None:

@@ -105,12 +105,16 @@ class BidirectionalRule(Rule):
             return [np.concatenate([forward, backward])]
         return [channels.tie(forward, backward, f"layer '{call.name}' combines both directions")]
 
+    def blocked(self, call: Call, kept_out: Sequence[Kept] = ()) -> str | None:
+        counts = [int(kept.sum()) for kept in _directions(call, kept_out)] if kept_out else []
+        if call.layer.merge_mode == "concat" and len(set(counts)) > 1:
+            return f"Keras wants as many units in both directions, which would keep {counts[0]} and {counts[1]}"
+        return super().blocked(call, kept_out)
+
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
         layer, whole = call.layer, unchanged(call)
         parts = [layer.forward_layer, layer.backward_layer]
-        kept = [*kept_out, kept_out[0]][:2]
-        if layer.merge_mode == "concat":
-            kept = np.split(kept_out[0], [parts[0].units])
+        kept = _directions(call, kept_out)
         config, weights = dict(whole.config), []
         for name, part, stay in zip(("layer", "backward_layer"), parts, kept, strict=True):
             inner = {**config[name]["config"], "units": int(stay.sum())}
@@ -120,6 +124,13 @@ class BidirectionalRule(Rule):
 
     def macs(self, call: Call) -> float:
         return _macs(call, call.layer.forward_layer) + _macs(call, call.layer.backward_layer)
+
+
+def _directions(call: Call, kept_out: Sequence[Kept]) -> list[Kept]:
+    """What stays of each direction of a bidirectional layer."""
+    if call.layer.merge_mode == "concat":
+        return np.split(kept_out[0], [call.layer.forward_layer.units])
+    return [*kept_out, kept_out[0]][:2]
 
 
 class TimeDistributedRule(Rule):
