@@ -23,14 +23,16 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+from scipy.special import log_softmax
 
 from .errors import ParameterError
 from .graph import Call
 from .layers.base import Carry, Kept, LinearReader, rule_for
-from .mixing import Array, copies, from_partners, solve
+from .mixing import Array, copies, fit_predictions, from_partners, solve
 from .rebuild import Rebuilt
 from .twins import Target, Twins
 
+PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
 RIDGES = tuple(float(ridge) for ridge in 10.0 ** np.arange(-8.0, 1.5, 0.5))
 
 
@@ -83,12 +85,16 @@ class LeastSquares(Merge):
     ----------
     ridges : tuple of float
         Penalties to choose from, in units of the mean second moment of what stays.
+    predictions : bool
+        Whether the last layer of a softmax classifier then gives the whole network's probabilities as closely as
+        it can (a convex fit, without labels), not only its scores.
     pairs : DataFrame, optional
         Of ``ImpactTable.redundant_pairs()``: a removed element that is in one with an element that stays is shrunk
         towards its prediction from such partners instead of towards nothing.
     """
 
     ridges: tuple[float, ...] = RIDGES
+    predictions: bool = True
     pairs: pd.DataFrame | None = None
 
     name: ClassVar[str] = "least_squares"
@@ -132,7 +138,7 @@ def resolve_merge(merge: str | Merge | None, has_data: bool) -> Merge | None:  #
 
 
 def merge_into(
-    rebuilt: Rebuilt, names: tuple[str, ...], inputs: Sequence[npt.NDArray[Any]], strategy: Merge
+    rebuilt: Rebuilt, names: tuple[str, ...], inputs: Sequence[npt.NDArray[Any]], strategy: Merge, *, classes: bool
 ) -> pd.DataFrame:
     """Change the weights of the new model so that its layers make up for what is removed.
 
@@ -144,6 +150,8 @@ def merge_into(
     inputs : sequence of ndarray
         Examples, one array for each input of the network.
     strategy : Merge
+    classes : bool
+        Whether the network tells classes apart, so that outputs which are no probabilities are their scores.
 
     Returns
     -------
@@ -158,6 +166,7 @@ def merge_into(
     altered = set(plan.aliases)
     done: set[int] = set()
     rows = []
+    last = None
     for index, (old, new) in enumerate(rebuilt.pairs):
         rule = rule_for(old.layer)
         losing = not all(plan.kept[slot].all() for slot in old.inputs)
@@ -165,12 +174,15 @@ def merge_into(
         if (losing or arriving) and id(old.layer) not in done:
             done.add(id(old.layer))
             if isinstance(rule, LinearReader):
-                rows.append(_merge_reader(Patient(rebuilt, twins, index, names), rule, strategy))
+                last = Patient(rebuilt, twins, index, names)
+                rows.append(_merge_reader(last, rule, strategy))
             elif rule.matches_moments and arriving:
                 _match_moments(Patient(rebuilt, twins, index, names))
         inside = id(old.layer) in plan.heads or len(old.inputs) != len(new.inputs)
         if arriving or inside or (losing and not isinstance(rule, Carry)):
             altered.update(old.outputs)
+    if last is not None and isinstance(strategy, LeastSquares) and strategy.predictions:
+        _match_predictions(last, classes=classes)
     return pd.DataFrame(rows, columns=["layer", "ridge", "unexplained"])
 
 
@@ -298,12 +310,18 @@ def _mean_response(
     rule: LinearReader, call: Call, config: dict[str, Any], weights: list[Array], mean_map: Array
 ) -> npt.NDArray[np.float64]:
     """What a layer computes before its activation for the mean of its inputs, averaged over positions."""
+    response = _response(rule, call, config, weights, mean_map[np.newaxis])
+    return response.reshape(-1, response.shape[-1]).mean(axis=0)
+
+
+def _response(
+    rule: LinearReader, call: Call, config: dict[str, Any], weights: list[Array], batch: Array
+) -> npt.NDArray[np.float64]:
+    """What a layer with these weights computes before its activation."""
     layer = rule.linear_copy(call, config)
-    batch = mean_map[np.newaxis].astype(np.float32)
     layer.build(batch.shape)
     layer.set_weights(weights)
-    response = np.asarray(layer(batch), np.float64)
-    return response.reshape(-1, response.shape[-1]).mean(axis=0)
+    return np.asarray(layer(batch.astype(np.float32)), np.float64)
 
 
 def _match_moments(patient: Patient) -> None:
@@ -313,3 +331,28 @@ def _match_moments(patient: Patient) -> None:
     before, after = patient.twins.channel_moments(patient.slots)
     before = type(before)(before.mean[kept], before.variance[kept])
     new.layer.set_weights(rule.with_moments(new, new.layer.get_weights(), before, after))
+
+
+def _match_predictions(patient: Patient, *, classes: bool) -> None:
+    """Fit the last layer to the whole network's probabilities, if what it computes are their logarithms."""
+    old, new = patient.old, patient.new
+    rule = rule_for(old.layer)
+    outputs = patient.rebuilt.before.outputs
+    rows = rule.kernel_rows(new, new.layer.get_weights())
+    if not isinstance(rule, LinearReader) or not old.layer.use_bias or rows is None or len(rows) > 1:
+        return
+    if len(outputs) != 1 or len(old.input_shapes[0]) != 2 or len(patient.slots) != 1:
+        return
+    (whole, _), (x_before, x_after) = patient.twins.gather([outputs[0], old.inputs[0]])
+    scores = _response(rule, old, old.layer.get_config(), old.layer.get_weights(), x_before)
+    log_p = log_softmax(scores, axis=1)
+    if scores.shape != whole.shape or scores.shape[1] < 2:
+        return
+    shown = [np.exp(log_p), scores] if classes else [np.exp(log_p)]
+    if not any(np.allclose(values, whole, rtol=1e-3, atol=1e-3) for values in shown):
+        return
+    weights = new.layer.get_weights()
+    start = (rows[0].astype(np.float64), weights[-1].astype(np.float64))
+    kernel, bias = fit_predictions(x_after, log_p, patient.twins.is_held_out(), start, PENALTIES)
+    weights = rule.with_kernel_rows(new, weights, [kernel])
+    new.layer.set_weights(rule.shifted(new, weights, bias - start[1]))

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import minimize
+from scipy.special import log_softmax
 
 from .regression import one_blas_thread
 
@@ -155,3 +157,63 @@ def from_partners(
         if not prior[:, gone].any():
             prior[place[stay], gone] = np.linalg.lstsq(centred[:, stay], centred[:, gone], rcond=1e-6)[0]
     return prior
+
+
+@one_blas_thread
+def fit_predictions(
+    x: Array, log_p: Array, held_out: npt.NDArray[np.bool_], start: tuple[Array, Array], penalties: tuple[float, ...]
+) -> tuple[Array, Array]:
+    """Fit a softmax layer to given probabilities p: the smallest mean divergence of its own from them.
+
+    A convex problem; ridge towards `start` with the penalty that does best on held-out rows, `start` itself
+    included.
+
+    Parameters
+    ----------
+    x : ndarray, shape (rows, k)
+    log_p : ndarray, shape (rows, classes)
+    held_out : ndarray of bool, shape (rows,)
+    start : (ndarray, ndarray), shapes (k, classes) and (classes,)
+        Kernel and bias.
+    penalties : tuple of float
+        On squared changes of the kernel for standardized x, in nats.
+
+    Returns
+    -------
+    (ndarray, ndarray)
+        Kernel and bias.
+    """
+    mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
+    z = (x - mean) / scale
+    kernel, bias = start[0] * scale[:, np.newaxis], start[1] + mean @ start[0]
+    best, error = None, _divergence(z[held_out], log_p[held_out], kernel, bias)
+    for penalty in penalties:
+        fitted = _minimize(z[~held_out], log_p[~held_out], kernel, bias, penalty)
+        found = _divergence(z[held_out], log_p[held_out], *fitted)
+        if found < error:
+            best, error = penalty, found
+    if best is None:
+        return start
+    kernel, bias = _minimize(z, log_p, kernel, bias, best)
+    kernel = kernel / scale[:, np.newaxis]
+    return kernel, bias - mean @ kernel
+
+
+def _divergence(z: Array, log_p: Array, kernel: Array, bias: Array) -> float:
+    return float(np.mean(np.sum(np.exp(log_p) * (log_p - log_softmax(z @ kernel + bias, axis=1)), axis=1)))
+
+
+def _minimize(z: Array, log_p: Array, kernel: Array, bias: Array, penalty: float) -> tuple[Array, Array]:
+    """Kernel and bias of the smallest mean divergence plus ``penalty / 2`` times the squared change of the kernel."""
+    p = np.exp(log_p)
+
+    def objective(parameters: Array) -> tuple[float, Array]:
+        w, b = parameters[: kernel.size].reshape(kernel.shape), parameters[kernel.size :]
+        log_q = log_softmax(z @ w + b, axis=1)
+        residual = (np.exp(log_q) - p) / len(z)
+        value = -np.sum(p * log_q) / len(z) + penalty / 2 * np.sum((w - kernel) ** 2)
+        return float(value), np.concatenate([(z.T @ residual + penalty * (w - kernel)).ravel(), residual.sum(axis=0)])
+
+    first = np.concatenate([kernel.ravel(), bias])
+    found = minimize(objective, first, jac=True, method="L-BFGS-B", options={"maxiter": 200}).x
+    return found[: kernel.size].reshape(kernel.shape), found[kernel.size :]

@@ -118,7 +118,10 @@ def _free_name(name: str, names: set[str]) -> str:
 
 def _assemble(model: keras.Model, inputs: list[Any], outputs: list[Any], layers: list[Any]) -> keras.Model:
     """A Sequential model of a flat Sequential one, else a Functional model with the same structure of inputs."""
-    if isinstance(model, keras.Sequential) and not any(isinstance(layer, keras.Model) for layer in model.layers):
-        return keras.Sequential([inputs[0], *layers], name=model.name)
+    if isinstance(model, keras.Sequential):
+        nested = any(isinstance(layer, keras.Model) for layer in model.layers)
+        if not nested:
+            return keras.Sequential([inputs[0], *layers], name=model.name)
+        return keras.Model(inputs[0], outputs[0], name=model.name)
     pack: Callable[..., Any] = keras.tree.pack_sequence_as
     return keras.Model(pack(model.input, inputs), pack(model.output, outputs), name=model.name)

@@ -83,6 +83,20 @@ class Twins:
             rows = rows[np.random.default_rng(0).choice(len(rows), most_rows, replace=False)]
         return rows
 
+    def is_held_out(self) -> npt.NDArray[np.bool_]:
+        """Whether each example, in the order of `gather`, is held out."""
+        return np.arange(len(self.fit) + len(self.held_out)) >= len(self.fit)
+
+    def gather(self, slots: Sequence[int]) -> list[tuple[Array, Array]]:
+        """Values of all examples, those to fit first, before and after, for each of `slots`."""
+        compiled = tf.function(self.values(slots), reduce_retracing=True)
+        parts = [compiled(batch) for examples in (self.fit, self.held_out) for batch in self.batches(examples)]
+        sides = [
+            [np.concatenate([np.asarray(part[side][k], np.float64) for part in parts]) for k in range(len(slots))]
+            for side in (0, 1)
+        ]
+        return list(zip(*sides, strict=True))
+
     def mean_maps(self, slots: Sequence[int]) -> tuple[list[Array], list[Array]]:
         """Means over all examples of the values in `slots`, before and after, without the batch axis."""
         values = self.values(slots)
