@@ -364,8 +364,7 @@ def check_fits(elements: Elements, graph: "Graph", name: str, what: str = "`elem
     """Raise ModelError unless `elements` were found in a model of this structure."""
     if elements.signature != model_signature(graph):
         raise ModelError(
-            f"{what} in another model than '{name}', or it has changed since: call "
-            "dropreg.elements(model) again."
+            f"{what} in another model than '{name}', or it has changed since: call dropreg.elements(model) again."
         )
 
 

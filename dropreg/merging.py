@@ -18,123 +18,22 @@ References
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from scipy.special import log_softmax
 
-from .errors import ParameterError
 from .graph import Call
 from .layers.base import Carry, Kept, LinearReader, rule_for
+from .merges import LeastSquares, Merge
 from .mixing import Array, copies, fit_predictions, from_partners, solve
 from .rebuild import Rebuilt
 from .twins import Target, Twins
 
 PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
-RIDGES = tuple(float(ridge) for ridge in 10.0 ** np.arange(-8.0, 1.5, 0.5))
-
-
-@dataclass(frozen=True, eq=False)
-class Merge:
-    """How layers make up for what they no longer read.
-
-    Parameters
-    ----------
-    held_out : float
-        Fraction of the examples that choose penalties, strictly between 0 and 1.
-    most_examples : int
-        Examples that are used, the first ones.
-    batch_size : int
-
-    Raises
-    ------
-    ParameterError
-        If a parameter is out of range.
-    """
-
-    held_out: float = 0.2
-    most_examples: int = 10_000
-    batch_size: int = 250
-
-    name: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise ParameterError(f"`held_out` must lie strictly between 0 and 1, received {self.held_out}.")
-        for name in ("most_examples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"`{name}` must be at least 1, received {getattr(self, name)}.")
-
-
-@dataclass(frozen=True, eq=False)
-class MeanShift(Merge):
-    """Biases take the mean of what is no longer read; statistics of normalizations follow."""
-
-    name: ClassVar[str] = "mean"
-
-
-@dataclass(frozen=True, eq=False)
-class LeastSquares(Merge):
-    """Kernels and biases take the best linear prediction of what is no longer read.
-
-    Channels that copy one that stays, up to a factor, are folded into it exactly.
-
-    Parameters
-    ----------
-    ridges : tuple of float
-        Penalties to choose from, in units of the mean second moment of what stays.
-    predictions : bool
-        Whether the last layer of a softmax classifier then gives the whole network's probabilities as closely as
-        it can (a convex fit, without labels), not only its scores.
-    pairs : DataFrame, optional
-        Of ``ImpactTable.redundant_pairs()``: a removed element that is in one with an element that stays is shrunk
-        towards its prediction from such partners instead of towards nothing.
-    """
-
-    ridges: tuple[float, ...] = RIDGES
-    predictions: bool = True
-    pairs: pd.DataFrame | None = None
-
-    name: ClassVar[str] = "least_squares"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.ridges or min(self.ridges) <= 0:
-            raise ParameterError(f"`ridges` must be one or more positive numbers, received {self.ridges}.")
-        if self.pairs is not None and not {"element", "other"} <= set(self.pairs.columns):
-            raise ParameterError(
-                "`pairs` must have the columns element and other, received "
-                f"{', '.join(map(str, self.pairs.columns))}: pass ImpactTable.redundant_pairs()."
-            )
-
-
-_BY_NAME: dict[str, type[Merge]] = {kind.name: kind for kind in (LeastSquares, MeanShift)}
-
-
-def resolve_merge(merge: str | Merge | None, has_data: bool) -> Merge | None:  # noqa: FBT001
-    """The strategy that `merge` names, None for deletion.
-
-    Raises
-    ------
-    ParameterError
-        If the name is unknown, or there are no data to merge with.
-    """
-    if merge == "none" or (merge is None and not has_data):
-        return None
-    if isinstance(merge, Merge):
-        strategy = merge
-    elif merge is None or merge in _BY_NAME:
-        strategy = _BY_NAME[merge or LeastSquares.name]()
-    else:
-        raise ParameterError(f"`merge` must be one of {', '.join(_BY_NAME)}, none or a Merge, received {merge!r}.")
-    if not has_data:
-        raise ParameterError(
-            f"`merge` {strategy.name!r} must have examples to learn from, received none: pass data=(x, y), or "
-            "merge='none'."
-        )
-    return strategy
+"""On squared changes of the last layer's kernel for standardized activations, in nats."""
 
 
 def merge_into(
@@ -254,8 +153,8 @@ def _mix(
     sample = np.split(patient.twins.sample(patient.slots), len(rows), axis=1)
     partners = _partners(patient, strategy.pairs)
     targets, readouts, bases = [], [], []
-    for group, (stay, x, kernel) in enumerate(zip(kept, sample, rows, strict=True)):
-        kernel = kernel.astype(np.float64)
+    for group, (stay, x, weights) in enumerate(zip(kept, sample, rows, strict=True)):
+        kernel = weights.astype(np.float64)
         prior = from_partners(x, stay, _within(partners, group, len(stay)), copies(x, stay))
         few = kernel.shape[1] < kernel.shape[0]  # targets are what is read, or else the channels themselves
         basis, readout = (kernel, np.eye(kernel.shape[1])) if few else (np.eye(len(kernel)), kernel)
@@ -268,8 +167,7 @@ def _mix(
         for a, b, readout in zip(fit, held_out, readouts, strict=True)
     ]
     mixed = [
-        (basis + mixing.coefficients) @ readout
-        for basis, mixing, readout in zip(bases, mixings, readouts, strict=True)
+        (basis + mixing.coefficients) @ readout for basis, mixing, readout in zip(bases, mixings, readouts, strict=True)
     ]
     without = sum(mixing.error_without for mixing in mixings)
     unexplained = sum(mixing.error for mixing in mixings) / without if without > 0 else 1.0

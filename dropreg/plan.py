@@ -92,9 +92,7 @@ def keep_by_slot(channels: Channels, columns: Columns, kept: npt.NDArray[np.bool
     return {slot: of_label[labels] for slot, labels in channels.slots.items()}
 
 
-def make_plan(
-    model: "keras.Model", graph: Graph, channels: Channels, columns: Columns, selection: Selection
-) -> Plan:
+def make_plan(model: "keras.Model", graph: Graph, channels: Channels, columns: Columns, selection: Selection) -> Plan:
     """Translate a selection into what is left of a graph.
 
     Raises
@@ -116,8 +114,8 @@ def make_plan(
     for slot, other in aliases.items():
         if not np.array_equal(by_slot[slot], by_slot[other]):
             raise ModelError(
-                "a layer or branch that goes must have all its units or lose the same as what takes its place, received "
-                f"a selection of {', '.join(sorted(set(elements.kinds)))} that cuts it as well: prune one kind after "
+                "a layer or branch that goes must have all its units or lose the same as what takes its place, "
+                f"received a selection of {', '.join(sorted(set(elements.kinds)))} that cuts it as well: prune one kind after "
                 "the other."
             )
     of_slot = {slot: columns[labels] for slot, labels in channels.slots.items()}

@@ -11,6 +11,7 @@ import pandas as pd
 
 from .layers.base import rule_for
 from .rebuild import Rebuilt
+from .zeros import as_array
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -40,7 +41,8 @@ class Sizes:
     def __repr__(self) -> str:
         totals = self.totals()
         lines = [
-            f"{name}: {row['before']:,.0f} -> {row['after']:,.0f} ({row['ratio']:.1%})" for name, row in totals.iterrows()
+            f"{name}: {row['before']:,.0f} -> {row['after']:,.0f} ({row['ratio']:.1%})"
+            for name, row in totals.iterrows()
         ]
         changed = self.layers[self.layers["params_before"] > 0].drop(columns=["bytes_before", "bytes_after"])
         return "\n".join([*lines, changed.to_string(index=False, float_format=lambda value: f"{value:,.0f}")])
@@ -68,7 +70,7 @@ def _count(layer: object) -> tuple[int, int]:
     """Parameters and bytes of the weights of a layer or operation."""
     weights = getattr(layer, "weights", ())
     sizes = [int(np.prod(weight.shape)) for weight in weights]
-    widths = [keras.ops.convert_to_numpy(weight).dtype.itemsize for weight in weights]
+    widths = [as_array(weight).dtype.itemsize for weight in weights]
     return sum(sizes), sum(size * width for size, width in zip(sizes, widths, strict=True))
 
 

@@ -17,7 +17,8 @@ from .finders.units import trace_channels
 from .graph import Graph, trace_graph
 from .latency import measure_latency
 from .layers.base import rule_for
-from .merging import Merge, merge_into, resolve_merge
+from .merges import Merge, resolve_merge
+from .merging import merge_into
 from .plan import columns_of_labels, keep_by_slot, make_plan
 from .rebuild import rebuild
 from .selection import Selection

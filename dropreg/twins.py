@@ -45,9 +45,7 @@ class Twins:
     batch_size : int
     """
 
-    def __init__(
-        self, rebuilt: Rebuilt, inputs: Sequence[npt.NDArray[Any]], held_out: float, batch_size: int
-    ) -> None:
+    def __init__(self, rebuilt: Rebuilt, inputs: Sequence[npt.NDArray[Any]], held_out: float, batch_size: int) -> None:
         self.rebuilt, self.inputs, self.batch_size = rebuilt, inputs, batch_size
         order = np.random.default_rng(0).permutation(len(inputs[0]))
         n_held_out = min(max(round(held_out * len(order)), 1), len(order) - 1) if len(order) > 1 else 0
@@ -142,8 +140,7 @@ class Twins:
             return found
 
         fit, held_out = (
-            [Sums(float(n), *arrays) for n, *arrays in self._add_up(totals, part)]
-            for part in (self.fit, self.held_out)
+            [Sums(float(n), *arrays) for n, *arrays in self._add_up(totals, part)] for part in (self.fit, self.held_out)
         )
         return fit, held_out
 
@@ -155,10 +152,14 @@ class Twins:
         result: list[list[Any]] | None = None
         for batch in self.batches(examples):
             found = [[np.asarray(value) for value in part] for part in compiled(batch)]
-            result = found if result is None else [
-                [mine + more for mine, more in zip(part, other, strict=True)]
-                for part, other in zip(result, found, strict=True)
-            ]
+            result = (
+                found
+                if result is None
+                else [
+                    [mine + more for mine, more in zip(part, other, strict=True)]
+                    for part, other in zip(result, found, strict=True)
+                ]
+            )
         assert result is not None
         return result
 

@@ -36,6 +36,11 @@ class HoldZeros(keras.constraints.Constraint):
         return {"mask": self.mask.tolist()}
 
 
+def as_array(variable: Any) -> npt.NDArray[Any]:
+    """The value of a variable."""
+    return np.asarray(keras.ops.convert_to_numpy(variable))
+
+
 def hold_zeros(model: keras.Model) -> int:
     """Make the zeros in a model's kernels survive training, for example after it has been loaded.
 
@@ -52,7 +57,7 @@ def hold_zeros(model: keras.Model) -> int:
     held = 0
     for layer in all_layers(model):
         for variable in variables_of(layer):
-            values = keras.ops.convert_to_numpy(variable)
+            values = as_array(variable)
             if values.ndim > 1 and variable.constraint is None and not values.all():
                 variable.constraint = HoldZeros(values != 0)
                 held += int((values == 0).sum())
@@ -64,19 +69,20 @@ def drop_weights(model: keras.Model, rebuilt: "Rebuilt", selection: "Selection")
     gates = [gate for gate in selection.elements.inner_gates if gate.where == "kernel"]
     if not gates:
         return
+    kinds = sorted(set(selection.elements.kinds))
     if not all(gate.where == "kernel" for gate in selection.elements.inner_gates) or selection.elements.gates:
         raise ModelError(
-            f"a selection of weights must hold no other kind, received {', '.join(sorted(set(selection.elements.kinds)))}: "
+            f"a selection of weights must hold no other kind, received {', '.join(kinds)}: "
             "prune one kind after the other."
         )
     layers = all_layers(model)
     twin = {}
     for old, new in rebuilt.pairs:
         if isinstance(old.layer, keras.layers.Layer):
-            twin.update({id(a): b for a, b in zip(all_layers(old.layer), all_layers(new.layer), strict=True)})  # type: ignore[arg-type]
+            twin.update({id(a): b for a, b in zip(all_layers(old.layer), all_layers(new.layer), strict=True)})
     stays = np.append(selection.kept, [True])
     for gate in gates:
         variable = variables_of(twin[id(layers[gate.layer])])[gate.variable]
         mask = stays[gate.columns].reshape(variable.shape)
-        variable.assign(keras.ops.convert_to_numpy(variable) * mask)
+        variable.assign(as_array(variable) * mask)
         variable.constraint = HoldZeros(mask)

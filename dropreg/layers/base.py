@@ -151,8 +151,8 @@ class Rule:
     def cut_heads(self, call: Call, kept: Kept) -> Cut:
         """Config and weights of an attention layer with these heads, shape (heads,)."""
         raise ModelError(
-            f"layer '{call.name}' ({call.kind}) cannot lose heads: its rule has no `cut_heads` method. Leave it out of the "
-            "elements."
+            f"layer '{call.name}' ({call.kind}) cannot lose heads: its rule has no `cut_heads` method. Leave "
+            "it out of the elements."
         )
 
     def finish(self, layer: Any) -> None:

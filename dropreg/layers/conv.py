@@ -9,7 +9,20 @@ from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call
-from .base import Array, Cut, Kept, LinearReader, Rule, n_channels, pin_all, positions, read, register, source, unchanged
+from .base import (
+    Array,
+    Cut,
+    Kept,
+    LinearReader,
+    Rule,
+    n_channels,
+    pin_all,
+    positions,
+    read,
+    register,
+    source,
+    unchanged,
+)
 
 
 def _channels_first(call: Call, inputs: list[Labels], channels: Channels) -> list[Labels] | None:

@@ -40,9 +40,7 @@ class RecurrentRule(Rule):
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
         whole = unchanged(call)
-        return Cut(
-            {**whole.config, "units": int(kept_out[0].sum())}, _cut_cell(whole.weights, kept_in[0], kept_out[0])
-        )
+        return Cut({**whole.config, "units": int(kept_out[0].sum())}, _cut_cell(whole.weights, kept_in[0], kept_out[0]))
 
     def macs(self, call: Call) -> float:
         return _macs(call, call.layer)
