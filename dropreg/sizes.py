@@ -2,6 +2,7 @@
 
 import tempfile
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,21 @@ class Sizes:
     layers : DataFrame
         One row a layer: layer, kind, params_before, params_after, macs_before, macs_after (multiply-adds of
         matrix products for one example, NaN where a size is unknown), bytes_before, bytes_after (of its weights).
-    bytes_before, bytes_after : int
-        Size of the saved ``.keras`` file.
+    models : (keras.Model, keras.Model)
     """
 
     layers: pd.DataFrame
-    bytes_before: int
-    bytes_after: int
+    models: tuple[keras.Model, keras.Model]
+
+    @cached_property
+    def bytes_before(self) -> int:
+        """Size of the ``.keras`` file of the model before."""
+        return saved_bytes(self.models[0])
+
+    @cached_property
+    def bytes_after(self) -> int:
+        """Size of the ``.keras`` file of the model after."""
+        return saved_bytes(self.models[1])
 
     def totals(self) -> pd.DataFrame:
         """Rows params, macs, bytes (of the file); columns before, after, ratio (after by before)."""
@@ -63,7 +72,7 @@ def compare_sizes(model: keras.Model, rebuilt: Rebuilt) -> Sizes:
             if call is not None:
                 row[f"macs_{at}"] += float(rule_for(call.layer).macs(call))
                 row[f"params_{at}"], row[f"bytes_{at}"] = _count(call.layer)
-    return Sizes(pd.DataFrame(rows.values()), saved_bytes(model), saved_bytes(rebuilt.model))
+    return Sizes(pd.DataFrame(rows.values()), (model, rebuilt.model))
 
 
 def _count(layer: object) -> tuple[int, int]:
