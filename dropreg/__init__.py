@@ -18,14 +18,19 @@ from .fidelity import Fidelity
 from .groups import Block
 from .impact import ImpactTable
 from .interactions import Interactions
+from .merges import LeastSquares, MeanShift
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
 from .record import Record, load_record
 from .sampler import sample
+from .selection import Selection, select
 from .stopping import Precision, Separated, StableOrder, StopRule
 from .streams import stream
 
 if TYPE_CHECKING:
     from . import layers
+    from .latency import measure_latency
+    from .surgery import Pruned, prune
+    from .zeros import hold_zeros
 
 __version__ = "0.1.0"
 
@@ -43,8 +48,10 @@ __all__ = [
     "FixedSize",
     "ImpactTable",
     "Interactions",
+    "LeastSquares",
     "Loss",
     "Margin",
+    "MeanShift",
     "ModelError",
     "Outcome",
     "Paired",
@@ -52,8 +59,10 @@ __all__ = [
     "PerExample",
     "PerMask",
     "Precision",
+    "Pruned",
     "Record",
     "RecordError",
+    "Selection",
     "Separated",
     "StableOrder",
     "StopRule",
@@ -61,19 +70,28 @@ __all__ = [
     "elements",
     "estimate",
     "examples",
+    "hold_zeros",
     "layers",
     "load_record",
+    "measure_latency",
+    "prune",
     "regress",
     "sample",
+    "select",
     "stream",
     "to_statsmodels",
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import `dropreg.layers` on first use: it loads TensorFlow, which tables and records do without."""
-    if name == "layers":
-        import importlib
+_LAZY = {"prune": "surgery", "Pruned": "surgery", "hold_zeros": "zeros", "measure_latency": "latency"}
 
+
+def __getattr__(name: str) -> Any:
+    """Import on first use what loads TensorFlow, which tables and records do without."""
+    import importlib
+
+    if name == "layers":
         return importlib.import_module(".layers", __name__)
+    if name in _LAZY:
+        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module 'dropreg' has no attribute {name!r}")
