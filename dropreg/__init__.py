@@ -10,6 +10,29 @@ Data flows one way: elements, masks, outcomes, regression, impacts.
 from typing import TYPE_CHECKING, Any
 
 from . import examples
+from .baselines import (
+    Curvature,
+    Exact,
+    GaussNewton,
+    HardConcrete,
+    Hutchinson,
+    MaskedGame,
+    ablation_regression,
+    activation,
+    gates,
+    greedy,
+    leave_one_out,
+    magnitude,
+    masked_game,
+    obd,
+    random,
+    shapiq_scores,
+    shapley,
+    spread,
+    taylor,
+    weight_activation,
+)
+from .compare import Scorer, compare, default_scorers
 from .designs import Balanced, Bernoulli, Design, FixedSize, Paired
 from .elements import Elements, elements
 from .errors import DataError, DropregError, ModelError, ParameterError, RecordError
@@ -18,8 +41,10 @@ from .fidelity import Fidelity
 from .groups import Block
 from .impact import ImpactTable
 from .interactions import Interactions
+from .keeping import keep_top
 from .merges import LeastSquares, MeanShift
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
+from .plotting import plot_comparison
 from .record import Record, load_record
 from .sampler import sample
 from .selection import Selection, select
@@ -39,18 +64,24 @@ __all__ = [
     "Balanced",
     "Bernoulli",
     "Block",
+    "Curvature",
     "DataError",
     "Design",
     "Divergence",
     "DropregError",
     "Elements",
+    "Exact",
     "Fidelity",
     "FixedSize",
+    "GaussNewton",
+    "HardConcrete",
+    "Hutchinson",
     "ImpactTable",
     "Interactions",
     "LeastSquares",
     "Loss",
     "Margin",
+    "MaskedGame",
     "MeanShift",
     "ModelError",
     "Outcome",
@@ -62,24 +93,43 @@ __all__ = [
     "Pruned",
     "Record",
     "RecordError",
+    "Scorer",
     "Selection",
     "Separated",
     "StableOrder",
     "StopRule",
     "__version__",
+    "ablation_regression",
+    "activation",
+    "compare",
+    "default_scorers",
     "elements",
     "estimate",
     "examples",
+    "gates",
+    "greedy",
     "hold_zeros",
+    "keep_top",
     "layers",
+    "leave_one_out",
     "load_record",
+    "magnitude",
+    "masked_game",
     "measure_latency",
+    "obd",
+    "plot_comparison",
     "prune",
+    "random",
     "regress",
     "sample",
     "select",
+    "shapiq_scores",
+    "shapley",
+    "spread",
     "stream",
+    "taylor",
     "to_statsmodels",
+    "weight_activation",
 ]
 
 

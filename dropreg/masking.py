@@ -340,7 +340,8 @@ def _period(columns: npt.NDArray[np.int64]) -> int:
 def _pick(masks: tf.Tensor, columns: npt.NDArray[np.int64]) -> tf.Tensor:
     """Columns of `masks`, ones for -1; by slices where few suffice, because they are cheap to differentiate."""
     kept = columns < 0
-    breaks = np.flatnonzero((np.diff(columns) != 1) & ~(kept[1:] & kept[:-1])) + 1
+    goes_on = np.where(kept[1:], kept[:-1], (np.diff(columns) == 1) & ~kept[:-1])
+    breaks = np.flatnonzero(~goes_on) + 1
     runs = np.split(columns, breaks)
     if len(runs) > _MOST_SLICES:
         padded = tf.concat([masks, tf.ones_like(masks[:, :1])], axis=1)

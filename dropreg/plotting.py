@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
 from .impact import ImpactTable
 
@@ -35,4 +36,39 @@ def plot_impacts(table: ImpactTable, path: str | Path) -> None:
     axes.set_ylabel(f"impact on {table.outcome}")
     axes.set_title(f"{table.method}, {table.rows:,} rows, {table.intervals}; positive = it hurts to lose it")
     axes.legend(fontsize="small", ncols=min(len(layers), 4))
+    figure.savefig(path, dpi=130)
+
+
+def plot_comparison(frame: pd.DataFrame, path: str | Path, *, value: str = "accuracy", title: str = "") -> None:
+    """Draw what is left after each scorer against the fraction removed: means, and bands of one SD over seeds.
+
+    Parameters
+    ----------
+    frame : DataFrame
+        From ``dropreg.compare``, or several of them (of models of other seeds) one below the other.
+    path : str or Path
+        File to write; its ending chooses the format (PNG, SVG, PDF).
+    value : str
+        Column to draw: "accuracy", "loss", "params" or "macs".
+    title : str
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 5.5), layout="constrained")
+    axes = figure.subplots()
+    whole = frame[frame["fraction"] == 0.0]
+    for number, (name, lines) in enumerate(frame[frame["fraction"] > 0.0].groupby("scorer", sort=False)):
+        groups = lines.groupby("fraction")[value]
+        mean, sd = groups.mean(), groups.std().fillna(0.0)
+        color, dashes = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]
+        label = f"{name} ({groups.size().max()})"
+        axes.plot(mean.index, mean, dashes, marker=".", color=color, label=label)
+        axes.fill_between(mean.index, mean - sd, mean + sd, color=color, alpha=0.15, linewidth=0)
+    if len(whole):
+        axes.axhline(whole[value].mean(), color="black", linewidth=0.8, label="whole model")
+    axes.set_xlabel("fraction of elements removed")
+    axes.set_ylabel(value)
+    axes.set_title(title or "mean and SD over seeds (number of runs)", fontsize="medium")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="x-small", ncols=2)
     figure.savefig(path, dpi=130)

@@ -295,7 +295,7 @@ def test_unequal_directions_are_refused_or_kept() -> None:
     model = models.build(UNEQUAL)
     elements = dr.elements(model)
     selection = dr.Selection.dropping(elements, [0])
-    with pytest.raises(dr.ModelError, match="as many units in both directions, which would keep 2 and 3.*on_blocked"):
+    with pytest.raises(dr.ModelError, match=r"as many units in both directions, which would keep 2 and 3.*on_blocked"):
         dr.prune(model, selection)
     kept = dr.prune(model, selection, on_blocked="keep")
     assert kept.selection.kept.all()

@@ -1,0 +1,370 @@
+"""First and second derivatives of an outcome with respect to masks, example by example.
+
+All functions work on rows: row r has an example and a mask m_r of its own, so that the derivative of
+the sum of all rows' outcomes with respect to m_r is that of one example. For a unit with activation a
+the derivative at m = 1 is g a summed over where it is read, for a weight w it is g w (g being the
+gradient with respect to the activation or the weight), and the second derivative h a² or h w² in the
+same sense; so dropping element j changes an example's outcome by -g_j + h_jj / 2 up to third order.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..errors import ModelError, ParameterError
+from ..outcomes import Prediction
+from .probe import Array, Probe
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Derivatives = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]
+"""(g, h): first derivatives (rows, n_elements), and second ones or None."""
+
+FORWARD, BACKWARD = 1, 2
+_ROW_FLOATS = 2**23
+"""Most numbers of a (rows, n_elements) array."""
+
+
+class Curvature(ABC):
+    """A way to the diagonal of the Hessian with respect to masks."""
+
+    @abstractmethod
+    def cost(self, n_elements: int, n_outputs: int) -> int:
+        """Row-equivalents of one example, first derivatives included."""
+
+    @abstractmethod
+    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+        """A function of example numbers (rows,) that gives their derivatives."""
+
+
+@dataclass(frozen=True)
+class Exact(Curvature):
+    """Two nested gradient tapes, one column at a time.
+
+    The outcome of row (example i, element j) along the line m = 1 - t e_j has first derivative -g_ij
+    and second derivative h_ijj at t = 0. One pair costs a forward pass, a backward pass and the
+    backward pass of both: nine row-equivalents, for each element of each example. Meant for small
+    models, for few examples, and to judge the others by.
+    """
+
+    def cost(self, n_elements: int, n_outputs: int) -> int:
+        return n_elements * (FORWARD + BACKWARD + BACKWARD * (FORWARD + BACKWARD))
+
+    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+        import tensorflow as tf
+
+        n, columns = probe.n_elements, probe.question.candidates
+
+        def line(bundle: Any, column: Any) -> Any:
+            t = tf.zeros(tf.shape(column))
+            with tf.GradientTape() as outer:
+                outer.watch(t)
+                with tf.GradientTape() as inner:
+                    inner.watch(t)
+                    value = probe.value(bundle, 1.0 - t[:, tf.newaxis] * tf.one_hot(column, n))
+                slope: Any = inner.gradient(value, t)
+            second = None if slope is None else outer.gradient(slope, t)
+            return slope, (tf.fill(tf.shape(t), np.nan) if second is None else second)
+
+        step = probe.function(probe.by_row(line), tf.TensorSpec([None], tf.int64))
+        size = probe.batch_size if not probe.one_mask else max(_ROW_FLOATS // n, 1)
+
+        def derivatives(examples: npt.NDArray[np.int64]) -> Derivatives:
+            g, h = np.zeros((2, len(examples), n), np.float32)
+            pairs = np.stack(np.meshgrid(np.arange(len(examples)), columns, indexing="ij"), -1).reshape(-1, 2)
+            for block in probe.blocks(len(pairs), size):
+                row, column = pairs[block].T
+                slope, second = step(probe.bundle(examples[row]), tf.constant(column))
+                g[row, column], h[row, column] = -slope.numpy(), second.numpy()
+            return g, h
+
+        return derivatives
+
+
+@dataclass(frozen=True)
+class Hutchinson(Curvature):
+    """Random probes: v * (H v) with random signs v has the diagonal of H for its mean [1]_.
+
+    Unbiased for any network, but the noise of the probes comes on top of the spread over examples.
+
+    Parameters
+    ----------
+    probes : int
+        Sign vectors for each example.
+
+    References
+    ----------
+    .. [1] Bekas, Kokiopoulou, Saad (2007), "An estimator for the diagonal of a matrix", section 2.
+    """
+
+    probes: int = 4
+
+    def __post_init__(self) -> None:
+        _check_probes(self.probes)
+
+    def cost(self, n_elements: int, n_outputs: int) -> int:
+        return FORWARD + BACKWARD + self.probes * BACKWARD * (FORWARD + BACKWARD)
+
+    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+        import tensorflow as tf
+
+        def product(bundle: Any, signs: Any) -> Any:
+            masks = tf.ones_like(signs)
+            with tf.GradientTape() as outer:
+                outer.watch(masks)
+                with tf.GradientTape() as inner:
+                    inner.watch(masks)
+                    value = probe.value(bundle, masks)
+                g = inner.gradient(value, masks)
+                along = tf.reduce_sum(g * signs)
+            second = outer.gradient(along, masks)
+            return g, (tf.fill(tf.shape(masks), np.nan) if second is None else signs * second)
+
+        step = probe.function(probe.by_row(product), tf.TensorSpec([None, probe.n_elements], tf.float32))
+        seed = probe.question.seed
+
+        def derivatives(examples: npt.NDArray[np.int64]) -> Derivatives:
+            bundle, results = probe.bundle(examples), []
+            rng = np.random.default_rng([seed, int(examples[0])])
+            for _ in range(self.probes):
+                signs = rng.choice(np.array([-1.0, 1.0], np.float32), (len(examples), probe.n_elements))
+                results.append(step(bundle, tf.constant(signs)))
+            second = np.mean(np.stack([h.numpy() for _, h in results]), axis=0)
+            return results[0][0].numpy(), second.astype(np.float32)
+
+        return derivatives
+
+
+@dataclass(frozen=True)
+class GaussNewton(Curvature):
+    """The diagonal of J'HJ: J the outputs' Jacobian, H the outcome's Hessian with respect to the outputs [1]_.
+
+    For the cross-entropy this is the Fisher information under the model's own prediction. It is the
+    exact Hessian where the outputs (logits) are piecewise linear in each mask, as in networks of
+    Dense, convolution, ReLU and max pooling layers; elsewhere it leaves out the outputs' own curvature.
+
+    Parameters
+    ----------
+    probes : int, optional
+        Random directions that J'HJ is sketched with for each example, unbiased where H is positive
+        semidefinite; by default all outputs are used and nothing is random.
+
+    References
+    ----------
+    .. [1] Schraudolph (2002), "Fast curvature matrix-vector products", section 3; Martens (2020), "New
+       insights and perspectives on the natural gradient method", section 8.
+    """
+
+    probes: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.probes is not None:
+            _check_probes(self.probes)
+
+    def cost(self, n_elements: int, n_outputs: int) -> int:
+        return FORWARD + BACKWARD * (n_outputs if self.probes is None else 1 + self.probes)
+
+    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+        import tensorflow as tf
+
+        n_probes = self.probes or 0
+
+        def body(bundle: Any, noise: Any) -> Any:
+            masks = tf.ones([tf.shape(bundle[0])[0], probe.n_elements])
+            with tf.GradientTape(persistent=True) as tape:
+                tape.watch(masks)
+                scores = _scores(probe.predict(bundle, masks))
+                slope, hessian = _curvature(probe, bundle, tf.stop_gradient(scores))
+                seeds = _directions(slope, hessian, noise, n_probes)
+                products = [tf.reduce_sum(scores * tf.stop_gradient(seed)) for seed in seeds]
+            rows: list[Any] = [tape.gradient(product, masks) for product in products]
+            if n_probes:
+                return rows[0], tf.add_n([tf.square(row) for row in rows[1:]]) / n_probes
+            jacobian = tf.stack(rows, axis=1)
+            h = tf.reduce_sum(jacobian * tf.matmul(hessian, jacobian), axis=1)
+            return tf.reduce_sum(slope[:, :, tf.newaxis] * jacobian, axis=1), h
+
+        n_outputs = probe.question.n_outputs
+        step = probe.function(probe.by_row(body), tf.TensorSpec([None, n_probes, n_outputs], tf.float32))
+        seed = probe.question.seed
+
+        def derivatives(examples: npt.NDArray[np.int64]) -> Derivatives:
+            noise = np.random.default_rng([seed, int(examples[0])]).normal(size=(len(examples), n_probes, n_outputs))
+            g, h = step(probe.bundle(examples), tf.constant(noise, tf.float32))
+            return g.numpy(), h.numpy()
+
+        return derivatives
+
+
+def _check_probes(probes: Any) -> None:
+    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
+        raise ParameterError(f"`probes` must be an integer of at least 1, received {probes!r}.")
+
+
+def _scores(prediction: Prediction) -> "tf.Tensor":
+    """Outputs as logits (rows, n_outputs), so that what follows them is the outcome alone."""
+    if prediction.task == "classes":
+        return prediction.outputs if prediction.from_logits else prediction.log_probabilities()
+    return prediction.outputs if prediction.task == "regression" else prediction.logits()
+
+
+def _curvature(probe: Probe, bundle: Any, scores: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
+    """First (rows, n_outputs) and second (rows, n_outputs, n_outputs) derivatives of the outcome by the scores."""
+    import tensorflow as tf
+
+    task = probe.question.examples.task
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch(scores)
+        with tf.GradientTape() as inner:
+            inner.watch(scores)
+            whole = Prediction(bundle[-2], task, probe.from_logits)
+            value = probe.question.outcome.measure(Prediction(scores, task, True), bundle[-1], whole)
+        slope: Any = inner.gradient(value, scores)
+        columns = tf.unstack(slope, axis=1)
+    rows: list[Any] = [outer.gradient(column, scores) for column in columns]
+    missing = tf.fill(tf.shape(scores), np.nan)
+    return slope, tf.stack([missing if row is None else row for row in rows], axis=1)
+
+
+def _directions(slope: Any, hessian: Any, noise: Any, n_probes: int) -> list[Any]:
+    """What the scores are multiplied by: unit vectors, or the slope and random vectors of covariance H."""
+    import tensorflow as tf
+
+    n_outputs = slope.shape[1]
+    if not n_probes:
+        return [tf.one_hot(tf.fill([tf.shape(slope)[0]], k), n_outputs) for k in range(n_outputs)]
+    values, vectors = tf.linalg.eigh(hessian)
+    root = vectors * tf.sqrt(tf.nn.relu(values))[:, tf.newaxis, :]
+    return [slope, *[tf.linalg.matvec(root, noise[:, k]) for k in range(n_probes)]]
+
+
+@dataclass(frozen=True)
+class FirstOrder(Curvature):
+    """First derivatives alone."""
+
+    def cost(self, n_elements: int, n_outputs: int) -> int:
+        return FORWARD + BACKWARD
+
+    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+        import tensorflow as tf
+
+        def body(bundle: Any) -> Any:
+            masks = tf.ones([tf.shape(bundle[0])[0], probe.n_elements])
+            with tf.GradientTape() as tape:
+                tape.watch(masks)
+                value = probe.value(bundle, masks)
+            return tape.gradient(value, masks)
+
+        step = probe.function(probe.by_row(body))
+        return lambda examples: (step(probe.bundle(examples)).numpy(), None)
+
+
+class Running:
+    """Mean and spread over examples, gathered batch by batch.
+
+    Attributes
+    ----------
+    n : int
+    mean, mean_absolute : ndarray of float64, shape (n_elements,)
+    """
+
+    def __init__(self, n_elements: int) -> None:
+        self.n = 0
+        self.mean, self.mean_absolute, self._squares = np.zeros((3, n_elements))
+
+    def add(self, rows: npt.NDArray[Any]) -> None:
+        """Take in values (rows, n_elements)."""
+        n = len(rows)
+        mean = rows.mean(axis=0, dtype=np.float64)
+        shift, total = mean - self.mean, self.n + n
+        self._squares += np.square(rows - mean).sum(axis=0) + shift**2 * (self.n * n / total)
+        self.mean_absolute += (np.abs(rows).mean(axis=0, dtype=np.float64) - self.mean_absolute) * (n / total)
+        self.mean, self.n = self.mean + shift * (n / total), total
+
+    @property
+    def variance(self) -> Array:
+        """Over examples, with n - 1; zero for one example."""
+        return self._squares / max(self.n - 1, 1)
+
+    @property
+    def mean_square(self) -> Array:
+        return self.mean**2 + self._squares / max(self.n, 1)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What derivatives say of each element, over examples.
+
+    Attributes
+    ----------
+    first, second, change : Running
+        Of g, of h (zero where it was not asked for) and of -g + h / 2, the predicted change of the
+        outcome when the element is dropped; in the outcome's unit and own direction.
+    """
+
+    first: Running
+    second: Running
+    change: Running
+
+
+def expand(probe: Probe, curvature: Curvature) -> Expansion:
+    """Derivatives at the question's state, over all examples of the probe.
+
+    Raises
+    ------
+    ModelError
+        If an operation of the network has no second derivative, or the outcome has none.
+    """
+    n = probe.n_elements
+    first, second, change = (Running(n) for _ in range(3))
+    derivatives = curvature.prepare(probe)
+    for block in probe.blocks(len(probe), min(probe.batch_size, max(_ROW_FLOATS // n, 1))):
+        try:
+            g, h = derivatives(block)
+        except LookupError as error:
+            raise ModelError(
+                f"every operation must have a second derivative for {curvature}, received one without ({error}): pass "
+                "order=1, or curvature=GaussNewton()."
+            ) from error
+        _check_finite(g, h, probe)
+        first.add(g)
+        change.add(-g if h is None else -g + 0.5 * h)
+        if h is not None:
+            second.add(h)
+    if second.n and np.abs(second.mean).max() <= 1e-6 * first.mean_absolute.max() and _is_linear(probe):
+        raise ModelError(_no_second(probe, "zeros"))
+    probe.rows += len(probe) * curvature.cost(len(probe.question.candidates), probe.question.n_outputs)
+    return Expansion(first, second, change)
+
+
+def _is_linear(probe: Probe) -> bool:
+    """Whether the outcome is piecewise linear in the outputs, judged at random ones (a saturated loss is not)."""
+    import tensorflow as tf
+
+    bundle = probe.bundle(np.arange(min(len(probe), 64)))
+    scores = np.random.default_rng(0).normal(size=bundle[-2].shape)
+    hessian = _curvature(probe, bundle, tf.constant(scores, tf.float32))[1].numpy()
+    return bool(np.abs(np.nan_to_num(hessian)).max() < 1e-5)
+
+
+def _check_finite(g: npt.NDArray[Any], h: npt.NDArray[Any] | None, probe: Probe) -> None:
+    if h is not None and np.isnan(h).any() and np.isfinite(g).all():
+        raise ModelError(_no_second(probe, "none"))
+    if not np.isfinite(g).all() or (h is not None and not np.isfinite(h).all()):
+        raise ModelError(
+            f"derivatives of outcome '{probe.question.outcome.name}' must be finite, received NaN or infinity: check "
+            "the model's weights and activations, or use a scorer of forward passes."
+        )
+
+
+def _no_second(probe: Probe, received: str) -> str:
+    return (
+        f"outcome '{probe.question.outcome.name}' must have second derivatives with respect to the masks, received "
+        f"{received} (it is piecewise linear in what model '{probe.question.model.name}' computes): pass order=1, or "
+        "outcome='loss'."
+    )

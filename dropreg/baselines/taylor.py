@@ -1,0 +1,179 @@
+"""Taylor expansion of the outcome around the whole network."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+
+from ..data import Data
+from ..elements import Elements
+from ..errors import ParameterError
+from ..impact import ImpactTable, impact_table
+from ..outcomes import Outcome, Task
+from .derivatives import Curvature, Exact, Expansion, FirstOrder, GaussNewton, Running
+from .probe import Array, Probe, Question, affordable, ask, check_differentiable
+
+if TYPE_CHECKING:
+    import keras
+
+Statistic = Literal["mean", "absolute", "squared", "mean_absolute", "mean_square", "sd", "variance"]
+_MOST_ROWS = 20_000_000
+"""Row-equivalents that are not spent unasked."""
+
+_STATISTICS: dict[str, Callable[[Running, float], Array]] = {
+    "mean": lambda change, sign: sign * change.mean,
+    "absolute": lambda change, sign: np.abs(change.mean),
+    "squared": lambda change, sign: change.mean**2,
+    "mean_absolute": lambda change, sign: change.mean_absolute,
+    "mean_square": lambda change, sign: change.mean_square,
+    "sd": lambda change, sign: np.sqrt(change.variance),
+    "variance": lambda change, sign: change.variance,
+}
+
+
+def taylor(
+    model: "keras.Model",
+    data: Data,
+    elements: Elements,
+    *,
+    order: Literal[1, 2] = 1,
+    statistic: Statistic = "mean",
+    curvature: Curvature | None = None,
+    outcome: str | Outcome = "loss",
+    rows: int | None = None,
+    task: Task | None = None,
+    kept: npt.ArrayLike | None = None,
+    seed: int = 0,
+) -> ImpactTable:
+    """Predict what dropping each element alone does, from derivatives at the whole network.
+
+    With g and h the first and second derivatives with respect to an element's mask value, dropping it
+    changes an example's outcome by -g, to first order [1]_, or by -g + h / 2, to second [2]_. For a
+    weight w those are -g w and -g w + h w² / 2 with g and h taken with respect to w. Each example has
+    its own change; the impact is a statistic of them.
+
+    Parameters
+    ----------
+    model : keras.Model
+        It is not changed.
+    data : (x, y)
+        Held-out examples and their labels; see `sample`.
+    elements : Elements
+    order : {1, 2}
+    statistic : str
+        Of the predicted changes over examples: their "mean" (signed, positive = worse without the
+        element), its size ("absolute") or square ("squared", [1]_), their "mean_absolute" or
+        "mean_square" (the empirical Fisher information for order 1), or their spread, "sd" or
+        "variance".
+    curvature : Curvature, optional
+        How second derivatives are had, `GaussNewton()` by default; `Exact()` by nested tapes,
+        `Hutchinson()` by random probes.
+    outcome : str or Outcome
+        One that is differentiable itself: "loss", "margin" (order 1), "divergence" (order 2), or your own.
+    rows : int, optional
+        Budget in row-equivalents, spent on random examples; by default all examples are used.
+    task : str, optional
+        As in `sample`.
+    kept : array of bool, shape (n_elements,), optional
+        State to expand around; the elements that are not in it stay dropped and have impact 0.
+    seed : int
+        Chooses the examples, and probes.
+
+    Returns
+    -------
+    ImpactTable
+        Its frame also has, for every element, mean and SD over examples of ``gradient`` (g),
+        ``curvature`` (h, order 2) and ``change``, in the outcome's unit and own direction. Standard
+        errors over examples for "mean"; none for the others.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is out of range, the outcome is a step function, or `rows` pays for no example.
+    ModelError
+        If a layer has no gradient, or second derivatives are asked for where there are none.
+    DataError
+        If the data does not fit the model.
+
+    References
+    ----------
+    .. [1] Molchanov et al. (2019), "Importance estimation for neural network pruning", section 3.1;
+       "mean_absolute" is that of Molchanov et al. (2017), section 2.2.
+    .. [2] LeCun, Denker, Solla (1989), "Optimal brain damage", section 2, with the first-order term.
+    """
+    if order not in (1, 2):
+        raise ParameterError(f"`order` must be 1 or 2, received {order!r}.")
+    _check_statistic(statistic)
+    question = ask(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
+    found, probe = expanded(question, _chosen(order, curvature), rows, f"Taylor expansion of order {order}")
+    return expansion_table(
+        found,
+        probe,
+        impact=_STATISTICS[statistic](found.change, probe.question.sign),
+        std_error=_std_error(found.change) if statistic == "mean" else None,
+        method=f"Taylor, order {order}, {statistic.replace('_', ' ')}",
+        details={} if order == 1 else {"curvature": str(_chosen(order, curvature))},
+    )
+
+
+def _check_statistic(statistic: Any) -> None:
+    if statistic not in get_args(Statistic):
+        raise ParameterError(f"`statistic` must be one of {', '.join(get_args(Statistic))}, received {statistic!r}.")
+
+
+def _chosen(order: int, curvature: Curvature | None) -> Curvature:
+    if order == 1:
+        if curvature is not None:
+            raise ParameterError(f"`curvature` goes with order=2, received {curvature} with order=1: leave it out.")
+        return FirstOrder()
+    return GaussNewton() if curvature is None else curvature
+
+
+def expanded(question: Question, curvature: Curvature, rows: int | None, what: str) -> tuple[Expansion, Probe]:
+    """Derivatives over the examples that `rows` pays for."""
+    from .derivatives import expand
+
+    if not isinstance(curvature, Curvature):
+        raise ParameterError(
+            f"`curvature` must be GaussNewton(), Exact() or Hutchinson(), received {curvature!r}: pass an instance."
+        )
+    cost = curvature.cost(len(question.candidates), question.n_outputs)
+    unit = f"example (with {curvature}: {cost:,} row-equivalents)" if isinstance(curvature, Exact) else "example"
+    probe = Probe(question.first(affordable(rows, cost, len(question.examples), unit, limit=_MOST_ROWS)))
+    check_differentiable(probe, what)
+    return expand(probe, curvature), probe
+
+
+def _std_error(values: Running) -> Array | None:
+    return np.sqrt(values.variance / values.n) if values.n > 1 else None
+
+
+def expansion_table(
+    found: Expansion,
+    probe: Probe,
+    *,
+    impact: Array,
+    std_error: Array | None,
+    method: str,
+    details: dict[str, Any],
+) -> ImpactTable:
+    """An impact table with mean and SD of the derivatives beside the impacts."""
+    question = probe.question
+    table = impact_table(
+        question.elements.to_frame(),
+        impact,
+        std_error,
+        method=method,
+        outcome=question.outcome.name,
+        rows=probe.rows,
+        seed=question.seed,
+        details={"examples": found.first.n} | details,
+    )
+    columns = {}
+    parts = {"gradient": found.first, "curvature": found.second, "change": found.change}
+    for name, values in parts.items():
+        if values.n:
+            columns |= {f"{name}_mean": values.mean, f"{name}_sd": np.sqrt(values.variance)}
+    return replace(table, frame=table.frame.assign(**columns))

@@ -1,0 +1,165 @@
+"""What is known of units without masking them: the kernels beside them and the activations that are read."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..elements import Elements, Gate
+from ..errors import ParameterError
+from .probe import Array, Question
+
+UNITS = {"neuron", "filter"}
+_BATCH = 500
+
+
+def check_units(elements: Elements, what: str, kinds: str = "neurons and filters") -> None:
+    """Raise ParameterError unless all elements are units of layers."""
+    others = sorted(set(elements.kinds) - UNITS)
+    if others:
+        raise ParameterError(
+            f"{what} is defined for {kinds}, received elements of kind {', '.join(others)}: use a scorer that measures "
+            "or differentiates, such as leave_one_out or taylor."
+        )
+
+
+def are_weights(elements: Elements) -> bool:
+    """Whether all elements are weights or groups of them."""
+    return bool(elements.inner_gates) and not elements.gates and all(g.where == "kernel" for g in elements.inner_gates)
+
+
+def weight_squares(model: Any, elements: Elements, factors: Any = None) -> Array:
+    """Sum of squares of each element's weights, shape (n_elements,), times `factors` (gate, value) if given."""
+    from ..graph import all_layers, variables_of
+
+    layers, total = all_layers(model), np.zeros(len(elements))
+    for gate in elements.inner_gates:
+        layer = layers[gate.layer]
+        value = np.asarray(variables_of(layer)[gate.variable].value, np.float64)
+        squares = value**2 if factors is None else value**2 * factors(layer, value)
+        total += by_element(gate.columns, squares.reshape(-1), len(elements))
+    return total
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A call that reads elements, and its kernel by input channel.
+
+    Attributes
+    ----------
+    gate : Gate
+    outgoing : ndarray of float64, shape (channels,)
+        Sum of squared weights on each input channel.
+    """
+
+    gate: Gate
+    outgoing: Array
+
+
+def readers(model: Any, elements: Elements) -> Iterator[Reader]:
+    """The readers of elements; a shared layer once for each call."""
+    from ..graph import trace_graph
+    from ..layers.norms import kernel_of
+
+    graph = trace_graph(model)
+    for gate in elements.gates:
+        yield Reader(gate, kernel_of(graph.calls[gate.call].layer).outgoing)
+
+
+def incoming_squares(model: Any, elements: Elements) -> Array:
+    """Sum of squared weights that compute each element's units, shape (n_elements,)."""
+    from ..graph import trace_graph
+    from ..layers.norms import kernel_of
+
+    layers = {call.name: call.layer for call in trace_graph(model).calls}
+    squares = {name: kernel_of(layers[name]).incoming for name in {n for tied in elements.members for n, _ in tied}}
+    return np.array([sum(squares[name][index] for name, index in tied) for tied in elements.members])
+
+
+def outgoing_squares(model: Any, elements: Elements) -> Array:
+    """Sum of squared weights that read each element, shape (n_elements,); those of a shared layer once."""
+    from ..graph import trace_graph
+
+    graph, total, seen = trace_graph(model), np.zeros(len(elements)), set()
+    for reader in readers(model, elements):
+        layer = id(graph.calls[reader.gate.call].layer)
+        if layer not in seen:
+            seen.add(layer)
+            total += by_element(reader.gate.columns, reader.outgoing, len(elements))
+    return total
+
+
+def by_element(columns: npt.NDArray[np.int64], values: Array, n_elements: int) -> Array:
+    """Values of channels summed by element, shape (n_elements,)."""
+    gated = columns >= 0
+    return np.bincount(columns[gated], weights=values[gated], minlength=n_elements).astype(np.float64)
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Moments of what is read at one gate.
+
+    Attributes
+    ----------
+    mean, mean_square, nonzero : ndarray of float64, shape (channels,)
+        Over examples and positions; `nonzero` is the fraction that is not zero.
+    """
+
+    mean: Array
+    mean_square: Array
+    nonzero: Array
+
+
+def activations(question: Question) -> list[Activations]:
+    """Moments at every gate of the whole network, over all examples, one forward pass each."""
+    from ..graph import trace_graph
+
+    calls = trace_graph(question.model).calls
+    return moments_at(question, [calls[gate.call].inputs[gate.position] for gate in question.elements.gates])
+
+
+def input_squares(question: Question) -> dict[int, Array]:
+    """Mean square of each input channel, by the ``id`` of the layers with a kernel among the inner gates."""
+    from ..graph import all_layers, trace_graph
+
+    layers = all_layers(question.model)
+    gated = {id(layers[gate.layer]) for gate in question.elements.inner_gates}
+    calls = [call for call in trace_graph(question.model).calls if id(call.layer) in gated]
+    found: dict[int, Array] = {}
+    for call, moments in zip(calls, moments_at(question, [call.inputs[0] for call in calls]), strict=True):
+        found[id(call.layer)] = found.get(id(call.layer), 0.0) + moments.mean_square
+    return found
+
+
+def moments_at(question: Question, slots: list[int]) -> list[Activations]:
+    """Moments of the values in some slots of the whole network, over all examples."""
+    import keras
+    import tensorflow as tf
+
+    from ..graph import trace_graph
+
+    graph, examples = trace_graph(question.model), question.examples
+    specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in examples.inputs]
+
+    def moments(inputs: Any) -> Any:
+        values: dict[int, Any] = dict(zip(graph.inputs, inputs, strict=True))
+        with keras.StatelessScope(collect_losses=True):
+            for call in graph.calls:
+                values.update(zip(call.outputs, call.run([values[slot] for slot in call.inputs]), strict=True))
+        read = [tf.cast(values[slot], tf.float32) for slot in slots]
+        flat = [tf.reshape(value, [-1, value.shape[-1]]) for value in read]
+        nonzero = [tf.cast(tf.not_equal(value, 0.0), tf.float32) for value in flat]
+        return [
+            tf.stack([tf.reduce_mean(part, axis=0) for part in (value, tf.square(value), other)])
+            for value, other in zip(flat, nonzero, strict=True)
+        ]
+
+    step = tf.function(moments, input_signature=[specs])
+    totals: list[Any] = [0.0] * len(slots)
+    for start in range(0, len(examples), _BATCH):
+        batch = [tf.constant(x[start : start + _BATCH]) for x in examples.inputs]
+        share = len(batch[0]) / len(examples)
+        totals = [t + share * m.numpy().astype(np.float64) for t, m in zip(totals, step(batch), strict=True)]
+    return [Activations(*total) for total in totals]
