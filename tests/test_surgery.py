@@ -295,7 +295,7 @@ def test_unequal_directions_are_refused_or_kept() -> None:
     model = models.build(UNEQUAL)
     elements = dr.elements(model)
     selection = dr.Selection.dropping(elements, [0])
-    with pytest.raises(dr.ModelError, match="as many units in both directions, which would keep 2 and 3.*on_blocked"):
+    with pytest.raises(dr.ModelError, match=r"as many units in both directions, which would keep 2 and 3.*on_blocked"):
         dr.prune(model, selection)
     kept = dr.prune(model, selection, on_blocked="keep")
     assert kept.selection.kept.all()
@@ -317,9 +317,7 @@ def test_rules_without_a_cut_are_refused_or_kept() -> None:
     x = Doubling(name="doubling")(layers.Dense(5, name="hidden")(x))
     model = keras.Model(inputs, layers.Dense(2, name="out")(x))
     selection = dr.Selection.dropping(dr.elements(model), [1])
-    with pytest.raises(
-        dr.ModelError, match=r"layer 'doubling' \(Doubling\) must be cut to drop hidden\[1\], but its rule"
-    ):
+    with pytest.raises(dr.ModelError, match=r"layer 'doubling' \(Doubling\) must be cut to drop hidden\[1\], but"):
         dr.prune(model, selection)
     assert dr.prune(model, selection, on_blocked="keep").blocked == (("doubling", "its rule has no `cut` method"),)
 
