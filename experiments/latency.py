@@ -26,12 +26,15 @@ def measure(name: str, seed: int, threads: int, repeats: int) -> list[dict[str, 
     elements = dr.elements(model)
     small = {fraction: dr.prune(model, dr.Selection.random(elements, fraction, seed=seed)) for fraction in FRACTIONS}
     models = {"whole": model, **{str(fraction): pruned.model for fraction, pruned in small.items()}}
-    seconds = dr.measure_latency(models, BATCHES, threads=threads, repeats=repeats).set_index(["model", "batch"])
+    frame = dr.measure_latency(models, BATCHES, threads=threads, repeats=repeats)
+    seconds: dict[tuple[str, int], dict[str, Any]] = {
+        (str(row["model"]), int(row["batch"])): dict(row) for row in frame.to_dict("records")
+    }
     rows = []
     for fraction, pruned in small.items():
         ratios = pruned.report.totals()["ratio"]
         for batch in BATCHES:
-            whole, mine = seconds.loc[("whole", batch)], seconds.loc[(str(fraction), batch)]
+            whole, mine = seconds["whole", batch], seconds[str(fraction), batch]
             rows.append(
                 {
                     "model": name,
