@@ -35,7 +35,7 @@ class AttentionRule(Rule):
         width = shapes_of[0][-1] + shapes_of[2][-1]
 
         def macs(shapes: tuple[Shape, ...]) -> float:
-            queries, keys = _positions(shapes[0]), _positions(shapes[1] if len(shapes) > 1 else shapes[0])
+            queries, keys = _positions(shapes[0]), _positions(shapes[1] if shapes[1:] else shapes[0])
             projected = queries * (kernels[0] + math.prod(projection.kernel.shape) / count)
             projected += keys * (kernels[1] + kernels[2]) if repeats == 1 else 0
             return projected + queries * keys * width
