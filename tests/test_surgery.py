@@ -4,7 +4,7 @@ import subprocess
 import sys
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import applications
 import keras
@@ -246,7 +246,7 @@ def test_selections_keep_the_top_and_a_floor() -> None:
     ("call", "text"),
     [
         (lambda e: dr.Selection(e, np.ones(3, bool)), r"`kept` must be booleans of shape \(9,\)"),
-        (lambda e: dr.Selection(e, *[np.ones(9)]), "received float64"),
+        (lambda e: dr.Selection(e, cast(Any, np.ones(9))), "received float64"),
         (lambda e: dr.Selection.dropping(e, [9]), "numbers of elements, 0 to 8, received 9"),
         (lambda e: dr.select(e, np.ones(9), fraction=1.0), r"`fraction` must lie in \[0, 1\), received 1.0"),
         (
@@ -255,7 +255,10 @@ def test_selections_keep_the_top_and_a_floor() -> None:
         ),
         (lambda e: dr.select(e, np.full(9, np.nan), fraction=0.5), "9 that are not finite"),
         (lambda e: dr.select(e, np.ones(9), fraction=0.5, floor=0), "`floor` must be an integer of at least 1"),
-        (lambda e: dr.select(e, np.ones(9), fraction=0.5, by="size"), "`by` must be one of impact, absolute"),
+        (
+            lambda e: dr.select(e, np.ones(9), fraction=0.5, by=cast(Any, "size")),
+            "`by` must be one of impact, absolute",
+        ),
     ],
 )
 def test_bad_selections_say_what_is_wrong(call: Any, text: str) -> None:
