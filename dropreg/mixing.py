@@ -103,7 +103,7 @@ def solve(fit: Sums, held_out: Sums, metric: Array, ridges: tuple[float, ...], *
         return Mixing(np.zeros_like(xy), best, without, without)
     xx, xy, _ = (fit + held_out).moments(centre=centre)
     penalized = xx + best * unit * np.eye(len(xx))
-    return Mixing(np.linalg.solve(penalized, xy), best, best_error, without)
+    return Mixing(np.asarray(np.linalg.solve(penalized, xy), np.float64), best, best_error, without)
 
 
 def copies(x: npt.NDArray[np.floating], kept: npt.NDArray[np.bool_]) -> Array:

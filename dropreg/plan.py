@@ -113,10 +113,10 @@ def make_plan(model: "keras.Model", graph: Graph, channels: Channels, columns: C
             branches[index] = stay
     for slot, other in aliases.items():
         if not np.array_equal(by_slot[slot], by_slot[other]):
+            kinds = ", ".join(sorted(set(elements.kinds)))
             raise ModelError(
                 "a layer or branch that goes must have all its units or lose the same as what takes its place, "
-                f"received a selection of {', '.join(sorted(set(elements.kinds)))} that cuts it as well: prune one "
-                "kind after the other."
+                f"received a selection of {kinds} that cuts it as well: prune one kind after the other."
             )
     of_slot = {slot: columns[labels] for slot, labels in channels.slots.items()}
     return Plan(by_slot, of_slot, _heads(model, graph, selection), aliases, branches)

@@ -38,7 +38,9 @@ def rebuild(model: keras.Model, graph: Graph, plan: Plan) -> Rebuilt:
 
     Nested models are written out; a layer whose name is taken gets a number.
     """
-    inputs = [keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in model.inputs]
+    inputs: list[Any] = [
+        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in model.inputs
+    ]
     values: dict[int, Any] = dict(zip(graph.inputs, inputs, strict=True))
     names = {tensor.name for tensor in inputs}
     made: dict[int, Any] = {}
