@@ -28,7 +28,8 @@ def measure(name: str, seed: int, threads: int, repeats: int) -> list[dict[str, 
     models = {"whole": model, **{str(fraction): pruned.model for fraction, pruned in small.items()}}
     frame = dr.measure_latency(models, BATCHES, threads=threads, repeats=repeats)
     seconds: dict[tuple[str, int], dict[str, Any]] = {
-        (str(row["model"]), int(row["batch"])): dict(row) for row in frame.to_dict("records")
+        (str(row["model"]), int(row["batch"])): {str(name): value for name, value in row.items()}
+        for row in frame.to_dict("records")
     }
     rows = []
     for fraction, pruned in small.items():
