@@ -13,7 +13,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from . import baselines
-from .baselines.probe import Probe, ask, spent
+from .baselines.probe import Probe
+from .baselines.question import ask, spent
 from .chunks import write_atomically
 from .cost import cost_of, total_macs
 from .data import Data, check_data

@@ -44,7 +44,8 @@ from scorers import load_trained
 from train_models import DEBIAN_FOLDER, N_TRAIN, full_training_set
 
 import dropreg as dr
-from dropreg.baselines.probe import Probe, ask, spent
+from dropreg.baselines.probe import Probe
+from dropreg.baselines.question import ask, spent
 
 if TYPE_CHECKING:
     import keras

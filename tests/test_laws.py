@@ -314,3 +314,16 @@ def test_excluding_a_layer_excludes_what_is_tied_to_it() -> None:
     assert set(dr.elements(model, exclude=["gate"]).layers) == {"branch_1"}
     assert set(dr.elements(model, include=["branch_1"]).layers) == {"branch_1"}
     assert set(dr.elements(model, include=["branch_2"]).layers) == {"stem"}
+
+
+def test_a_fixed_channel_before_the_first_element_leaves_it_droppable() -> None:
+    """Inputs, then units, in one kernel: the run of what is always kept ends where element 0 begins."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((3,))
+    units = keras.layers.Dense(4, activation="relu", name="units")(inputs)
+    model = keras.Model(inputs, keras.layers.Dense(2, name="out")(keras.layers.Concatenate()([inputs, units])))
+    network = MaskedNetwork(model, dr.elements(model))
+    x = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    masks = np.zeros((5, 4), dtype=bool)
+    kernel, bias = model.get_layer("out").get_weights()
+    np.testing.assert_allclose(outputs(network, [x], masks), x @ kernel[:3] + bias, rtol=1e-4, atol=1e-5)

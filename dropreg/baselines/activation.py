@@ -9,7 +9,7 @@ from ..elements import Elements
 from ..errors import ParameterError
 from ..impact import ImpactTable, impact_table
 from ..outcomes import Task
-from .probe import affordable, ask
+from .question import affordable, ask
 from .units import activations, by_element, check_units
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ import numpy.typing as npt
 
 from ..errors import ModelError, ParameterError
 from ..outcomes import Prediction
-from .probe import Array, Probe
+from .probe import Probe
+from .question import Array
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -347,7 +348,7 @@ def _is_linear(probe: Probe) -> bool:
     import tensorflow as tf
 
     bundle = probe.bundle(np.arange(min(len(probe), 64)))
-    scores = np.random.default_rng(0).normal(size=bundle[-2].shape)
+    scores = np.random.default_rng(0).normal(size=(int(bundle[-2].shape[0] or 0), probe.question.n_outputs))
     hessian = _curvature(probe, bundle, tf.constant(scores, tf.float32))[1].numpy()
     return bool(np.abs(np.nan_to_num(hessian)).max() < 1e-5)
 

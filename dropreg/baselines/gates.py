@@ -14,7 +14,9 @@ from ..elements import Elements
 from ..errors import ModelError, ParameterError
 from ..impact import ImpactTable, impact_table
 from ..outcomes import Outcome, Task
-from .probe import Array, Probe, affordable, ask, non_differentiable
+from .probe import Probe
+from .question import Array, affordable, ask
+from .smoothness import non_differentiable
 
 if TYPE_CHECKING:
     import keras

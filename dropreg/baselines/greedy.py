@@ -12,7 +12,8 @@ from ..errors import ParameterError
 from ..impact import ImpactTable, impact_table
 from ..outcomes import Outcome, Task
 from .leave_one_out import change_of_each, measured
-from .probe import Array, Probe, affordable, ask
+from .probe import Probe
+from .question import Array, affordable, ask
 
 if TYPE_CHECKING:
     import keras

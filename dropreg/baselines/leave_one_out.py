@@ -11,7 +11,8 @@ from ..elements import Elements, Gate
 from ..impact import ImpactTable, impact_table
 from ..outcomes import Outcome, Task
 from .derivatives import Running
-from .probe import Array, Probe, Question, affordable, ask
+from .probe import Probe
+from .question import Array, Question, affordable, ask
 
 if TYPE_CHECKING:
     import keras

@@ -10,7 +10,7 @@ from ..elements import Elements
 from ..impact import ImpactTable
 from ..outcomes import Outcome, Task
 from .derivatives import Curvature, GaussNewton
-from .probe import ask
+from .question import ask
 from .taylor import expanded, expansion_table
 
 if TYPE_CHECKING:

@@ -1,168 +1,21 @@
-"""The masked network on checked examples, measured and differentiated, with a count of what was spent.
-
-The unit of cost is the row-equivalent: a masked forward pass of one example is one, a backward pass
-is two. The whole model's pass over the examples, which every method makes once, is not counted, as
-in `dropreg.sample`.
-"""
+"""The masked network on the examples of a question, measured and differentiated, with a count of what was spent."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data import Data, Examples, check_data
-from ..designs import examples_of_rows
-from ..elements import Elements
-from ..errors import DataError, ModelError, ParameterError
-from ..impact import ImpactTable
-from ..outcomes import Outcome, PerMask, Prediction, Task, guess_from_logits, resolve
+from ..errors import DataError
+from ..outcomes import Prediction, guess_from_logits
+from .question import Array, Question
 
 if TYPE_CHECKING:
-    import keras
     import tensorflow as tf
-
-Array = npt.NDArray[np.float64]
-Bundle = "list[tf.Tensor]"
-"""What rows of examples are: frontier values, then the whole model's outputs, then labels."""
 
 _PREFIX_BYTES = 2**30
 _BATCH_FLOATS = 2**24
 _LEAST_BATCH, _MOST_BATCH = 16, 4096
-
-
-@dataclass(frozen=True)
-class Question:
-    """What every scorer is asked: which model, examples, elements and outcome, around which state.
-
-    Attributes
-    ----------
-    model : keras.Model
-    elements : Elements
-    examples : Examples
-        All that were given.
-    outcome : Outcome
-    kept : ndarray of bool, shape (n_elements,)
-        Elements that are there to begin with; the others stay dropped.
-    seed : int
-    """
-
-    model: "keras.Model"
-    elements: Elements
-    examples: Examples
-    outcome: Outcome
-    kept: npt.NDArray[np.bool_]
-    seed: int
-
-    @property
-    def candidates(self) -> npt.NDArray[np.int64]:
-        """Numbers of the elements that can still be dropped."""
-        return np.flatnonzero(self.kept)
-
-    @property
-    def n_outputs(self) -> int:
-        """Length of the model's output."""
-        from ..graph import trace_graph
-
-        graph = trace_graph(self.model)
-        return graph.shapes[graph.outputs[0]][-1] or 1
-
-    @property
-    def sign(self) -> float:
-        """What turns a change of the outcome into how much worse it gets."""
-        return -1.0 if self.outcome.greater_is_better else 1.0
-
-    def first(self, n: int) -> "Question":
-        """The same on `n` random examples; larger numbers contain smaller ones."""
-        if n >= len(self.examples):
-            return self
-        order = examples_of_rows(self.seed, 0, n, len(self.examples))
-        labels = self.examples.labels
-        fewer = Examples(
-            tuple(array[order] for array in self.examples.inputs),
-            None if labels is None else labels[order],
-            self.examples.task,
-        )
-        return replace(self, examples=fewer)
-
-
-def ask(
-    model: "keras.Model",
-    data: Data,
-    elements: Elements,
-    *,
-    outcome: str | Outcome,
-    task: Task | None,
-    kept: npt.ArrayLike | None,
-    seed: int,
-) -> Question:
-    """Check what all scorers take.
-
-    Raises
-    ------
-    DataError
-        If the data does not fit the model, or the outcome needs labels and there are none.
-    ParameterError
-        If `outcome`, `task`, `kept` or `seed` is out of range.
-    """
-    measured = resolve(outcome)
-    if isinstance(measured, PerMask):
-        raise ParameterError(
-            f"`outcome` must be one of single examples, received '{measured.name}', which needs several: use "
-            "dropreg.sample with a design of several examples_per_mask."
-        )
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise ParameterError(f"`seed` must be an integer from 0 to 2**64 - 1, received {seed!r}.")
-    examples = check_data(model, data, task)
-    if measured.needs_labels and examples.labels is None:
-        raise DataError(f"outcome '{measured.name}' must have labels, received y=None: use outcome 'divergence'.")
-    return Question(model, elements, examples, measured, check_kept(kept, len(elements)), int(seed))
-
-
-def check_kept(kept: npt.ArrayLike | None, n_elements: int) -> npt.NDArray[np.bool_]:
-    """`kept` as booleans, shape (n_elements,); None is everything."""
-    if kept is None:
-        return np.ones(n_elements, dtype=bool)
-    mask = np.asarray(kept)
-    if mask.shape != (n_elements,) or mask.dtype != bool:
-        raise ParameterError(
-            f"`kept` must be {n_elements} booleans, one for each element (True = kept), received shape {mask.shape} "
-            f"of {mask.dtype}."
-        )
-    if not mask.any():
-        raise ParameterError("`kept` must keep at least one element, received none.")
-    return mask.copy()
-
-
-def affordable(rows: int | None, cost: int, most: int, unit: str, *, limit: int | None = None) -> int:
-    """How many units of `cost` row-equivalents a budget of `rows` pays for, at most `most`.
-
-    Raises
-    ------
-    ParameterError
-        If it pays for none, or, where no budget was given, `most` units would cost over `limit`.
-    """
-    if rows is None:
-        if limit is not None and cost * most > limit:
-            raise ParameterError(
-                f"{most:,} times {unit} would cost {cost * most:,} row-equivalents: pass rows=, for example "
-                f"rows={max(limit, cost):,}, to pay for fewer."
-            )
-        return most
-    if isinstance(rows, bool) or not isinstance(rows, int | np.integer) or rows < 1:
-        raise ParameterError(f"`rows` must be an integer of at least 1, received {rows!r}.")
-    if rows < cost:
-        raise ParameterError(
-            f"`rows` must pay for at least one {unit}, {cost:,} row-equivalents, received {rows:,}: pass "
-            f"rows={cost:,} or more."
-        )
-    return int(min(rows // cost, most))
-
-
-def spent(table: ImpactTable) -> int:
-    """Row-equivalents that an impact table cost, whichever scorer made it."""
-    return int(table.details.get("row equivalents", table.rows))
 
 
 class Probe:
@@ -351,61 +204,3 @@ class Probe:
         for block in self.blocks(len(examples)):
             total += float(self.measured_under()(self.bundle(examples[block]), kept).numpy().sum(dtype=np.float64))
         return total / len(examples)
-
-
-def non_differentiable(probe: Probe) -> str | None:
-    """The first layer between masks and outputs that has no gradient, or None if all have one."""
-    import keras
-    import tensorflow as tf
-
-    graph, network = probe.network.graph, probe.network
-    reached = _behind(graph.calls, [network.output], network.frontier)
-    inputs = [tf.convert_to_tensor(x[:2]) for x in probe.question.examples.inputs]
-    values: dict[int, Any] = dict(zip(graph.inputs, inputs, strict=True))
-    with keras.StatelessScope(collect_losses=True):
-        for number, call in enumerate(graph.calls):
-            read = [tf.convert_to_tensor(values[slot]) for slot in call.inputs]
-            with tf.GradientTape() as tape:
-                tape.watch([value for value in read if value.dtype.is_floating])
-                written = call.run(read)
-            values.update(zip(call.outputs, written, strict=True))
-            sources = [value for value in read if value.dtype.is_floating]
-            if number in reached and sources and all(g is None for g in tape.gradient(written, sources)):
-                return f"'{call.name}' ({call.kind})"
-    return None
-
-
-def _behind(calls: Sequence[Any], outputs: Sequence[int], frontier: Sequence[int]) -> set[int]:
-    """Numbers of the calls between the frontier and the outputs."""
-    writer = {slot: number for number, call in enumerate(calls) for slot in call.outputs}
-    waiting, found = list(outputs), set()
-    while waiting:
-        slot = waiting.pop()
-        if slot not in frontier and slot in writer and writer[slot] not in found:
-            found.add(writer[slot])
-            waiting.extend(calls[writer[slot]].inputs)
-    return found
-
-
-def check_differentiable(probe: Probe, what: str) -> None:
-    """Raise unless the outcome itself has a derivative with respect to the masks, all the way.
-
-    Raises
-    ------
-    ParameterError
-        If the outcome is a step function or declared not differentiable.
-    ModelError
-        If a layer on the way has no gradient.
-    """
-    outcome = probe.question.outcome
-    if not outcome.differentiable or type(outcome).surrogate is not Outcome.surrogate:
-        raise ParameterError(
-            f"`outcome` must be differentiable for {what}, received '{outcome.name}': pass outcome='loss', 'margin' "
-            "or 'divergence', or use a scorer of forward passes, such as leave_one_out."
-        )
-    layer = non_differentiable(probe)
-    if layer is not None:
-        raise ModelError(
-            f"every layer between the elements and the output must have a gradient for {what}, received layer {layer} "
-            "without: use a scorer of forward passes, such as leave_one_out, or dropreg.estimate with gradients=False."
-        )

@@ -10,7 +10,8 @@ from ..elements import Elements
 from ..errors import ParameterError
 from ..impact import ImpactTable, impact_table
 from ..outcomes import Outcome, Task
-from .probe import Array, Probe, ask
+from .probe import Probe
+from .question import Array, ask
 
 if TYPE_CHECKING:
     import keras

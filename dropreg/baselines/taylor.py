@@ -13,7 +13,9 @@ from ..errors import ParameterError
 from ..impact import ImpactTable, impact_table
 from ..outcomes import Outcome, Task
 from .derivatives import Curvature, Exact, Expansion, FirstOrder, GaussNewton, Running
-from .probe import Array, Probe, Question, affordable, ask, check_differentiable
+from .probe import Probe
+from .question import Array, Question, affordable, ask
+from .smoothness import check_differentiable
 
 if TYPE_CHECKING:
     import keras

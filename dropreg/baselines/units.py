@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from ..elements import Elements, Gate
 from ..errors import ParameterError
-from .probe import Array, Question
+from .question import Array, Question
 
 UNITS = {"neuron", "filter"}
 _BATCH = 500

@@ -9,7 +9,7 @@ from ..elements import Elements
 from ..errors import ModelError
 from ..impact import ImpactTable, impact_table
 from ..outcomes import Task
-from .probe import Array, Question, affordable, ask
+from .question import Array, Question, affordable, ask
 from .units import activations, are_weights, by_element, check_units, input_squares, readers, weight_squares
 
 if TYPE_CHECKING:
