@@ -41,7 +41,6 @@ from .fidelity import Fidelity
 from .groups import Block
 from .impact import ImpactTable
 from .interactions import Interactions
-from .keeping import keep_top
 from .merges import LeastSquares, MeanShift
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
 from .plotting import plot_comparison
@@ -109,7 +108,6 @@ __all__ = [
     "gates",
     "greedy",
     "hold_zeros",
-    "keep_top",
     "layers",
     "leave_one_out",
     "load_record",

@@ -134,7 +134,8 @@ def select(
     by : {"impact", "absolute"}
         Whether an element whose loss would improve the outcome goes first, or the one that changes it least.
     floor : int
-        Elements that stay in every layer at least (all, where a layer has fewer). An empty layer cannot be built.
+        Elements that stay in every layer at least (all, where a layer has fewer), because an empty layer cannot
+        be built; whole layers and branches have no floor. 0 lets the impacts alone decide.
     round_to : int
         The number of elements that stay in a layer is rounded to a multiple of it, for hardware that likes
         such widths; layers that lose nothing and layers smaller than it stay as they are.
@@ -147,22 +148,58 @@ def select(
     Raises
     ------
     ParameterError
-        If a parameter is out of range, or `impact` belongs to other elements.
+        If a parameter is out of range, a layer would be emptied, or `impact` belongs to other elements.
     """
     scores = _scores(elements, impact, by)
-    if not 0 <= fraction < 1:
-        raise ParameterError(f"`fraction` must lie in [0, 1), received {fraction}: it is the fraction that goes.")
-    for name, value in (("floor", floor), ("round_to", round_to)):
-        if not isinstance(value, int) or value < 1:
-            raise ParameterError(f"`{name}` must be an integer of at least 1, received {value!r}.")
+    _check_count("floor", floor, 0)
+    _check_count("round_to", round_to, 1)
+    layers = _columns_by_layer(elements)
+    kept = _guarded(scores, layers, floor)
+    spare = _n_kept(elements, fraction, int(kept.sum()), floor) - int(kept.sum())
     order = np.argsort(-scores, kind="stable")
-    n_kept = len(elements) - round(fraction * len(elements))
-    kept = np.zeros(len(elements), dtype=bool)
-    for columns in _columns_by_layer(elements):
-        kept[_best(columns, scores)[:floor]] = True
-    spare = max(n_kept - int(kept.sum()), 0)
-    kept[[j for j in order.tolist() if not kept[j]][:spare]] = True
+    kept[order[~kept[order]][:spare]] = True
+    emptied = [layer for layer, columns in layers.items() if not kept[columns].any()]
+    if emptied:
+        raise ParameterError(
+            f"`fraction` must leave every layer something, received {fraction:g}, with which these impacts empty "
+            f"{concatenate_names(emptied)}: pass floor=1 to keep the best of every layer, or a smaller fraction."
+        )
     return Selection(elements, _rounded(elements, scores, kept, floor, round_to))
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
+
+
+def check_fractions(elements: Elements, fractions: Sequence[float], floor: int) -> None:
+    """Raise ParameterError unless every layer can keep `floor` elements at every fraction."""
+    _check_count("floor", floor, 0)
+    needed = int(_guarded(np.zeros(len(elements)), _columns_by_layer(elements), floor).sum())
+    for fraction in fractions:
+        _n_kept(elements, fraction, needed, floor)
+
+
+def _n_kept(elements: Elements, fraction: float, needed: int, floor: int) -> int:
+    """Elements that stay, at least the `needed` ones."""
+    if isinstance(fraction, bool) or not 0 <= fraction < 1:
+        raise ParameterError(f"`fraction` must lie in [0, 1), received {fraction}: it is the fraction that goes.")
+    n_kept = len(elements) - round(fraction * len(elements))
+    if n_kept < max(needed, 1):
+        raise ParameterError(
+            f"`fraction` {fraction:g} leaves {n_kept} of {len(elements)} elements, which would empty a layer: expected "
+            f"at least {max(needed, 1)} ({floor} for each layer), so pass a fraction of at most "
+            f"{1 - max(needed, 1) / len(elements):.3g}."
+        )
+    return n_kept
+
+
+def _guarded(scores: Scores, layers: dict[str, npt.NDArray[np.int64]], floor: int) -> npt.NDArray[np.bool_]:
+    """The best `floor` elements of every layer."""
+    kept = np.zeros(len(scores), dtype=bool)
+    for columns in layers.values():
+        kept[_best(columns, scores)[:floor]] = True
+    return kept
 
 
 def _scores(elements: Elements, impact: Any, by: str) -> Scores:
@@ -200,13 +237,13 @@ def _flags(elements: Elements, indices: Collection[int]) -> npt.NDArray[np.bool_
     return flags
 
 
-def _columns_by_layer(elements: Elements) -> list[npt.NDArray[np.int64]]:
-    """Elements that drop a unit of a layer, for every layer; one element may be in several."""
+def _columns_by_layer(elements: Elements) -> dict[str, npt.NDArray[np.int64]]:
+    """Elements that drop a unit of a layer, for every layer that cannot go whole; one element may be in several."""
     found: dict[str, dict[int, None]] = {}
-    for j, tied in enumerate(elements.members):
-        for layer, _ in tied:
+    for j, (tied, kind) in enumerate(zip(elements.members, elements.kinds, strict=True)):
+        for layer, _ in tied if kind not in ("layer", "branch") else ():
             found.setdefault(layer, {})[j] = None
-    return [np.array(list(columns), dtype=np.int64) for columns in found.values()]
+    return {layer: np.array(list(columns), dtype=np.int64) for layer, columns in found.items()}
 
 
 def _best(columns: npt.NDArray[np.int64], scores: Scores) -> npt.NDArray[np.int64]:
