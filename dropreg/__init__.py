@@ -41,16 +41,20 @@ from .fidelity import Fidelity
 from .groups import Block
 from .impact import ImpactTable
 from .interactions import Interactions
-from .keeping import keep_top
+from .merges import LeastSquares, MeanShift
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
 from .plotting import plot_comparison
 from .record import Record, load_record
 from .sampler import sample
+from .selection import Selection, select
 from .stopping import Precision, Separated, StableOrder, StopRule
 from .streams import stream
 
 if TYPE_CHECKING:
     from . import layers
+    from .latency import measure_latency
+    from .surgery import Pruned, prune
+    from .zeros import hold_zeros
 
 __version__ = "0.1.0"
 
@@ -73,9 +77,11 @@ __all__ = [
     "Hutchinson",
     "ImpactTable",
     "Interactions",
+    "LeastSquares",
     "Loss",
     "Margin",
     "MaskedGame",
+    "MeanShift",
     "ModelError",
     "Outcome",
     "Paired",
@@ -83,9 +89,11 @@ __all__ = [
     "PerExample",
     "PerMask",
     "Precision",
+    "Pruned",
     "Record",
     "RecordError",
     "Scorer",
+    "Selection",
     "Separated",
     "StableOrder",
     "StopRule",
@@ -99,17 +107,20 @@ __all__ = [
     "examples",
     "gates",
     "greedy",
-    "keep_top",
+    "hold_zeros",
     "layers",
     "leave_one_out",
     "load_record",
     "magnitude",
     "masked_game",
+    "measure_latency",
     "obd",
     "plot_comparison",
+    "prune",
     "random",
     "regress",
     "sample",
+    "select",
     "shapiq_scores",
     "shapley",
     "spread",
@@ -120,10 +131,15 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """Import `dropreg.layers` on first use: it loads TensorFlow, which tables and records do without."""
-    if name == "layers":
-        import importlib
+_LAZY = {"prune": "surgery", "Pruned": "surgery", "hold_zeros": "zeros", "measure_latency": "latency"}
 
+
+def __getattr__(name: str) -> Any:
+    """Import on first use what loads TensorFlow, which tables and records do without."""
+    import importlib
+
+    if name == "layers":
         return importlib.import_module(".layers", __name__)
+    if name in _LAZY:
+        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
     raise AttributeError(f"module 'dropreg' has no attribute {name!r}")

@@ -46,13 +46,17 @@ class State:
 
 @dataclass
 class Channels:
-    """Labels, what ties and pins them, what each costs, and where they are read."""
+    """Labels, what ties and pins them, what each costs, and where they are read.
+
+    ``slots`` holds the labels of every slot of the graph once all its calls have been followed.
+    """
 
     sources: list[Source] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
     params: list[float] = field(default_factory=list)
     macs: list[float] = field(default_factory=list)
+    slots: dict[int, Labels] = field(default_factory=dict)
     _parents: list[int] = field(default_factory=list)
     _pinned: dict[int, str] = field(default_factory=dict)
     _units: dict[int, Labels] = field(default_factory=dict)

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .elements import KINDS
 from .errors import DataError, DropregError, ModelError
 
 if TYPE_CHECKING:
@@ -66,15 +67,17 @@ def _parser() -> argparse.ArgumentParser:
     estimate = commands.add_parser(
         "estimate", help="impact table of a model", description=ESTIMATE_HELP, formatter_class=raw
     )
-    estimate.add_argument("model", metavar="MODEL.keras", type=Path, help="a saved Sequential or Functional classifier")
+    estimate.add_argument("model", metavar="MODEL.keras", type=Path, help="a saved model")
     estimate.add_argument(
         "--data", metavar="FILE.npz", type=Path, required=True, help="arrays x and y of held-out examples"
     )
     estimate.add_argument(
         "--elements",
-        choices=["neurons"],
-        default="neurons",
-        help="what is dropped: Dense units and convolution filters",
+        nargs="+",
+        choices=KINDS,
+        default=["neurons"],
+        help="what is dropped, one or several of: neurons (Dense units, filters, recurrent units), embeddings, heads, "
+        "layers, branches, weights (default: neurons)",
     )
     estimate.add_argument("--include", nargs="+", metavar="LAYER", help="only these layers")
     estimate.add_argument("--exclude", nargs="+", metavar="LAYER", default=(), help="all but these layers")

@@ -1,4 +1,4 @@
-"""Scorers against each other: who removes most for the least loss, at what cost."""
+"""Scorers against each other: who removes most for the floor loss, at what cost."""
 
 import hashlib
 import json
@@ -21,8 +21,8 @@ from .data import Data, check_data
 from .elements import Elements
 from .errors import ParameterError, RecordError
 from .impact import ImpactTable
-from .keeping import check_fractions, keep_top
 from .outcomes import Accuracy, Loss, Task
+from .selection import check_fractions, select
 
 if TYPE_CHECKING:
     import keras
@@ -90,7 +90,7 @@ def compare(
     fractions: Sequence[float] = FRACTIONS,
     seeds: Sequence[int] = (0,),
     test_data: Data | None = None,
-    least: int = 1,
+    floor: int = 1,
     task: Task | None = None,
     out: str | Path | None = None,
     progress: bool = True,
@@ -113,8 +113,8 @@ def compare(
         Each scorer runs with each.
     test_data : (x, y), optional
         Other examples to measure on; `data` again by default, which flatters those that saw most of it.
-    least : int
-        Elements that every layer (of several) keeps whatever their impact; see `keep_top`.
+    floor : int
+        Elements that every layer (of several) keeps whatever their impact; see `select`.
     task : str, optional
         As in `sample`.
     out : str or Path, optional
@@ -140,9 +140,9 @@ def compare(
         As the scorers do; what was done stays in `out`.
     """
     chosen = _checked_scorers(scorers, seeds)
-    check_fractions(fractions, np.array(elements.layers), least)
+    check_fractions(elements, fractions, floor)
     judge = _Judge(model, data if test_data is None else test_data, elements, task)
-    kept = _Kept(out, _fingerprint(judge, data, chosen, fractions, least, task))
+    kept = _Kept(out, _fingerprint(judge, data, chosen, fractions, floor, task))
     if not kept.has("whole model", 0, 1):
         kept.add([judge.line(np.ones(len(elements), bool), scorer="whole model", fraction=0.0, seed=0)])
     for seed in seeds:
@@ -150,7 +150,7 @@ def compare(
             for draw in range(scorer.draws):
                 given = int(seed) + 1000 * draw
                 if not kept.has(name, given, len(fractions)):
-                    lines = _run(judge, model, data, elements, name, scorer, fractions, given, least)
+                    lines = _run(judge, model, data, elements, name, scorer, fractions, given, floor)
                     kept.add(lines)
                     if progress:
                         shown = ", ".join(f"{line['fraction']:g}: {line['accuracy']:.3f}" for line in lines)
@@ -182,7 +182,7 @@ def _run(
     scorer: Scorer,
     fractions: Sequence[float],
     seed: int,
-    least: int,
+    floor: int,
 ) -> list[dict[str, Any]]:
     """The lines of one scorer and seed."""
     lines = []
@@ -193,7 +193,7 @@ def _run(
             start = time.perf_counter()
             table = scorer.function(model, data, elements, seed=seed, **scorer.settings, **more)
             seconds = time.perf_counter() - start
-        mask = keep_top(table, fraction, least=least)
+        mask = select(elements, table, fraction=fraction, floor=floor).kept
         line = judge.line(mask, scorer=name, fraction=float(fraction), seed=seed)
         lines.append(line | {"rows": spent(table), "seconds": round(seconds, 3)})
     return lines
@@ -286,7 +286,7 @@ class _Kept:
 
 
 def _fingerprint(
-    judge: _Judge, data: Data, scorers: dict[str, Scorer], fractions: Sequence[float], least: int, task: Task | None
+    judge: _Judge, data: Data, scorers: dict[str, Scorer], fractions: Sequence[float], floor: int, task: Task | None
 ) -> dict[str, Any]:
     """What a comparison follows from; other scorers and seeds may be added to it."""
     question, weights = judge.question, hashlib.sha256()
@@ -298,6 +298,6 @@ def _fingerprint(
         "data": check_data(question.model, data, task).fingerprint(),
         "test_data": question.examples.fingerprint(),
         "fractions": [float(fraction) for fraction in fractions],
-        "least": least,
+        "floor": floor,
         "scorers": {name: str(scorer) for name, scorer in scorers.items()},
     }

@@ -360,12 +360,11 @@ def model_signature(graph: "Graph") -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
-def check_fits(elements: Elements, graph: "Graph", name: str) -> None:
+def check_fits(elements: Elements, graph: "Graph", name: str, what: str = "`elements` were found") -> None:
     """Raise ModelError unless `elements` were found in a model of this structure."""
     if elements.signature != model_signature(graph):
         raise ModelError(
-            f"`elements` were found in another model than '{name}', or it has changed since: call "
-            "dropreg.elements(model) again."
+            f"{what} in another model than '{name}', or it has changed since: call dropreg.elements(model) again."
         )
 
 

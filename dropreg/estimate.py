@@ -120,6 +120,7 @@ def regress(
         rows=record.rows,
         seed=settings.seed,
         level=level,
+        df=fit.df,
         details=details,
         fidelity=None if unseen is None else score(unseen, column, fit.coefficients, fit.intercept),
         interactions=_interactions(record, column, fit, sign, in_pairs) if interactions else None,
@@ -184,11 +185,14 @@ def _fit(
         return regression.marginal(rows, column, _rates(record))
     if isinstance(estimator, str) and estimator in ("assisted", "gradient"):
         sums = record.gradient_sums(outcome)
-        combine = shrinkage.assisted if estimator == "assisted" else shrinkage.gradient_only
         if record.settings.n_elements <= MOST_DENSE:
+            combine = shrinkage.assisted if estimator == "assisted" else shrinkage.gradient_only
             return combine(shrinkage.dense_problem(regression.compress(rows), column), sums)
         _check_independent(record, f"estimator={estimator!r} of more than {MOST_DENSE:,} elements")
-        return combine(shrinkage.diagonal_problem(rows, column, _rates(record)), sums)
+        marginal = regression.marginal(rows, column, _rates(record))
+        if estimator == "gradient":
+            return shrinkage.gradient_marginal(marginal, _rates(record), sums)
+        return shrinkage.assisted_marginal(marginal, _rates(record), sums)
     if record.settings.n_elements > MOST_DENSE:
         gib = 8 * record.settings.n_elements**2 / 2**30
         raise ParameterError(
@@ -281,7 +285,9 @@ def to_statsmodels(record: Record, *, outcome: str = "accuracy", covariance: Cov
     frame = sm.add_constant(pd.DataFrame(x, columns=record.elements["element"].tolist()), has_constant="add")
     model = sm.OLS(pd.Series(y, name=outcome), frame)
     if covariance == "cluster":
-        return model.fit(cov_type="cluster", cov_kwds={"groups": np.concatenate([block.clusters for block in blocks])})
+        return model.fit(
+            cov_type="cluster", cov_kwds={"groups": np.concatenate([block.clusters for block in blocks])}, use_t=True
+        )
     return model.fit() if covariance == "nonrobust" else model.fit(cov_type="HC1")
 
 

@@ -252,12 +252,15 @@ def impact_table(
     rows: int,
     seed: int,
     level: float = 0.95,
+    df: float = np.inf,
     details: dict[str, Any] | None = None,
     fidelity: pd.DataFrame | None = None,
     interactions: Interactions | None = None,
     stop: str | None = None,
 ) -> ImpactTable:
     """Make an `ImpactTable` from impacts and standard errors, one for each row of `elements`.
+
+    Intervals and p-values are those of Student's t with `df` degrees of freedom.
 
     Raises
     ------
@@ -269,8 +272,8 @@ def impact_table(
     error = np.full(len(impact), np.nan) if std_error is None else std_error
     with np.errstate(divide="ignore", invalid="ignore"):
         z = impact / error
-    p_value = 2 * stats.norm.sf(np.abs(z))
-    half = stats.norm.ppf(0.5 + level / 2) * error
+    p_value = 2 * stats.t.sf(np.abs(z), df)
+    half = stats.t.ppf(0.5 + level / 2, df) * error
     frame = elements[["element", "layer", "kind", "index", "params"]].reset_index(drop=True)
     frame = frame.assign(
         impact=impact,

@@ -161,6 +161,8 @@ class Fit:
         Predicted change with nothing dropped.
     details : dict
         What else the estimator found, such as its penalty.
+    df : float
+        Degrees of freedom of Student's t for intervals and tests; infinite for the normal.
     """
 
     coefficients: Array
@@ -168,6 +170,7 @@ class Fit:
     errors: str
     intercept: float
     details: dict[str, Any]
+    df: float = np.inf
 
 
 @dataclass(frozen=True)
@@ -278,7 +281,7 @@ def ols(design: CompressedDesign, rows: Rows, outcome: int, covariance_type: Cov
         Column of the outcome.
     covariance_type : {"HC1", "cluster", "nonrobust"}
         HC1: inference about this data set. cluster: by example, about the population that examples
-        came from. nonrobust: rows of equal variance.
+        came from, with one degree of freedom less than there are examples. nonrobust: rows of equal variance.
 
     Returns
     -------
@@ -299,13 +302,16 @@ def ols(design: CompressedDesign, rows: Rows, outcome: int, covariance_type: Cov
     coefficients = np.asarray(result.params, dtype=np.float64)
     bread = np.asarray(result.normalized_cov_params, dtype=np.float64)
     intercept = design.intercept(outcome, coefficients)
+    df = np.inf
     if covariance_type == "nonrobust":
-        covariance = bread * float(result.scale)
+        covariance, df = bread * float(result.scale), float(model.df_resid)
+    elif covariance_type == "HC1":
+        covariance = bread @ _meat_hc1(design, rows, outcome, coefficients, intercept) @ bread
     else:
-        meat = _MEATS[covariance_type](design, rows, outcome, coefficients, intercept)
-        covariance = bread @ meat @ bread
+        meat, n_clusters = _meat_cluster(design, rows, outcome, coefficients, intercept)
+        covariance, df = bread @ meat @ bread, float(n_clusters - 1)
     std_errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    return Fit(coefficients, std_errors, covariance_type, intercept, {"covariance": covariance})
+    return Fit(coefficients, std_errors, covariance_type, intercept, {"covariance": covariance}, df)
 
 
 def residuals(block: Block, outcome: int, coefficients: Array, intercept: float) -> Array:
@@ -325,8 +331,10 @@ def _meat_hc1(design: CompressedDesign, rows: Rows, outcome: int, coefficients: 
 
 
 @one_blas_thread
-def _meat_cluster(design: CompressedDesign, rows: Rows, outcome: int, coefficients: Array, intercept: float) -> Array:
-    """Sum over examples of the outer product of their summed scores, with the usual small-sample factor."""
+def _meat_cluster(
+    design: CompressedDesign, rows: Rows, outcome: int, coefficients: Array, intercept: float
+) -> tuple[Array, int]:
+    """Sum over examples of the outer product of their summed scores, with the usual factor; number of examples."""
     scores = np.zeros((0, design.n_elements))
     for block in rows.blocks():
         u_hat = residuals(block, outcome, coefficients, intercept)
@@ -336,10 +344,7 @@ def _meat_cluster(design: CompressedDesign, rows: Rows, outcome: int, coefficien
         np.add.at(scores, block.clusters, (block.x - design.x_mean) * u_hat[:, None])
     n_clusters = int(scores.any(axis=1).sum())
     n, p = design.n_rows, design.n_elements
-    return scores.T @ scores * (n_clusters / (n_clusters - 1) * (n - 1) / (n - p - 1))
-
-
-_MEATS = {"HC1": _meat_hc1, "cluster": _meat_cluster}
+    return scores.T @ scores * (n_clusters / (n_clusters - 1) * (n - 1) / (n - p - 1)), n_clusters
 
 
 def marginal(rows: Rows, outcome: int, rates: Array) -> Fit:

@@ -10,17 +10,17 @@ import numpy as np
 from scipy import linalg, optimize
 
 from .errors import ParameterError
-from .regression import Array, CompressedDesign, Fit, Rows, marginal_sums, moments, one_blas_thread
+from .regression import Array, CompressedDesign, Fit, Rows, moments, one_blas_thread
 
 if TYPE_CHECKING:
     from .chunks import GradientSums
 
 Penalty = float | Literal["evidence", "cv"]
 N_FOLDS = 5
-_RATIO_SCALE = 0.05
-"""Scale of the prior on how far impacts lie from the gradient's, relative to their size."""
+_RATIO_SCALE = 0.1
+"""Scale of the half-normal prior on how far impacts lie from the gradient's, relative to their size."""
 _WIDE_RATIO_SCALE = 0.3
-"""The same for standard errors."""
+"""Scale of the half-Cauchy prior in its place for standard errors."""
 _SCALE_VARIANCE = 0.25
 """Prior variance of the gradient's scale, which is 1 for an exact gradient."""
 
@@ -234,8 +234,8 @@ class Problem:
     n_rows : int
     values : ndarray, shape (p,)
         Eigenvalues of X'X, X being the centred regressors.
-    vectors : ndarray, shape (p, p), or None
-        Eigenvectors; None for the identity.
+    vectors : ndarray, shape (p, p)
+        Eigenvectors.
     products : ndarray, shape (p,)
         X'y.
     total : float
@@ -246,22 +246,11 @@ class Problem:
 
     n_rows: int
     values: Array
-    vectors: Array | None
+    vectors: Array
     products: Array
     total: float
     x_mean: Array
     y_mean: float
-
-    def rotate(self, by_element: Array) -> Array:
-        """Into the basis of the eigenvectors."""
-        return by_element if self.vectors is None else self.vectors.T @ by_element
-
-    def rotate_back(self, rotated: Array) -> Array:
-        return rotated if self.vectors is None else self.vectors @ rotated
-
-    def variances_back(self, rotated: Array) -> Array:
-        """Variances of the elements from those of independent components."""
-        return rotated if self.vectors is None else (self.vectors**2) @ rotated
 
     def intercept(self, coefficients: Array) -> float:
         """Predicted change with nothing dropped."""
@@ -277,31 +266,16 @@ def dense_problem(design: CompressedDesign, outcome: int) -> Problem:
     return Problem(design.n_rows, values, vectors, x.T @ y, float(y @ y), design.x_mean, mean)
 
 
-def diagonal_problem(rows: Rows, outcome: int, rates: Array) -> Problem:
-    """The problem with the known covariance of independent masks in place of the measured one, at O(p) memory.
-
-    Parameters
-    ----------
-    rows : Rows
-    outcome : int
-    rates : ndarray, shape (p,)
-        Probability that each element is dropped.
-    """
-    sums = marginal_sums(rows, outcome, rates)
-    values = sums.n_rows * rates * (1.0 - rates)
-    return Problem(sums.n_rows, values, None, sums.products, sums.squares, rates, sums.mean)
-
-
 @one_blas_thread
 def assisted(problem: Problem, sums: "GradientSums") -> Fit:
     """Regression that shrinks towards the gradient at the dropout states.
 
     The model is y = X (s b0 + d) + noise, with b0 the trapezoid rule's change, a scale s near 1 and
     deviations d ~ N(0, t2 + v), v being the sampling variance of b0. The posterior is averaged over
-    a grid of r = t / rms(b0), which has a half-Cauchy prior [1]_, weighted by marginal likelihood: few
-    rows leave the gradient's answer alone, many overrule it. Standard errors are the root of the
-    expected squared error of these estimates under a wider prior on r, because few rows cannot tell
-    how far off the gradient is.
+    a grid of r = t / rms(b0), which has a half-normal prior, weighted by marginal likelihood: few rows
+    leave the gradient's answer alone, many overrule it. Standard errors are the root of the expected
+    squared error of these estimates under a wider prior on r, half-Cauchy [1]_, because few rows cannot
+    tell how far off the gradient is.
 
     Parameters
     ----------
@@ -328,11 +302,11 @@ def assisted(problem: Problem, sums: "GradientSums") -> Fit:
     posterior = _Posterior(problem, b0)
     parts = [posterior.at(variance) for variance in prior_variances]
     log_evidence = np.array([part.log_evidence for part in parts])
-    weights = _posterior_weights(ratios, _RATIO_SCALE, log_evidence)
+    weights = _posterior_weights(ratios, log_evidence)
     means = np.array([part.mean for part in parts])
     coefficients = weights @ means
     squared_errors = np.array([part.variance for part in parts]) + (means - coefficients) ** 2
-    std_errors = np.sqrt(_posterior_weights(ratios, _WIDE_RATIO_SCALE, log_evidence) @ squared_errors)
+    std_errors = np.sqrt(_posterior_weights(ratios, log_evidence, wide=True) @ squared_errors)
     details = {
         "scale of the gradient": float(weights @ [part.scale for part in parts]),
         "deviation from it": float(weights @ ratios),
@@ -340,9 +314,10 @@ def assisted(problem: Problem, sums: "GradientSums") -> Fit:
     return Fit(coefficients, std_errors, "posterior", problem.intercept(coefficients), details)
 
 
-def _posterior_weights(ratios: Array, scale: float, log_evidence: Array) -> Array:
-    """Posterior of ratios on a logarithmic grid under a half-Cauchy prior."""
-    log_weights = np.log(ratios) - np.log1p((ratios / scale) ** 2) + log_evidence
+def _posterior_weights(ratios: Array, log_evidence: Array, *, wide: bool = False) -> Array:
+    """Posterior of ratios on a logarithmic grid, under the half-normal or the wide half-Cauchy prior."""
+    log_prior = -np.log1p((ratios / _WIDE_RATIO_SCALE) ** 2) if wide else -0.5 * (ratios / _RATIO_SCALE) ** 2
+    log_weights = np.log(ratios) + log_prior + log_evidence
     weights = np.exp(log_weights - log_weights.max())
     return weights / weights.sum()
 
@@ -361,11 +336,11 @@ class _Posterior:
     """y = X (s b0 + d) + noise in the basis of the eigenvectors of X'X, the noise variance profiled out."""
 
     def __init__(self, problem: Problem, b0: Array) -> None:
-        self.problem, self.values = problem, problem.values
+        self.values, self.vectors = problem.values, problem.vectors
         self.n, self.total = problem.n_rows - 1, problem.total
         self.noise = max(self.total / self.n, np.finfo(float).tiny)
-        self.y = problem.rotate(problem.products)
-        self.b = problem.rotate(b0)
+        self.y = problem.vectors.T @ problem.products
+        self.b = problem.vectors.T @ b0
         self.xb = self.values * self.b
 
     def at(self, prior_variance: float) -> _Part:
@@ -380,13 +355,80 @@ class _Posterior:
         unexplained = max(q_yy - q_by**2 / q_bb, np.finfo(float).tiny)
         noise = unexplained / self.n
         log_evidence = -0.5 * (self.n * np.log(unexplained) + np.log(shrunk / penalty).sum() + np.log(q_bb))
-        mean = self.problem.rotate_back(scale * self.b + (self.y - scale * self.xb) / shrunk)
-        by_scale = self.problem.rotate_back(self.b - self.xb / shrunk)  # how the mean moves with s
-        variance = self.problem.variances_back(noise / shrunk) + by_scale**2 * noise / q_bb
+        mean = self.vectors @ (scale * self.b + (self.y - scale * self.xb) / shrunk)
+        by_scale = self.vectors @ (self.b - self.xb / shrunk)  # how the mean moves with s
+        variance = (self.vectors**2) @ (noise / shrunk) + by_scale**2 * noise / q_bb
         return _Part(mean, variance, scale, float(log_evidence))
+
+
+def assisted_marginal(regressed: Fit, rates: Array, sums: "GradientSums") -> Fit:
+    """Marginal regression that shrinks towards the gradient, one element at a time, at O(p) memory.
+
+    For element j the marginal estimate is N(s b0_j + d_j, v_j), and d_j ~ N(0, r2 b0_j^2 + c_j^2 / 12 +
+    e_j): c_j is how far the mean gradients of the rows that keep j and of those that drop it lie apart
+    (what the trapezoid rule stands for lies between them where the gradient is monotonic on the way),
+    e_j the sampling variance of b0_j, and r has the priors of `assisted`, cut off at 1. The effects of single
+    weights lie far below the noise of any affordable regression, so these errors are mostly those of
+    the gradient.
+
+    Parameters
+    ----------
+    regressed : Fit
+        By `dropreg.regression.marginal`.
+    rates : ndarray, shape (n_elements,)
+        Probability that each element is dropped.
+    sums : GradientSums
+        Of the outcome's own surrogate.
+
+    Returns
+    -------
+    Fit
+        Posterior means and errors; how often intervals cover is not promised (measured:
+        ``experiments/results/weights``).
+    """
+    b0, b0_error = trapezoid(sums)
+    apart = sums.kept / np.maximum(sums.n_kept, 1.0) - sums.dropped / np.maximum(sums.n_dropped, 1.0)
+    own = apart**2 / 12 + b0_error**2
+    measured, noise = regressed.coefficients, np.maximum(regressed.std_errors**2, np.finfo(float).tiny)
+    ratios = np.logspace(-3, 0, 41)
+    parts = [_one_by_one(measured, noise, b0, ratio**2 * b0**2 + own) for ratio in ratios]
+    log_evidence = np.array([part.log_evidence for part in parts])
+    weights = _posterior_weights(ratios, log_evidence)
+    wide = _posterior_weights(ratios, log_evidence, wide=True)
+    coefficients, squared_errors = np.zeros(len(b0)), np.zeros(len(b0))
+    for weight, part in zip(weights, parts, strict=True):
+        coefficients += weight * part.mean
+    for weight, part in zip(wide, parts, strict=True):
+        squared_errors += weight * (part.variance + (part.mean - coefficients) ** 2)
+    details = {
+        "scale of the gradient": float(weights @ [part.scale for part in parts]),
+        "deviation from it": float(weights @ ratios),
+        "standard error of the regression alone": float(np.median(regressed.std_errors)),
+    }
+    intercept = regressed.intercept + float(rates @ (measured - coefficients))
+    return Fit(coefficients, np.sqrt(squared_errors), "posterior", intercept, details)
+
+
+def _one_by_one(measured: Array, noise: Array, b0: Array, prior_variance: Array) -> _Part:
+    """The posterior of independent elements, one common scale of `b0` profiled out."""
+    total = noise + prior_variance
+    scale = float(
+        ((b0 * measured / total).sum() + 1.0 / _SCALE_VARIANCE) / ((b0**2 / total).sum() + 1.0 / _SCALE_VARIANCE)
+    )
+    off = measured - scale * b0
+    log_evidence = -0.5 * float((np.log(total) + off**2 / total).sum() + (scale - 1.0) ** 2 / _SCALE_VARIANCE)
+    shrink = prior_variance / total
+    return _Part(scale * b0 + shrink * off, prior_variance * (1.0 - shrink), scale, log_evidence)
 
 
 def gradient_only(problem: Problem, sums: "GradientSums") -> Fit:
     """The trapezoid rule alone; standard errors leave its bias out."""
     change, std_error = trapezoid(sums)
     return Fit(change, std_error, "sampling of the gradient, without its bias", problem.intercept(change), {})
+
+
+def gradient_marginal(regressed: Fit, rates: Array, sums: "GradientSums") -> Fit:
+    """The same for very many elements; see `assisted_marginal` for the parameters."""
+    change, std_error = trapezoid(sums)
+    intercept = regressed.intercept + float(rates @ (regressed.coefficients - change))
+    return Fit(change, std_error, "sampling of the gradient, without its bias", intercept, {})

@@ -159,15 +159,16 @@ def judge(
     """Coverage, discoveries and false discoveries of one replication."""
     error = sign * fit.coefficients - truth
     z = fit.coefficients / fit.std_errors
-    rejected = multipletests(2 * stats.norm.sf(np.abs(z)), alpha=0.05, method="fdr_bh")[0]
+    rejected = multipletests(2 * stats.t.sf(np.abs(z), fit.df), alpha=0.05, method="fdr_bh")[0]
+    half = stats.t.ppf(0.975, fit.df) * fit.std_errors
     null = truth == 0
     return {
         "elements": case,
         "outcome": outcome,
         "mode": mode,
         "replication": replication,
-        "coverage": float((np.abs(error) <= 1.96 * fit.std_errors).mean()),
-        "coverage_null": float((np.abs(error) <= 1.96 * fit.std_errors)[null].mean()),
+        "coverage": float((np.abs(error) <= half).mean()),
+        "coverage_null": float((np.abs(error) <= half)[null].mean()),
         "fdp": float((rejected & null).sum() / max(rejected.sum(), 1)),
         "power": float(rejected[~null].mean()),
         "rms_error": float(np.sqrt((error**2).mean())),

@@ -119,15 +119,10 @@ def score(setting: Setting, model: "keras.Model", scorer: dr.Scorer, kept: Mask,
     return scorer.function(model, setting.data, setting.elements, seed=seed, **scorer.settings, **more)
 
 
-def remove(table: dr.ImpactTable, kept: Mask, fraction: float) -> Mask:
+def remove(elements: dr.Elements, table: dr.ImpactTable, kept: Mask, fraction: float) -> Mask:
     """Of what is kept, drop the lowest impacts until a fraction of all elements is gone."""
-    worst = table.impact.min() - 1.0
-    impact = np.where(kept, table.impact, worst)  # what is gone stays gone
-    order = np.argsort(-impact, kind="stable")
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(1, len(order) + 1)
-    frame = table.frame.assign(impact=impact, rank=rank)
-    return dr.keep_top(dr.ImpactTable(frame, table.method, table.outcome, 0, 0.95, 0), fraction) & kept
+    impact = np.where(kept, table.impact, table.impact.min() - 1.0)  # what is gone stays gone
+    return dr.select(elements, impact, fraction=fraction).kept & kept
 
 
 class Judge:
@@ -204,7 +199,7 @@ def removals(
         if mode != "one shot" and not kept.all():
             table = score(setting, model, scorer, kept, seed)
         rows += spent(table) if mode != "one shot" or kept.all() else 0
-        kept = remove(table, np.ones_like(kept) if mode == "one shot" else kept, fraction)
+        kept = remove(setting.elements, table, np.ones_like(kept) if mode == "one shot" else kept, fraction)
         if mode == "iterated, fine-tuned":
             fine_tune(model, setting.elements, kept, setting.train, tune_steps, seed)
             judge = Judge(setting, model)

@@ -69,7 +69,7 @@ def test_accuracy_and_loss_are_those_of_the_masked_network(
 
     network = MaskedNetwork(model, elements)
     for line in frame.itertuples():
-        kept = dr.keep_top(table, float(line.fraction))  # type: ignore[arg-type]
+        kept = dr.select(elements, table, fraction=float(line.fraction)).kept  # type: ignore[arg-type]
         assert kept.sum() == 9 - round(9 * float(line.fraction))  # type: ignore[arg-type]
         assert line.accuracy == pytest.approx(network.accuracy(*data, np.flatnonzero(~kept)), abs=1e-6)
         outputs = np.asarray(network([data[0]], np.broadcast_to(kept, (30, 9))))
@@ -116,13 +116,15 @@ def test_costs_of_convolutions_are_those_of_the_smaller_model() -> None:
 
 def test_the_best_of_every_layer_stays(elements: dr.Elements) -> None:
     table = table_of(elements, [9, 8, 7, 6, 5, 4, 3, 2, 1])
-    np.testing.assert_array_equal(np.flatnonzero(dr.keep_top(table, 0.5)), [0, 1, 2, 3, 5])
-    np.testing.assert_array_equal(np.flatnonzero(dr.keep_top(table, 0.5, least=2)), [0, 1, 2, 5, 6])
-    np.testing.assert_array_equal(np.flatnonzero(dr.keep_top(table, 0.3, least=0)), [0, 1, 2, 3, 4, 5])
-    with pytest.raises(
-        dr.ParameterError, match=says("every layer something, received 0.5", "empties second", "least=1")
+    for fraction, floor, expected in (
+        (0.5, 1, [0, 1, 2, 3, 5]),
+        (0.5, 2, [0, 1, 2, 5, 6]),
+        (0.3, 0, [0, 1, 2, 3, 4, 5]),
     ):
-        dr.keep_top(table, 0.5, least=0)
+        kept = dr.select(elements, table, fraction=fraction, floor=floor).kept
+        np.testing.assert_array_equal(np.flatnonzero(kept), expected)
+    with pytest.raises(dr.ParameterError, match=says("every layer something, received 0.5", "empty second", "floor=1")):
+        dr.select(elements, table, fraction=0.5, floor=0)
 
 
 @pytest.mark.parametrize(
@@ -130,11 +132,11 @@ def test_the_best_of_every_layer_stays(elements: dr.Elements) -> None:
     [
         (
             {"fractions": (0.5, 0.9)},
-            says("fraction 0.9 leaves 1 of 9 elements", "would empty a layer", "at most 0.778"),
+            says("`fraction` 0.9 leaves 1 of 9 elements", "would empty a layer", "at most 0.778"),
         ),
-        ({"fractions": (1.0,)}, says("fractions must lie in [0, 1), received 1.0")),
-        ({"least": 5}, says("would empty a layer", "5 for each layer")),
-        ({"least": -1}, says("`least` must be an integer of at least 0, received -1")),
+        ({"fractions": (1.0,)}, says("`fraction` must lie in [0, 1), received 1.0")),
+        ({"floor": 5}, says("would empty a layer", "5 for each layer")),
+        ({"floor": -1}, says("`floor` must be an integer of at least 0, received -1")),
         ({"seeds": ()}, says("`seeds` must be one or more different integers")),
         ({"scorers": {}}, says("`scorers` must be a dict of names to scorers")),
         ({"scorers": {"obd": "obd"}}, says("scorer 'obd' must be callable, received 'obd'")),

@@ -255,6 +255,9 @@ def test_to_statsmodels_gives_the_same_numbers() -> None:
         result = dr.to_statsmodels(record, outcome="loss", covariance=covariance)
         np.testing.assert_allclose(table.impact, result.params.iloc[1:], rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(table.std_error, result.bse.iloc[1:], rtol=1e-6)
+        np.testing.assert_allclose(table.frame["p_value"], result.pvalues.iloc[1:], rtol=1e-5, atol=1e-9)
+        interval = table.frame[["ci_low", "ci_high"]].to_numpy()
+        np.testing.assert_allclose(interval, result.conf_int().iloc[1:], rtol=1e-6, atol=1e-9)
     assert "a[0]" in str(dr.to_statsmodels(record, outcome="loss").summary())
 
 

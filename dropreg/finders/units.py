@@ -60,6 +60,7 @@ def trace_channels(graph: Graph) -> Channels:
             labels[slot] = row
     for slot in graph.outputs:
         channels.pin(labels[slot], "the model's output needs it")
+    channels.slots.update(labels)
     return channels
 
 

@@ -1,13 +1,15 @@
 """Activations and other layers that treat every entry by itself."""
 
+from typing import Any
+
 from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call
-from .base import Carry, Mix, Rule, is_elementwise, pin_all, register, register_operations
+from .base import Carry, Mix, Unknown, is_elementwise, pin_all, register, register_operations
 
 
-class ActivationRule(Rule):
+class ActivationRule(Carry):
     """Carries channels if the function is elementwise, mixes them otherwise."""
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
@@ -16,6 +18,14 @@ class ActivationRule(Rule):
         return pin_all(call, inputs, channels, "mixes")
 
 
+class LambdaRule(Unknown):
+    """Python code: what it reads stays."""
+
+    def remake(self, call: Call, config: dict[str, Any]) -> Any:
+        return type(call.layer).from_config(config, safe_mode=False)  # the function is already in this process
+
+
+register(layers.Lambda, rule=LambdaRule())
 register(layers.Activation, rule=ActivationRule())
 register(layers.Softmax, rule=Mix())
 register(

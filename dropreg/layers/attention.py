@@ -3,11 +3,12 @@
 import math
 from typing import Any
 
+import numpy as np
 from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call, Shape
-from .base import Heads, Rule, pin_all, register
+from .base import Array, Cut, Heads, Kept, Rule, pin_all, register, unchanged
 
 
 def _positions(shape: Shape) -> float:
@@ -44,6 +45,41 @@ class AttentionRule(Rule):
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         return pin_all(call, inputs, channels, "projects (its heads are elements of kind 'heads')")
+
+    def macs(self, call: Call) -> float:
+        found = self.heads(call.layer)
+        return math.nan if found is None else found.count * found.macs(call.input_shapes)
+
+    def cut_heads(self, call: Call, kept: Kept) -> Cut:
+        """Query heads that shared keys and values with an unequal number of others get copies of their own."""
+        layer, whole = call.layer, unchanged(call)
+        queries = np.flatnonzero(kept)
+        config = {**whole.config, "num_heads": len(queries)}
+        keys = queries
+        if hasattr(layer, "num_query_heads"):
+            keys, repeats = _shared(queries, len(kept) // layer.num_key_value_heads)
+            del config["num_heads"]
+            config |= {"num_query_heads": len(keys) * repeats, "num_key_value_heads": len(keys)}
+        outputs = {id(weight) for weight in layer._output_dense.weights}
+        shared = {id(weight) for part in (layer._key_dense, layer._value_dense) for weight in part.weights}
+        weights = []
+        for weight, array in zip(layer.weights, whole.weights, strict=True):
+            chosen = keys if id(weight) in shared else queries
+            weights.append(_output_heads(weight, array, chosen) if id(weight) in outputs else array[..., chosen, :])
+        return Cut(config, weights)
+
+
+def _shared(queries: Array, repeats: int) -> tuple[Array, int]:
+    """Key heads of these query heads, and how many query heads share each."""
+    keys, counts = np.unique(queries // repeats, return_counts=True)
+    if (counts == counts[0]).all():
+        return keys, int(counts[0])
+    return queries // repeats, 1
+
+
+def _output_heads(weight: Any, array: Array, queries: Array) -> Array:
+    """The output projection without the heads that go; its bias stays."""
+    return array if weight.name == "bias" else array[queries]
 
 
 register(layers.MultiHeadAttention, layers.GroupQueryAttention, rule=AttentionRule())

@@ -1,19 +1,49 @@
 """What a rule is, the rules that several families share, and the registry."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 
 from ..channels import Channels, Labels, Read, fixed
-from ..errors import ParameterError
+from ..errors import ModelError, ParameterError
 from ..graph import Call, Shape
+
+Kept = npt.NDArray[np.bool_]
+"""Shape (channels,): True for every entry of a tensor's trailing axis that stays."""
+
+Array = npt.NDArray[Any]
 
 _RULES: dict[type, "Rule"] = {}
 _OPERATION_RULES: dict[str, "Rule"] = {}
+
+
+@dataclass(frozen=True)
+class Cut:
+    """What a layer becomes when channels are removed.
+
+    Attributes
+    ----------
+    config : dict
+        For ``from_config`` of the layer's class.
+    weights : list of ndarray
+        For ``set_weights`` of the new layer.
+    """
+
+    config: dict[str, Any]
+    weights: list[Array]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Mean and variance of every channel over examples and positions, each of shape (channels,)."""
+
+    mean: Array
+    variance: Array
 
 
 @dataclass(frozen=True)
@@ -38,15 +68,18 @@ class Heads:
 
 
 class Rule:
-    """How channels flow through one kind of layer.
+    """How channels flow through one kind of layer, and what becomes of it when some are removed.
 
     Attributes
     ----------
     adds : bool
         Whether the layer sums its inputs, so that one of them can go.
+    matches_moments : bool
+        Whether its statistics can be set so that its output keeps mean and variance.
     """
 
     adds = False
+    matches_moments = False
 
     def heads(self, layer: Any) -> Heads | None:
         """The attention heads of `layer`, None if it has none."""
@@ -76,6 +109,100 @@ class Rule:
         """
         raise NotImplementedError
 
+    def blocked(self, call: Call, kept_out: Sequence[Kept] = ()) -> str | None:
+        """Why the layer of `call` cannot be cut although its channels can be followed; None if it can.
+
+        Parameters
+        ----------
+        call : Call
+        kept_out : sequence of Kept
+            What is to stay of each output.
+        """
+        if type(self).cut is Rule.cut and type(self).cut_heads is Rule.cut_heads:
+            return "its rule has no `cut` method"
+        if getattr(call.layer, "quantization_mode", None) is not None:
+            return f"it is quantized ({call.layer.quantization_mode}): prune first, then quantize"
+        if getattr(call.layer, "lora_enabled", False):
+            return "it has a low-rank adapter: merge the adapter into its kernel first"
+        return None
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        """Config and weights of the layer without the channels that go.
+
+        Parameters
+        ----------
+        call : Call
+            Of the original layer, which is not changed.
+        kept_in, kept_out : sequence of Kept
+            What stays of each input's and each output's trailing axis.
+
+        Raises
+        ------
+        ModelError
+            If channels go and the rule does not say what becomes of the layer.
+        """
+        if not all(kept.all() for kept in (*kept_in, *kept_out)):
+            raise ModelError(
+                f"layer '{call.name}' ({call.kind}) cannot be cut: {self.blocked(call)}. Exclude the layers that it "
+                "reads from the elements, or pass on_blocked='keep'."
+            )
+        return unchanged(call)
+
+    def cut_heads(self, call: Call, kept: Kept) -> Cut:
+        """Config and weights of an attention layer with these heads, shape (heads,)."""
+        raise ModelError(
+            f"layer '{call.name}' ({call.kind}) cannot lose heads: its rule has no `cut_heads` method. Leave "
+            "it out of the elements."
+        )
+
+    def finish(self, layer: Any) -> None:
+        """Called once a new layer has its weights."""
+
+    def cut_arguments(self, call: Call, kept_in: Sequence[Kept]) -> tuple[tuple, dict]:
+        """Positional and keyword arguments of the new layer's call; by default the same."""
+        return call.args, call.kwargs
+
+    def remake(self, call: Call, config: dict[str, Any]) -> Any:
+        """A new layer or operation of the same class from a config."""
+        return type(call.layer).from_config(config)
+
+    def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
+        """The layer's kernel as matrices that input channels are multiplied with.
+
+        Returns
+        -------
+        list of ndarray, each of shape (channels of a group, numbers), or None
+            One for each group of input channels, all but convolutions with groups have one; None if the layer
+            does not mix its input by one kernel, so that nothing can be merged into it.
+        """
+        return None
+
+    def with_kernel_rows(self, call: Call, weights: list[Array], rows: list[Array]) -> list[Array]:
+        """The weights with the kernel that `kernel_rows` reads as `rows`."""
+        raise NotImplementedError
+
+    def with_moments(self, call: Call, weights: list[Array], before: Moments, after: Moments) -> list[Array]:
+        """Weights for an input with the moments `after` that give the output moments of an input with `before`."""
+        raise NotImplementedError
+
+    def macs(self, call: Call) -> float:
+        """Multiply-adds of one call for one example in matrix products; NaN where a size is unknown."""
+        return 0.0
+
+
+class LinearReader(Rule):
+    """A layer that multiplies its first input with a kernel, adds a bias and applies an activation."""
+
+    def linear_copy(self, call: Call, config: dict[str, Any]) -> Any:
+        """The layer of a config without its activation, not yet built."""
+        return self.remake(call, {**config, "activation": "linear"})
+
+    def shifted(self, call: Call, weights: list[Array], shift: Array) -> list[Array]:
+        """Weights whose bias is larger by `shift`, shape (outputs,); the same where there is no bias."""
+        if not call.layer.use_bias:
+            return weights
+        return [*weights[:-1], (weights[-1] + shift).astype(weights[-1].dtype)]
+
 
 class Carry(Rule):
     """Entry j of the output's trailing axis depends on entry j of the input alone."""
@@ -87,6 +214,11 @@ class Carry(Rule):
             first = channels.share(call.layer, labels)
             channels.charge(labels, params=n_weights / len(labels) if first else 0.0)
         return [labels] * len(call.outputs)
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        kept = kept_in[0]
+        whole = unchanged(call)
+        return Cut(whole.config, [cut_trailing(weight, kept) for weight in whole.weights])
 
 
 class Mix(Rule):
@@ -101,6 +233,18 @@ class Unknown(Rule):
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         return pin_all(call, inputs, channels, "has no rule (dropreg.layers.register) for")
+
+
+def unchanged(call: Call) -> Cut:
+    """The layer of `call` as it is."""
+    layer = call.layer
+    weights = layer.get_weights() if isinstance(layer, keras.layers.Layer) else []
+    return Cut(layer.get_config(), weights)
+
+
+def cut_trailing(array: Array, kept: Kept) -> Array:
+    """`array` without the entries of its trailing axis that go; as it is where that axis is another one."""
+    return array[..., kept] if array.shape[-1:] == kept.shape else array
 
 
 def pin_all(call: Call, inputs: list[Labels], channels: Channels, verb: str) -> list[Labels]:

@@ -1,11 +1,15 @@
 """Layers that join branches."""
 
+from collections.abc import Sequence
+from typing import Any
+
+import keras
 import numpy as np
 from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call
-from .base import Rule, pin_all, register, register_operations
+from .base import Cut, Kept, Rule, cut_trailing, pin_all, register, register_operations, unchanged
 
 
 class TieRule(Rule):
@@ -23,6 +27,20 @@ class TieRule(Rule):
                 tied, labels, f"layer '{call.name}' ({call.kind}) joins it with channels that cannot be dropped"
             )
         return [tied]
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        return unchanged(call)
+
+    def cut_arguments(self, call: Call, kept_in: Sequence[Kept]) -> tuple[tuple, dict]:
+        """Arrays among the arguments, as in ``x + bias``, lose the same channels."""
+        kept = max(kept_in, key=len)
+
+        def without(leaf: Any) -> Any:
+            return cut_trailing(np.asarray(leaf), kept) if getattr(leaf, "shape", ()) else leaf
+
+        args: Any = keras.tree.map_structure(without, call.args)
+        kwargs: Any = keras.tree.map_structure(without, call.kwargs)
+        return args, kwargs
 
 
 class AddRule(TieRule):
@@ -42,6 +60,9 @@ class ConcatenateRule(Rule):
         if axis == 0:
             return pin_all(call, inputs, channels, "joins examples, so it hides")
         return TieRule().flow(call, index, inputs, channels)
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        return unchanged(call)
 
 
 _TIES = TieRule()

@@ -1,12 +1,13 @@
 """Embeddings: a dimension is a unit like any other."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call
-from .base import Rule, register, source
+from .base import Cut, Kept, Rule, register, source, unchanged
 
 
 class EmbeddingRule(Rule):
@@ -20,6 +21,11 @@ class EmbeddingRule(Rule):
         labels = source(call, call.layer.output_dim, "dimension", channels)
         channels.charge(labels, params=call.layer.input_dim if len(channels.sources) > before else 0.0)
         return [labels]
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        whole = unchanged(call)
+        config = {**whole.config, "output_dim": int(kept_out[0].sum())}
+        return Cut(config, [weight[:, kept_out[0]] for weight in whole.weights])
 
 
 register(layers.Embedding, rule=EmbeddingRule())

@@ -1,7 +1,10 @@
 """Layers that prepare data: by position or channel at inference, or changing what a channel is."""
 
+from typing import Any
+
 from keras import layers
 
+from ..graph import Call
 from .base import Carry, Mix, register
 from .shape import SpatialRule
 
@@ -10,9 +13,26 @@ register(
     *(layers.RandomContrast, layers.RandomBrightness, layers.CenterCrop),
     rule=SpatialRule(),
 )
-register(layers.Normalization, rule=Carry())
+
+
+class NormalizationRule(Carry):
+    """Carries channels; what it has learned takes effect once it is told so."""
+
+    def finish(self, layer: Any) -> None:
+        layer.finalize_state()
+
+
+class LookupRule(Mix):
+    """Turns values into numbers by a vocabulary, which goes with it."""
+
+    def remake(self, call: Call, config: dict[str, Any]) -> Any:
+        known = call.layer.get_vocabulary(include_special_tokens=False)
+        return type(call.layer).from_config({**config, "vocabulary": known} if known else config)
+
+
+register(layers.Normalization, rule=NormalizationRule())
+register(layers.IntegerLookup, layers.StringLookup, layers.TextVectorization, rule=LookupRule())
 register(
-    *(layers.CategoryEncoding, layers.Discretization, layers.Hashing, layers.HashedCrossing, layers.IntegerLookup),
-    *(layers.StringLookup, layers.TextVectorization),
+    *(layers.CategoryEncoding, layers.Discretization, layers.Hashing, layers.HashedCrossing),
     rule=Mix(),
 )

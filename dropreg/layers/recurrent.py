@@ -1,6 +1,7 @@
 """Recurrent layers: a unit is read by the layers behind and, one step later, by the layer itself."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,19 @@ from keras import layers
 
 from ..channels import Channels, Labels, State
 from ..graph import Call
-from .base import Rule, is_elementwise, pin_all, read, register, rule_for
+from .base import (
+    Array,
+    Cut,
+    Kept,
+    Rule,
+    is_elementwise,
+    pin_all,
+    positions,
+    read,
+    register,
+    rule_for,
+    unchanged,
+)
 
 _GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 
@@ -24,6 +37,25 @@ class RecurrentRule(Rule):
         if call.layer.stateful:
             return pin_all(call, inputs, channels, "is stateful and keeps")
         return recur(call, index, call.layer, inputs, len(call.outputs), channels)
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        whole = unchanged(call)
+        return Cut({**whole.config, "units": int(kept_out[0].sum())}, _cut_cell(whole.weights, kept_in[0], kept_out[0]))
+
+    def macs(self, call: Call) -> float:
+        return _macs(call, call.layer)
+
+
+def _cut_cell(weights: list[Array], kept_in: Kept, kept: Kept) -> list[Array]:
+    """Kernel, recurrent kernel and bias of a cell; their columns are gates by units."""
+    kernel, recurrent, *bias = weights
+    columns = np.tile(kept, kernel.shape[1] // len(kept))
+    return [kernel[kept_in][:, columns], recurrent[kept][:, columns], *(b[..., columns] for b in bias)]
+
+
+def _macs(call: Call, layer: Any) -> float:
+    kernels = [layer.cell.kernel, layer.cell.recurrent_kernel]
+    return sum(math.prod(kernel.shape) for kernel in kernels) * positions(call.input_shapes[0])
 
 
 def recur(call: Call, index: int, layer: Any, inputs: list[Labels], n_outputs: int, channels: Channels) -> list[Labels]:
@@ -71,6 +103,33 @@ class BidirectionalRule(Rule):
             return [np.concatenate([forward, backward])]
         return [channels.tie(forward, backward, f"layer '{call.name}' combines both directions")]
 
+    def blocked(self, call: Call, kept_out: Sequence[Kept] = ()) -> str | None:
+        counts = [int(kept.sum()) for kept in _directions(call, kept_out)] if kept_out else []
+        if call.layer.merge_mode == "concat" and len(set(counts)) > 1:
+            return f"Keras wants as many units in both directions, which would keep {counts[0]} and {counts[1]}"
+        return super().blocked(call, kept_out)
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        layer, whole = call.layer, unchanged(call)
+        parts = [layer.forward_layer, layer.backward_layer]
+        kept = _directions(call, kept_out)
+        config, weights = dict(whole.config), []
+        for name, part, stay in zip(("layer", "backward_layer"), parts, kept, strict=True):
+            inner = {**config[name]["config"], "units": int(stay.sum())}
+            config[name] = {**config[name], "config": inner, "build_config": None}
+            weights += _cut_cell(part.get_weights(), kept_in[0], stay)
+        return Cut(config, weights)
+
+    def macs(self, call: Call) -> float:
+        return _macs(call, call.layer.forward_layer) + _macs(call, call.layer.backward_layer)
+
+
+def _directions(call: Call, kept_out: Sequence[Kept]) -> list[Kept]:
+    """What stays of each direction of a bidirectional layer."""
+    if call.layer.merge_mode == "concat":
+        return np.split(kept_out[0], [call.layer.forward_layer.units])
+    return [*kept_out, kept_out[0]][:2]
+
 
 class TimeDistributedRule(Rule):
     """The rule of the wrapped layer, for which steps are one more axis of positions."""
@@ -80,6 +139,16 @@ class TimeDistributedRule(Rule):
             inner = replace(call, layer=call.layer.layer)
             return rule_for(inner.layer).flow(inner, index, inputs, channels)
         return pin_all(call, inputs, channels, f"distributes {type(call.layer.layer).__name__} over")
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        inner = replace(call, layer=call.layer.layer)
+        config, cut = unchanged(call).config, rule_for(inner.layer).cut(inner, kept_in, kept_out)
+        wrapped = {**config["layer"], "config": cut.config, "build_config": None}
+        return Cut({**config, "layer": wrapped}, cut.weights)
+
+    def macs(self, call: Call) -> float:
+        inner = replace(call, layer=call.layer.layer)
+        return rule_for(inner.layer).macs(inner)
 
 
 register(layers.SimpleRNN, layers.GRU, layers.LSTM, rule=RecurrentRule())

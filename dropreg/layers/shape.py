@@ -1,14 +1,16 @@
 """Layers that move entries about: pooling, padding, flattening, reshaping."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call, Shape
-from .base import Carry, Rule, n_channels, pin_all, register, register_operations
+from .base import Carry, Cut, Kept, Rule, n_channels, pin_all, register, register_operations, unchanged
 
 
-class SpatialRule(Rule):
+class SpatialRule(Carry):
     """Pooling, padding, cropping and the like over positions, each channel by itself."""
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
@@ -30,6 +32,13 @@ class RearrangeRule(Rule):
         if labels is None:
             return pin_all(call, inputs, channels, "moves away from the trailing axis")
         return [labels]
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        config = unchanged(call).config
+        for name in ("target_shape", "newshape"):
+            if name in config and config[name][-1] != -1:
+                config[name] = (*config[name][:-1], int(kept_out[0].sum()))
+        return Cut(config, [])
 
 
 def _rearrange(call: Call, labels: Labels, before: Shape, after: Shape) -> Labels | None:

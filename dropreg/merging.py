@@ -1,0 +1,256 @@
+"""Making up for what is removed: layers that read it learn to do with what stays.
+
+A layer reads channels x through the rows W of its kernel; afterwards it reads x', the channels that stay, as the
+smaller network computes them. `LeastSquares` gives it the rows V that minimise
+
+    E |(x - Ex) W - (x' - Ex') V|^2 + ridge |V - P W|^2
+
+where P W are the rows that deletion leaves, and its bias takes the change of the mean. Convolutions mix channels:
+the same matrix at every tap. Layers are treated in order, each against the activations of the network that is
+smaller already, so a layer also makes up for errors before it. Neuron merging [1]_ mixes by the similarity of
+incoming weights instead; reconstructing what the next layer reads is ThiNet's view [2]_.
+
+References
+----------
+.. [1] Kim, Kim, Kim, Lim, Sim (2020), "Neuron Merging: Compensating for Pruned Neurons", NeurIPS, section 3.
+.. [2] Luo, Wu, Lin (2017), "ThiNet: A Filter Level Pruning Method", ICCV, section 3.2.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy.special import log_softmax
+
+from .graph import Call
+from .layers.base import Carry, Kept, LinearReader, rule_for
+from .merges import LeastSquares, Merge
+from .mixing import Array, copies, fit_predictions, from_partners, solve
+from .rebuild import Rebuilt
+from .twins import Target, Twins
+
+PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
+"""On squared changes of the last layer's kernel for standardized activations, in nats."""
+
+
+def merge_into(
+    rebuilt: Rebuilt, names: tuple[str, ...], inputs: Sequence[npt.NDArray[Any]], strategy: Merge, *, classes: bool
+) -> pd.DataFrame:
+    """Change the weights of the new model so that its layers make up for what is removed.
+
+    Parameters
+    ----------
+    rebuilt : Rebuilt
+    names : tuple of str
+        Of the elements.
+    inputs : sequence of ndarray
+        Examples, one array for each input of the network.
+    strategy : Merge
+    classes : bool
+        Whether the network tells classes apart, so that outputs which are no probabilities are their scores.
+
+    Returns
+    -------
+    DataFrame
+        One row a layer that was merged into, in order: layer, ridge (the largest over its groups), unexplained
+        (squared error of what it reads, on held-out examples, as a fraction of that of deletion with the mean
+        made up for).
+    """
+    examples = [array[: strategy.most_examples] for array in inputs]
+    twins = Twins(rebuilt, examples, strategy.held_out, strategy.batch_size)
+    plan = rebuilt.plan
+    altered = set(plan.aliases)
+    done: set[int] = set()
+    rows = []
+    last = None
+    for index, (old, new) in enumerate(rebuilt.pairs):
+        rule = rule_for(old.layer)
+        losing = not all(plan.kept[slot].all() for slot in old.inputs)
+        arriving = bool(altered.intersection(old.inputs))
+        if (losing or arriving) and id(old.layer) not in done:
+            done.add(id(old.layer))
+            if isinstance(rule, LinearReader):
+                last = Patient(rebuilt, twins, index, names)
+                rows.append(_merge_reader(last, rule, strategy))
+            elif rule.matches_moments and arriving:
+                _match_moments(Patient(rebuilt, twins, index, names))
+        inside = id(old.layer) in plan.heads or len(old.inputs) != len(new.inputs)
+        if arriving or inside or (losing and not isinstance(rule, Carry)):
+            altered.update(old.outputs)
+    if last is not None and isinstance(strategy, LeastSquares) and strategy.predictions:
+        _match_predictions(last, classes=classes)
+    return pd.DataFrame(rows, columns=["layer", "ridge", "unexplained"])
+
+
+@dataclass(frozen=True)
+class Patient:
+    """One layer of the new model that is merged into: that of pair `index` of calls."""
+
+    rebuilt: Rebuilt
+    twins: Twins
+    index: int
+    names: tuple[str, ...]
+
+    @property
+    def old(self) -> Call:
+        return self.rebuilt.pairs[self.index][0]
+
+    @property
+    def new(self) -> Call:
+        return self.rebuilt.pairs[self.index][1]
+
+    @property
+    def slots(self) -> list[int]:
+        """The first input of every call of the layer."""
+        return [old.inputs[0] for old, _ in self.rebuilt.pairs if old.layer is self.old.layer]
+
+    @property
+    def kept(self) -> Kept:
+        """What stays of what the layer reads."""
+        return self.rebuilt.plan.kept[self.old.inputs[0]]
+
+
+def _merge_reader(patient: Patient, rule: LinearReader, strategy: Merge) -> dict[str, Any]:
+    """Mix what the layer of a call reads, if the strategy says so, and shift its bias."""
+    old, new, slots, kept = patient.old, patient.new, patient.slots, patient.rebuilt.plan.kept
+    whole = rule.cut(old, [np.ones_like(kept[slot]) for slot in old.inputs], [kept[slot] for slot in old.outputs])
+    row = {"layer": old.name, "ridge": np.inf, "unexplained": 1.0}
+    rows = rule.kernel_rows(old, whole.weights)
+    if isinstance(strategy, LeastSquares) and rows is not None:
+        centre = old.layer.use_bias or _feeds_matched(patient)
+        mixed, more = _mix(patient, rows, strategy, centre=centre)
+        new.layer.set_weights(rule.with_kernel_rows(new, new.layer.get_weights(), mixed))
+        row |= more
+    if old.layer.use_bias:
+        before, after = patient.twins.mean_maps(slots)
+        shift = np.mean(
+            [
+                _mean_response(rule, old, whole.config, whole.weights, b)
+                - _mean_response(rule, new, new.layer.get_config(), new.layer.get_weights(), a)
+                for b, a in zip(before, after, strict=True)
+            ],
+            axis=0,
+        )
+        new.layer.set_weights(rule.shifted(new, new.layer.get_weights(), shift))
+    return row
+
+
+def _feeds_matched(patient: Patient) -> bool:
+    """Whether all that reads the layer's output has its statistics matched, which takes care of means."""
+    written = set(patient.old.outputs)
+    readers = [reader for reader, _ in patient.rebuilt.pairs if written.intersection(reader.inputs)]
+    return bool(readers) and all(rule_for(reader.layer).matches_moments for reader in readers)
+
+
+def _mix(
+    patient: Patient, rows: list[Array], strategy: LeastSquares, *, centre: bool
+) -> tuple[list[Array], dict[str, float]]:
+    """Kernel rows of the smaller layer, one matrix for each group of channels, and how well they do."""
+    kept = np.split(patient.kept, len(rows))
+    sample = np.split(patient.twins.sample(patient.slots), len(rows), axis=1)
+    partners = _partners(patient, strategy.pairs)
+    targets, readouts, bases = [], [], []
+    for group, (stay, x, weights) in enumerate(zip(kept, sample, rows, strict=True)):
+        kernel = weights.astype(np.float64)
+        prior = from_partners(x, stay, _within(partners, group, len(stay)), copies(x, stay))
+        few = kernel.shape[1] < kernel.shape[0]  # targets are what is read, or else the channels themselves
+        basis, readout = (kernel, np.eye(kernel.shape[1])) if few else (np.eye(len(kernel)), kernel)
+        targets.append(Target(basis, prior @ basis))
+        readouts.append(readout)
+        bases.append(prior @ basis)
+    fit, held_out = patient.twins.sums(patient.slots, targets)
+    mixings = [
+        solve(a, b, readout @ readout.T, strategy.ridges, centre=centre)
+        for a, b, readout in zip(fit, held_out, readouts, strict=True)
+    ]
+    mixed = [
+        (basis + mixing.coefficients) @ readout for basis, mixing, readout in zip(bases, mixings, readouts, strict=True)
+    ]
+    without = sum(mixing.error_without for mixing in mixings)
+    unexplained = sum(mixing.error for mixing in mixings) / without if without > 0 else 1.0
+    return mixed, {"ridge": max(mixing.ridge for mixing in mixings), "unexplained": unexplained}
+
+
+def _partners(patient: Patient, pairs: pd.DataFrame | None) -> dict[int, list[int]]:
+    """Channels that stay, by the removed channels that they are in a redundant pair with."""
+    if pairs is None:
+        return {}
+    numbers = {name: number for number, name in enumerate(patient.names)}
+    of_column: dict[int, list[int]] = {}
+    for channel, column in enumerate(patient.rebuilt.plan.columns[patient.old.inputs[0]].tolist()):
+        of_column.setdefault(column, []).append(channel)
+    found: dict[int, list[int]] = {}
+    for both in zip(pairs["element"], pairs["other"], strict=True):
+        for one, other in (both, both[::-1]):
+            gone, stay = of_column.get(numbers.get(one, -2), []), of_column.get(numbers.get(other, -2), [])
+            if gone and stay and not patient.kept[gone[0]] and patient.kept[stay[0]]:
+                same = len(gone) == len(stay)  # position by position where both are flattened or grouped
+                for place, channel in enumerate(gone):
+                    found.setdefault(channel, []).extend([stay[place]] if same else stay)
+    return found
+
+
+def _within(partners: dict[int, list[int]], group: int, size: int) -> dict[int, list[int]]:
+    """Partners of the channels of one group, counted from its first channel."""
+    first = group * size
+    mine = {gone: [c for c in stay if first <= c < first + size] for gone, stay in partners.items()}
+    return {
+        gone - first: [channel - first for channel in stay]
+        for gone, stay in mine.items()
+        if first <= gone < first + size and stay
+    }
+
+
+def _mean_response(
+    rule: LinearReader, call: Call, config: dict[str, Any], weights: list[Array], mean_map: Array
+) -> npt.NDArray[np.float64]:
+    """What a layer computes before its activation for the mean of its inputs, averaged over positions."""
+    response = _response(rule, call, config, weights, mean_map[np.newaxis])
+    return response.reshape(-1, response.shape[-1]).mean(axis=0)
+
+
+def _response(
+    rule: LinearReader, call: Call, config: dict[str, Any], weights: list[Array], batch: Array
+) -> npt.NDArray[np.float64]:
+    """What a layer with these weights computes before its activation."""
+    layer = rule.linear_copy(call, config)
+    layer.build(batch.shape)
+    layer.set_weights(weights)
+    return np.asarray(layer(batch.astype(np.float32)), np.float64)
+
+
+def _match_moments(patient: Patient) -> None:
+    """Set the statistics of a normalization so that its output keeps mean and variance."""
+    new, kept = patient.new, patient.kept
+    rule = rule_for(patient.old.layer)
+    before, after = patient.twins.channel_moments(patient.slots)
+    before = type(before)(before.mean[kept], before.variance[kept])
+    new.layer.set_weights(rule.with_moments(new, new.layer.get_weights(), before, after))
+
+
+def _match_predictions(patient: Patient, *, classes: bool) -> None:
+    """Fit the last layer to the whole network's probabilities, if what it computes are their logarithms."""
+    old, new = patient.old, patient.new
+    rule = rule_for(old.layer)
+    outputs = patient.rebuilt.before.outputs
+    rows = rule.kernel_rows(new, new.layer.get_weights())
+    if not isinstance(rule, LinearReader) or not old.layer.use_bias or rows is None or len(rows) > 1:
+        return
+    if len(outputs) != 1 or len(old.input_shapes[0]) != 2 or len(patient.slots) != 1:
+        return
+    (whole, _), (x_before, x_after) = patient.twins.gather([outputs[0], old.inputs[0]])
+    scores = _response(rule, old, old.layer.get_config(), old.layer.get_weights(), x_before)
+    log_p = log_softmax(scores, axis=1)
+    if scores.shape != whole.shape or scores.shape[1] < 2:
+        return
+    shown = [np.exp(log_p), scores] if classes else [np.exp(log_p)]
+    if not any(np.allclose(values, whole, rtol=1e-3, atol=1e-3) for values in shown):
+        return
+    weights = new.layer.get_weights()
+    start = (rows[0].astype(np.float64), weights[-1].astype(np.float64))
+    kernel, bias = fit_predictions(x_after, log_p, patient.twins.is_held_out(), start, PENALTIES)
+    weights = rule.with_kernel_rows(new, weights, [kernel])
+    new.layer.set_weights(rule.shifted(new, weights, bias - start[1]))

@@ -1,0 +1,270 @@
+"""Which elements stay."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from .elements import Elements, concatenate_names
+from .errors import ParameterError
+from .impact import ImpactTable
+
+Scores = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Selection:
+    """The elements of a model that stay.
+
+    Attributes
+    ----------
+    elements : Elements
+    kept : ndarray of bool, shape (n_elements,)
+        True = stays.
+
+    Raises
+    ------
+    ParameterError
+        If `kept` is no boolean array with one entry an element.
+    """
+
+    elements: Elements
+    kept: npt.NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        kept = np.asarray(self.kept)
+        if kept.dtype != np.bool_ or kept.shape != (len(self.elements),):
+            raise ParameterError(
+                f"`kept` must be booleans of shape ({len(self.elements)},), one for each element (True = stays), "
+                f"received {kept.dtype} of shape {kept.shape}: numbers of elements go to Selection.dropping(...)."
+            )
+        frozen = kept.copy()
+        frozen.flags.writeable = False
+        object.__setattr__(self, "kept", frozen)
+
+    @classmethod
+    def keeping(cls, elements: Elements, indices: Collection[int]) -> "Selection":
+        """Keep the elements with these numbers, drop all others.
+
+        Raises
+        ------
+        ParameterError
+            If a number is no element's.
+        """
+        return cls(elements, _flags(elements, indices))
+
+    @classmethod
+    def dropping(cls, elements: Elements, indices: Collection[int]) -> "Selection":
+        """Drop the elements with these numbers, keep all others.
+
+        Raises
+        ------
+        ParameterError
+            If a number is no element's.
+        """
+        return cls(elements, ~_flags(elements, indices))
+
+    @classmethod
+    def random(
+        cls, elements: Elements, fraction: float, *, seed: int = 0, floor: int = 1, round_to: int = 1
+    ) -> "Selection":
+        """Drop a random `fraction` of the elements; see `select` for the other parameters."""
+        scores = np.random.default_rng(seed).random(len(elements))
+        return select(elements, scores, fraction=fraction, floor=floor, round_to=round_to)
+
+    @property
+    def dropped(self) -> npt.NDArray[np.int64]:
+        """Numbers of the elements that go, ascending."""
+        return np.flatnonzero(~self.kept)
+
+    @property
+    def fraction(self) -> float:
+        """Fraction of the elements that goes."""
+        return float(1.0 - self.kept.mean())
+
+    @property
+    def params(self) -> int:
+        """Parameters that go, at most: those between two elements that both go are counted twice.
+
+        The exact numbers are in the report of `dropreg.prune`.
+        """
+        return int(self.elements.params[~self.kept].sum())
+
+    @property
+    def macs(self) -> float:
+        """Multiply-adds an example that go, at most, as in `params`; NaN where a size is unknown."""
+        return float(self.elements.macs[~self.kept].sum())
+
+    def by_layer(self) -> pd.DataFrame:
+        """One row a layer: layer, kind, elements, kept."""
+        frame = self.elements.to_frame().assign(kept=self.kept)
+        groups = frame.groupby(["layer", "kind"], sort=False, as_index=False)
+        return groups.agg(elements=("element", "size"), kept=("kept", "sum"))
+
+    def to_frame(self) -> pd.DataFrame:
+        """The elements' table with a column ``kept``."""
+        return self.elements.to_frame().assign(kept=self.kept)
+
+    def __repr__(self) -> str:
+        heading = f"Selection: {int(self.kept.sum())} of {len(self.kept)} elements stay ({self.fraction:.1%} go)"
+        return "\n".join([heading, self.by_layer().to_string(index=False)])
+
+
+def select(
+    elements: Elements,
+    impact: ImpactTable | Sequence[float] | npt.NDArray[Any],
+    *,
+    fraction: float,
+    by: Literal["impact", "absolute"] = "impact",
+    floor: int = 1,
+    round_to: int = 1,
+) -> Selection:
+    """Drop the elements of lowest impact.
+
+    Parameters
+    ----------
+    elements : Elements
+    impact : ImpactTable or array of float, shape (n_elements,)
+        Of these elements, positive = it hurts to lose it.
+    fraction : float
+        Of the elements to drop, in [0, 1).
+    by : {"impact", "absolute"}
+        Whether an element whose loss would improve the outcome goes first, or the one that changes it least.
+    floor : int
+        Elements that stay in every layer at least (all, where a layer has fewer), because an empty layer cannot
+        be built; whole layers and branches have no floor. 0 lets the impacts alone decide.
+    round_to : int
+        The number of elements that stay in a layer is rounded to a multiple of it, for hardware that likes
+        such widths; layers that lose nothing and layers smaller than it stay as they are.
+
+    Returns
+    -------
+    Selection
+        Ties go to the element that comes first.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is out of range, a layer would be emptied, or `impact` belongs to other elements.
+    """
+    scores = _scores(elements, impact, by)
+    _check_count("floor", floor, 0)
+    _check_count("round_to", round_to, 1)
+    layers = _columns_by_layer(elements)
+    kept = _guarded(scores, layers, floor)
+    spare = _n_kept(elements, fraction, int(kept.sum()), floor) - int(kept.sum())
+    order = np.argsort(-scores, kind="stable")
+    kept[order[~kept[order]][:spare]] = True
+    emptied = [layer for layer, columns in layers.items() if not kept[columns].any()]
+    if emptied:
+        raise ParameterError(
+            f"`fraction` must leave every layer something, received {fraction:g}, with which these impacts empty "
+            f"{concatenate_names(emptied)}: pass floor=1 to keep the best of every layer, or a smaller fraction."
+        )
+    return Selection(elements, _rounded(elements, scores, kept, floor, round_to))
+
+
+def _check_count(name: str, value: Any, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
+
+
+def check_fractions(elements: Elements, fractions: Sequence[float], floor: int) -> None:
+    """Raise ParameterError unless every layer can keep `floor` elements at every fraction."""
+    _check_count("floor", floor, 0)
+    needed = int(_guarded(np.zeros(len(elements)), _columns_by_layer(elements), floor).sum())
+    for fraction in fractions:
+        _n_kept(elements, fraction, needed, floor)
+
+
+def _n_kept(elements: Elements, fraction: float, needed: int, floor: int) -> int:
+    """Elements that stay, at least the `needed` ones."""
+    if isinstance(fraction, bool) or not 0 <= fraction < 1:
+        raise ParameterError(f"`fraction` must lie in [0, 1), received {fraction}: it is the fraction that goes.")
+    n_kept = len(elements) - round(fraction * len(elements))
+    if n_kept < max(needed, 1):
+        raise ParameterError(
+            f"`fraction` {fraction:g} leaves {n_kept} of {len(elements)} elements, which would empty a layer: expected "
+            f"at least {max(needed, 1)} ({floor} for each layer), so pass a fraction of at most "
+            f"{1 - max(needed, 1) / len(elements):.3g}."
+        )
+    return n_kept
+
+
+def _guarded(scores: Scores, layers: dict[str, npt.NDArray[np.int64]], floor: int) -> npt.NDArray[np.bool_]:
+    """The best `floor` elements of every layer."""
+    kept = np.zeros(len(scores), dtype=bool)
+    for columns in layers.values():
+        kept[_best(columns, scores)[:floor]] = True
+    return kept
+
+
+def _scores(elements: Elements, impact: Any, by: str) -> Scores:
+    """The score of each element, the highest to be kept."""
+    if by not in ("impact", "absolute"):
+        raise ParameterError(f"`by` must be one of impact, absolute, received {by!r}.")
+    if isinstance(impact, ImpactTable):
+        names = tuple(impact.frame["element"])
+        if names != elements.names:
+            other = [name for name in names if name not in set(elements.names)]
+            detail = f", such as {concatenate_names(other, 3)}" if other else ""
+            raise ParameterError(
+                f"`impact` must be of the {len(elements)} elements given, received a table of {len(names)} "
+                f"others{detail}: pass the elements that it was estimated for."
+            )
+        impact = impact.impact
+    scores = np.asarray(impact, dtype=np.float64)
+    if scores.shape != (len(elements),) or not np.isfinite(scores).all():
+        raise ParameterError(
+            f"`impact` must be finite numbers of shape ({len(elements)},), one for each element, received shape "
+            f"{scores.shape} with {int((~np.isfinite(scores)).sum())} that are not finite."
+        )
+    return np.abs(scores) if by == "absolute" else scores
+
+
+def _flags(elements: Elements, indices: Collection[int]) -> npt.NDArray[np.bool_]:
+    numbers = np.asarray(list(indices))
+    if numbers.size and (numbers.dtype.kind not in "iu" or numbers.min() < 0 or numbers.max() >= len(elements)):
+        raise ParameterError(
+            f"`indices` must be numbers of elements, 0 to {len(elements) - 1}, received "
+            f"{concatenate_names(numbers.tolist())}."
+        )
+    flags = np.zeros(len(elements), dtype=bool)
+    flags[numbers.astype(np.int64)] = True
+    return flags
+
+
+def _columns_by_layer(elements: Elements) -> dict[str, npt.NDArray[np.int64]]:
+    """Elements that drop a unit of a layer, for every layer that cannot go whole; one element may be in several."""
+    found: dict[str, dict[int, None]] = {}
+    for j, (tied, kind) in enumerate(zip(elements.members, elements.kinds, strict=True)):
+        for layer, _ in tied if kind not in ("layer", "branch") else ():
+            found.setdefault(layer, {})[j] = None
+    return {layer: np.array(list(columns), dtype=np.int64) for layer, columns in found.items()}
+
+
+def _best(columns: npt.NDArray[np.int64], scores: Scores) -> npt.NDArray[np.int64]:
+    return columns[np.argsort(-scores[columns], kind="stable")]
+
+
+def _rounded(
+    elements: Elements, scores: Scores, kept: npt.NDArray[np.bool_], floor: int, round_to: int
+) -> npt.NDArray[np.bool_]:
+    """`kept` with a multiple of `round_to` in each layer, the nearest that the floor allows."""
+    if round_to == 1:
+        return kept
+    kept = kept.copy()
+    layers = np.array(elements.layers, dtype=object)
+    for layer in dict.fromkeys(elements.layers):
+        columns = np.flatnonzero(layers == layer)
+        count = int(kept[columns].sum())
+        if count == len(columns):
+            continue
+        lowest = -(-floor // round_to) * round_to
+        target = min(max(round(count / round_to) * round_to, lowest), len(columns))
+        kept[columns] = False
+        kept[_best(columns, scores)[:target]] = True
+    return kept

@@ -1,0 +1,234 @@
+"""Laws of merging: copies are folded exactly, least squares is least squares, the mean is the mean."""
+
+import keras
+import models
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+
+import dropreg as dr
+from dropreg import mixing
+from dropreg.mixing import Sums, copies, fit_predictions, from_partners, solve
+
+
+def run(model: keras.Model, x: np.ndarray) -> np.ndarray:
+    return np.asarray(model(x, training=False), np.float64)
+
+
+def sums(x: np.ndarray, y: np.ndarray) -> Sums:
+    return Sums(float(len(x)), x.sum(0), y.sum(0), x.T @ x, x.T @ y, y.T @ y)
+
+
+def duplicate(model: keras.Model, name: str, copy: int, of: int, scale: float = 1.0) -> None:
+    """Make one unit of a layer a multiple of another; what reads them stays as it was."""
+    layer = model.get_layer(name)
+    weights = layer.get_weights()
+    for array in weights:
+        array[..., copy] = scale * array[..., of]
+    layer.set_weights(weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "scale"),
+    [
+        ("mlp", "a", 2.0),
+        ("cnn", "c1", 0.5),
+        ("cnn", "c2", 1.0),
+        ("cnn", "d", 1.0),
+        ("residual_operator", "branch", 1.0),
+    ],
+)
+def test_copies_are_merged_exactly(name: str, layer: str, scale: float) -> None:
+    """Also on examples that merging never saw."""
+    model = models.build(name)
+    scale = scale if name == "mlp" or layer == "c1" else 1.0
+    for each in ("stem", "branch") if name == "residual_operator" else (layer,):
+        duplicate(model, each, copy=2, of=0, scale=scale)
+    elements = dr.elements(model)
+    number = next(j for j, tied in enumerate(elements.members) if (layer, 2) in tied)
+    x, y = models.data_for(model, 60)
+    unseen = models.inputs_for(model, 20, seed=9)[0]
+    expected = run(model, unseen)
+    selection = dr.Selection.dropping(elements, [number])
+    merged = run(dr.prune(model, selection, (x, y)).model, unseen)
+    np.testing.assert_allclose(merged, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+    deleted = run(dr.prune(model, selection).model, unseen)
+    assert np.abs(merged - expected).max() < np.abs(deleted - expected).max() / 20
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "cnn_1d", "cnn_bn", "residual", "concatenating", "grouped", "shared"])
+def test_merging_comes_closer_to_the_whole_model(name: str) -> None:
+    model = models.build(name)
+    x, y = models.data_for(model, 400)
+    unseen = models.inputs_for(model, 200, seed=9)
+    inputs = unseen if len(unseen) > 1 else unseen[0]
+    selection = dr.Selection.random(dr.elements(model), 0.4, seed=2)
+    whole = np.asarray(model(inputs, training=False))
+    merges = {"none": "none", "mean": "mean", "least_squares": dr.LeastSquares(predictions=False)}
+    small = {name: dr.prune(model, selection, (x, y), merge=merge) for name, merge in merges.items()}
+    errors = {name: np.square(np.asarray(p.model(inputs)) - whole).mean() for name, p in small.items()}
+    assert errors["least_squares"] < errors["none"]
+    # what each layer reads comes closer on the examples at hand; the outputs of unseen ones may lose by a little
+    assert errors["least_squares"] < 1.02 * errors["mean"]
+    merged = small["least_squares"].merged
+    assert merged is not None
+    assert (merged["unexplained"] <= 1).all()
+
+
+def test_least_squares_of_one_layer_is_the_regression() -> None:
+    """A linear network: what merging finds is what NumPy finds, on all examples, up to the smallest penalty."""
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(5, name="a"), layers.Dense(3, name="out")])
+    x, y = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32), np.zeros((300, 3))
+    selection = dr.Selection.dropping(dr.elements(model), [1, 3])
+    strategy = dr.LeastSquares(ridges=(1e-9,))
+    small = dr.prune(model, selection, (x, y), merge=strategy).model
+    hidden = run(keras.Model(small.inputs[0], small.get_layer("a").output), x)
+    design = np.column_stack([hidden, np.ones(300)])
+    expected = np.linalg.lstsq(design, run(model, x), rcond=None)[0]
+    kernel, bias = small.get_layer("out").get_weights()
+    np.testing.assert_allclose(kernel, expected[:-1], rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(bias, expected[-1], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "cnn_1d", "separable"])
+def test_the_mean_of_what_is_read_stays(name: str) -> None:
+    """Padding included: the first reader's scores before its activation keep their mean."""
+    model = models.build(name)
+    x, y = models.data_for(model, 50)
+    elements = dr.elements(model)
+    first = [j for j, layer in enumerate(elements.layers) if layer == elements.layers[0]]
+    small = dr.prune(model, dr.Selection.dropping(elements, first[:2]), (x, y), merge="mean").model
+    reader = {"mlp": "b", "cnn": "c2", "cnn_1d": "c2", "separable": "pointwise"}[name]
+    means = []
+    for each in (model, small):
+        layer = each.get_layer(reader)
+        features = keras.Model(each.inputs[0], layer.input)(x)
+        config = {**layer.get_config(), "activation": "linear"}
+        linear = type(layer).from_config(config)
+        linear.build(features.shape)
+        linear.set_weights(layer.get_weights())
+        means.append(np.asarray(linear(features)).reshape(-1, linear(features).shape[-1]).mean(0))
+    np.testing.assert_allclose(means[1], means[0], rtol=1e-4, atol=1e-4)
+
+
+def test_statistics_of_normalizations_follow() -> None:
+    """After merging, the outputs of the second normalization have the moments that they had."""
+    model = models.build("cnn_bn")
+    x, y = models.data_for(model, 200)
+    elements = dr.elements(model)
+    small = dr.prune(model, dr.Selection.dropping(elements, [1, 2]), (x, y)).model
+    name = [layer.name for layer in model.layers if isinstance(layer, layers.BatchNormalization)][1]
+    found = [np.asarray(keras.Model(m.inputs[0], m.get_layer(name).output)(x)) for m in (model, small)]
+    for moment in (np.mean, np.std):
+        before, after = (moment(values, axis=(0, 1, 2)) for values in found)
+        np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-3)
+
+
+def test_redundant_pairs_are_the_first_guess() -> None:
+    model = models.build("mlp")
+    x, y = models.data_for(model, 20)
+    elements = dr.elements(model)
+    pairs = pd.DataFrame({"element": ["a[1]"], "other": ["a[0]"]})
+    selection = dr.Selection.dropping(elements, [1])
+    kernels = []
+    for found in (None, pairs):
+        strategy = dr.LeastSquares(ridges=(1e9,), pairs=found, predictions=False)  # nothing but the first guess
+        kernels.append(dr.prune(model, selection, (x, y), merge=strategy).model.get_layer("b").get_weights()[0])
+    change = np.abs(kernels[1] - kernels[0]).max(axis=1)
+    assert change[0] > 1e-3
+    assert (change[1:] < 1e-6).all()
+    with pytest.raises(dr.ParameterError, match="`pairs` must have the columns element and other, received a"):
+        dr.LeastSquares(pairs=pd.DataFrame({"a": [1]}))
+
+
+@pytest.mark.parametrize("activation", [None, "softmax"])
+def test_predictions_of_a_classifier_come_closer(activation: str | None) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((6,)), layers.Dense(30, activation="relu"), layers.Dense(3, activation=activation)]
+    )
+    weights = model.get_weights()
+    model.set_weights([3 * weight for weight in weights])
+    rng = np.random.default_rng(0)
+    x, unseen = (rng.normal(size=(n, 6)).astype(np.float32) for n in (2000, 500))
+    y = run(model, x).argmax(axis=1)
+    selection = dr.Selection.random(dr.elements(model), 0.6)
+
+    def divergence(small: keras.Model) -> float:
+        outputs = [run(each, unseen) for each in (model, small)]
+        p, q = outputs if activation else [np.asarray(keras.ops.softmax(scores)) for scores in outputs]
+        return float(np.sum(p * (np.log(p + 1e-9) - np.log(q + 1e-9)), axis=1).mean())
+
+    scores, both = (
+        divergence(dr.prune(model, selection, (x, y), merge=dr.LeastSquares(predictions=fit)).model)
+        for fit in (False, True)
+    )
+    assert both < 0.9 * scores
+
+
+def test_the_callers_model_is_not_touched() -> None:
+    model = models.build("residual")
+    x, y = models.data_for(model, 40)
+    weights, outputs = model.get_weights(), run(model, x)
+    dr.prune(model, dr.Selection.random(dr.elements(model), 0.5), (x, y))
+    for old, new in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    np.testing.assert_array_equal(outputs, run(model, x))
+
+
+# The numbers by themselves
+
+
+def test_solve_is_ridge_regression_with_the_best_penalty() -> None:
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(1.0, 1.0, (500, 4)), rng.normal(size=(4, 2))
+    y = x @ w + 3.0 + rng.normal(scale=0.1, size=(500, 2))
+    fit, held_out = sums(x[:400], y[:400]), sums(x[400:], y[400:])
+    found = solve(fit, held_out, np.eye(2), (1e-6, 1e-1, 1e2), centre=True)
+    assert found.ridge == 1e-6
+    np.testing.assert_allclose(found.coefficients, w, atol=0.02)
+    assert found.error == pytest.approx(0.02, rel=0.3)
+    assert found.error_without > 1
+    noise = solve(sums(x[:5], rng.normal(size=(5, 2))), held_out, np.eye(2), (1e-8,), centre=True)
+    assert noise.error <= noise.error_without
+    uncentred = solve(fit, held_out, np.eye(2), (1e-8,), centre=False)
+    expected = np.linalg.lstsq(x, y, rcond=None)[0]
+    np.testing.assert_allclose(uncentred.coefficients, expected, atol=1e-4)
+
+
+def test_copies_are_found_and_nothing_else() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(100, 5)).astype(np.float32)
+    x[:, 3] = 2 * x[:, 0] + 1
+    x[:, 4] = 0
+    kept = np.array([True, True, False, False, False])
+    prior = copies(x, kept)
+    np.testing.assert_allclose(prior, [[1, 0, 0, 2, 0], [0, 1, 0, 0, 0]], atol=1e-5)
+    with_partners = from_partners(x, kept, {2: [1]}, prior)
+    assert with_partners[1, 2] == pytest.approx(np.polyfit(x[:, 1], x[:, 2], 1)[0], rel=1e-3)
+
+
+def test_fit_predictions_finds_the_layer_that_made_them() -> None:
+    rng = np.random.default_rng(0)
+    x, kernel, bias = rng.normal(size=(400, 3)), rng.normal(size=(3, 4)), rng.normal(size=4)
+    log_p = x @ kernel + bias
+    log_p -= np.log(np.exp(log_p).sum(axis=1, keepdims=True))
+    held_out = np.arange(400) >= 300
+    start = (np.zeros((3, 4)), np.zeros(4))
+    found, shift = fit_predictions(x, log_p, held_out, start, (1.0, 1e-7))
+    scores = x @ found + shift
+    scores -= np.log(np.exp(scores).sum(axis=1, keepdims=True))
+    np.testing.assert_allclose(scores, log_p, atol=0.02)
+    exact = fit_predictions(x, log_p, held_out, (kernel, bias), (1e-2,))
+    np.testing.assert_allclose(exact[0], kernel, atol=1e-3)
+
+
+def test_bad_strategies_say_what_is_wrong() -> None:
+    with pytest.raises(dr.ParameterError, match="`held_out` must lie strictly between 0 and 1, received 1"):
+        dr.LeastSquares(held_out=1)
+    with pytest.raises(dr.ParameterError, match="`ridges` must be one or more positive numbers"):
+        dr.LeastSquares(ridges=())
+    with pytest.raises(dr.ParameterError, match="`batch_size` must be at least 1, received 0"):
+        dr.MeanShift(batch_size=0)
+    assert mixing.EXACT < 1e-6
