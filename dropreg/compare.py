@@ -1,4 +1,4 @@
-"""Scorers against each other: who removes most for the floor loss, at what cost."""
+"""Scorers against each other: who removes most for the least loss, at what cost."""
 
 import hashlib
 import json
