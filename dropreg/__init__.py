@@ -45,6 +45,7 @@ from .keeping import keep_top
 from .merges import LeastSquares, MeanShift
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
 from .plotting import plot_comparison
+from .pruning import Annealing, SelectionPath, anneal, anneal_path
 from .record import Record, load_record
 from .sampler import sample
 from .selection import Selection, select
@@ -61,6 +62,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Accuracy",
+    "Annealing",
     "Balanced",
     "Bernoulli",
     "Block",
@@ -95,12 +97,15 @@ __all__ = [
     "RecordError",
     "Scorer",
     "Selection",
+    "SelectionPath",
     "Separated",
     "StableOrder",
     "StopRule",
     "__version__",
     "ablation_regression",
     "activation",
+    "anneal",
+    "anneal_path",
     "compare",
     "default_scorers",
     "elements",

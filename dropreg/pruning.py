@@ -1,134 +1,669 @@
-"""Pruning in small steps: annealed dropout regression."""
+"""Pruning in small steps: annealed dropout regression.
 
-from collections.abc import Callable, Sequence
+Every element has a logit. Each round draws masks from the keep-probabilities that belong to the logits, estimates what
+dropping each element costs at these very masks, and moves the logits by a bounded step; the expected fraction that is
+dropped rises on a schedule. In the end the elements with the highest logits stay. With F(p) the expected outcome
+under independent keep-probabilities p, a round estimates the gradient of F: by the coefficients of a regression on the
+masks, which equal it, or by the trapezoid rule from derivatives with respect to the masks at both ends of the step.
+One round at equal probabilities is plain dropout regression.
+"""
+
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 from scipy.special import expit
+from tqdm.auto import tqdm
 
-from .baselines.probe import Probe, ask, non_differentiable
-from .designs import examples_of_rows, random_words
+from .baselines.magnitude import magnitude
+from .baselines.probe import Probe, Question, ask, non_differentiable
+from .data import Data
+from .designs import BoolMasks, examples_of_rows, random_words
+from .elements import Elements
+from .errors import ModelError, ParameterError
+from .impact import ImpactTable, impact_table
+from .outcomes import Outcome, Task
+from .selection import Selection
 
 if TYPE_CHECKING:
     import keras
+    import tensorflow as tf
+
+    from .masking import MaskedNetwork
 
 Array = npt.NDArray[np.float64]
-LEAST, MOST = 0.01, 0.99
-_STREAM = 2
+Ablation = Literal["zero", "merged"]
+
+LEAST_KEPT, MOST_KEPT = 0.01, 0.99
+"""Bounds of the keep-probabilities, so that no element is ever without observations."""
+
+_MASK_STREAM = 2
+_WITHOUT_FLOOR = {"layer", "branch"}
+_RIDGE = 0.01
+_BISECTIONS = 60
 
 
 @dataclass(frozen=True)
 class Annealing:
+    """How logits move.
+
+    Parameters
+    ----------
+    learning_rate : float
+        Step of the logits for an estimate at one root mean square.
+    ramp : float
+        Fraction of a stage's rounds over which the dropped fraction rises to its target, in (0, 1].
+    sharpness : float
+        Logits are multiplied by a factor that rises from 1 to this over the rounds after the ramp, so that masks
+        come closer to the selection; at least 1.
+    averaging : float
+        Fraction of a stage's rounds, the last ones, whose mean logits decide, in [0, 1]; 0 takes the last logits.
+    most : float
+        Estimates are clipped to this many root mean squares.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is out of range.
+    """
+
     learning_rate: float = 0.3
     ramp: float = 0.5
     sharpness: float = 1.0
-    averaging: float = 0.0
-    spread: float = 0.0
-    mean: float = 1.0
-    clip: float = 4.0
+    averaging: float = 0.25
+    most: float = 4.0
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "most"):
+            if not getattr(self, name) > 0:
+                raise ParameterError(f"`{name}` must be positive, received {getattr(self, name)}.")
+        if not 0 < self.ramp <= 1:
+            raise ParameterError(f"`ramp` must lie in (0, 1], received {self.ramp}.")
+        if not 0 <= self.averaging <= 1:
+            raise ParameterError(f"`averaging` must lie in [0, 1], received {self.averaging}.")
+        if not self.sharpness >= 1:
+            raise ParameterError(f"`sharpness` must be at least 1, received {self.sharpness}.")
+
+    def progress(self, number: int, rounds: int) -> float:
+        """How far round `number` (from 0) of a stage has raised the dropped fraction, in (0, 1]."""
+        return min(1.0, (number + 1) / (self.ramp * rounds))
+
+    def factor(self, number: int, rounds: int) -> float:
+        """What logits are multiplied by in round `number` (from 0)."""
+        after = (1.0 - self.ramp) * rounds
+        late = 0.0 if after <= 0 else max(0.0, (number + 1 - self.ramp * rounds) / after)
+        return 1.0 + (self.sharpness - 1.0) * late
+
+    def counts(self, number: int, rounds: int) -> bool:
+        """Whether the logits of round `number` (from 0) are among those that are averaged."""
+        return number == rounds - 1 or number >= rounds - round(self.averaging * rounds)
 
 
-def keep_probabilities(theta: Array, fraction: float, sharpness: float = 1.0) -> Array:
-    """Keep-probabilities with a given mean number dropped."""
-    scaled = sharpness * theta
-    low, high = float(scaled.min()) - 20.0, float(scaled.max()) + 20.0
-    for _ in range(60):
+@dataclass(frozen=True, repr=False, eq=False)
+class SelectionPath:
+    """Nested selections for rising fractions, from one run.
+
+    Attributes
+    ----------
+    selections : tuple of Selection
+        For each fraction, ascending; each keeps a subset of the one before.
+    logits : ndarray of float64, shape (n_fractions, n_elements)
+        What decided each selection, NaN for elements that had gone before.
+    history : DataFrame
+        One row a round: stage (from 0), round (from 0), dropped (the expected fraction), outcome (mean over the
+        round's masks), decided (fraction of the elements with a keep-probability outside of [.1, .9]).
+    outcome : str
+    method : str
+    rows : int
+        Row-equivalents that were spent: one a masked forward pass of one example, two more for its backward pass.
+    seed : int
+    """
+
+    selections: tuple[Selection, ...]
+    logits: Array
+    history: pd.DataFrame
+    outcome: str
+    method: str
+    rows: int
+    seed: int
+
+    @property
+    def elements(self) -> Elements:
+        return self.selections[0].elements
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """Fraction of the elements that each selection drops."""
+        return tuple(selection.fraction for selection in self.selections)
+
+    def at(self, fraction: float) -> Selection:
+        """The selection that drops `fraction` of the elements.
+
+        Raises
+        ------
+        ParameterError
+            If the path has no such selection.
+        """
+        for selection in self.selections:
+            if abs(selection.fraction - fraction) <= 0.5 / len(self.elements):
+                return selection
+        known = ", ".join(f"{value:.3g}" for value in self.fractions)
+        raise ParameterError(f"`fraction` must be one of the path's, {known}, received {fraction}.")
+
+    def to_impact(self) -> ImpactTable:
+        """How long each element stays, as the impacts of a scorer.
+
+        Elements of the last selection rank above all others, those of the one before it above the rest, and so
+        on; among equals the logits decide. The impacts are places in that order, from 0 to 1.
+        """
+        keys = [np.nan_to_num(row, nan=-np.inf) for row in self.logits]
+        order = np.lexsort([key for key, s in zip(keys, self.selections, strict=True) for key in (key, s.kept)])
+        places = np.empty(len(self.elements))
+        places[order] = np.arange(1, len(places) + 1) / len(places)
+        return impact_table(
+            self.elements.to_frame(), places, method=self.method, outcome=self.outcome, rows=self.rows, seed=self.seed
+        )
+
+    def __repr__(self) -> str:
+        lines = [f"SelectionPath: {self.method}, outcome {self.outcome}, {self.rows:,} rows, seed {self.seed}"]
+        last = self.history.groupby("stage")["outcome"].last().to_list()
+        lines += [
+            f"{s.fraction:.1%} go, {int(s.kept.sum())} stay; mean {self.outcome} of the last masks {value:.4g}"
+            for s, value in zip(self.selections, last, strict=True)
+        ]
+        return "\n".join(lines)
+
+
+def anneal(
+    model: "keras.Model",
+    data: Data,
+    elements: Elements,
+    *,
+    fraction: float = 0.5,
+    rounds: int = 100,
+    rows_per_round: int | None = None,
+    outcome: str | Outcome = "divergence",
+    gradients: bool = True,
+    ablation: Ablation = "zero",
+    schedule: Annealing | None = None,
+    examples_per_mask: int | None = None,
+    start: ImpactTable | npt.ArrayLike | None = None,
+    floor: int = 1,
+    task: Task | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> Selection:
+    """Choose which elements stay, in small steps.
+
+    The last selection of `anneal_path` with one fraction; see there.
+
+    Parameters
+    ----------
+    fraction : float
+        Of the elements to drop, strictly between 0 and 1.
+    model, data, elements, rounds, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, start, \
+floor, task, seed, progress
+        As in `anneal_path`.
+
+    Returns
+    -------
+    Selection
+
+    Raises
+    ------
+    ParameterError, DataError, ModelError
+        As in `anneal_path`.
+    """
+    path = anneal_path(
+        *(model, data, elements),
+        fractions=(fraction,),
+        rounds=rounds,
+        rows_per_round=rows_per_round,
+        outcome=outcome,
+        gradients=gradients,
+        ablation=ablation,
+        schedule=schedule,
+        examples_per_mask=examples_per_mask,
+        start=start,
+        floor=floor,
+        task=task,
+        seed=seed,
+        progress=progress,
+    )
+    return path.selections[-1]
+
+
+def anneal_path(
+    model: "keras.Model",
+    data: Data,
+    elements: Elements,
+    *,
+    fractions: Sequence[float] = (0.5, 0.7, 0.8, 0.9),
+    rounds: int = 50,
+    rows_per_round: int | None = None,
+    outcome: str | Outcome = "divergence",
+    gradients: bool = True,
+    ablation: Ablation = "zero",
+    schedule: Annealing | None = None,
+    examples_per_mask: int | None = None,
+    start: ImpactTable | npt.ArrayLike | None = None,
+    floor: int = 1,
+    task: Task | None = None,
+    seed: int = 0,
+    progress: bool = False,
+) -> SelectionPath:
+    """Nested selections for several fractions, in small steps.
+
+    Parameters
+    ----------
+    model : keras.Model
+        It is not changed.
+    data : (x, y)
+        Held-out examples, as in `sample`; y may be None where the outcome needs no labels.
+    elements : Elements
+    fractions : sequence of float
+        Of the elements to drop, ascending, strictly between 0 and 1. Each is a stage of the run, which goes on from
+        the one before and drops more; what a stage drops is gone for good.
+    rounds : int
+        Of each stage.
+    rows_per_round : int, optional
+        Masked forward passes of one example in a round, a multiple of `examples_per_mask`. By default 2,048 with
+        gradients; without, eight for each element and at least 8,192; eight masks where masks multiply weights.
+    outcome : str or Outcome
+        What must not get worse. The divergence from the whole model cannot be bettered by dropping something, which
+        the loss of a network that is wrong already can; it needs no labels.
+    gradients : bool
+        Whether derivatives with respect to the masks help. Forward passes alone do with anything that can be called.
+    ablation : {"zero", "merged"}
+        What a layer reads in place of what is dropped: nothing, or its least-squares prediction from what stays
+        (`dropreg.merged`). Choose "merged" for selections that will be merged, "zero" for plain deletion.
+    schedule : Annealing, optional
+    examples_per_mask : int, optional
+        Consecutive rows that share a mask. By default 1; 64 for "merged", whose every mask takes a matrix inverse;
+        1,024 where masks multiply weights.
+    start : ImpactTable or array of float, shape (n_elements,), optional
+        Scores whose standardized values the logits start from (an array may hold the logits of another run); zero
+        by default, for weights their magnitude.
+    floor : int
+        Elements that stay in every layer at least; does not count for whole layers and branches.
+    task : str, optional
+        As in `sample`.
+    seed : int
+        Chooses masks and the order of examples.
+    progress : bool
+        Show a bar with the dropped fraction and the outcome.
+
+    Returns
+    -------
+    SelectionPath
+        The same for the same arguments.
+
+    Raises
+    ------
+    ParameterError
+        If an argument is out of range, or a fraction leaves less than the floors ask for.
+    ModelError
+        If `gradients` and a layer has none, or derivatives are not finite.
+    DataError
+        If the data do not fit the model or the outcome.
+    """
+    schedule = Annealing() if schedule is None else schedule
+    _check(elements, fractions, rounds, floor, ablation)
+    question = ask(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
+    if gradients and not question.outcome.differentiable:
+        raise ParameterError(
+            f"`outcome` must have a gradient or a surrogate with one, received '{question.outcome.name}': pass "
+            "gradients=False, or outcome='divergence'."
+        )
+    group = _positive("examples_per_mask", _examples_per_mask(elements, ablation, examples_per_mask))
+    rows = _positive("rows_per_round", _rows_per_round(elements, gradients, group, rows_per_round))
+    if rows % group or rows < 2 * group:
+        raise ParameterError(
+            f"`rows_per_round` must be a multiple of {group}, the examples of a mask, and pay for at least two masks, "
+            f"received {rows}: pass {max(rows // group, 2) * group}."
+        )
+    logits = _start(model, elements, start)
+    probe = Probe(question, network=_merged(question) if ablation == "merged" else None)
+    layer = non_differentiable(probe) if gradients else None
+    if layer is not None:
+        raise ModelError(
+            f"every layer between the elements and the output must have a gradient, received layer {layer} without: "
+            "pass gradients=False."
+        )
+    estimate = _Round(probe, gradients, group, rows)
+    selections: list[Selection] = []
+    decided, history = [], []
+    alive, before = np.ones(len(elements), dtype=bool), 0.0
+    with tqdm(total=rounds * len(fractions), unit="rounds", disable=not progress) as bar:
+        for stage, fraction in enumerate(fractions):
+            scores, log = _stage(estimate, schedule, logits, alive, (before, fraction), stage * rounds, rounds, bar)
+            alive = choose(elements, scores, alive, fraction, floor)
+            selections.append(Selection(elements, alive))
+            decided.append(scores)
+            history += [{"stage": stage, **row} for row in log]
+            before = fraction
+    return SelectionPath(
+        tuple(selections),
+        np.array(decided),
+        pd.DataFrame(history),
+        question.outcome.name,
+        f"annealed {'with gradients' if gradients else 'forward only'}, ablation {ablation}",
+        probe.rows,
+        question.seed,
+    )
+
+
+def _stage(
+    estimate: "_Round",
+    schedule: Annealing,
+    logits: Array,
+    alive: npt.NDArray[np.bool_],
+    span: tuple[float, float],
+    first: int,
+    rounds: int,
+    bar: Any,
+) -> tuple[Array, list[dict[str, Any]]]:
+    """Run the rounds of one fraction: logits change in place; what decides (NaN for what has gone), and a log."""
+    n, log = len(alive), []
+    decided, n_decided = np.zeros(n), 0
+    for number in range(rounds):
+        dropped = span[0] + (span[1] - span[0]) * schedule.progress(number, rounds)
+        share = 1.0 - (1.0 - dropped) * n / alive.sum()  # of those that are left
+        p = np.zeros(n)
+        p[alive] = keep_probabilities(schedule.factor(number, rounds) * logits[alive], share)
+        impact, outcome = estimate(first + number, alive, p)
+        logits[alive] += schedule.learning_rate * bounded(impact[alive], schedule.most)
+        if schedule.counts(number, rounds):
+            decided, n_decided = decided + logits, n_decided + 1
+        certain = float(((p[alive] < 0.1) | (p[alive] > 0.9)).mean())
+        log.append({"round": number, "dropped": dropped, "outcome": outcome, "decided": certain})
+        bar.set_postfix(dropped=f"{dropped:.1%}", outcome=f"{outcome:.4g}", refresh=False)
+        bar.update()
+    return np.where(alive, decided / n_decided, np.nan), log
+
+
+class _Round:
+    """Draws the masks of a round and estimates impacts from them.
+
+    Parameters
+    ----------
+    probe : Probe
+    gradients : bool
+    group, rows : int
+        Rows of a mask and of a round.
+    """
+
+    def __init__(self, probe: Probe, gradients: bool, group: int, rows: int) -> None:
+        import tensorflow as tf
+
+        self.probe, self.gradients, self.group, self.rows = probe, gradients, group, rows
+        spec = tf.TensorSpec([None, probe.n_elements], tf.float32)
+        self._step = probe.function(self._differentiate if gradients else self._measure, spec)
+
+    def __call__(self, number: int, alive: npt.NDArray[np.bool_], p: Array) -> tuple[Array, float]:
+        """Impacts (n_elements,), those of dropped ones meaningless, and the mean outcome of round `number`."""
+        probe, group = self.probe, self.group
+        masks = np.zeros((self.rows // group, probe.n_elements), dtype=bool)
+        masks[:, alive] = draw_masks(probe.question.seed, number, len(masks), p[alive])
+        examples = examples_of_rows(probe.question.seed, number * self.rows, self.rows, len(probe))
+        parts = [
+            self._step(probe.bundle(examples[block[0] * group : (block[-1] + 1) * group]), _floats(masks[block]))
+            for block in probe.blocks(len(masks), 1 if probe.one_mask else probe.batch_size // group)
+        ]
+        probe.rows += self.rows * (3 if self.gradients else 1)
+        sign = probe.question.sign
+        outcomes = np.concatenate([part[0].numpy() for part in parts]).astype(np.float64)
+        impact = np.zeros(probe.n_elements)
+        if self.gradients:
+            sums = np.sum([part[1].numpy().astype(np.float64) for part in parts], axis=0)
+            impact[alive] = sign * trapezoid(sums, masks.sum(axis=0), len(masks))[alive]
+        else:
+            whole = np.concatenate([part[1].numpy() for part in parts])
+            impact[alive] = -sign * slopes(masks[:, alive], outcomes - whole, p[alive])
+        if not np.isfinite(impact).all():
+            raise ModelError(
+                f"outcome '{probe.question.outcome.name}' and its derivatives must be finite, received NaN or "
+                f"infinity in round {number}: check the model's weights and activations."
+            )
+        return impact, float(outcomes.mean())
+
+    def _differentiate(self, bundle: Any, masks: Any) -> Any:
+        """Mean outcome of each mask, and sums over masks (2, n_elements) of derivatives where kept and dropped."""
+        import tensorflow as tf
+
+        probe = self.probe
+        with tf.GradientTape() as tape:
+            tape.watch(masks)
+            prediction = probe.predict(bundle, masks)
+            value = probe.surrogate(prediction, bundle)
+        g: Any = tape.gradient(value, masks)
+        g /= float(self.group)
+        sums = tf.stack([tf.reduce_sum(g * masks, axis=0), tf.reduce_sum(g * (1.0 - masks), axis=0)])
+        return self._by_mask(probe.measure(prediction, bundle)), sums
+
+    def _measure(self, bundle: Any, masks: Any) -> Any:
+        """Mean outcome of each mask, and that of the whole model on the same examples."""
+        from .outcomes import Prediction
+
+        probe = self.probe
+        whole = Prediction(bundle[-2], probe.question.examples.task, probe.from_logits)
+        return self._by_mask(probe.value(bundle, masks)), self._by_mask(probe.measure(whole, bundle))
+
+    def _by_mask(self, values: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+
+        return tf.reduce_mean(tf.reshape(values, [-1, self.group]), axis=1)
+
+
+def keep_probabilities(logits: Array, dropped: float) -> Array:
+    """Probabilities that drop a given fraction on average.
+
+    Parameters
+    ----------
+    logits : ndarray of float64, shape (n,)
+        Higher = kept rather.
+    dropped : float
+        In (0, 1).
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        ``expit(logits - b)`` with the b that makes the mean 1 - `dropped`, then clipped to [.01, .99].
+    """
+    low, high = float(logits.min()) - 30.0, float(logits.max()) + 30.0
+    for _ in range(_BISECTIONS):
         middle = 0.5 * (low + high)
-        if expit(middle - scaled).mean() < fraction:
+        if expit(middle - logits).mean() < dropped:
             low = middle
         else:
             high = middle
-    return np.clip(expit(scaled - middle), LEAST, MOST)
+    return np.clip(expit(logits - low), LEAST_KEPT, MOST_KEPT)
 
 
-def draw(seed: int, number: int, n_masks: int, p: Array) -> npt.NDArray[np.bool_]:
-    words = random_words(seed, number, _STREAM, n_masks * len(p)).reshape(n_masks, len(p))
-    return words >= np.clip(np.round((1.0 - p) * 2.0**32), 1, 2**32 - 1).astype(np.uint32)
+def draw_masks(seed: int, number: int, n_masks: int, p: Array) -> BoolMasks:
+    """Independent masks of a round.
+
+    Parameters
+    ----------
+    seed, number : int
+        The masks depend on these, the shape and `p` alone.
+    n_masks : int
+    p : ndarray of float64, shape (n,)
+        Probability that each element is kept.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_masks, n)
+        True = kept.
+    """
+    words = random_words(seed, number, _MASK_STREAM, n_masks * len(p)).reshape(n_masks, len(p))
+    return words < np.round(p * 2.0**32).astype(np.uint32)
 
 
-def run(model, data, elements, *, fractions, rounds, rows_per_round, outcome="divergence", gradients=True, how=Annealing(), seed=0, group=1, network=None, theta=None, task=None, hook=None):
+def trapezoid(sums: Array, n_kept: npt.NDArray[Any], n_masks: int) -> Array:
+    """The change of the expected outcome when each element is dropped, from derivatives at both ends.
+
+    Parameters
+    ----------
+    sums : ndarray of float64, shape (2, n_elements)
+        Sums of d(outcome)/d(mask) over the masks that keep an element, and over those that drop it.
+    n_kept : ndarray of int, shape (n_elements,)
+        Masks that keep it.
+    n_masks : int
+
+    Returns
+    -------
+    ndarray of float64, shape (n_elements,)
+        -(mean where kept + mean where dropped) / 2; where one of the two was not observed, the other alone.
+    """
+    n_dropped = n_masks - n_kept
+    kept, dropped = sums[0] / np.maximum(n_kept, 1), sums[1] / np.maximum(n_dropped, 1)
+    return -0.5 * (np.where(n_kept > 0, kept, dropped) + np.where(n_dropped > 0, dropped, kept))
+
+
+def slopes(masks: BoolMasks, y: Array, p: Array) -> Array:
+    """Coefficients of the masks, which estimate the derivatives of the expected outcome.
+
+    Parameters
+    ----------
+    masks : ndarray of bool, shape (n_masks, n)
+        Drawn independently.
+    y : ndarray of float64, shape (n_masks,)
+        Outcome of each mask.
+    p : ndarray of float64, shape (n,)
+        Probability that each element is kept.
+
+    Returns
+    -------
+    ndarray of float64, shape (n,)
+        Least squares with a ridge of one hundredth of the variances where there are at least two masks for each
+        element; else cov(y, mask) over the known variance p (1 - p).
+    """
+    y = y - y.mean()
+    if len(masks) < 2 * len(p):
+        return (masks.T @ y - p * y.sum()) / len(masks) / (p * (1.0 - p))
+    x = masks - p
+    gram = x.T @ x
+    gram[np.diag_indices_from(gram)] += _RIDGE * len(masks) * p * (1.0 - p)
+    return np.asarray(np.linalg.solve(gram, x.T @ y), np.float64)
+
+
+def bounded(impact: Array, most: float) -> Array:
+    """Impacts minus their mean, in root mean squares, clipped to plus or minus `most`; all zero where they agree."""
+    centred = impact - impact.mean()
+    rms = float(np.sqrt(np.mean(np.square(centred))))
+    return centred if rms == 0 else np.clip(centred / rms, -most, most)
+
+
+def choose(
+    elements: Elements, scores: Array, alive: npt.NDArray[np.bool_], fraction: float, floor: int
+) -> npt.NDArray[np.bool_]:
+    """The best of those that are left, the best `floor` of every layer among them.
+
+    Parameters
+    ----------
+    elements : Elements
+    scores : ndarray of float64, shape (n_elements,)
+    alive : ndarray of bool, shape (n_elements,)
+    fraction : float
+        Of all elements, to drop; rounded to a whole number.
+    floor : int
+
+    Returns
+    -------
+    ndarray of bool, shape (n_elements,)
+        True = stays. Ties go to the element that comes first.
+    """
+    order = np.argsort(np.where(alive, -scores, np.inf), kind="stable")
+    layers = _layer_numbers(elements)
+    place = pd.Series(layers[order]).groupby(layers[order]).cumcount().to_numpy()
+    guarded = (place < floor) & (layers[order] >= 0)
+    first = order[np.argsort(~guarded, kind="stable")]
+    kept = np.zeros(len(elements), dtype=bool)
+    kept[first[: len(elements) - round(fraction * len(elements))]] = True
+    return kept
+
+
+def _layer_numbers(elements: Elements) -> npt.NDArray[np.int64]:
+    """Number of each element's layer, -1 for elements that are layers or branches themselves."""
+    numbers = pd.factorize(np.array(elements.layers, dtype=object))[0].astype(np.int64)
+    return np.where([kind in _WITHOUT_FLOOR for kind in elements.kinds], -1, numbers)
+
+
+def _floats(masks: BoolMasks) -> "tf.Tensor":
     import tensorflow as tf
 
-    question = ask(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
-    probe = Probe(question, network=None if network is None else network(question))
-    n = len(elements)
-    sign = question.sign
-    spec = tf.TensorSpec([None, n], tf.float32)
+    return tf.constant(masks, tf.float32)
 
-    def body(bundle, masks):
-        with tf.GradientTape() as tape:
-            tape.watch(masks)
-            value = probe.surrogate(probe.predict(bundle, masks), bundle)
-        g = sign * tape.gradient(value, masks) / (tf.cast(tf.shape(value)[0] / tf.shape(masks)[0], tf.float32))
-        d = 1.0 - masks
-        return tf.stack([tf.reduce_sum(v, 0) for v in (g * masks, g * d, masks, d, g * g)]), tf.reduce_mean(value)
 
-    def values(bundle, masks):
-        return sign * probe.value(bundle, masks)
-
-    step = probe.function(body if gradients else values, spec)
-    theta = np.zeros(n) if theta is None else theta.copy()
-    alive = np.ones(n, bool)
-    results, number, before = [], 0, 0.0
+def _check(elements: Elements, fractions: Sequence[float], rounds: int, floor: int, ablation: str) -> None:
+    if ablation not in get_args(Ablation):
+        raise ParameterError(f"`ablation` must be one of {', '.join(get_args(Ablation))}, received {ablation!r}.")
+    _positive("rounds", rounds)
+    _positive("floor", floor)
+    if not len(fractions):
+        raise ParameterError("`fractions` must hold at least one fraction, received none.")
     for fraction in fractions:
-        kept_sum = np.zeros(n)
-        for t in range(rounds):
-            now = before + (fraction - before) * min(1.0, (t + 1) / (how.ramp * rounds))
-            late = max(0.0, (t + 1 - how.ramp * rounds) / ((1 - how.ramp) * rounds))
-            sharp = 1.0 + (how.sharpness - 1.0) * late
-            share = 1.0 - (1.0 - now) * n / alive.sum()
-            p = keep_probabilities(theta[alive], share, sharp)
-            masks = np.zeros((rows_per_round // group, n), bool)
-            masks[:, alive] = draw(seed, number, len(masks), p)
-            order = examples_of_rows(seed, number * rows_per_round, rows_per_round, len(probe))
-            size = max(probe.batch_size // group, 1)
-            total, ys = 0.0, []
-            for s in range(0, len(masks), size):
-                m = tf.constant(masks[s : s + size], tf.float32)
-                out = step(probe.bundle(order[s * group : (s + size) * group]), m)
-                if gradients:
-                    total = total + out[0].numpy().astype(np.float64)
-                else:
-                    ys.append(out.numpy())
-            if gradients:
-                gk, gd, nk, nd, gg = total
-                mk, md = gk / np.maximum(nk, 1), gd / np.maximum(nd, 1)
-                mk, md = np.where(nk > 0, mk, md), np.where(nd > 0, md, mk)
-                u = -(mk + md) / 2
-                sd = np.sqrt(gg / len(masks))
-                a = u[alive] - u[alive].mean()
-                v = how.mean * a / rms(a)
-                if how.spread:
-                    b = sd[alive] - sd[alive].mean()
-                    v = v + how.spread * b / rms(b)
-                    v = v
-            else:
-                y = np.concatenate(ys).astype(np.float64)
-                x = masks[:, alive] - p
-                y = y - y.mean()
-                gram = x.T @ x
-                beta = np.linalg.solve(gram + 1e-2 * np.diag(np.diag(gram)), x.T @ y)
-                a = -beta
-                v = a - a.mean()
-                v = v / rms(v)
-            v = v - v.mean()
-            v = v / rms(v)
-            theta[alive] += how.learning_rate * np.clip(v, -how.clip, how.clip)
-            number += 1
-            if t >= rounds * (1 - how.averaging):
-                kept_sum[alive] += theta[alive]
-        score = kept_sum if how.averaging else theta
-        score = np.where(alive, score, -np.inf)
-        keep = n - round(fraction * n)
-        kept = np.zeros(n, bool)
-        kept[np.argsort(-score, kind="stable")[:keep]] = True
-        results.append(kept)
-        alive = kept
-        before = fraction
-    return results
+        if isinstance(fraction, bool) or not 0 < fraction < 1:
+            raise ParameterError(
+                f"fractions must lie strictly between 0 and 1, received {fraction!r}: it is the fraction that goes."
+            )
+    if any(b <= a for a, b in pairwise(fractions)):
+        raise ParameterError(f"`fractions` must ascend, received {tuple(fractions)}.")
+    layers = _layer_numbers(elements)
+    needed = int(np.minimum(np.unique(layers[layers >= 0], return_counts=True)[1], floor).sum())
+    left = len(elements) - round(fractions[-1] * len(elements))
+    if left < max(needed, 1):
+        raise ParameterError(
+            f"fraction {fractions[-1]:g} leaves {left} of {len(elements)} elements, expected at least "
+            f"{max(needed, 1)} ({floor} for each layer): pass at most {1 - max(needed, 1) / len(elements):.3g}."
+        )
 
 
-def rms(v):
-    return float(np.sqrt(np.mean(np.square(v)))) + 1e-30
+def _positive(name: str, value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ParameterError(f"`{name}` must be an integer of at least 1, received {value!r}.")
+    return int(value)
+
+
+def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None) -> int:
+    if asked is not None and asked != 1 and ablation == "zero" and not elements.one_mask_a_batch:
+        raise ParameterError(
+            f"`examples_per_mask` must be 1 where every row can have a mask of its own, received {asked}: leave it out."
+        )
+    if asked is not None:
+        return asked
+    return 1024 if elements.one_mask_a_batch else 64 if ablation == "merged" else 1
+
+
+def _rows_per_round(elements: Elements, gradients: bool, group: int, asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    if gradients:
+        return 8 * group if elements.one_mask_a_batch else max(2048 // group, 8) * group
+    return -(-max(8 * len(elements), 8192) // group) * group
+
+
+def _start(model: "keras.Model", elements: Elements, start: Any) -> Array:
+    """The first logits."""
+    if start is None:
+        if not elements.one_mask_a_batch:
+            return np.zeros(len(elements))
+        start = magnitude(model, None, elements)
+    values = np.array(start.impact if isinstance(start, ImpactTable) else start, dtype=np.float64)
+    if values.shape != (len(elements),) or not np.isfinite(values).all():
+        raise ParameterError(
+            f"`start` must be finite numbers of shape ({len(elements)},), one for each element, received shape "
+            f"{values.shape} with {int((~np.isfinite(values)).sum())} that are not finite."
+        )
+    return bounded(values, np.inf)
+
+
+def _merged(question: Question) -> "MaskedNetwork":
+    from .merged import MergedNetwork
+
+    return MergedNetwork(question.model, question.elements, question.examples)
