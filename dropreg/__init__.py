@@ -10,6 +10,7 @@ Data flows one way: elements, masks, outcomes, regression, impacts.
 from typing import TYPE_CHECKING, Any
 
 from . import examples
+from .annealing import Annealing
 from .baselines import (
     Curvature,
     Exact,
@@ -45,7 +46,7 @@ from .keeping import keep_top
 from .merges import LeastSquares, MeanShift
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
 from .plotting import plot_comparison
-from .pruning import Annealing, SelectionPath, anneal, anneal_path
+from .pruning import SelectionPath, anneal, anneal_path
 from .record import Record, load_record
 from .sampler import sample
 from .selection import Selection, select
