@@ -122,7 +122,7 @@ def draw_masks(seed: int, number: int, n_masks: int, p: Array) -> BoolMasks:
 
 
 def trapezoid(sums: Array, n_kept: npt.NDArray[Any], n_masks: int) -> Array:
-    """The change of the expected outcome when each element is dropped, from derivatives at both ends.
+    """The change of the expected outcome from dropped to kept, from derivatives at both ends.
 
     Parameters
     ----------
@@ -135,11 +135,11 @@ def trapezoid(sums: Array, n_kept: npt.NDArray[Any], n_masks: int) -> Array:
     Returns
     -------
     ndarray of float64, shape (n_elements,)
-        -(mean where kept + mean where dropped) / 2; where one of the two was not observed, the other alone.
+        (Mean where kept + mean where dropped) / 2; where one of the two was not observed, the other alone.
     """
     n_dropped = n_masks - n_kept
     kept, dropped = sums[0] / np.maximum(n_kept, 1), sums[1] / np.maximum(n_dropped, 1)
-    return -0.5 * (np.where(n_kept > 0, kept, dropped) + np.where(n_dropped > 0, dropped, kept))
+    return 0.5 * (np.where(n_kept > 0, kept, dropped) + np.where(n_dropped > 0, dropped, kept))
 
 
 def slopes(masks: BoolMasks, y: Array, p: Array) -> Array:

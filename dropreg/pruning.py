@@ -26,7 +26,7 @@ from .designs import BoolMasks, examples_of_rows
 from .elements import Elements
 from .errors import ModelError, ParameterError
 from .impact import ImpactTable, impact_table
-from .outcomes import Outcome, Task
+from .outcomes import Outcome, Prediction, Task
 from .selection import Selection
 
 if TYPE_CHECKING:
@@ -353,15 +353,14 @@ class _Round:
             for block in probe.blocks(len(masks), 1 if probe.one_mask else probe.batch_size // group)
         ]
         probe.rows += self.rows * (3 if self.gradients else 1)
-        sign = probe.question.sign
-        outcomes = np.concatenate([part[0].numpy() for part in parts]).astype(np.float64)
-        impact = np.zeros(probe.n_elements)
+        outcomes, whole = (np.concatenate([part[k].numpy() for part in parts]).astype(np.float64) for k in (0, 1))
+        slope = np.zeros(probe.n_elements)
         if self.gradients:
-            sums = np.sum([part[1].numpy().astype(np.float64) for part in parts], axis=0)
-            impact[alive] = sign * trapezoid(sums, masks.sum(axis=0), len(masks))[alive]
+            sums = np.sum([part[2].numpy().astype(np.float64) for part in parts], axis=0)
+            slope[alive] = trapezoid(sums, masks.sum(axis=0), len(masks))[alive]
         else:
-            whole = np.concatenate([part[1].numpy() for part in parts])
-            impact[alive] = -sign * slopes(masks[:, alive], outcomes - whole, p[alive])
+            slope[alive] = slopes(masks[:, alive], outcomes - whole, p[alive])
+        impact = -probe.question.sign * slope
         if not np.isfinite(impact).all():
             raise ModelError(
                 f"outcome '{probe.question.outcome.name}' and its derivatives must be finite, received NaN or "
@@ -370,7 +369,7 @@ class _Round:
         return impact, float(outcomes.mean())
 
     def _differentiate(self, bundle: Any, masks: Any) -> Any:
-        """Mean outcome of each mask, and sums over masks (2, n_elements) of derivatives where kept and dropped."""
+        """Mean outcome of each mask, that of the whole model, and the sums that `trapezoid` takes."""
         import tensorflow as tf
 
         probe = self.probe
@@ -381,15 +380,17 @@ class _Round:
         g: Any = tape.gradient(value, masks)
         g /= float(self.group)
         sums = tf.stack([tf.reduce_sum(g * masks, axis=0), tf.reduce_sum(g * (1.0 - masks), axis=0)])
-        return self._by_mask(probe.measure(prediction, bundle)), sums
+        return *self._outcomes(prediction, bundle), sums
 
     def _measure(self, bundle: Any, masks: Any) -> Any:
-        """Mean outcome of each mask, and that of the whole model on the same examples."""
-        from .outcomes import Prediction
+        """As `_differentiate`, without derivatives."""
+        return self._outcomes(self.probe.predict(bundle, masks), bundle)
 
-        probe = self.probe
-        whole = Prediction(bundle[-2], probe.question.examples.task, probe.from_logits)
-        return self._by_mask(probe.value(bundle, masks)), self._by_mask(probe.measure(whole, bundle))
+    def _outcomes(self, prediction: Prediction, bundle: Any) -> "tuple[tf.Tensor, tf.Tensor]":
+        """Mean outcome of each mask, and that of the whole model on the same examples."""
+        whole = Prediction(bundle[-2], prediction.task, prediction.from_logits)
+        measured = self.probe.measure(prediction, bundle), self.probe.measure(whole, bundle)
+        return self._by_mask(measured[0]), self._by_mask(measured[1])
 
     def _by_mask(self, values: "tf.Tensor") -> "tf.Tensor":
         import tensorflow as tf

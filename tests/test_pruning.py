@@ -213,11 +213,11 @@ def test_estimates_of_a_quadratic_set_function() -> None:
     np.testing.assert_allclose(slopes(masks[:9], y[:9], p).shape, (n,))
     g = a + masks @ b
     sums = np.array([(g * masks).sum(axis=0), (g * ~masks).sum(axis=0)])
-    np.testing.assert_allclose(trapezoid(sums, masks.sum(axis=0), n_masks), -exact, atol=0.05)
+    np.testing.assert_allclose(trapezoid(sums, masks.sum(axis=0), n_masks), exact, atol=0.05)
 
 
 def test_trapezoid_with_one_side_observed() -> None:
-    assert trapezoid(np.array([[6.0], [0.0]]), np.array([3]), 3) == pytest.approx([-2.0])
+    assert trapezoid(np.array([[6.0], [0.0]]), np.array([3]), 3) == pytest.approx([2.0])
 
 
 def test_bounded_steps() -> None:
