@@ -84,7 +84,7 @@ def keep_probabilities(logits: Array, dropped: float) -> Array:
     logits : ndarray of float64, shape (n,)
         Higher = kept rather.
     dropped : float
-        In (0, 1).
+        In [0, 1).
 
     Returns
     -------

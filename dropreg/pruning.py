@@ -310,7 +310,7 @@ def _stage(
     decided, n_decided = np.zeros(n), 0
     for number in range(rounds):
         dropped = span[0] + (span[1] - span[0]) * schedule.progress(number, rounds)
-        share = 1.0 - (1.0 - dropped) * n / alive.sum()  # of those that are left
+        share = max(1.0 - (1.0 - dropped) * n / alive.sum(), 0.0)  # of those that are left
         p = np.zeros(n)
         p[alive] = keep_probabilities(schedule.factor(number, rounds) * logits[alive], share)
         impact, outcome = estimate(first + number, alive, p)
