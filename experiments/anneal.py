@@ -5,8 +5,8 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
 the loss change over examples; gates trained by backpropagation; `dr.anneal_path` with dropped units at zero, with the
 gradient's help (zero) and by forward passes alone (forward), and with dropped units predicted from those that stay
 (merged). "dense" is the whole network. Methods see the first 5,000 estimation images, merging the other 5,000;
-accuracy is on the test images, which nothing is chosen on. Seconds are those of the selection, a path's for all
-fractions up to the one named.
+accuracy is on the test images, which nothing is chosen on. Seconds and rows are those of the selection; those
+of a path are divided equally among its fractions, whose stages have equally many rounds, and added up.
 
 Example: ``python experiments/anneal.py --models mlp --seeds 0 1 2``
 """
