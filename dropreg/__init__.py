@@ -10,6 +10,7 @@ Data flows one way: elements, masks, outcomes, regression, impacts.
 from typing import TYPE_CHECKING, Any
 
 from . import examples
+from .annealing import Annealing
 from .baselines import (
     Curvature,
     Exact,
@@ -44,6 +45,7 @@ from .interactions import Interactions
 from .merges import LeastSquares, MeanShift
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
 from .plotting import plot_comparison
+from .pruning import SelectionPath, anneal, anneal_path
 from .record import Record, load_record
 from .sampler import sample
 from .selection import Selection, select
@@ -60,6 +62,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Accuracy",
+    "Annealing",
     "Balanced",
     "Bernoulli",
     "Block",
@@ -94,12 +97,15 @@ __all__ = [
     "RecordError",
     "Scorer",
     "Selection",
+    "SelectionPath",
     "Separated",
     "StableOrder",
     "StopRule",
     "__version__",
     "ablation_regression",
     "activation",
+    "anneal",
+    "anneal_path",
     "compare",
     "default_scorers",
     "elements",

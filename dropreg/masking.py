@@ -10,7 +10,7 @@ stateless scope that everything runs in.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import keras
 import numpy as np
@@ -53,6 +53,8 @@ class MaskedNetwork:
         Slots that the prefix hands to the suffix.
     output : int
         Slot of the output.
+    takes_groups : bool
+        Whether consecutive rows share a mask, masks being of shape (groups, n_elements).
 
     Raises
     ------
@@ -61,6 +63,8 @@ class MaskedNetwork:
     ParameterError
         If `output` is no output of the model.
     """
+
+    takes_groups: ClassVar[bool] = False
 
     def __init__(
         self,

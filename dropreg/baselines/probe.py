@@ -13,6 +13,8 @@ from .question import Array, Question
 if TYPE_CHECKING:
     import tensorflow as tf
 
+    from ..masking import MaskedNetwork
+
 _PREFIX_BYTES = 2**30
 _BATCH_FLOATS = 2**24
 _LEAST_BATCH, _MOST_BATCH = 16, 4096
@@ -32,13 +34,15 @@ class Probe:
         be run one by one.
     """
 
-    def __init__(self, question: Question, *, batch_size: int | None = None) -> None:
+    def __init__(
+        self, question: Question, *, batch_size: int | None = None, network: "MaskedNetwork | None" = None
+    ) -> None:
         import tensorflow as tf
 
         from ..masking import MaskedNetwork
 
         self.question = question
-        self.network = MaskedNetwork(question.model, question.elements)
+        self.network = MaskedNetwork(question.model, question.elements) if network is None else network
         self.rows = 0
         self._compiled: dict[str, Callable[..., Any]] = {}
         self.one_mask = question.elements.one_mask_a_batch
@@ -108,7 +112,7 @@ class Probe:
         import tensorflow as tf
 
         kept = masks * self._base
-        if not self.one_mask:
+        if not self.one_mask and not self.network.takes_groups:
             kept = tf.broadcast_to(kept, [tf.shape(bundle[0])[0], self.n_elements])
         return Prediction(self._outputs(bundle[:-2], kept), self.question.examples.task, self.from_logits)
 

@@ -1,0 +1,171 @@
+"""The masked network in which a dropped channel becomes its prediction from those that stay.
+
+A layer that reads channels x keeps those of a mask m and reads the least-squares prediction of the others, which is
+what merging (`dropreg.merging`) would give it. With C the channels' correlations over the examples, K the kept and R
+the dropped, the prediction is x_R = A x_K, A = C_RK (C_KK + ridge)^-1. What element j adds to the rest is its residual
+r_j, the part of x_j that the other kept channels do not predict; flipping j changes what is read by D_j r_j, where D_j
+predicts every other channel from r_j. That is the step from dropped to kept, and it is the derivative that the masks
+get here: the derivative of "drop and merge", not that of "drop".
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from .elements import Elements
+from .errors import ParameterError
+from .masking import MaskedNetwork, _period, _pick
+
+if TYPE_CHECKING:
+    from .data import Examples
+
+Array = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Of what is read at one gate, over examples and positions.
+
+    Attributes
+    ----------
+    mean : ndarray of float64, shape (channels,)
+    scale : ndarray of float64, shape (period,)
+        Standard deviation of each channel; flattened positions of one channel share it.
+    correlation : ndarray of float64, shape (period, period)
+    """
+
+    mean: Array
+    scale: Array
+    correlation: Array
+
+
+class MergedNetwork(MaskedNetwork):
+    """A masked network that merges what it drops into what stays.
+
+    Masks have shape (groups, n_elements): consecutive rows, equally many, share each of them.
+
+    Parameters
+    ----------
+    model : keras.Model
+    elements : Elements
+        Read as channels of an activation: neurons, filters, dimensions of embeddings, branches.
+    examples : Examples
+        Whose activations tell which channels predict each other.
+    ridge : float
+        Added to the diagonal of the correlations.
+
+    Raises
+    ------
+    ParameterError
+        If masks act inside layers, where there is no activation to predict.
+    """
+
+    takes_groups: ClassVar[bool] = True
+
+    def __init__(self, model: keras.Model, elements: Elements, examples: "Examples", ridge: float = 0.01) -> None:
+        super().__init__(model, elements)
+        if elements.inner_gates or any(len(gates) > 1 for gates in self._gates.values()):
+            raise ParameterError(
+                "`ablation` 'merged' must have elements that are read as channels of an activation, of one kind, "
+                f"received {sorted(set(elements.kinds))}: use ablation='zero'."
+            )
+        self.ridge = ridge
+        self.moments = self._measure_moments(examples)
+
+    def _measure_moments(self, examples: "Examples", batch_size: int = 500) -> dict[tuple[int, int], Moments]:
+        slots = {key: self.graph.calls[key[0]].inputs[key[1]] for key in self._gates}
+        periods = {key: _period(gates[0].columns) for key, gates in self._gates.items()}
+        means = self.mean_activations(examples, batch_size)
+        centers = {key: tf.constant(mean, tf.float32) for key, mean in means.items()}
+
+        @tf.function(reduce_retracing=True)
+        def products_of(batch: list[tf.Tensor]) -> list[tf.Tensor]:
+            values: dict[int, Any] = dict(zip(self.graph.inputs, batch, strict=True))
+            self._run(dict(enumerate(self.graph.calls)), values, None)
+            found = []
+            for key, slot in slots.items():
+                flat = tf.reshape(tf.cast(values[slot], tf.float32) - centers[key], [-1, periods[key]])
+                found.append(tf.matmul(flat, flat, transpose_a=True) / tf.cast(tf.shape(flat)[0], tf.float32))
+            return found
+
+        totals: list[Any] = [0.0] * len(slots)
+        for start in range(0, len(examples), batch_size):
+            batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
+            share = len(batch[0]) / len(examples)
+            totals = [t + share * np.asarray(m, np.float64) for t, m in zip(totals, products_of(batch), strict=True)]
+        return {key: _moments(means[key], total) for key, total in zip(slots, totals, strict=True)}
+
+    def _gated(self, call: int, position: int, value: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
+        if masks is None or (call, position) not in self._gates:
+            return value
+        moments = self.moments[call, position]
+        period = len(moments.scale)
+        kept = _pick(tf.cast(masks, tf.float32), self._gates[call, position][0].columns[:period])
+        change = conditional(tf.constant(moments.correlation, tf.float32), tf.stop_gradient(kept), self.ridge)
+        center, scale = tf.constant(moments.mean, tf.float32), tf.constant(moments.scale, tf.float32)
+        shape = tf.shape(value)
+        x = tf.reshape(tf.cast(value, tf.float32) - center, [tf.shape(masks)[0], -1, period]) / scale
+        flips = (kept - tf.stop_gradient(kept))[:, tf.newaxis, :]
+        read = tf.matmul(x, change.reading, transpose_b=True)
+        read += tf.matmul(tf.matmul(x, change.residual, transpose_b=True) * flips, change.loading, transpose_b=True)
+        return tf.cast(tf.reshape(read * scale, shape) + center, value.dtype)
+
+
+@dataclass(frozen=True)
+class Conditional:
+    """What a layer reads under masks, and what one more or one less of its channels changes.
+
+    Attributes
+    ----------
+    reading : Tensor, shape (groups, channels, channels)
+        From standardized channels to what is read in their place: the kept themselves, the others predicted.
+    residual : Tensor, shape (groups, channels, channels)
+        Row j gives what the kept channels other than j do not predict of channel j.
+    loading : Tensor, shape (groups, channels, channels)
+        Column j predicts from that residual all that is not kept, and j itself.
+    """
+
+    reading: tf.Tensor
+    residual: tf.Tensor
+    loading: tf.Tensor
+
+
+def conditional(correlation: tf.Tensor, kept: tf.Tensor, ridge: float) -> Conditional:
+    """Regressions among channels under masks.
+
+    Parameters
+    ----------
+    correlation : Tensor, shape (channels, channels)
+    kept : Tensor of 0 and 1, shape (groups, channels)
+    ridge : float
+
+    Returns
+    -------
+    Conditional
+    """
+    n = tf.shape(correlation)[0]
+    eye = tf.eye(n)[tf.newaxis]
+    rows, columns = kept[:, :, tf.newaxis], kept[:, tf.newaxis, :]
+    away, away_columns = 1.0 - rows, 1.0 - columns
+    both = rows * columns
+    inverse = both * tf.linalg.inv(both * (correlation + ridge * eye) + (1.0 - rows) * eye)
+    predicted = tf.matmul(away * columns * correlation, inverse)  # A, nonzero in dropped rows and kept columns
+    schur = away * away_columns * (correlation + ridge * eye - tf.matmul(predicted, correlation * rows))
+    own = tf.linalg.diag_part(inverse)[:, :, tf.newaxis]
+    residual = inverse / tf.where(own > 0, own, 1.0) + away * eye - predicted
+    variance = tf.linalg.diag_part(schur)[:, tf.newaxis, :]
+    loading = rows * eye + predicted + schur / tf.where(variance > 0, variance, 1.0)
+    return Conditional(rows * eye + predicted, residual, loading)
+
+
+def _moments(mean: Array, products: Array) -> Moments:
+    scale = np.sqrt(np.maximum(np.diag(products), 0.0))
+    scale = np.where(scale > 1e-6 * max(scale.max(), 1e-30), scale, np.inf)
+    correlation = products / scale[:, np.newaxis] / scale
+    safe = np.where(np.isfinite(scale), scale, 1.0)
+    np.fill_diagonal(correlation, 1.0)
+    return Moments(mean, safe, correlation)

@@ -1,0 +1,291 @@
+"""Laws of annealing: reproducible, nested, exact in number, right where the answer is known."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import models
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import Labelled
+from keras import layers
+
+import dropreg as dr
+from dropreg.annealing import bounded, draw_masks, keep_probabilities, slopes, trapezoid
+from dropreg.data import check_data
+from dropreg.masking import MaskedNetwork
+from dropreg.merged import MergedNetwork, conditional
+
+FEW: dict[str, Any] = {"rounds": 4, "rows_per_round": 128}
+MODES: list[dict[str, Any]] = [{}, {"gradients": False}, {"ablation": "merged", "examples_per_mask": 16}]
+
+
+class Rounded(keras.layers.Layer):
+    """Has no gradient."""
+
+    def call(self, inputs: Any) -> Any:
+        return tf.round(8.0 * inputs) / 8.0
+
+
+dr.layers.register(Rounded, rule=dr.layers.Carry())
+
+
+def planted(useless: tuple[int, ...], *, rounded: bool = False) -> tuple[keras.Model, Labelled]:
+    """Twelve neurons that vote for one class each, but for those that nothing reads."""
+    stack = [keras.Input((12,)), layers.Dense(12, activation="relu", name="hidden"), layers.Dense(3, name="out")]
+    model = keras.Sequential([*stack, Rounded(name="rounded")] if rounded else stack)
+    votes = 3.0 * np.eye(3)[np.arange(12) % 3]
+    votes[list(useless)] = 0.0
+    model.set_weights([np.eye(12), np.zeros(12), votes, np.zeros(3)])
+    x = np.random.default_rng(3).normal(size=(400, 12)).astype(np.float32)
+    return model, (x, np.argmax(model(x), axis=1))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_same_seed_same_path(model: keras.Model, data: Labelled, elements: dr.Elements, mode: dict[str, Any]) -> None:
+    def run(seed: int) -> dr.SelectionPath:
+        return dr.anneal_path(model, data, elements, fractions=(0.3, 0.6), seed=seed, **FEW, **mode)
+
+    first, again, other = run(1), run(1), run(2)
+    np.testing.assert_array_equal(first.logits, again.logits)
+    assert first.history.equals(again.history)
+    assert not np.array_equal(first.logits, other.logits, equal_nan=True)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", ["mlp", "cnn", "residual", "grouped"])
+def test_paths_are_nested_and_exact(name: str, mode: dict[str, Any]) -> None:
+    model = models.build(name)
+    elements = dr.elements(model)
+    weights = [weight.copy() for weight in model.get_weights()]
+    fractions = (0.2, 0.45)
+    path = dr.anneal_path(model, models.data_for(model, 40), elements, fractions=fractions, **FEW, **mode)
+    for fraction, selection in zip(fractions, path.selections, strict=True):
+        assert (~selection.kept).sum() == round(fraction * len(elements))
+        assert path.at(fraction) is selection
+        assert (selection.by_layer()["kept"] >= 1).all()
+    assert not (path.selections[1].kept & ~path.selections[0].kept).any()
+    order = path.to_impact().impact
+    for selection in path.selections:
+        assert order[selection.kept].min() > order[~selection.kept].max()
+    for before, after in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+@pytest.mark.parametrize("kind", ["weights", "neurons", ("neurons", "branches"), "branches"])
+def test_every_kind(kind: Any) -> None:
+    model = models.build("residual")
+    elements = dr.elements(model, kind)
+    more: dict[str, Any] = (
+        {"rows_per_round": 64, "examples_per_mask": 16} if kind == "weights" else {"rows_per_round": 64}
+    )
+    selection = dr.anneal(model, models.data_for(model, 40), elements, fraction=0.5, rounds=3, **more)
+    assert (~selection.kept).sum() == round(0.5 * len(elements))
+
+
+def test_heads() -> None:
+    inputs = keras.Input((5, 8))
+    x = layers.MultiHeadAttention(num_heads=4, key_dim=2, name="attention")(inputs, inputs)
+    model = keras.Model(inputs, layers.Dense(3, name="out")(layers.GlobalAveragePooling1D()(x)))
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(40, 5, 8)).astype(np.float32), rng.integers(0, 3, 40)
+    selection = dr.anneal(model, (x, y), dr.elements(model, "heads"), fraction=0.5, **FEW)
+    assert selection.kept.sum() == 2
+
+
+@pytest.mark.parametrize(
+    "mode", [{}, {"outcome": "loss"}, {"outcome": "accuracy"}, {"gradients": False}, {"ablation": "merged"}]
+)
+def test_what_nothing_reads_goes_first(mode: dict[str, Any]) -> None:
+    useless = (1, 4, 5, 9)
+    model, data = planted(useless)
+    more: dict[str, Any] = {"examples_per_mask": 16} if "ablation" in mode else {}
+    selection = dr.anneal(
+        model, data, dr.elements(model), fraction=4 / 12, rounds=30, rows_per_round=1024, **mode, **more
+    )
+    assert tuple(selection.dropped) == useless
+
+
+def test_forward_passes_alone_need_no_gradient() -> None:
+    useless = (0, 7, 11)
+    model, data = planted(useless, rounded=True)
+    elements = dr.elements(model)
+    chosen = dr.anneal(
+        model, data, elements, fraction=0.25, rounds=20, rows_per_round=2048, gradients=False, outcome="accuracy"
+    )
+    assert tuple(chosen.dropped) == useless
+    with pytest.raises(dr.ModelError, match=r"must have a gradient, received layer 'rounded'.*pass gradients=False"):
+        dr.anneal(model, data, elements, fraction=0.25, **FEW)
+
+
+def test_one_of_two_copies_goes_when_merging() -> None:
+    """Plain deletion needs both, merging makes up for either; no other unit can be had for nothing."""
+    model, (x, y) = planted(())
+    kernel, bias = model.get_layer("hidden").get_weights()
+    kernel[:, 3], bias[3] = kernel[:, 8], bias[8]
+    model.get_layer("hidden").set_weights([kernel, bias])
+    chosen = dr.anneal(
+        *(model, (x, y), dr.elements(model)),
+        fraction=1 / 12,
+        rounds=40,
+        rows_per_round=2048,
+        ablation="merged",
+        examples_per_mask=16,
+    )
+    assert chosen.dropped[0] in (3, 8)
+
+
+def test_masks_of_the_merged_network_that_keep_everything() -> None:
+    model = models.build("cnn")
+    x, _ = models.data_for(model, 8)
+    elements = dr.elements(model)
+    network = MergedNetwork(model, elements, check_data(model, (x, None)))
+    got = np.asarray(network([x], np.ones((2, len(elements)), bool)))
+    np.testing.assert_allclose(got, np.asarray(model(x)), rtol=1e-4, atol=1e-4)
+
+
+def test_merged_masks_predict_what_is_dropped() -> None:
+    """A linear network of correlated units computes least squares, as NumPy finds it."""
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(6, name="a"), layers.Dense(2, name="out")])
+    x = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    elements = dr.elements(model)
+    network = MergedNetwork(model, elements, check_data(model, (x, None)), ridge=1e-6)
+    kept = np.array([True, False, True, True, False, False])
+    got = np.asarray(network([x], kept[np.newaxis]))
+    h = np.asarray(model.get_layer("a")(x), np.float64)
+    centred = h - h.mean(axis=0)
+    fit = np.linalg.lstsq(centred[:, kept], centred, rcond=None)[0]
+    kernel, bias = model.get_layer("out").get_weights()
+    expected = (centred[:, kept] @ fit + h.mean(axis=0)) @ kernel + bias
+    np.testing.assert_allclose(got, expected, rtol=1e-3, atol=1e-3)
+    plain = np.asarray(MaskedNetwork(model, elements)([x], kept[np.newaxis]))
+    assert np.abs(plain - expected).max() > 0.1
+
+
+def test_flips_are_the_difference_between_two_fits() -> None:
+    """Loading times residual is what reading changes by when one channel is kept or dropped."""
+    rng = np.random.default_rng(1)
+    root = rng.normal(size=(20, 6))
+    correlation = np.corrcoef(root.T)
+    kept = np.array([[1.0, 0.0, 1.0, 1.0, 0.0, 1.0]])
+    n, ridge = 6, 1e-3
+    arguments = tf.constant(correlation, tf.float32)
+    here = conditional(arguments, tf.constant(kept, tf.float32), ridge)
+    for j in range(n):
+        other = kept.copy()
+        other[0, j] = 1.0 - other[0, j]
+        there = conditional(arguments, tf.constant(other, tf.float32), ridge)
+        more, less = (here, there) if kept[0, j] else (there, here)
+        expected = (more.reading - less.reading).numpy()[0]
+        flip = np.outer(here.loading.numpy()[0, :, j], here.residual.numpy()[0, j])
+        np.testing.assert_allclose(flip, expected, atol=2e-2)
+
+
+def test_keep_probabilities_have_the_mean_asked_for() -> None:
+    logits = np.random.default_rng(0).normal(size=300)
+    for dropped in (0.05, 0.5, 0.9):
+        p = keep_probabilities(logits, dropped)
+        assert abs(p.mean() - (1 - dropped)) < 1e-3
+        assert (np.diff(p[np.argsort(logits)]) >= 0).all()
+    assert keep_probabilities(100 * logits, 0.5).min() == pytest.approx(0.01)
+
+
+def test_masks_have_their_probabilities() -> None:
+    p = np.array([0.01, 0.3, 0.99])
+    masks = draw_masks(0, 5, 20_000, p)
+    np.testing.assert_allclose(masks.mean(axis=0), p, atol=4 * 0.5 / np.sqrt(20_000))
+    assert not np.array_equal(masks, draw_masks(0, 6, 20_000, p))
+
+
+def test_estimates_of_a_quadratic_set_function() -> None:
+    """F(m) = a'm + m'Bm / 2 with zero diagonal: both estimates converge to dF/dp = a + Bp."""
+    rng = np.random.default_rng(0)
+    n, n_masks = 5, 40_000
+    a, b = rng.normal(size=n), rng.normal(size=(n, n))
+    b = b + b.T
+    np.fill_diagonal(b, 0.0)
+    p = rng.uniform(0.2, 0.8, n)
+    masks = draw_masks(1, 0, n_masks, p)
+    y = masks @ a + 0.5 * np.einsum("ij,jk,ik->i", masks, b, masks)
+    exact = a + b @ p
+    np.testing.assert_allclose(slopes(masks, y, p) * 1.01, exact, atol=0.05)
+    np.testing.assert_allclose(slopes(masks[:9], y[:9], p).shape, (n,))
+    g = a + masks @ b
+    sums = np.array([(g * masks).sum(axis=0), (g * ~masks).sum(axis=0)])
+    np.testing.assert_allclose(trapezoid(sums, masks.sum(axis=0), n_masks), exact, atol=0.05)
+
+
+def test_trapezoid_with_one_side_observed() -> None:
+    assert trapezoid(np.array([[6.0], [0.0]]), np.array([3]), 3) == pytest.approx([2.0])
+
+
+def test_bounded_steps() -> None:
+    step = bounded(np.array([0.0] * 99 + [100.0]), 4.0)
+    assert step.max() == 4.0
+    assert bounded(np.ones(5), 4.0).tolist() == [0.0] * 5
+
+
+def run(model: keras.Model, data: Any, elements: dr.Elements, **more: Any) -> dr.SelectionPath:
+    return dr.anneal_path(model, data, elements, **{"fractions": (0.5,), **FEW, **more})
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"fractions": (1.2,)}, r"fractions must lie strictly between 0 and 1, received 1.2"),
+        ({"fractions": (0.5, 0.3)}, r"`fractions` must ascend, received \(0.5, 0.3\)"),
+        ({"fractions": ()}, r"`fractions` must hold at least one"),
+        ({"fractions": (0.9,)}, r"fraction 0.9 leaves 1 of 9 elements, expected at least 2 \(1 for each layer\)"),
+        ({"floor": 3, "fractions": (0.5,)}, r"leaves 5 of 9 elements, expected at least 6.*pass at most 0.333"),
+        ({"rounds": 0}, r"`rounds` must be an integer of at least 1, received 0"),
+        ({"rows_per_round": 1}, r"`rows_per_round` must be a multiple of 1.*received 1: pass 2"),
+        ({"ablation": "merged", "rows_per_round": 100}, r"must be a multiple of 64.*received 100: pass 128"),
+        ({"ablation": "mean"}, r"`ablation` must be one of zero, merged, received 'mean'"),
+        ({"examples_per_mask": 4}, r"`examples_per_mask` must be 1 where every row"),
+        ({"start": np.zeros(3)}, r"`start` must be finite numbers of shape \(9,\)"),
+        ({"outcome": "losss"}, r"`outcome` must be one of"),
+        ({"seed": -1}, r"`seed` must be an integer"),
+    ],
+)
+def test_bad_arguments(
+    model: keras.Model, data: Labelled, elements: dr.Elements, more: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(dr.ParameterError, match=text):
+        run(model, data, elements, **more)
+
+
+def test_outcomes_that_do_not_fit(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+    with pytest.raises(dr.DataError, match=r"outcome 'loss' must have labels, received y=None"):
+        run(model, (data[0], None), elements, outcome="loss")
+    custom = dr.PerExample(lambda labels, outputs: outputs[:, 0], "first", True)
+    with pytest.raises(dr.ParameterError, match=r"`outcome` must have a gradient.*pass gradients=False"):
+        run(model, data, elements, outcome=custom)
+    run(model, data, elements, outcome=custom, gradients=False)
+
+
+def test_merged_masks_need_channels(make_model: Callable[[], keras.Model], data: Labelled) -> None:
+    model = make_model()
+    with pytest.raises(dr.ParameterError, match=r"'merged' must have elements that are read as channels"):
+        run(model, data, dr.elements(model, "weights"), ablation="merged", rows_per_round=2048)
+
+
+@pytest.mark.parametrize(
+    ("more", "text"),
+    [
+        ({"learning_rate": 0}, r"`learning_rate` must be positive, received 0"),
+        ({"ramp": 0.0}, r"`ramp` must lie in \(0, 1\], received 0.0"),
+        ({"averaging": 2.0}, r"`averaging` must lie in \[0, 1\], received 2.0"),
+        ({"sharpness": 0.5}, r"`sharpness` must be at least 1, received 0.5"),
+    ],
+)
+def test_bad_schedules(more: dict[str, float], text: str) -> None:
+    with pytest.raises(dr.ParameterError, match=text):
+        dr.Annealing(**more)
+
+
+def test_a_fraction_the_path_does_not_have(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+    path = run(model, data, elements)
+    assert "SelectionPath: annealed with gradients" in repr(path)
+    with pytest.raises(dr.ParameterError, match=r"`fraction` must be one of the path's, 0.444, received 0.8"):
+        path.at(0.8)
