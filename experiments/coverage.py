@@ -179,12 +179,13 @@ def judge(
 def main() -> None:
     parser = new_parser(__doc__, "coverage", seeds=(0,))
     parser.add_argument("--replications", type=int, default=500, help="default: 500")
+    parser.add_argument("--cases", nargs="+", choices=list(CASES), default=list(CASES), help="default: few many")
     arguments = parser.parse_args()
     replications = 40 if arguments.quick else arguments.replications
     arguments.out.mkdir(parents=True, exist_ok=True)
     found: list[dict[str, Any]] = []
     for seed in arguments.seeds:
-        for case in CASES:
+        for case in arguments.cases:
             found += within_data(case, replications, seed)
             found += over_population(case, replications, seed)
             frame = pd.DataFrame(found)
