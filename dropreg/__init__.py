@@ -44,8 +44,9 @@ from .impact import ImpactTable
 from .interactions import Interactions
 from .merges import LeastSquares, MeanShift
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
+from .path import SelectionPath
 from .plotting import plot_comparison
-from .pruning import SelectionPath, anneal, anneal_path
+from .pruning import anneal, anneal_path
 from .record import Record, load_record
 from .sampler import sample
 from .selection import Selection, select

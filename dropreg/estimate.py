@@ -187,7 +187,7 @@ def _fit(
         sums = record.gradient_sums(outcome)
         if record.settings.n_elements <= MOST_DENSE:
             combine = shrinkage.assisted if estimator == "assisted" else shrinkage.gradient_only
-            return combine(shrinkage.dense_problem(regression.compress(rows), column), sums)
+            return combine(regression.compress(rows), column, sums)
         _check_independent(record, f"estimator={estimator!r} of more than {MOST_DENSE:,} elements")
         marginal = regression.marginal(rows, column, _rates(record))
         if estimator == "gradient":

@@ -264,7 +264,7 @@ def _mask_heads(
     original: Callable[..., Any], columns: Columns, masks: tf.Tensor, value: tf.Tensor, *args: Any, **kwargs: Any
 ) -> Any:
     """An output projection whose input (rows, ..., heads, size) is masked head by head."""
-    factors = _pick(tf.cast(masks, value.dtype), columns)
+    factors = pick_masks(tf.cast(masks, value.dtype), columns)
     ones = [1] * (len(value.shape) - 3)
     return original(value * tf.reshape(factors, [tf.shape(masks)[0], *ones, len(columns), 1]), *args, **kwargs)
 
@@ -302,7 +302,7 @@ def masked_variable(layer: Any, gate: InnerGate, masks: tf.Tensor) -> tuple[Any,
     """A variable and its value with the dropped scalars at zero, for masks of shape (1, n_elements)."""
     variable = variables_of(layer)[gate.variable]
     value = tf.convert_to_tensor(variable.value)
-    factors = _pick(tf.cast(masks[:1], value.dtype), gate.columns)
+    factors = pick_masks(tf.cast(masks[:1], value.dtype), gate.columns)
     return variable, value * tf.reshape(factors, value.shape)
 
 
@@ -321,9 +321,9 @@ def apply_mask(value: tf.Tensor, masks: tf.Tensor, columns: npt.NDArray[np.int64
     Tensor, shape of `value`
     """
     masks = tf.cast(masks, value.dtype)
-    period = _period(columns)
+    period = shortest_period(columns)
     repeats = len(columns) // period
-    factors = _pick(masks, columns[:period])
+    factors = pick_masks(masks, columns[:period])
     rows, shape = tf.shape(masks)[0], tf.shape(value)
     if repeats > 1:  # flattened channels: the same run of elements again and again
         folded = tf.reshape(value, [shape[0], -1, repeats, period])
@@ -332,7 +332,7 @@ def apply_mask(value: tf.Tensor, masks: tf.Tensor, columns: npt.NDArray[np.int64
     return value * tf.reshape(factors, [rows, *ones, period])
 
 
-def _period(columns: npt.NDArray[np.int64]) -> int:
+def shortest_period(columns: npt.NDArray[np.int64]) -> int:
     """Length of the shortest run that `columns` repeats."""
     first = columns[0]
     for start in np.flatnonzero(columns == first)[1:].tolist():
@@ -341,7 +341,7 @@ def _period(columns: npt.NDArray[np.int64]) -> int:
     return len(columns)
 
 
-def _pick(masks: tf.Tensor, columns: npt.NDArray[np.int64]) -> tf.Tensor:
+def pick_masks(masks: tf.Tensor, columns: npt.NDArray[np.int64]) -> tf.Tensor:
     """Columns of `masks`, ones for -1; by slices where few suffice, because they are cheap to differentiate."""
     kept = columns < 0
     goes_on = np.where(kept[1:], kept[:-1], (np.diff(columns) == 1) & ~kept[:-1])

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from .elements import Elements
 from .errors import ParameterError
-from .masking import MaskedNetwork, _period, _pick
+from .masking import MaskedNetwork, pick_masks, shortest_period
 
 if TYPE_CHECKING:
     from .data import Examples
@@ -78,7 +78,7 @@ class MergedNetwork(MaskedNetwork):
 
     def _measure_moments(self, examples: "Examples", batch_size: int = 500) -> dict[tuple[int, int], Moments]:
         slots = {key: self.graph.calls[key[0]].inputs[key[1]] for key in self._gates}
-        periods = {key: _period(gates[0].columns) for key, gates in self._gates.items()}
+        periods = {key: shortest_period(gates[0].columns) for key, gates in self._gates.items()}
         means = self.mean_activations(examples, batch_size)
         centers = {key: tf.constant(mean, tf.float32) for key, mean in means.items()}
 
@@ -104,7 +104,7 @@ class MergedNetwork(MaskedNetwork):
             return value
         moments = self.moments[call, position]
         period = len(moments.scale)
-        kept = _pick(tf.cast(masks, tf.float32), self._gates[call, position][0].columns[:period])
+        kept = pick_masks(tf.cast(masks, tf.float32), self._gates[call, position][0].columns[:period])
         change = conditional(tf.constant(moments.correlation, tf.float32), tf.stop_gradient(kept), self.ridge)
         center, scale = tf.constant(moments.mean, tf.float32), tf.constant(moments.scale, tf.float32)
         shape = tf.shape(value)

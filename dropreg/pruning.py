@@ -9,7 +9,6 @@ One round at equal probabilities is plain dropout regression.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -27,9 +26,10 @@ from .data import Data
 from .designs import BoolMasks, examples_of_rows
 from .elements import Elements
 from .errors import ModelError, ParameterError
-from .impact import ImpactTable, impact_table
+from .impact import ImpactTable
 from .outcomes import Outcome, Prediction, Task
-from .selection import Selection
+from .path import SelectionPath
+from .selection import Selection, check_fractions, select
 
 if TYPE_CHECKING:
     import keras
@@ -39,83 +39,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[np.float64]
 Ablation = Literal["zero", "merged"]
-
-_WITHOUT_FLOOR = {"layer", "branch"}
-
-
-@dataclass(frozen=True, repr=False, eq=False)
-class SelectionPath:
-    """Nested selections for rising fractions, from one run.
-
-    Attributes
-    ----------
-    selections : tuple of Selection
-        For each fraction, ascending; each keeps a subset of the one before.
-    logits : ndarray of float64, shape (n_fractions, n_elements)
-        What decided each selection, NaN for elements that had gone before.
-    history : DataFrame
-        One row a round: stage (from 0), round (from 0), dropped (the expected fraction), outcome (mean over the
-        round's masks), decided (fraction of the elements with a keep-probability outside of [.1, .9]).
-    outcome : str
-    method : str
-    rows : int
-        Row-equivalents that were spent: one a masked forward pass of one example, two more for its backward pass.
-    seed : int
-    """
-
-    selections: tuple[Selection, ...]
-    logits: Array
-    history: pd.DataFrame
-    outcome: str
-    method: str
-    rows: int
-    seed: int
-
-    @property
-    def elements(self) -> Elements:
-        return self.selections[0].elements
-
-    @property
-    def fractions(self) -> tuple[float, ...]:
-        """Fraction of the elements that each selection drops."""
-        return tuple(selection.fraction for selection in self.selections)
-
-    def at(self, fraction: float) -> Selection:
-        """The selection that drops `fraction` of the elements.
-
-        Raises
-        ------
-        ParameterError
-            If the path has no such selection.
-        """
-        for selection in self.selections:
-            if abs(selection.fraction - fraction) <= 0.5 / len(self.elements):
-                return selection
-        known = ", ".join(f"{value:.3g}" for value in self.fractions)
-        raise ParameterError(f"`fraction` must be one of the path's, {known}, received {fraction}.")
-
-    def to_impact(self) -> ImpactTable:
-        """How long each element stays, as the impacts of a scorer.
-
-        Elements of the last selection rank above all others, those of the one before it above the rest, and so
-        on; among equals the logits decide. The impacts are places in that order, from 0 to 1.
-        """
-        keys = [np.nan_to_num(row, nan=-np.inf) for row in self.logits]
-        order = np.lexsort([key for key, s in zip(keys, self.selections, strict=True) for key in (key, s.kept)])
-        places = np.empty(len(self.elements))
-        places[order] = np.arange(1, len(places) + 1) / len(places)
-        return impact_table(
-            self.elements.to_frame(), places, method=self.method, outcome=self.outcome, rows=self.rows, seed=self.seed
-        )
-
-    def __repr__(self) -> str:
-        lines = [f"SelectionPath: {self.method}, outcome {self.outcome}, {self.rows:,} rows, seed {self.seed}"]
-        last = self.history.groupby("stage")["outcome"].last().to_list()
-        lines += [
-            f"{s.fraction:.1%} go, {int(s.kept.sum())} stay; mean {self.outcome} of the last masks {value:.4g}"
-            for s, value in zip(self.selections, last, strict=True)
-        ]
-        return "\n".join(lines)
 
 
 def anneal(
@@ -281,8 +204,9 @@ def anneal_path(
     with tqdm(total=rounds * len(fractions), unit="rounds", disable=not progress) as bar:
         for stage, fraction in enumerate(fractions):
             scores, log = _stage(estimate, schedule, logits, alive, (before, fraction), stage * rounds, rounds, bar)
-            alive = choose(elements, scores, alive, fraction, floor)
-            selections.append(Selection(elements, alive))
+            lowest = scores[alive].min() - 1.0  # what has gone stays gone
+            selections.append(select(elements, np.where(alive, scores, lowest), fraction=fraction, floor=floor))
+            alive = selections[-1].kept
             decided.append(scores)
             history += [{"stage": stage, **row} for row in log]
             before = fraction
@@ -400,41 +324,6 @@ class _Round:
         return tf.reduce_mean(tf.reshape(values, [-1, self.group]), axis=1)
 
 
-def choose(
-    elements: Elements, scores: Array, alive: npt.NDArray[np.bool_], fraction: float, floor: int
-) -> npt.NDArray[np.bool_]:
-    """The best of those that are left, the best `floor` of every layer among them.
-
-    Parameters
-    ----------
-    elements : Elements
-    scores : ndarray of float64, shape (n_elements,)
-    alive : ndarray of bool, shape (n_elements,)
-    fraction : float
-        Of all elements, to drop; rounded to a whole number.
-    floor : int
-
-    Returns
-    -------
-    ndarray of bool, shape (n_elements,)
-        True = stays. Ties go to the element that comes first.
-    """
-    order = np.argsort(np.where(alive, -scores, np.inf), kind="stable")
-    layers = _layer_numbers(elements)
-    place = pd.Series(layers[order]).groupby(layers[order]).cumcount().to_numpy()
-    guarded = (place < floor) & (layers[order] >= 0)
-    first = order[np.argsort(~guarded, kind="stable")]
-    kept = np.zeros(len(elements), dtype=bool)
-    kept[first[: len(elements) - round(fraction * len(elements))]] = True
-    return kept
-
-
-def _layer_numbers(elements: Elements) -> npt.NDArray[np.int64]:
-    """Number of each element's layer, -1 for elements that are layers or branches themselves."""
-    numbers = pd.factorize(np.array(elements.layers, dtype=object))[0].astype(np.int64)
-    return np.where([kind in _WITHOUT_FLOOR for kind in elements.kinds], -1, numbers)
-
-
 def _floats(masks: BoolMasks) -> "tf.Tensor":
     import tensorflow as tf
 
@@ -455,14 +344,7 @@ def _check(elements: Elements, fractions: Sequence[float], rounds: int, floor: i
             )
     if any(b <= a for a, b in pairwise(fractions)):
         raise ParameterError(f"`fractions` must ascend, received {tuple(fractions)}.")
-    layers = _layer_numbers(elements)
-    needed = int(np.minimum(np.unique(layers[layers >= 0], return_counts=True)[1], floor).sum())
-    left = len(elements) - round(fractions[-1] * len(elements))
-    if left < max(needed, 1):
-        raise ParameterError(
-            f"fraction {fractions[-1]:g} leaves {left} of {len(elements)} elements, expected at least "
-            f"{max(needed, 1)} ({floor} for each layer): pass at most {1 - max(needed, 1) / len(elements):.3g}."
-        )
+    check_fractions(elements, fractions, floor)
 
 
 def _positive(name: str, value: Any) -> int:

@@ -347,6 +347,7 @@ def _meat_cluster(
     return scores.T @ scores * (n_clusters / (n_clusters - 1) * (n - 1) / (n - p - 1)), n_clusters
 
 
+@one_blas_thread
 def marginal(rows: Rows, outcome: int, rates: Array) -> Fit:
     """Covariance of the outcome with each indicator over its known variance, at O(P) memory.
 
@@ -360,42 +361,6 @@ def marginal(rows: Rows, outcome: int, rates: Array) -> Fit:
     rates : ndarray, shape (n_elements,)
         Probability that each element is dropped.
     """
-    sums = marginal_sums(rows, outcome, rates)
-    variance = rates * (1 - rates)
-    coefficients = sums.products / sums.n_rows / variance
-    # (x - q)**2 = q**2 + x (1 - 2 q) for x in {0, 1}
-    second = (rates**2 * sums.squares + (1 - 2 * rates) * sums.square_products) / sums.n_rows / variance**2
-    std_errors = np.sqrt(np.maximum(second - coefficients**2, 0.0) / (sums.n_rows - 1))
-    return Fit(coefficients, std_errors, "HC0, marginal", float(sums.mean - rates @ coefficients), {})
-
-
-@dataclass(frozen=True)
-class MarginalSums:
-    """Sums over observations for regressions that take one element at a time.
-
-    Attributes
-    ----------
-    n_rows : int
-    mean : float
-        Of the outcome.
-    squares : float
-        Sum of squares of the centred outcome.
-    products : ndarray, shape (n_elements,)
-        Sums of the centred outcome times the regressor minus its known mean.
-    square_products : ndarray, shape (n_elements,)
-        Sums of the squared centred outcome times the regressor (0 or 1).
-    """
-
-    n_rows: int
-    mean: float
-    squares: float
-    products: Array
-    square_products: Array
-
-
-@one_blas_thread
-def marginal_sums(rows: Rows, outcome: int, rates: Array) -> MarginalSums:
-    """Stream observations into sums at O(P) memory; see `marginal` for the parameters."""
     n_rows, y_sum = 0, 0.0
     for block in rows.blocks():
         y = block.y[:, outcome]
@@ -413,7 +378,12 @@ def marginal_sums(rows: Rows, outcome: int, rates: Array) -> MarginalSums:
         total, squares = total + float(y.sum()), squares + float((y**2).sum())
         x_y += y.astype(np.float32) @ block.x
         x_y2 += (y**2).astype(np.float32) @ block.x
-    return MarginalSums(n_rows, center, squares, x_y - rates * total, x_y2)
+    variance = rates * (1 - rates)
+    coefficients = (x_y - rates * total) / n_rows / variance
+    # (x - q)**2 = q**2 + x (1 - 2 q) for x in {0, 1}
+    second = (rates**2 * squares + (1 - 2 * rates) * x_y2) / n_rows / variance**2
+    std_errors = np.sqrt(np.maximum(second - coefficients**2, 0.0) / (n_rows - 1))
+    return Fit(coefficients, std_errors, "HC0, marginal", float(center - rates @ coefficients), {})
 
 
 def check_identified(design: CompressedDesign, names: list[str]) -> None:

@@ -225,49 +225,8 @@ def trapezoid(sums: "GradientSums") -> tuple[Array, Array]:
     return -0.5 * (kept + dropped), 0.5 * np.sqrt(kept_variance + dropped_variance)
 
 
-@dataclass(frozen=True)
-class Problem:
-    """A least-squares problem of one outcome in a basis in which X'X is diagonal.
-
-    Attributes
-    ----------
-    n_rows : int
-    values : ndarray, shape (p,)
-        Eigenvalues of X'X, X being the centred regressors.
-    vectors : ndarray, shape (p, p)
-        Eigenvectors.
-    products : ndarray, shape (p,)
-        X'y.
-    total : float
-        y'y.
-    x_mean : ndarray, shape (p,)
-    y_mean : float
-    """
-
-    n_rows: int
-    values: Array
-    vectors: Array
-    products: Array
-    total: float
-    x_mean: Array
-    y_mean: float
-
-    def intercept(self, coefficients: Array) -> float:
-        """Predicted change with nothing dropped."""
-        return float(self.y_mean - self.x_mean @ coefficients)
-
-
 @one_blas_thread
-def dense_problem(design: CompressedDesign, outcome: int) -> Problem:
-    """The problem of a compressed design of any rank."""
-    x, y = design.pseudo_rows(outcome)
-    values, vectors = _spectrum(design)
-    mean = float(design.y_mean[outcome])
-    return Problem(design.n_rows, values, vectors, x.T @ y, float(y @ y), design.x_mean, mean)
-
-
-@one_blas_thread
-def assisted(problem: Problem, sums: "GradientSums") -> Fit:
+def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fit:
     """Regression that shrinks towards the gradient at the dropout states.
 
     The model is y = X (s b0 + d) + noise, with b0 the trapezoid rule's change, a scale s near 1 and
@@ -279,7 +238,9 @@ def assisted(problem: Problem, sums: "GradientSums") -> Fit:
 
     Parameters
     ----------
-    problem : Problem
+    design : CompressedDesign
+        Of any rank.
+    outcome : int
     sums : GradientSums
         Of the outcome's own surrogate.
 
@@ -299,7 +260,7 @@ def assisted(problem: Problem, sums: "GradientSums") -> Fit:
         raise ParameterError("gradient-assisted regression must have gradients other than zero, received only zeros.")
     ratios = np.logspace(-3, 1, 81)
     prior_variances = ratios**2 * size + float((b0_error**2).mean())
-    posterior = _Posterior(problem, b0)
+    posterior = _Posterior(design, outcome, b0)
     parts = [posterior.at(variance) for variance in prior_variances]
     log_evidence = np.array([part.log_evidence for part in parts])
     weights = _posterior_weights(ratios, log_evidence)
@@ -311,7 +272,7 @@ def assisted(problem: Problem, sums: "GradientSums") -> Fit:
         "scale of the gradient": float(weights @ [part.scale for part in parts]),
         "deviation from it": float(weights @ ratios),
     }
-    return Fit(coefficients, std_errors, "posterior", problem.intercept(coefficients), details)
+    return Fit(coefficients, std_errors, "posterior", design.intercept(outcome, coefficients), details)
 
 
 def _posterior_weights(ratios: Array, log_evidence: Array, *, wide: bool = False) -> Array:
@@ -335,12 +296,13 @@ class _Part:
 class _Posterior:
     """y = X (s b0 + d) + noise in the basis of the eigenvectors of X'X, the noise variance profiled out."""
 
-    def __init__(self, problem: Problem, b0: Array) -> None:
-        self.values, self.vectors = problem.values, problem.vectors
-        self.n, self.total = problem.n_rows - 1, problem.total
+    def __init__(self, design: CompressedDesign, outcome: int, b0: Array) -> None:
+        x, y = design.pseudo_rows(outcome)
+        self.values, self.vectors = _spectrum(design)
+        self.n, self.total = design.n_rows - 1, float(y @ y)
         self.noise = max(self.total / self.n, np.finfo(float).tiny)
-        self.y = problem.vectors.T @ problem.products
-        self.b = problem.vectors.T @ b0
+        self.y = self.vectors.T @ (x.T @ y)
+        self.b = self.vectors.T @ b0
         self.xb = self.values * self.b
 
     def at(self, prior_variance: float) -> _Part:
@@ -421,10 +383,10 @@ def _one_by_one(measured: Array, noise: Array, b0: Array, prior_variance: Array)
     return _Part(scale * b0 + shrink * off, prior_variance * (1.0 - shrink), scale, log_evidence)
 
 
-def gradient_only(problem: Problem, sums: "GradientSums") -> Fit:
+def gradient_only(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fit:
     """The trapezoid rule alone; standard errors leave its bias out."""
     change, std_error = trapezoid(sums)
-    return Fit(change, std_error, "sampling of the gradient, without its bias", problem.intercept(change), {})
+    return Fit(change, std_error, "sampling of the gradient, without its bias", design.intercept(outcome, change), {})
 
 
 def gradient_marginal(regressed: Fit, rates: Array, sums: "GradientSums") -> Fit:

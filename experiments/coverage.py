@@ -85,7 +85,7 @@ def fits(record: dr.Record, column: int, outcome: str) -> Iterator[tuple[str, re
     yield "ridge, posterior", shrinkage.ridge(design, rows, column, "evidence")
     yield (
         "gradient-assisted, posterior",
-        shrinkage.assisted(shrinkage.dense_problem(design, column), record.gradient_sums(outcome)),
+        shrinkage.assisted(design, column, record.gradient_sums(outcome)),
     )
 
 
