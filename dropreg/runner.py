@@ -1,7 +1,8 @@
 """Masked forward passes of a chunk, measured."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
@@ -239,23 +240,43 @@ class ChunkRunner:
             gradient_unit="mask" if self.elements.one_mask_a_batch else "row",
         )
 
-    def run(self, chunk: int, n_masks: int, progress: Callable[[int], Any] = lambda rows: None) -> ChunkResult:
-        """Measure the first `n_masks` masks of a chunk."""
-        masks = self.design.draw(self.seed, chunk, n_masks, len(self.elements))
+    def draw(self, chunk: int, n_masks: int) -> BoolMasks:
+        """The first `n_masks` masks of a chunk."""
+        return self.design.draw(self.seed, chunk, n_masks, len(self.elements))
+
+    def draw_ahead(self, chunks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, BoolMasks]]:
+        """Masks of the chunks (number, masks), one after the other; a thread draws the next ones meanwhile."""
+        with ThreadPoolExecutor(1) as thread:
+            before: tuple[int, Future[BoolMasks]] | None = None
+            for chunk, n_masks in chunks:
+                drawing = chunk, thread.submit(self.draw, chunk, n_masks)
+                if before is not None:
+                    yield before[0], before[1].result()
+                before = drawing
+            if before is not None:
+                yield before[0], before[1].result()
+
+    def run(self, chunk: int, masks: BoolMasks, progress: Callable[[int], Any] = lambda rows: None) -> ChunkResult:
+        """Measure `masks`, the first ones of a chunk."""
+        n_masks = len(masks)
         examples = examples_of_masks(self.settings(self.chunk_rows), chunk, n_masks)
         rows = self._run_rows(masks, examples, progress)
         n = examples.shape[1]
         outcomes = self._in_order(rows.measured.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask)
         changes = rows.measured - self.baseline[examples.reshape(-1)]
         effects = self._in_order(changes.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask - rows.per_mask_whole)
+        return ChunkResult(outcomes, effects, self._with_counts(rows.gradients, masks, n))
+
+    def _with_counts(
+        self, gradients: dict[str, npt.NDArray[np.float64]], masks: BoolMasks, n: int
+    ) -> dict[str, GradientSums]:
+        """Sums of gradients together with how many rows (or masks) they are sums of."""
+        if not gradients:
+            return {}
         per_mask = 1 if self.elements.one_mask_a_batch else n
         n_kept = masks.sum(axis=0, dtype=np.float64) * per_mask
-        n_dropped = n_masks * per_mask - n_kept
-        sums = {
-            name: GradientSums(total[0], total[1], total[2], total[3], n_kept, n_dropped)
-            for name, total in rows.gradients.items()
-        }
-        return ChunkResult(outcomes, effects, sums)
+        n_dropped = len(masks) * per_mask - n_kept
+        return {name: GradientSums(*total, n_kept, n_dropped) for name, total in gradients.items()}
 
     def run_fidelity(self, fidelity: Fidelity) -> FidelityMasks:
         """Measure unseen masks at half, once and twice the design's mean drop rate."""

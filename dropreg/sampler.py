@@ -175,8 +175,8 @@ def _run(
     for end in _checkpoints(n_chunks) if stop else [n_chunks]:
         waiting = [chunk for chunk in record.missing() if chunk < end]
         if executor is None:
-            for chunk in waiting:
-                record.write(chunk, runner.run(chunk, record.settings.masks_in(chunk), progress))
+            for chunk, masks in runner.draw_ahead((chunk, record.settings.masks_in(chunk)) for chunk in waiting):
+                record.write(chunk, runner.run(chunk, masks, progress))
         else:
             _run_on(executor, runner, record, waiting, progress)
         if stop and end < n_chunks and (reason := stop.check(record.head(end))):
@@ -201,7 +201,8 @@ def _run_chunk(token: str, path: str, chunk: int, n_masks: int) -> ChunkResult:
     if token not in _RUNNERS:
         _RUNNERS.clear()
         _RUNNERS[token] = pickle.loads(Path(path).read_bytes())
-    return _RUNNERS[token].run(chunk, n_masks)
+    runner = _RUNNERS[token]
+    return runner.run(chunk, runner.draw(chunk, n_masks))
 
 
 def _run_on(

@@ -49,11 +49,11 @@ def masked(name: str, batch: int, rows: int) -> Callable[[], None]:
     design = dr.Bernoulli(0.3)
     examples = check_data(model, data)
     runner = ChunkRunner(model, elements, examples, design, resolve_all("loss"), (), "zero", 0, batch)
-    chunks = max(rows // runner.chunk_rows, 1)
+    chunks = [(chunk, min(runner.chunk_rows, rows)) for chunk in range(max(rows // runner.chunk_rows, 1))]
 
     def run() -> None:
-        for chunk in range(chunks):
-            runner.run(chunk, min(runner.chunk_rows, rows))
+        for chunk, masks in runner.draw_ahead(chunks):
+            runner.run(chunk, masks)
 
     return run
 

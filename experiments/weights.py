@@ -75,7 +75,7 @@ def table(arguments: argparse.Namespace) -> None:
     """Full tables of the MLP's weights, and how often their intervals hold what was measured."""
     model, data = dr.examples.load_model("mlp"), dr.examples.fashion_mnist("estimation")
     elements = dr.elements(model, "weights")
-    rows = 65_536 if arguments.quick else 1_048_576
+    rows = min(arguments.rows, 16_384) if arguments.quick else arguments.rows
     times, checks = [], []
     for seed in arguments.seeds:
         start = time.perf_counter()
@@ -87,7 +87,7 @@ def table(arguments: argparse.Namespace) -> None:
         )
         times.append({"method": forward.method, "seed": seed, "rows": rows, "seconds": time.perf_counter() - start})
         rng = np.random.default_rng(seed)
-        n_checked = 40 if arguments.quick else 120
+        n_checked = 40 if arguments.quick else 80
         used = np.flatnonzero(assisted.impact != 0)
         sets = {
             "random": rng.choice(used, n_checked, replace=False),
@@ -170,6 +170,7 @@ def scaling(arguments: argparse.Namespace) -> None:
 def main() -> None:
     parser = new_parser(__doc__, "weights")
     parser.add_argument("--parts", nargs="+", choices=["table", "scaling"], default=["table", "scaling"])
+    parser.add_argument("--rows", type=int, default=131_072, help="rows of each table (default: 131,072)")
     parser.add_argument("--one-size", type=int, choices=list(WIDTHS), help=argparse.SUPPRESS)
     parser.add_argument("--masks", type=int, default=64, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
