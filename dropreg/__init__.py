@@ -36,7 +36,7 @@ from .baselines import (
 from .compare import Scorer, compare, default_scorers
 from .designs import Balanced, Bernoulli, Design, FixedSize, Paired
 from .elements import Elements, elements
-from .errors import DataError, DropregError, ModelError, ParameterError, RecordError
+from .errors import DataError, DropregError, ModelError, ParameterError, RecordError, TargetError
 from .estimate import estimate, regress, to_statsmodels
 from .fidelity import Fidelity
 from .groups import Block
@@ -52,6 +52,7 @@ from .sampler import sample
 from .selection import Selection, select
 from .stopping import Precision, Separated, StableOrder, StopRule
 from .streams import stream
+from .targets import AccuracyLimit, Budget
 
 if TYPE_CHECKING:
     from . import layers
@@ -63,10 +64,12 @@ __version__ = "0.1.0"
 
 __all__ = [
     "Accuracy",
+    "AccuracyLimit",
     "Annealing",
     "Balanced",
     "Bernoulli",
     "Block",
+    "Budget",
     "Curvature",
     "DataError",
     "Design",
@@ -102,6 +105,7 @@ __all__ = [
     "Separated",
     "StableOrder",
     "StopRule",
+    "TargetError",
     "__version__",
     "ablation_regression",
     "activation",

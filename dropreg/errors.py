@@ -1,5 +1,12 @@
 """Errors that say what was expected, what was received and what to do."""
 
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .selection import Selection
+
 
 class DropregError(Exception):
     """Base class of everything that dropreg raises on its own account."""
@@ -19,3 +26,24 @@ class ParameterError(DropregError, ValueError):
 
 class RecordError(DropregError, RuntimeError):
     """A record cannot be written, continued or read."""
+
+
+class TargetError(DropregError, RuntimeError):
+    """A target cannot be met.
+
+    Attributes
+    ----------
+    best : Selection
+        The selection that came closest.
+    """
+
+    def __init__(self, message: str, best: "Selection") -> None:
+        super().__init__(message)
+        self.best = best
+
+
+def positive(name: str, value: Any, least: int = 1) -> int:
+    """`value` as an int, or ParameterError unless it is one of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
+    return int(value)

@@ -2,43 +2,37 @@
 
 Every element has a logit. Each round draws masks from the keep-probabilities that belong to the logits, estimates what
 dropping each element costs at these very masks, and moves the logits by a bounded step; the expected fraction that is
-dropped rises on a schedule. In the end the elements with the highest logits stay. With F(p) the expected outcome
-under independent keep-probabilities p, a round estimates the gradient of F: by the coefficients of a regression on the
-masks, which equal it, or by the trapezoid rule from derivatives with respect to the masks at both ends of the step.
-One round at equal probabilities is plain dropout regression.
+dropped rises on a schedule. In the end the elements with the highest logits stay, and a few of them are exchanged for
+others as long as that helps (`dropreg.swaps`). With F(p) the expected outcome under independent keep-probabilities p, a
+round estimates the gradient of F: by the coefficients of a regression on the masks, which equal it, or by the
+trapezoid rule from derivatives with respect to the masks at both ends of the step. One round at equal probabilities
+is plain dropout regression.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import pandas as pd
 from tqdm.auto import tqdm
 
-from .annealing import Annealing, bounded, draw_masks, keep_probabilities, slopes, trapezoid
-from .baselines.magnitude import magnitude
-from .baselines.probe import Probe
-from .baselines.question import Question, ask
-from .baselines.smoothness import non_differentiable
+from .annealer import Ablation, Annealer
+from .annealing import Annealing
 from .data import Data
-from .designs import BoolMasks, examples_of_rows
 from .elements import Elements
-from .errors import ModelError, ParameterError
+from .errors import ParameterError, TargetError, positive
 from .impact import ImpactTable
-from .outcomes import Outcome, Prediction, Task
+from .outcomes import Outcome, Task
 from .path import SelectionPath
-from .selection import Selection, check_fractions, select
+from .selection import Floor, Selection, check_fractions, largest_fraction
+from .targets import Budget, Target
 
 if TYPE_CHECKING:
     import keras
-    import tensorflow as tf
 
-    from .masking import MaskedNetwork
-
-Array = npt.NDArray[np.float64]
-Ablation = Literal["zero", "merged"]
+STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
+"""Fractions that a search for a target goes through."""
 
 
 def anneal(
@@ -46,29 +40,37 @@ def anneal(
     data: Data,
     elements: Elements,
     *,
-    fraction: float = 0.5,
-    rounds: int = 100,
+    fraction: float | None = None,
+    target: Target | None = None,
+    rounds: int | None = None,
     rows_per_round: int | None = None,
-    outcome: str | Outcome = "divergence",
+    outcome: str | Outcome | None = None,
     gradients: bool = True,
     ablation: Ablation = "zero",
     schedule: Annealing | None = None,
     examples_per_mask: int | None = None,
     start: ImpactTable | npt.ArrayLike | None = None,
-    floor: int = 1,
+    swaps: int | None = None,
+    floor: Floor = 1,
     task: Task | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> Selection:
     """Choose which elements stay, in small steps.
 
-    The last selection of `anneal_path` with one fraction; see there.
+    With a fraction, the selection of `anneal_path` with this fraction alone. With a target, a path of rising
+    fractions whose smaller models are built (merged with `data` where `ablation` is "merged") and measured, until
+    one reaches the target; the number of elements is then found by bisection.
 
     Parameters
     ----------
-    fraction : float
+    fraction : float, optional
         Of the elements to drop, strictly between 0 and 1.
-    model, data, elements, rounds, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, start, \
+    target : Budget or AccuracyLimit, optional
+        In its place: a size or latency to come down to, or the loss of accuracy to stay under.
+    rounds : int, optional
+        100 by default; for a target, 20 for each step of its path.
+    model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, start, swaps, \
 floor, task, seed, progress
         As in `anneal_path`.
 
@@ -78,13 +80,27 @@ floor, task, seed, progress
 
     Raises
     ------
-    ParameterError, DataError, ModelError
+    TargetError
+        If the target cannot be met; the error's `best` is the selection that came closest.
+    ParameterError
+        If not exactly one of `fraction` and `target` is given, or as in `anneal_path`.
+    DataError, ModelError
         As in `anneal_path`.
     """
-    path = anneal_path(
+    if (fraction is None) == (target is None):
+        raise ParameterError(
+            f"exactly one of `fraction` and `target` must be given, received {'none' if fraction is None else 'both'}: "
+            "pass fraction=0.8, target=Budget('params', 0.2) or target=AccuracyLimit(0.005, (x, y))."
+        )
+    if fraction is not None:
+        check_path(elements, (fraction,), floor)
+    elif elements.one_mask_a_batch and isinstance(target, Budget):
+        raise ParameterError(
+            "`target` must be an accuracy limit where single weights go, whose zeros leave sizes as they are, received "
+            f"a budget of {target.quantity}: pass fraction=..., or elements of another kind."
+        )
+    run = Annealer(
         *(model, data, elements),
-        fractions=(fraction,),
-        rounds=rounds,
         rows_per_round=rows_per_round,
         outcome=outcome,
         gradients=gradients,
@@ -92,12 +108,17 @@ floor, task, seed, progress
         schedule=schedule,
         examples_per_mask=examples_per_mask,
         start=start,
+        swaps=swaps,
         floor=floor,
         task=task,
         seed=seed,
-        progress=progress,
     )
-    return path.selections[-1]
+    if target is not None:
+        return _search(run, model, data if ablation == "merged" else None, target, rounds, progress=progress)
+    assert fraction is not None
+    n_rounds = 100 if rounds is None else positive("rounds", rounds)
+    with tqdm(total=n_rounds, unit="rounds", disable=not progress) as bar:
+        return run.stage(fraction, n_rounds, bar)
 
 
 def anneal_path(
@@ -108,13 +129,14 @@ def anneal_path(
     fractions: Sequence[float] = (0.5, 0.7, 0.8, 0.9),
     rounds: int = 50,
     rows_per_round: int | None = None,
-    outcome: str | Outcome = "divergence",
+    outcome: str | Outcome | None = None,
     gradients: bool = True,
     ablation: Ablation = "zero",
     schedule: Annealing | None = None,
     examples_per_mask: int | None = None,
     start: ImpactTable | npt.ArrayLike | None = None,
-    floor: int = 1,
+    swaps: int | None = None,
+    floor: Floor = 1,
     task: Task | None = None,
     seed: int = 0,
     progress: bool = False,
@@ -136,9 +158,9 @@ def anneal_path(
     rows_per_round : int, optional
         Masked forward passes of one example in a round, a multiple of `examples_per_mask`. By default 2,048 with
         gradients; without, eight for each element and at least 8,192; eight masks where masks multiply weights.
-    outcome : str or Outcome
-        What must not get worse. The divergence from the whole model cannot be bettered by dropping something, which
-        the loss of a network that is wrong already can; it needs no labels.
+    outcome : str or Outcome, optional
+        What must not get worse. By default the accuracy (its surrogate where derivatives help), or the loss of a
+        regression; the divergence from the whole model without labels, and where what is dropped is merged.
     gradients : bool
         Whether derivatives with respect to the masks help. Forward passes alone do with anything that can be called.
     ablation : {"zero", "merged"}
@@ -151,8 +173,12 @@ def anneal_path(
     start : ImpactTable or array of float, shape (n_elements,), optional
         Scores whose standardized values the logits start from (an array may hold the logits of another run); zero
         by default, for weights their magnitude.
-    floor : int
-        Elements that stay in every layer at least; does not count for whole layers and branches.
+    swaps : int, optional
+        Sweeps of swaps at the end of each stage at most (`dropreg.swaps`), which need forward passes over the examples
+        for some hundred selections each. By default 10; 0 where masks multiply weights, which are too many.
+    floor : int or mapping of str to int or float
+        Elements that stay in every layer at least, as in `select`: a mapping gives it by layer, and
+        ``{"name": 1.0}`` protects a layer.
     task : str, optional
         As in `sample`.
     seed : int
@@ -174,167 +200,74 @@ def anneal_path(
     DataError
         If the data do not fit the model or the outcome.
     """
-    schedule = Annealing() if schedule is None else schedule
-    _check(elements, fractions, rounds, floor, ablation)
-    question = ask(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
-    if gradients and not question.outcome.differentiable:
-        raise ParameterError(
-            f"`outcome` must have a gradient or a surrogate with one, received '{question.outcome.name}': pass "
-            "gradients=False, or outcome='divergence'."
-        )
-    group = _positive("examples_per_mask", _examples_per_mask(elements, ablation, examples_per_mask))
-    rows = _positive("rows_per_round", _rows_per_round(elements, gradients, group, rows_per_round))
-    if rows % group or rows < 2 * group:
-        raise ParameterError(
-            f"`rows_per_round` must be a multiple of {group}, the examples of a mask, and pay for at least two masks, "
-            f"received {rows}: pass {max(rows // group, 2) * group}."
-        )
-    logits = _start(model, elements, start)
-    probe = Probe(question, network=_merged(question) if ablation == "merged" else None)
-    layer = non_differentiable(probe) if gradients else None
-    if layer is not None:
-        raise ModelError(
-            f"every layer between the elements and the output must have a gradient, received layer {layer} without: "
-            "pass gradients=False."
-        )
-    estimate = _Round(probe, gradients, group, rows)
-    selections: list[Selection] = []
-    decided, history = [], []
-    alive, before = np.ones(len(elements), dtype=bool), 0.0
-    with tqdm(total=rounds * len(fractions), unit="rounds", disable=not progress) as bar:
-        for stage, fraction in enumerate(fractions):
-            scores, log = _stage(estimate, schedule, logits, alive, (before, fraction), stage * rounds, rounds, bar)
-            lowest = scores[alive].min() - 1.0  # what has gone stays gone
-            selections.append(select(elements, np.where(alive, scores, lowest), fraction=fraction, floor=floor))
-            alive = selections[-1].kept
-            decided.append(scores)
-            history += [{"stage": stage, **row} for row in log]
-            before = fraction
-    return SelectionPath(
-        tuple(selections),
-        np.array(decided),
-        pd.DataFrame(history),
-        question.outcome.name,
-        f"annealed {'with gradients' if gradients else 'forward only'}, ablation {ablation}",
-        probe.rows,
-        question.seed,
+    check_path(elements, fractions, floor)
+    positive("rounds", rounds)
+    run = Annealer(
+        *(model, data, elements),
+        rows_per_round=rows_per_round,
+        outcome=outcome,
+        gradients=gradients,
+        ablation=ablation,
+        schedule=schedule,
+        examples_per_mask=examples_per_mask,
+        start=start,
+        swaps=swaps,
+        floor=floor,
+        task=task,
+        seed=seed,
     )
+    with tqdm(total=rounds * len(fractions), unit="rounds", disable=not progress) as bar:
+        for fraction in fractions:
+            run.stage(fraction, rounds, bar)
+    return run.path()
 
 
-def _stage(
-    estimate: "_Round",
-    schedule: Annealing,
-    logits: Array,
-    alive: npt.NDArray[np.bool_],
-    span: tuple[float, float],
-    first: int,
-    rounds: int,
-    bar: Any,
-) -> tuple[Array, list[dict[str, Any]]]:
-    """Run the rounds of one fraction: logits change in place; what decides (NaN for what has gone), and a log."""
-    n, log = len(alive), []
-    decided, n_decided = np.zeros(n), 0
-    for number in range(rounds):
-        dropped = span[0] + (span[1] - span[0]) * schedule.progress(number, rounds)
-        share = max(1.0 - (1.0 - dropped) * n / alive.sum(), 0.0)  # of those that are left
-        p = np.zeros(n)
-        p[alive] = keep_probabilities(schedule.factor(number, rounds) * logits[alive], share)
-        impact, outcome = estimate(first + number, alive, p)
-        logits[alive] += schedule.learning_rate * bounded(impact[alive], schedule.most)
-        if schedule.counts(number, rounds):
-            decided, n_decided = decided + logits, n_decided + 1
-        certain = float(((p[alive] < 0.1) | (p[alive] > 0.9)).mean())
-        log.append({"round": number, "dropped": dropped, "outcome": outcome, "decided": certain})
-        bar.set_postfix(dropped=f"{dropped:.1%}", outcome=f"{outcome:.4g}", refresh=False)
-        bar.update()
-    return np.where(alive, decided / n_decided, np.nan), log
+def _search(
+    run: Annealer, model: "keras.Model", merging: Data | None, target: Target, rounds: int | None, *, progress: bool
+) -> Selection:
+    """Go on until a selection reaches the target, then find the number of elements by bisection."""
+    from .surgery import prune
+
+    n, most = len(run.elements), largest_fraction(run.elements, run.floor)
+    n_rounds = 20 if rounds is None else positive("rounds", rounds)
+    fractions = [fraction for fraction in STEPS if fraction < most]
+    fractions += [most] if most > 0 else []
+    lower = Selection(run.elements, np.ones(n, dtype=bool))
+    value, reached = np.nan, False
+    with tqdm(total=n_rounds * len(fractions), unit="rounds", disable=not progress) as bar:
+        for fraction in fractions:
+            upper = run.stage(fraction, n_rounds, bar)
+            value = target.measure(prune(model, upper, merging))
+            reached = value <= target.limit if target.falls else value > target.limit
+            if reached:
+                break
+            lower = upper
+    if not reached:
+        if target.falls:
+            raise TargetError(f"{target.describe(value)} was the least, at {lower.fraction:.1%} dropped.", lower)
+        return lower
+    gone = np.flatnonzero(lower.kept & ~upper.kept)
+    gone = gone[np.argsort(run.scores[gone], kind="stable")]
+    low, high = 0, len(gone)  # dropping the first `low` of them does not reach the target, the first `high` do
+    while high - low > 1:
+        middle = (low + high) // 2
+        value = target.measure(prune(model, _without(lower, gone[:middle]), merging))
+        reached = value <= target.limit if target.falls else value > target.limit
+        low, high = (low, middle) if reached else (middle, high)
+    chosen = _without(lower, gone[: high if target.falls else low])
+    if chosen.kept.all():
+        raise TargetError(f"{target.describe(value)} was the least, with one element dropped.", chosen)
+    return chosen
 
 
-class _Round:
-    """Draws the masks of a round and estimates impacts from them.
-
-    Parameters
-    ----------
-    probe : Probe
-    gradients : bool
-    group, rows : int
-        Rows of a mask and of a round.
-    """
-
-    def __init__(self, probe: Probe, gradients: bool, group: int, rows: int) -> None:
-        import tensorflow as tf
-
-        self.probe, self.gradients, self.group, self.rows = probe, gradients, group, rows
-        spec = tf.TensorSpec([None, probe.n_elements], tf.float32)
-        self._step = probe.function(self._differentiate if gradients else self._measure, spec)
-
-    def __call__(self, number: int, alive: npt.NDArray[np.bool_], p: Array) -> tuple[Array, float]:
-        """Impacts (n_elements,), those of dropped ones meaningless, and the mean outcome of round `number`."""
-        probe, group = self.probe, self.group
-        masks = np.zeros((self.rows // group, probe.n_elements), dtype=bool)
-        masks[:, alive] = draw_masks(probe.question.seed, number, len(masks), p[alive])
-        examples = examples_of_rows(probe.question.seed, number * self.rows, self.rows, len(probe))
-        parts = [
-            self._step(probe.bundle(examples[block[0] * group : (block[-1] + 1) * group]), _floats(masks[block]))
-            for block in probe.blocks(len(masks), 1 if probe.one_mask else probe.batch_size // group)
-        ]
-        probe.rows += self.rows * (3 if self.gradients else 1)
-        outcomes, whole = (np.concatenate([part[k].numpy() for part in parts]).astype(np.float64) for k in (0, 1))
-        slope = np.zeros(probe.n_elements)
-        if self.gradients:
-            sums = np.sum([part[2].numpy().astype(np.float64) for part in parts], axis=0)
-            slope[alive] = trapezoid(sums, masks.sum(axis=0), len(masks))[alive]
-        else:
-            slope[alive] = slopes(masks[:, alive], outcomes - whole, p[alive])
-        impact = -probe.question.sign * slope
-        if not np.isfinite(impact).all():
-            raise ModelError(
-                f"outcome '{probe.question.outcome.name}' and its derivatives must be finite, received NaN or "
-                f"infinity in round {number}: check the model's weights and activations."
-            )
-        return impact, float(outcomes.mean())
-
-    def _differentiate(self, bundle: Any, masks: Any) -> Any:
-        """Mean outcome of each mask, that of the whole model, and the sums that `trapezoid` takes."""
-        import tensorflow as tf
-
-        probe = self.probe
-        with tf.GradientTape() as tape:
-            tape.watch(masks)
-            prediction = probe.predict(bundle, masks)
-            value = probe.surrogate(prediction, bundle)
-        g: Any = tape.gradient(value, masks)
-        g /= float(self.group)
-        sums = tf.stack([tf.reduce_sum(g * masks, axis=0), tf.reduce_sum(g * (1.0 - masks), axis=0)])
-        return *self._outcomes(prediction, bundle), sums
-
-    def _measure(self, bundle: Any, masks: Any) -> Any:
-        """As `_differentiate`, without derivatives."""
-        return self._outcomes(self.probe.predict(bundle, masks), bundle)
-
-    def _outcomes(self, prediction: Prediction, bundle: Any) -> "tuple[tf.Tensor, tf.Tensor]":
-        """Mean outcome of each mask, and that of the whole model on the same examples."""
-        whole = Prediction(bundle[-2], prediction.task, prediction.from_logits)
-        measured = self.probe.measure(prediction, bundle), self.probe.measure(whole, bundle)
-        return self._by_mask(measured[0]), self._by_mask(measured[1])
-
-    def _by_mask(self, values: "tf.Tensor") -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.reduce_mean(tf.reshape(values, [-1, self.group]), axis=1)
+def _without(selection: Selection, gone: npt.NDArray[np.int64]) -> Selection:
+    kept = selection.kept.copy()
+    kept[gone] = False
+    return Selection(selection.elements, kept)
 
 
-def _floats(masks: BoolMasks) -> "tf.Tensor":
-    import tensorflow as tf
-
-    return tf.constant(masks, tf.float32)
-
-
-def _check(elements: Elements, fractions: Sequence[float], rounds: int, floor: int, ablation: str) -> None:
-    if ablation not in get_args(Ablation):
-        raise ParameterError(f"`ablation` must be one of {', '.join(get_args(Ablation))}, received {ablation!r}.")
-    _positive("rounds", rounds)
-    _positive("floor", floor)
+def check_path(elements: Elements, fractions: Sequence[float], floor: Floor) -> None:
+    """Raise ParameterError unless fractions ascend within (0, 1) and leave what the floors ask for."""
     if not len(fractions):
         raise ParameterError("`fractions` must hold at least one fraction, received none.")
     for fraction in fractions:
@@ -345,48 +278,3 @@ def _check(elements: Elements, fractions: Sequence[float], rounds: int, floor: i
     if any(b <= a for a, b in pairwise(fractions)):
         raise ParameterError(f"`fractions` must ascend, received {tuple(fractions)}.")
     check_fractions(elements, fractions, floor)
-
-
-def _positive(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-        raise ParameterError(f"`{name}` must be an integer of at least 1, received {value!r}.")
-    return int(value)
-
-
-def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None) -> int:
-    if asked is not None and asked != 1 and ablation == "zero" and not elements.one_mask_a_batch:
-        raise ParameterError(
-            f"`examples_per_mask` must be 1 where every row can have a mask of its own, received {asked}: leave it out."
-        )
-    if asked is not None:
-        return asked
-    return 1024 if elements.one_mask_a_batch else 64 if ablation == "merged" else 1
-
-
-def _rows_per_round(elements: Elements, gradients: bool, group: int, asked: int | None) -> int:
-    if asked is not None:
-        return asked
-    if gradients:
-        return 8 * group if elements.one_mask_a_batch else max(2048 // group, 8) * group
-    return -(-max(8 * len(elements), 8192) // group) * group
-
-
-def _start(model: "keras.Model", elements: Elements, start: Any) -> Array:
-    """The first logits."""
-    if start is None:
-        if not elements.one_mask_a_batch:
-            return np.zeros(len(elements))
-        start = magnitude(model, None, elements)
-    values = np.array(start.impact if isinstance(start, ImpactTable) else start, dtype=np.float64)
-    if values.shape != (len(elements),) or not np.isfinite(values).all():
-        raise ParameterError(
-            f"`start` must be finite numbers of shape ({len(elements)},), one for each element, received shape "
-            f"{values.shape} with {int((~np.isfinite(values)).sum())} that are not finite."
-        )
-    return bounded(values, np.inf)
-
-
-def _merged(question: Question) -> "MaskedNetwork":
-    from .merged import MergedNetwork
-
-    return MergedNetwork(question.model, question.elements, question.examples)

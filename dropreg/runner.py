@@ -15,7 +15,7 @@ from .chunks import ChunkResult, FidelityMasks, GradientSums, RunSettings, examp
 from .data import Examples
 from .designs import Bernoulli, BoolMasks, Design, examples_of_rows
 from .elements import Elements, concatenate_names
-from .errors import DataError, ModelError, ParameterError
+from .errors import DataError, ModelError, ParameterError, positive
 from .fidelity import Fidelity
 from .outcomes import Outcome, PerMask, Prediction, guess_from_logits
 
@@ -33,13 +33,6 @@ _MOST_BATCH, _LEAST_BATCH, _BATCHES_PER_CHUNK, _MOST_CHUNK = 8192, 32, 16, 16384
 _CHUNK_MASK_BYTES, _LEAST_CHUNK_MASKS, _MOST_CHUNK_MASKS = 2**26, 4, 256
 _FIDELITY_CHUNK = 2**62
 """Chunks from here on are drawn for unseen masks; no run gets there."""
-
-
-def positive(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int, or ParameterError unless it is one of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
-    return int(value)
 
 
 class ChunkRunner:

@@ -15,11 +15,11 @@ from .chunks import ChunkResult
 from .data import Data, Examples, check_data
 from .designs import Bernoulli, Design
 from .elements import Elements
-from .errors import DataError, ParameterError
+from .errors import DataError, ParameterError, positive
 from .fidelity import Fidelity
 from .outcomes import Outcome, PerMask, Task, resolve_all
 from .record import Record, clear_stop, create_record, write_stop
-from .runner import Ablation, ChunkRunner, positive
+from .runner import Ablation, ChunkRunner
 from .stopping import StopRule
 
 if TYPE_CHECKING:

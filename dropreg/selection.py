@@ -1,6 +1,6 @@
 """Which elements stay."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -9,10 +9,12 @@ import numpy.typing as npt
 import pandas as pd
 
 from .elements import Elements, concatenate_names
-from .errors import ParameterError
+from .errors import ParameterError, positive
 from .impact import ImpactTable
 
 Scores = npt.NDArray[np.float64]
+Floor = int | Mapping[str, int | float]
+"""Elements that stay in every layer at least, or by layer: how many, or which fraction."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -69,7 +71,7 @@ class Selection:
 
     @classmethod
     def random(
-        cls, elements: Elements, fraction: float, *, seed: int = 0, floor: int = 1, round_to: int = 1
+        cls, elements: Elements, fraction: float, *, seed: int = 0, floor: Floor = 1, round_to: int = 1
     ) -> "Selection":
         """Drop a random `fraction` of the elements; see `select` for the other parameters."""
         scores = np.random.default_rng(seed).random(len(elements))
@@ -119,7 +121,7 @@ def select(
     *,
     fraction: float,
     by: Literal["impact", "absolute"] = "impact",
-    floor: int = 1,
+    floor: Floor = 1,
     round_to: int = 1,
 ) -> Selection:
     """Drop the elements of lowest impact.
@@ -133,9 +135,11 @@ def select(
         Of the elements to drop, in [0, 1).
     by : {"impact", "absolute"}
         Whether an element whose loss would improve the outcome goes first, or the one that changes it least.
-    floor : int
+    floor : int or mapping of str to int or float
         Elements that stay in every layer at least (all, where a layer has fewer), because an empty layer cannot
-        be built; whole layers and branches have no floor. 0 lets the impacts alone decide.
+        be built; whole layers and branches have no floor. 0 lets the impacts alone decide. A mapping gives it
+        by layer, as a number (int) or as a fraction of the layer's elements (float; 1.0 protects the layer), and
+        1 for the layers that it does not name.
     round_to : int
         The number of elements that stay in a layer is rounded to a multiple of it, for hardware that likes
         such widths; layers that lose nothing and layers smaller than it stay as they are.
@@ -151,10 +155,10 @@ def select(
         If a parameter is out of range, a layer would be emptied, or `impact` belongs to other elements.
     """
     scores = _scores(elements, impact, by)
-    _check_count("floor", floor, 0)
-    _check_count("round_to", round_to, 1)
+    positive("round_to", round_to, 1)
+    floors = _floors(elements, floor)
     layers = _columns_by_layer(elements)
-    kept = _guarded(scores, layers, floor)
+    kept = _guarded(scores, layers, floors)
     spare = _n_kept(elements, fraction, int(kept.sum()), floor) - int(kept.sum())
     order = np.argsort(-scores, kind="stable")
     kept[order[~kept[order]][:spare]] = True
@@ -164,41 +168,73 @@ def select(
             f"`fraction` must leave every layer something, received {fraction:g}, with which these impacts empty "
             f"{concatenate_names(emptied)}: pass floor=1 to keep the best of every layer, or a smaller fraction."
         )
-    return Selection(elements, _rounded(elements, scores, kept, floor, round_to))
+    return Selection(elements, _rounded(elements, scores, kept, floors, round_to))
 
 
-def _check_count(name: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
+def _floors(elements: Elements, floor: Floor) -> dict[str, int]:
+    """Elements that stay in each layer at least."""
+    sizes = {layer: len(columns) for layer, columns in _columns_by_layer(elements).items()}
+    if not isinstance(floor, Mapping):
+        positive("floor", floor, 0)
+        return {layer: min(floor, size) for layer, size in sizes.items()}
+    unknown = [layer for layer in floor if layer not in sizes]
+    if unknown:
+        raise ParameterError(
+            f"`floor` must name layers of the elements ({concatenate_names(list(sizes))}), received "
+            f"{concatenate_names(unknown)}."
+        )
+    floors = {layer: min(1, size) for layer, size in sizes.items()}
+    for layer, least in floor.items():
+        whole = isinstance(least, int | np.integer) and not isinstance(least, bool)
+        if not (whole and 0 <= least <= sizes[layer]) and not (isinstance(least, float) and 0 <= least <= 1):
+            raise ParameterError(
+                f"`floor` of layer '{layer}' must be a number of its {sizes[layer]} elements (int) or a fraction of "
+                f"them (float from 0 to 1), received {least!r}."
+            )
+        floors[layer] = int(least) if whole else int(np.ceil(least * sizes[layer] - 1e-9))
+    return floors
 
 
-def check_fractions(elements: Elements, fractions: Sequence[float], floor: int) -> None:
+def check_fractions(elements: Elements, fractions: Sequence[float], floor: Floor) -> None:
     """Raise ParameterError unless every layer can keep `floor` elements at every fraction."""
-    _check_count("floor", floor, 0)
-    needed = int(_guarded(np.zeros(len(elements)), _columns_by_layer(elements), floor).sum())
+    floors = _floors(elements, floor)
+    needed = int(_guarded(np.zeros(len(elements)), _columns_by_layer(elements), floors).sum())
     for fraction in fractions:
         _n_kept(elements, fraction, needed, floor)
 
 
-def _n_kept(elements: Elements, fraction: float, needed: int, floor: int) -> int:
+def largest_fraction(elements: Elements, floor: Floor) -> float:
+    """The largest fraction of the elements that can go."""
+    needed = int(_guarded(np.zeros(len(elements)), _columns_by_layer(elements), _floors(elements, floor)).sum())
+    return 1.0 - max(needed, 1) / len(elements)
+
+
+def holds_floor(elements: Elements, kept: npt.NDArray[np.bool_], floor: Floor) -> bool:
+    """Whether every layer keeps what `floor` asks for."""
+    floors = _floors(elements, floor)
+    return all(kept[columns].sum() >= floors[layer] for layer, columns in _columns_by_layer(elements).items())
+
+
+def _n_kept(elements: Elements, fraction: float, needed: int, floor: Floor) -> int:
     """Elements that stay, at least the `needed` ones."""
     if isinstance(fraction, bool) or not 0 <= fraction < 1:
         raise ParameterError(f"`fraction` must lie in [0, 1), received {fraction}: it is the fraction that goes.")
     n_kept = len(elements) - round(fraction * len(elements))
     if n_kept < max(needed, 1):
+        asked = floor if isinstance(floor, Mapping) else f"{floor} for each layer"
         raise ParameterError(
             f"`fraction` {fraction:g} leaves {n_kept} of {len(elements)} elements, which would empty a layer: expected "
-            f"at least {max(needed, 1)} ({floor} for each layer), so pass a fraction of at most "
+            f"at least {max(needed, 1)} ({asked}), so pass a fraction of at most "
             f"{1 - max(needed, 1) / len(elements):.3g}."
         )
     return n_kept
 
 
-def _guarded(scores: Scores, layers: dict[str, npt.NDArray[np.int64]], floor: int) -> npt.NDArray[np.bool_]:
-    """The best `floor` elements of every layer."""
+def _guarded(scores: Scores, layers: dict[str, npt.NDArray[np.int64]], floors: dict[str, int]) -> npt.NDArray[np.bool_]:
+    """The best elements of every layer, as many as its floor."""
     kept = np.zeros(len(scores), dtype=bool)
-    for columns in layers.values():
-        kept[_best(columns, scores)[:floor]] = True
+    for layer, columns in layers.items():
+        kept[_best(columns, scores)[: floors[layer]]] = True
     return kept
 
 
@@ -251,7 +287,7 @@ def _best(columns: npt.NDArray[np.int64], scores: Scores) -> npt.NDArray[np.int6
 
 
 def _rounded(
-    elements: Elements, scores: Scores, kept: npt.NDArray[np.bool_], floor: int, round_to: int
+    elements: Elements, scores: Scores, kept: npt.NDArray[np.bool_], floors: dict[str, int], round_to: int
 ) -> npt.NDArray[np.bool_]:
     """`kept` with a multiple of `round_to` in each layer, the nearest that the floor allows."""
     if round_to == 1:
@@ -263,7 +299,7 @@ def _rounded(
         count = int(kept[columns].sum())
         if count == len(columns):
             continue
-        lowest = -(-floor // round_to) * round_to
+        lowest = -(-floors.get(layer, 0) // round_to) * round_to
         target = min(max(round(count / round_to) * round_to, lowest), len(columns))
         kept[columns] = False
         kept[_best(columns, scores)[:target]] = True

@@ -21,6 +21,8 @@ _RATIO_SCALE = 0.1
 """Scale of the half-normal prior on how far impacts lie from the gradient's, relative to their size."""
 _WIDE_RATIO_SCALE = 0.3
 """Scale of the half-Cauchy prior in its place for standard errors."""
+_LEAST_WEIGHT = 1e-17
+"""Smaller weights of an average are lost in rounding."""
 _SCALE_VARIANCE = 0.25
 """Prior variance of the gradient's scale, which is 1 for an exact gradient."""
 
@@ -353,22 +355,32 @@ def assisted_marginal(regressed: Fit, rates: Array, sums: "GradientSums") -> Fit
     own = apart**2 / 12 + b0_error**2
     measured, noise = regressed.coefficients, np.maximum(regressed.std_errors**2, np.finfo(float).tiny)
     ratios = np.logspace(-3, 0, 41)
-    parts = [_one_by_one(measured, noise, b0, ratio**2 * b0**2 + own) for ratio in ratios]
-    log_evidence = np.array([part.log_evidence for part in parts])
+
+    def at(ratio: float) -> _Part:
+        return _one_by_one(measured, noise, b0, ratio**2 * b0**2 + own)
+
+    found = [(part.log_evidence, part.scale) for part in map(at, ratios)]  # parts take too much memory to keep
+    log_evidence, scales = np.array(found).T
     weights = _posterior_weights(ratios, log_evidence)
     wide = _posterior_weights(ratios, log_evidence, wide=True)
     coefficients, squared_errors = np.zeros(len(b0)), np.zeros(len(b0))
-    for weight, part in zip(weights, parts, strict=True):
-        coefficients += weight * part.mean
-    for weight, part in zip(wide, parts, strict=True):
+    for ratio, weight in _weighty(ratios, weights):
+        coefficients += weight * at(ratio).mean
+    for ratio, weight in _weighty(ratios, wide):
+        part = at(ratio)
         squared_errors += weight * (part.variance + (part.mean - coefficients) ** 2)
     details = {
-        "scale of the gradient": float(weights @ [part.scale for part in parts]),
+        "scale of the gradient": float(weights @ scales),
         "deviation from it": float(weights @ ratios),
         "standard error of the regression alone": float(np.median(regressed.std_errors)),
     }
     intercept = regressed.intercept + float(rates @ (measured - coefficients))
     return Fit(coefficients, np.sqrt(squared_errors), "posterior", intercept, details)
+
+
+def _weighty(ratios: Array, weights: Array) -> list[tuple[float, float]]:
+    """Ratios with a weight above rounding."""
+    return [(float(r), float(w)) for r, w in zip(ratios, weights, strict=True) if w > _LEAST_WEIGHT]
 
 
 def _one_by_one(measured: Array, noise: Array, b0: Array, prior_variance: Array) -> _Part:

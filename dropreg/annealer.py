@@ -1,0 +1,216 @@
+"""One run of annealing: logits that move round by round, stage after stage."""
+
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from .annealing import Annealing, bounded, keep_probabilities
+from .baselines.magnitude import magnitude
+from .baselines.probe import Probe
+from .baselines.question import Question, ask
+from .baselines.smoothness import non_differentiable
+from .data import Data, Examples, check_data
+from .elements import Elements
+from .errors import ModelError, ParameterError, positive
+from .impact import ImpactTable
+from .outcomes import Outcome, Task
+from .path import SelectionPath
+from .rounds import Array, Round
+from .selection import Floor, Selection, select
+from .swaps import Swapper
+
+if TYPE_CHECKING:
+    import keras
+
+    from .masking import MaskedNetwork
+
+Ablation = Literal["zero", "merged"]
+_SWEEPS = 10
+
+
+class Annealer:
+    """Anneals a model's elements in stages, each of which drops more than the one before.
+
+    Parameters are those of `dropreg.anneal_path`.
+
+    Attributes
+    ----------
+    elements : Elements
+    n_stages : int
+        Stages so far.
+    kept : ndarray of bool, shape (n_elements,)
+        What stays after them.
+    scores : ndarray of float64, shape (n_elements,)
+        What decided the last stage; NaN for elements that had gone before.
+    """
+
+    def __init__(
+        self,
+        model: "keras.Model",
+        data: Data,
+        elements: Elements,
+        *,
+        rows_per_round: int | None,
+        outcome: str | Outcome | None,
+        gradients: bool,
+        ablation: Ablation,
+        schedule: Annealing | None,
+        examples_per_mask: int | None,
+        start: ImpactTable | npt.ArrayLike | None,
+        swaps: int | None,
+        floor: Floor,
+        task: Task | None,
+        seed: int,
+    ) -> None:
+        if ablation not in get_args(Ablation):
+            raise ParameterError(f"`ablation` must be one of {', '.join(get_args(Ablation))}, received {ablation!r}.")
+        self.elements, self.floor, self.gradients, self.ablation = elements, floor, gradients, ablation
+        self.schedule = Annealing() if schedule is None else schedule
+        self._sweeps = _sweeps(elements, swaps)
+        if outcome is None:
+            outcome = _default_outcome(check_data(model, data, task), ablation)
+        self.question = ask(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
+        if gradients and not self.question.outcome.differentiable:
+            raise ParameterError(
+                f"`outcome` must have a gradient or a surrogate with one, received '{self.question.outcome.name}': "
+                "pass gradients=False, or outcome='divergence'."
+            )
+        group = positive("examples_per_mask", _examples_per_mask(elements, ablation, examples_per_mask))
+        rows = positive("rows_per_round", _rows_per_round(elements, gradients, group, rows_per_round))
+        if rows % group or rows < 2 * group:
+            raise ParameterError(
+                f"`rows_per_round` must be a multiple of {group}, the examples of a mask, and pay for at least two "
+                f"masks, received {rows}: pass {max(rows // group, 2) * group}."
+            )
+        self._logits = _start(model, elements, start)
+        self._probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
+        layer = non_differentiable(self._probe) if gradients else None
+        if layer is not None:
+            raise ModelError(
+                f"every layer between the elements and the output must have a gradient, received layer {layer} "
+                "without: pass gradients=False."
+            )
+        self._round = Round(self._probe, gradients, group, rows)
+        self._swap = Swapper(self._round, elements, floor)
+        self._dropped, self._n_rounds = 0.0, 0
+        self._selections: list[Selection] = []
+        self._decided: list[Array] = []
+        self._history: list[dict[str, Any]] = []
+
+    @property
+    def n_stages(self) -> int:
+        return len(self._selections)
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        return self._selections[-1].kept if self._selections else np.ones(len(self.elements), dtype=bool)
+
+    @property
+    def scores(self) -> Array:
+        return self._decided[-1]
+
+    def stage(self, fraction: float, rounds: int, bar: Any) -> Selection:
+        """Go on until `fraction` of all elements is dropped, in so many rounds, each shown on a tqdm bar."""
+        alive = self.kept
+        scores = self._run(fraction, rounds, alive, bar)
+        lowest = scores[alive].min() - 1.0  # what has gone stays gone
+        chosen = select(self.elements, np.where(alive, scores, lowest), fraction=fraction, floor=self.floor)
+        kept, pairs = self._swap(chosen.kept, alive, self._sweeps)
+        for pair in pairs:
+            for values in (scores, self._logits):
+                values[[*pair]] = values[[*pair[::-1]]]
+        self._selections.append(Selection(self.elements, kept))
+        self._decided.append(scores)
+        self._dropped = fraction
+        return self._selections[-1]
+
+    def _run(self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], bar: Any) -> Array:
+        """The rounds of a stage: what decides, NaN for what has gone."""
+        n, schedule, logits = len(alive), self.schedule, self._logits
+        decided, n_decided = np.zeros(n), 0
+        for number in range(rounds):
+            dropped = self._dropped + (fraction - self._dropped) * schedule.progress(number, rounds)
+            share = max(1.0 - (1.0 - dropped) * n / alive.sum(), 0.0)  # of those that are left
+            p = np.zeros(n)
+            p[alive] = keep_probabilities(schedule.factor(number, rounds) * logits[alive], share)
+            impact, outcome = self._round(self._n_rounds, alive, p)
+            self._n_rounds += 1
+            logits[alive] += schedule.learning_rate * bounded(impact[alive], schedule.most)
+            if schedule.counts(number, rounds):
+                decided, n_decided = decided + logits, n_decided + 1
+            certain = float(((p[alive] < 0.1) | (p[alive] > 0.9)).mean())
+            row = {"round": number, "dropped": dropped, "outcome": outcome, "decided": certain}
+            self._history.append({"stage": self.n_stages, **row})
+            bar.set_postfix(dropped=f"{dropped:.1%}", outcome=f"{outcome:.4g}", refresh=False)
+            bar.update()
+        return np.where(alive, decided / n_decided, np.nan)
+
+    def path(self) -> SelectionPath:
+        """All stages so far."""
+        return SelectionPath(
+            tuple(self._selections),
+            np.array(self._decided),
+            pd.DataFrame(self._history),
+            self.question.outcome.name,
+            f"annealed {'with gradients' if self.gradients else 'forward only'}, ablation {self.ablation}",
+            self._probe.rows,
+            self.question.seed,
+        )
+
+
+def _sweeps(elements: Elements, asked: int | None) -> int:
+    if asked is None:
+        return 0 if elements.one_mask_a_batch else _SWEEPS
+    if positive("swaps", asked, 0) and elements.one_mask_a_batch:
+        raise ParameterError(
+            f"`swaps` must be 0 for {len(elements):,} elements of which every mask takes a pass of its own, received "
+            f"{asked}: leave it out."
+        )
+    return asked
+
+
+def _default_outcome(examples: Examples, ablation: Ablation) -> str:
+    if examples.labels is None or ablation == "merged":
+        return "divergence"
+    return "loss" if examples.task == "regression" else "accuracy"
+
+
+def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None) -> int:
+    if asked is not None and asked != 1 and ablation == "zero" and not elements.one_mask_a_batch:
+        raise ParameterError(
+            f"`examples_per_mask` must be 1 where every row can have a mask of its own, received {asked}: leave it out."
+        )
+    if asked is not None:
+        return asked
+    return 1024 if elements.one_mask_a_batch else 64 if ablation == "merged" else 1
+
+
+def _rows_per_round(elements: Elements, gradients: bool, group: int, asked: int | None) -> int:
+    if asked is not None:
+        return asked
+    if gradients:
+        return 8 * group if elements.one_mask_a_batch else max(2048 // group, 8) * group
+    return -(-max(8 * len(elements), 8192) // group) * group
+
+
+def _start(model: "keras.Model", elements: Elements, start: Any) -> Array:
+    """The first logits."""
+    if start is None:
+        if not elements.one_mask_a_batch:
+            return np.zeros(len(elements))
+        start = magnitude(model, None, elements)
+    values = np.array(start.impact if isinstance(start, ImpactTable) else start, dtype=np.float64)
+    if values.shape != (len(elements),) or not np.isfinite(values).all():
+        raise ParameterError(
+            f"`start` must be finite numbers of shape ({len(elements)},), one for each element, received shape "
+            f"{values.shape} with {int((~np.isfinite(values)).sum())} that are not finite."
+        )
+    return bounded(values, np.inf)
+
+
+def _merged(question: Question) -> "MaskedNetwork":
+    from .merged import MergedNetwork
+
+    return MergedNetwork(question.model, question.elements, question.examples)

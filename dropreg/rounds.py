@@ -1,0 +1,112 @@
+"""Measured rounds of annealing: random masks or given ones, and the impacts that follow from them."""
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .annealing import draw_masks, slopes, trapezoid
+from .baselines.probe import Probe
+from .designs import BoolMasks, examples_of_rows
+from .errors import ModelError
+from .outcomes import Prediction
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Array = npt.NDArray[np.float64]
+
+
+class Round:
+    """Draws the masks of a round and estimates impacts from them.
+
+    Parameters
+    ----------
+    probe : Probe
+    gradients : bool
+    group, rows : int
+        Rows of a mask and of a round.
+    """
+
+    def __init__(self, probe: Probe, gradients: bool, group: int, rows: int) -> None:
+        import tensorflow as tf
+
+        self.probe, self.gradients, self.group, self.rows = probe, gradients, group, rows
+        spec = tf.TensorSpec([None, probe.n_elements], tf.float32)
+        self._step = probe.function(self._differentiate if gradients else self._measure, spec)
+
+    def __call__(self, number: int, alive: npt.NDArray[np.bool_], p: Array) -> tuple[Array, float]:
+        """Impacts (n_elements,), those of dropped ones meaningless, and the mean outcome of round `number`."""
+        probe, group = self.probe, self.group
+        masks = np.zeros((self.rows // group, probe.n_elements), dtype=bool)
+        masks[:, alive] = draw_masks(probe.question.seed, number, len(masks), p[alive])
+        examples = examples_of_rows(probe.question.seed, number * self.rows, self.rows, len(probe))
+        outcomes, whole, sums = self._run(masks, examples)
+        slope = np.zeros(probe.n_elements)
+        if self.gradients:
+            slope[alive] = trapezoid(sums, masks.sum(axis=0), len(masks))[alive]
+        else:
+            slope[alive] = slopes(masks[:, alive], outcomes - whole, p[alive])
+        return self._impact(slope), float(outcomes.mean())
+
+    def at(self, kept: npt.NDArray[np.bool_], examples: npt.NDArray[np.int64]) -> Array:
+        """Impacts (n_elements,) by the derivatives where exactly `kept` stay."""
+        masks = np.repeat(kept[np.newaxis], len(examples) // self.group, axis=0)
+        sums = self._run(masks, examples[: len(masks) * self.group])[2]
+        return self._impact(trapezoid(sums, masks.sum(axis=0), len(masks)))
+
+    def _run(self, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> tuple[Array, Array, Array]:
+        """Outcomes of masks, those of the whole model on the same examples, and the sums of derivatives."""
+        probe, group = self.probe, self.group
+        parts = [
+            self._step(probe.bundle(examples[block[0] * group : (block[-1] + 1) * group]), _floats(masks[block]))
+            for block in probe.blocks(len(masks), 1 if probe.one_mask else probe.batch_size // group)
+        ]
+        probe.rows += len(masks) * group * (3 if self.gradients else 1)
+        outcomes, whole = (np.concatenate([part[k].numpy() for part in parts]).astype(np.float64) for k in (0, 1))
+        sums = np.sum([part[2].numpy().astype(np.float64) for part in parts], axis=0) if self.gradients else np.zeros(0)
+        return outcomes, whole, sums
+
+    def _impact(self, slope: Array) -> Array:
+        impact = -self.probe.question.sign * slope
+        if not np.isfinite(impact).all():
+            raise ModelError(
+                f"outcome '{self.probe.question.outcome.name}' and its derivatives must be finite, received NaN or "
+                "infinity: check the model's weights and activations."
+            )
+        return impact
+
+    def _differentiate(self, bundle: Any, masks: Any) -> Any:
+        """Mean outcome of each mask, that of the whole model, and the sums that `trapezoid` takes."""
+        import tensorflow as tf
+
+        probe = self.probe
+        with tf.GradientTape() as tape:
+            tape.watch(masks)
+            prediction = probe.predict(bundle, masks)
+            value = probe.surrogate(prediction, bundle)
+        g: Any = tape.gradient(value, masks)
+        g /= float(self.group)
+        sums = tf.stack([tf.reduce_sum(g * masks, axis=0), tf.reduce_sum(g * (1.0 - masks), axis=0)])
+        return *self._outcomes(prediction, bundle), sums
+
+    def _measure(self, bundle: Any, masks: Any) -> Any:
+        """As `_differentiate`, without derivatives."""
+        return self._outcomes(self.probe.predict(bundle, masks), bundle)
+
+    def _outcomes(self, prediction: Prediction, bundle: Any) -> "tuple[tf.Tensor, tf.Tensor]":
+        """Mean outcome of each mask, and that of the whole model on the same examples."""
+        whole = Prediction(bundle[-2], prediction.task, prediction.from_logits)
+        measured = self.probe.measure(prediction, bundle), self.probe.measure(whole, bundle)
+        return self._by_mask(measured[0]), self._by_mask(measured[1])
+
+    def _by_mask(self, values: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+
+        return tf.reduce_mean(tf.reshape(values, [-1, self.group]), axis=1)
+
+
+def _floats(masks: BoolMasks) -> "tf.Tensor":
+    import tensorflow as tf
+
+    return tf.constant(masks, tf.float32)

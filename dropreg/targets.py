@@ -1,0 +1,146 @@
+"""What a pruner is to reach: a size, a speed, or the most that can go at a bearable loss of accuracy."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from .data import Data, check_data
+from .errors import DataError, ParameterError
+
+if TYPE_CHECKING:
+    import keras
+
+    from .surgery import Pruned
+
+Quantity = Literal["params", "macs", "bytes", "latency"]
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Remove as little as a budget allows.
+
+    Parameters
+    ----------
+    quantity : {"params", "macs", "bytes", "latency"}
+        Parameters, multiply-adds of matrix products for one example, bytes of the ``.keras`` file, or the measured
+        median seconds of a forward pass.
+    at_most : float
+        As a fraction of the whole model's, strictly between 0 and 1.
+    batch_size : int
+        Examples of a pass whose latency is measured.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is out of range.
+    """
+
+    quantity: Quantity
+    at_most: float
+    batch_size: int = 1
+    falls: ClassVar[bool] = True
+    """What is measured falls, and has to come down to the limit."""
+
+    def __post_init__(self) -> None:
+        if self.quantity not in get_args(Quantity):
+            raise ParameterError(
+                f"`quantity` must be one of {', '.join(get_args(Quantity))}, received {self.quantity!r}."
+            )
+        if isinstance(self.at_most, bool) or not 0 < self.at_most < 1:
+            raise ParameterError(
+                f"`at_most` must lie strictly between 0 and 1, received {self.at_most!r}: the fraction that stays."
+            )
+
+    def measure(self, pruned: "Pruned") -> float:
+        """The quantity of the smaller model, as a fraction of the whole one's."""
+        if self.quantity == "latency":
+            seconds = pruned.measure_latency((self.batch_size,)).set_index("model")["median"]
+            return float(seconds["after"] / seconds["before"])
+        return float(pruned.report.totals().loc[self.quantity, "ratio"])
+
+    @property
+    def limit(self) -> float:
+        """What is measured should come down to it."""
+        return self.at_most
+
+    def describe(self, value: float) -> str:
+        """Sentence on a target that is out of reach."""
+        return f"the target is at most {self.at_most:.1%} of the {self.quantity}, but {value:.1%}"
+
+
+@dataclass(frozen=True, eq=False)
+class AccuracyLimit:
+    """Remove as much as can go at a bearable loss of accuracy, shown on held-out examples.
+
+    The loss is that of the smaller model against the whole one on the same examples. Its one-sided upper confidence
+    limit counts, not its estimate: mean + t * standard error of the differences, or ``-log(1 - level) / n`` where none
+    of the n examples differs.
+
+    Parameters
+    ----------
+    most : float
+        Largest loss of accuracy, strictly between 0 and 1; 0.005 is half a percentage point.
+    data : (x, y)
+        Held-out examples that nothing else uses.
+    level : float
+        Confidence that the loss stays under the limit, strictly between 0.5 and 1. It holds for each check; the
+        search makes about ten, so trust the last figure to a fresh test set.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is out of range.
+    DataError
+        If there are too few examples to show such a loss at all.
+    """
+
+    most: float
+    data: Data
+    level: float = 0.95
+    falls: ClassVar[bool] = False
+    """What is measured rises, and must not go above the limit."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.most, bool) or not 0 < self.most < 1:
+            raise ParameterError(
+                f"`most` must lie strictly between 0 and 1, received {self.most!r}: 0.005 is half a percentage point."
+            )
+        if not 0.5 < self.level < 1:
+            raise ParameterError(f"`level` must lie strictly between 0.5 and 1, received {self.level!r}.")
+        needed = int(np.ceil(-np.log1p(-self.level) / self.most))
+        if len(self.data[1]) < needed:
+            raise DataError(
+                f"`data` of an accuracy limit must hold at least {needed} examples to show a loss of at most "
+                f"{self.most:g} at level {self.level:g}, received {len(self.data[1])}: pass more, or a larger limit."
+            )
+
+    def measure(self, pruned: "Pruned") -> float:
+        """Upper confidence limit of the loss of accuracy."""
+        change = _is_right(pruned.original, self.data) - _is_right(pruned.model, self.data)
+        n = len(change)
+        error = float(change.std(ddof=1)) / np.sqrt(n)
+        limit = float(change.mean() + stats.t.ppf(self.level, n - 1) * error)
+        return max(limit, -float(np.log1p(-self.level)) / n) if error == 0 else limit
+
+    @property
+    def limit(self) -> float:
+        """What is measured should not go above it."""
+        return self.most
+
+    def describe(self, value: float) -> str:
+        """Sentence on a target that is out of reach."""
+        return f"the target is an accuracy loss of at most {self.most:.2%} at level {self.level:g}, but {value:.2%}"
+
+
+Target = Budget | AccuracyLimit
+
+
+def _is_right(model: "keras.Model", data: Data) -> npt.NDArray[np.float64]:
+    """1 for each example that is told right, 0 for the others."""
+    examples = check_data(model, data, "classes")
+    inputs: Any = list(examples.inputs) if len(examples.inputs) > 1 else examples.inputs[0]
+    outputs = np.asarray(model.predict(inputs, batch_size=256, verbose=0))
+    return (outputs.argmax(axis=1) == examples.labels).astype(np.float64)
