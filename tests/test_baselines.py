@@ -18,8 +18,6 @@ from keras import layers
 import dropreg as dr
 from dropreg.baselines.ablation_regression import early_stopped
 from dropreg.baselines.derivatives import Running
-from dropreg.baselines.probe import Probe
-from dropreg.baselines.question import ask
 from dropreg.masking import MaskedNetwork
 
 GRID = sorted(models.BUILDERS)
@@ -689,40 +687,3 @@ def test_other_kinds_have_no_magnitude(model: keras.Model, data: Labelled, eleme
     for scorer in (dr.magnitude, dr.activation, dr.weight_activation):
         with pytest.raises(dr.ParameterError, match=says("defined for neurons", "filters", "kind head", "taylor")):
             scorer(model, data, heads)
-
-
-# --- shapiq ---------------------------------------------------------------------------------------------------
-
-
-class Sampled:
-    """Stands in for an approximator: asks for single elements and for all but one."""
-
-    def __init__(self, n: int, random_state: int) -> None:
-        self.n = n
-
-    def approximate(self, budget: int, game: Any) -> dict[tuple[int, ...], float]:
-        masks = ~np.eye(self.n, dtype=bool)
-        whole = float(game(np.ones(self.n, bool))[0])
-        values = game(masks)
-        assert budget >= len(masks)
-        return {(j,): whole - float(values[j]) for j in range(self.n)}
-
-
-def test_estimators_play_the_masked_game(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
-    table = dr.shapiq_scores(model, data, elements, rows=400, estimator=Sampled, examples=30)
-    np.testing.assert_allclose(table.impact, dr.leave_one_out(model, data, elements).impact, rtol=1e-4, atol=1e-6)
-    assert table.rows == 300
-    game = dr.masked_game(model, data, elements, outcome="accuracy")
-    masks = np.random.default_rng(0).random((4, 9)) < 0.5
-    values = game(masks)
-    probe = Probe(ask(model, data, elements, outcome="accuracy", task=None, kept=None, seed=0))
-    np.testing.assert_allclose(values, probe.means(masks, np.arange(30)))  # larger is better, as it is
-    np.testing.assert_array_equal(game.masks[0], masks)
-
-
-def test_the_extra_is_named(
-    model: keras.Model, data: Labelled, elements: dr.Elements, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "shapiq.approximator", None)
-    with pytest.raises(dr.ParameterError, match=says("must have the package shapiq", "pip install 'dropreg[shapiq]'")):
-        dr.shapiq_scores(model, data, elements, rows=1_000)
