@@ -79,8 +79,8 @@ def shapiq_regress(
         pinned to the outcome without any element, so that some masks must drop everything.
     ``ProxySPEX``
         Boosted trees (package lightgbm) are fitted to all rows alike, and the index, Banzhaf unless
-        another is chosen, is that of the fitted trees, whose values for masks that the design hardly draws
-        are guesses.
+        another is chosen, is that of the fitted trees without their smallest terms. Its values for masks
+        that the design hardly draws are guesses.
 
     A row is a noisy value of its mask: on its own examples, relative to the whole network's outcome on them.
     Masks that come again are averaged (``ProxySPEX`` gets every row). The examples' noise makes the
