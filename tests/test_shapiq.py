@@ -10,9 +10,9 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from conftest import Labelled, says
 from keras import layers
 from scipy.special import binom
-from test_baselines import Labelled, says
 
 import dropreg as dr
 from dropreg.baselines.probe import Probe
