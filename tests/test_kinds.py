@@ -183,6 +183,19 @@ def test_a_dropped_layer_is_left_out() -> None:
     np.testing.assert_allclose(found, np.asarray(model.get_layer("out")(y)), rtol=RELATIVE, atol=ABSOLUTE)
 
 
+@pytest.mark.parametrize("layer", [layers.SimpleRNN, layers.LSTM, layers.GRU])
+def test_a_dropped_recurrent_unit_is_not_read_at_the_next_step(layer) -> None:
+    """The same as zeros in its rows of the recurrent kernel and of the reader's."""
+    sequence = keras.Input((5, 3))
+    model = randomized(keras.Model(sequence, layers.Dense(2, name="out")(layer(4, name="cells")(sequence))))
+    elements, x = dr.elements(model), inputs(model, 6)
+    mask = np.array([True, False, True, False])
+    found = masked(model, elements, x, np.repeat(mask[None], 6, axis=0))
+    for variable in (model.get_layer("cells").cell.recurrent_kernel, model.get_layer("out").kernel):
+        variable.assign(np.asarray(variable) * mask[:, None])
+    np.testing.assert_allclose(found, np.asarray(model(x)), rtol=RELATIVE, atol=ABSOLUTE)
+
+
 def test_the_shortest_branch_with_weights_is_the_shortcut() -> None:
     elements = dr.elements(stacked(), "branches")
     assert elements.names == ("branch_2.branch[0]",)
