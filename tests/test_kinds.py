@@ -279,6 +279,36 @@ def test_impacts_of_weights_converge_to_enumeration() -> None:
         assert np.corrcoef(table.impact, truth)[0, 1] > 0.99
 
 
+def test_gradients_under_one_mask_are_those_of_its_mean_outcome() -> None:
+    model = models.build("mlp")
+    elements, (x, y) = dr.elements(model, "weights"), models.data_for(model, 8)
+    record = dr.sample(
+        *(model, (x, y), elements),
+        rows=8 * 20,
+        design=dr.Bernoulli(0.3, examples_per_mask=8),
+        outcomes="loss",
+        gradients=("loss",),
+        fidelity=None,
+        progress=False,
+    )
+    masks = np.concatenate([chunk.masks for chunk in record.chunks()])
+    network, gradients = MaskedNetwork(model, elements), np.zeros(masks.shape)
+    for row, mask in enumerate(masks):
+        kept = tf.constant(mask[None], tf.float32)
+        with tf.GradientTape() as tape:
+            tape.watch(kept)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, network([x], kept)))
+        gradients[row] = tape.gradient(loss, kept)[0]
+    sums = record.gradient_sums("loss")
+    for found, expected in (
+        (sums.kept, gradients * masks),
+        (sums.dropped, gradients * ~masks),
+        (sums.kept_squares, gradients**2 * masks),
+        (sums.dropped_squares, gradients**2 * ~masks),
+    ):
+        np.testing.assert_allclose(found, expected.sum(axis=0), rtol=1e-3, atol=ABSOLUTE)
+
+
 def test_large_and_small_estimators_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """The known covariance of masks in place of the measured one changes little with many rows."""
     estimate = importlib.import_module("dropreg.estimate")
