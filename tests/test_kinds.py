@@ -298,7 +298,7 @@ def test_gradients_under_one_mask_are_those_of_its_mean_outcome() -> None:
         with tf.GradientTape() as tape:
             tape.watch(kept)
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, network([x], kept)))
-        gradients[row] = tape.gradient(loss, kept)[0]
+        gradients[row] = np.asarray(tape.gradient(loss, kept))[0]
     sums = record.gradient_sums("loss")
     for found, expected in (
         (sums.kept, gradients * masks),

@@ -77,6 +77,7 @@ def shapiq_regress(
         weights grow exponentially uneven with the number of elements: ``effective masks`` among the
         details says how many masks of equal weight the estimate is worth. These estimators are
         pinned to the outcome without any element, so that some masks must drop everything.
+        ``KernelSHAPIQ`` fits pairs to what single elements leave, which is only roughly theirs.
     ``ProxySPEX``
         Boosted trees (package lightgbm) are fitted to all rows alike, and the index, Banzhaf unless
         another is chosen, is that of the fitted trees without their smallest terms. Its values for masks
@@ -230,12 +231,13 @@ def _reweighted(
         masks, sizes = np.vstack([masks, np.ones((1, n), dtype=bool)]), np.append(sizes, n)
         counts, values = np.append(counts, 1.0), np.append(values, 0.0)
     kept = design.keep_probabilities(n)
-    weights = counts / counts.sum() / np.exp(masks @ np.log(kept) + ~masks @ np.log1p(-kept))
     inner = (sizes > 0) & (sizes < n)
-    weights[~inner] = 1.0  # as shapiq weighs what it knows for certain
+    log_chance = np.where(inner, masks @ np.log(kept) + ~masks @ np.log1p(-kept), 0.0)
+    # whole and empty weigh 1, as shapiq weighs what it does not draw
+    weights = np.where(inner, counts / counts.sum() * np.exp(-log_chance), 1.0)
     each = weights[inner] / counts[inner] / binom(n - 2, sizes[inner] - 1)
     total, squares = (counts[inner] * each).sum(), (counts[inner] * each**2).sum()
-    return RecordedMasks(masks, weights, values), {"effective masks": float(total**2 / squares)}
+    return RecordedMasks(masks, weights, values), {"effective masks": float(total**2 / squares) if squares else 0.0}
 
 
 def _ask(chosen: Callable[..., Any], name: str, given: RecordedMasks, max_order: int, seed: int) -> Any:
