@@ -7,6 +7,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from .errors import ParameterError
 from .regression import Array, Fit, Rows, one_blas_thread, residuals
 
 
@@ -23,7 +24,7 @@ class Interactions:
         says. Positive: they stand in for each other (redundancy), so losing both hurts more.
         Negative: they only work together (synergy). Zeros on the diagonal.
     std_error : ndarray, shape (n_elements, n_elements)
-        HC0; infinite on the diagonal.
+        HC0; infinite on the diagonal; NaN where the estimator has none.
     """
 
     names: tuple[str, ...]
@@ -32,8 +33,6 @@ class Interactions:
 
     def pairs(self) -> pd.DataFrame:
         """One row a pair: element, other, interaction, std_error, z, p_value, p_bh, the most redundant first."""
-        from statsmodels.stats.multitest import multipletests
-
         i, j = np.triu_indices(len(self.names), k=1)
         values, errors = self.values[i, j], self.std_error[i, j]
         z = values / errors
@@ -47,13 +46,24 @@ class Interactions:
                 "std_error": errors,
                 "z": z,
                 "p_value": p_value,
-                "p_bh": multipletests(p_value, method="fdr_bh")[1],
+                "p_bh": adjusted(p_value, "fdr_bh"),
             }
         )
-        return frame.sort_values("z", ascending=False, ignore_index=True)
+        return frame.sort_values(["z", "interaction"], ascending=False, ignore_index=True)
 
     def redundant(self, level: float = 0.05) -> pd.DataFrame:
-        """The pairs shown to be redundant at a false discovery rate of `level`, the clearest first."""
+        """The pairs shown to be redundant at a false discovery rate of `level`, the clearest first.
+
+        Raises
+        ------
+        ParameterError
+            If the interactions have no standard errors.
+        """
+        if np.isnan(self.std_error).any():
+            raise ParameterError(
+                "`redundant` must have standard errors, received interactions without: sort `pairs()` by interaction, "
+                "or pass interactions=True to regress."
+            )
         frame = self.pairs()
         return frame[(frame["interaction"] > 0) & (frame["p_bh"] <= level)].reset_index(drop=True)
 

@@ -1,7 +1,10 @@
-"""A small trained-looking classifier, its data and its elements."""
+"""A small trained-looking classifier, its data, its elements and a run of it."""
 
 import os
+import re
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 from keras import layers
+from runs import sample
 
 import dropreg as dr
 
@@ -18,6 +22,11 @@ settings.load_profile("dropreg")
 
 N_EXAMPLES, N_INPUTS, N_CLASSES = 30, 4, 3
 Labelled = tuple[np.ndarray, np.ndarray]
+
+
+def says(*parts: str) -> str:
+    """A pattern for texts that hold all `parts` in this order."""
+    return r".*".join(re.escape(part) for part in parts)
 
 
 def build_model() -> keras.Model:
@@ -62,3 +71,25 @@ def data(model: keras.Model) -> Labelled:
 @pytest.fixture(scope="session")
 def elements(model: keras.Model) -> dr.Elements:
     return dr.elements(model)
+
+
+@pytest.fixture(scope="session")
+def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Record:
+    """What every other way to run it must give; a module whose record is another defines its own."""
+    return sample(model, data, elements)
+
+
+@pytest.fixture(scope="session")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, model: keras.Model, data: Labelled, elements: dr.Elements
+) -> Path:
+    """Folder of the same run; not to be changed."""
+    folder = tmp_path_factory.mktemp("finished")
+    sample(model, data, elements, out=folder)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path, finished: Path) -> Path:
+    """A copy of that folder."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))

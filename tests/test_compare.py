@@ -1,6 +1,5 @@
 """Comparisons: what is removed, what is left, what it cost, and going on after a stop."""
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import models
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import says
 from keras import layers
 
 import dropreg as dr
@@ -23,10 +23,6 @@ SCORERS = {
     "leave one out": dr.leave_one_out,
     "gates": dr.Scorer(dr.gates, {"rows": 600, "batch_size": 10}, per_fraction=True),
 }
-
-
-def says(*parts: str) -> str:
-    return r".*".join(re.escape(part) for part in parts)
 
 
 def compare(model: keras.Model, data: Labelled, elements: dr.Elements, **changes: Any) -> pd.DataFrame:

@@ -183,6 +183,19 @@ def test_a_dropped_layer_is_left_out() -> None:
     np.testing.assert_allclose(found, np.asarray(model.get_layer("out")(y)), rtol=RELATIVE, atol=ABSOLUTE)
 
 
+@pytest.mark.parametrize("layer", [layers.SimpleRNN, layers.LSTM, layers.GRU])
+def test_a_dropped_recurrent_unit_is_not_read_at_the_next_step(layer) -> None:
+    """The same as zeros in its rows of the recurrent kernel and of the reader's."""
+    sequence = keras.Input((5, 3))
+    model = randomized(keras.Model(sequence, layers.Dense(2, name="out")(layer(4, name="cells")(sequence))))
+    elements, x = dr.elements(model), inputs(model, 6)
+    mask = np.array([True, False, True, False])
+    found = masked(model, elements, x, np.repeat(mask[None], 6, axis=0))
+    for variable in (model.get_layer("cells").cell.recurrent_kernel, model.get_layer("out").kernel):
+        variable.assign(np.asarray(variable) * mask[:, None])
+    np.testing.assert_allclose(found, np.asarray(model(x)), rtol=RELATIVE, atol=ABSOLUTE)
+
+
 def test_the_shortest_branch_with_weights_is_the_shortcut() -> None:
     elements = dr.elements(stacked(), "branches")
     assert elements.names == ("branch_2.branch[0]",)
@@ -266,6 +279,36 @@ def test_impacts_of_weights_converge_to_enumeration() -> None:
         assert np.corrcoef(table.impact, truth)[0, 1] > 0.99
 
 
+def test_gradients_under_one_mask_are_those_of_its_mean_outcome() -> None:
+    model = models.build("mlp")
+    elements, (x, y) = dr.elements(model, "weights"), models.data_for(model, 8)
+    record = dr.sample(
+        *(model, (x, y), elements),
+        rows=8 * 20,
+        design=dr.Bernoulli(0.3, examples_per_mask=8),
+        outcomes="loss",
+        gradients=("loss",),
+        fidelity=None,
+        progress=False,
+    )
+    masks = np.concatenate([chunk.masks for chunk in record.chunks()])
+    network, gradients = MaskedNetwork(model, elements), np.zeros(masks.shape)
+    for row, mask in enumerate(masks):
+        kept = tf.constant(mask[None], tf.float32)
+        with tf.GradientTape() as tape:
+            tape.watch(kept)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, network([x], kept)))
+        gradients[row] = np.asarray(tape.gradient(loss, kept))[0]
+    sums = record.gradient_sums("loss")
+    for found, expected in (
+        (sums.kept, gradients * masks),
+        (sums.dropped, gradients * ~masks),
+        (sums.kept_squares, gradients**2 * masks),
+        (sums.dropped_squares, gradients**2 * ~masks),
+    ):
+        np.testing.assert_allclose(found, expected.sum(axis=0), rtol=1e-3, atol=ABSOLUTE)
+
+
 def test_large_and_small_estimators_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """The known covariance of masks in place of the measured one changes little with many rows."""
     estimate = importlib.import_module("dropreg.estimate")
@@ -306,203 +349,3 @@ def test_a_record_of_many_elements_draws_its_masks_again(tmp_path, monkeypatch: 
     from pyarrow import parquet
 
     assert "mask" not in parquet.read_schema(tmp_path / "record" / "chunk-000000.parquet").names
-
-
-# several outputs, mixed precision, data in batches
-
-
-def two_outputs() -> keras.Model:
-    x = inputs = keras.Input((6,), name="x")
-    x = layers.Dense(5, activation="relu", name="trunk")(x)
-    first = layers.Dense(3, name="first")(layers.Dense(4, activation="relu", name="own")(x))
-    return randomized(keras.Model(inputs, [first, layers.Dense(1, name="second")(x)]))
-
-
-def test_an_outcome_is_measured_on_the_output_chosen() -> None:
-    model = two_outputs()
-    x = inputs(model, 50)
-    y = [np.random.default_rng(0).integers(0, 3, 50), np.random.default_rng(1).normal(size=50)]
-    elements = dr.elements(model)
-    with pytest.raises(dr.DataError, match=r"`output` must say which .*\(first, second\), received none"):
-        dr.sample(model, (x, y), elements, rows=64, progress=False)
-    first = dr.estimate(model, (x, y), elements, rows=5_000, outcome="loss", output="first", progress=False)
-    assert (first.impact != 0).all()
-    second = dr.estimate(
-        *(model, (x, dict(zip(["first", "second"], y, strict=True))), elements),
-        rows=5_000,
-        outcome="loss",
-        output=1,
-        progress=False,
-    )
-    unread = np.array(elements.layers) == "own"
-    assert np.abs(second.impact[unread]).max() < 4 * second.std_error.max()
-    assert np.abs(second.impact[~unread]).max() > 10 * np.abs(second.impact[unread]).max()
-
-
-@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision(policy: str) -> None:
-    """Masked equals zeroed to the precision that the layers compute in."""
-    x = inputs_tensor = keras.Input((6,))
-    x = layers.Dense(5, activation="relu", name="a", dtype=policy)(x)
-    model = keras.Model(inputs_tensor, layers.Dense(3, name="out", dtype=policy)(x))
-    randomized(model)
-    for kind in ("neurons", "weights"):
-        elements, x = dr.elements(model, kind), inputs(model, 5)
-        record = dr.sample(
-            *(model, (x, np.arange(5) % 3), elements),
-            rows=1280,
-            gradients=("loss",),
-            progress=False,
-        )
-        assert np.isfinite(dr.regress(record, outcome="loss").impact).all()
-    mask = np.array([[True, False, True, False, True]])
-    found = masked(model, dr.elements(model), x, np.repeat(mask, 5, axis=0)).astype(np.float32)
-    kernel, bias = model.get_layer("out").get_weights()
-    model.get_layer("out").set_weights([kernel * mask.T, bias])
-    np.testing.assert_allclose(found, np.asarray(model(x)).astype(np.float32), rtol=0.05, atol=0.05)
-
-
-class Batches(keras.utils.PyDataset):
-    """Batches of 8 of arrays."""
-
-    def __init__(self, x: np.ndarray, y: np.ndarray) -> None:
-        super().__init__()
-        self.x, self.y = x, y
-
-    def __len__(self) -> int:
-        return (len(self.x) + 7) // 8
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.x[8 * index : 8 * index + 8], self.y[8 * index : 8 * index + 8]
-
-
-@pytest.mark.parametrize("source", ["tf.data", "generator", "PyDataset", "memmap"])
-def test_data_may_come_in_batches_or_lie_on_disk(source: str, tmp_path) -> None:
-    model = models.build("cnn")
-    x, y = models.data_for(model, 30)
-    elements = dr.elements(model)
-    if source == "tf.data":
-        data = tf.data.Dataset.from_tensor_slices((x, y)).batch(7)
-    elif source == "generator":
-        data = ((x[k : k + 4], y[k : k + 4]) for k in range(0, 30, 4))
-    elif source == "PyDataset":
-        data = Batches(x, y)
-    else:
-        np.save(tmp_path / "x.npy", x)
-        data = (np.load(tmp_path / "x.npy", mmap_mode="r"), y)
-    options = {"rows": 300, "fidelity": None, "progress": False}
-    found, expected = (dr.sample(model, d, elements, **options) for d in (data, (x, y)))
-    for one, other in zip(found.chunks(), expected.chunks(), strict=True):
-        np.testing.assert_array_equal(one.effects, other.effects)
-
-
-# bad input
-
-
-@pytest.mark.parametrize(
-    ("kind", "options", "says"),
-    [
-        ("heads", {}, r"has none of heads that can be dropped .no attention layer.: expected a MultiHeadAttention"),
-        (
-            "cells",
-            {},
-            "`kind` must be one of neurons, embeddings, heads, layers, branches, weights, .*received 'cells'",
-        ),
-        (["neurons", "neurons"], {}, "`kind` must be one of .*, or several of them, received .'neurons', 'neurons'."),
-        ("neurons", {"groups": "rows"}, "`groups` must go with kind='weights', received kind='neurons'"),
-        ("weights", {"groups": "cells"}, "`groups` must be 'rows', 'columns', a dropreg.Block, .*received 'cells'"),
-        ("weights", {"groups": {"c": np.zeros((1, 1), int)}}, "`groups` names 'c', which is no layer with a kernel"),
-        ("weights", {"groups": {"a": np.zeros((5, 6), int)}}, "must be integers of the kernel's shape .6, 5."),
-        ("weights", {"groups": {"a": np.ones((2, 6, 5), bool)}}, "must not overlap, received 30 weights in more"),
-        (
-            "weights",
-            {"include": ["d"]},
-            "`include` names 'd', which is no layer with units: expected some of a, b, out",
-        ),
-    ],
-)
-def test_what_cannot_be_found_is_refused(kind: Any, options: dict[str, Any], says: str) -> None:
-    with pytest.raises((dr.ParameterError, dr.ModelError), match=says):
-        dr.elements(models.build("mlp"), kind, **options)
-
-
-def test_blocks_of_no_size_are_refused() -> None:
-    with pytest.raises(dr.ParameterError, match=r"`rows` of a Block must be an integer of at least 1, received 0"):
-        dr.Block(0, 1)
-
-
-def test_weights_of_a_quantized_layer_are_left_out_by_name() -> None:
-    model = models.build("mlp")
-    model.get_layer("a").quantize("int8")
-    elements = dr.elements(model, "weights")
-    assert "a" not in elements.layers
-    assert dict(elements.left_out)["a"] == "its kernel is quantized (int8): drop weights before quantizing"
-    with pytest.raises(dr.ParameterError, match=r"`include` names 'a', whose units cannot be dropped: its kernel is"):
-        dr.elements(model, "weights", include=["a"])
-    x = models.inputs_for(model, 3)
-    units = dr.elements(model)
-    assert set(units.layers) == {"a", "b"}
-    np.testing.assert_allclose(
-        np.asarray(MaskedNetwork(model, units)(x, np.ones((3, len(units))))), np.asarray(model(x[0])), rtol=RELATIVE
-    )
-
-
-def test_branches_of_a_subclassed_model_are_refused() -> None:
-    with pytest.raises(dr.ModelError, match=r"'ours' is a subclassed model, .* ask for kind='layers', or rebuild it"):
-        dr.elements(subclassed(), "branches")
-
-
-def test_mean_ablation_of_heads_is_refused() -> None:
-    model = randomized(attention())
-    data = (inputs(model, 10), np.arange(10) % 3)
-    with pytest.raises(dr.ParameterError, match=r"ablation 'mean' must have .*received .'head'.: use ablation='zero'"):
-        dr.sample(model, data, dr.elements(model, "heads"), rows=64, ablation="mean", progress=False)
-
-
-def test_a_batch_size_does_not_go_with_weights() -> None:
-    model = models.build("mlp")
-    with pytest.raises(dr.ParameterError, match=r"`batch_size` must be the 128 examples of a mask .*received 64"):
-        dr.sample(
-            *(model, models.data_for(model, 20), dr.elements(model, "weights")),
-            rows=1280,
-            batch_size=64,
-            progress=False,
-        )
-
-
-@pytest.mark.parametrize(
-    ("data", "says"),
-    [
-        (
-            lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(4).repeat(),
-            "repeats for ever: use dataset.take",
-        ),
-        (lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)), "must come in batches, received single examples"),
-        (lambda x, y: iter([]), "must hold at least one batch, received none: a generator can be read once only"),
-        (lambda x, y: iter([(x, y, y)]), "a batch must be .x, y., received 3 values: leave sample weights out"),
-        (lambda x, y: iter([(x, y[:-1])]), "as many labels as examples, received lengths"),
-        (lambda x, y: iter([(x, y), (x[:, :2], y)]), "must have the same shape, received .2,. after .6,."),
-        (lambda x, y: iter([(x.astype(str), y)]), "batches must hold numbers, received text"),
-        (lambda x, y: iter([np.full((3, 6), np.nan)]), "must be finite, received NaN or infinity in 3 examples"),
-    ],
-)
-def test_batches_that_do_not_fit_are_refused(data: Any, says: str) -> None:
-    model = models.build("mlp")
-    x, y = models.data_for(model, 20)
-    with pytest.raises(dr.DataError, match=says):
-        dr.sample(model, data(x, y), dr.elements(model), rows=64, outcomes="divergence", progress=False)
-
-
-def test_fractions_for_whole_numbers_are_refused() -> None:
-    model = models.build("bidirectional")
-    x, y = models.data_for(model, 20)
-    with pytest.raises(dr.DataError, match=r"must be whole numbers .int32., received fractions .* such as 0.5"):
-        dr.sample(model, (np.where(x == 3, 0.5, x), y), dr.elements(model), rows=64, progress=False)
-
-
-def test_an_unknown_output_is_refused() -> None:
-    model = two_outputs()
-    with pytest.raises(
-        dr.ParameterError, match=r"`output` must be one of first, second or its number .*received 'third'"
-    ):
-        dr.sample(model, (inputs(model, 5), None), dr.elements(model), rows=64, output="third", progress=False)

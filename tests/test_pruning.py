@@ -163,6 +163,22 @@ def test_merged_masks_predict_what_is_dropped() -> None:
     assert np.abs(plain - expected).max() > 0.1
 
 
+def test_a_ridge_holds_the_prediction_back() -> None:
+    """It is added to the correlations of standardized channels."""
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(6, name="a"), layers.Dense(2, name="out")])
+    x = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    elements, ridge = dr.elements(model), 0.5
+    network = MergedNetwork(model, elements, check_data(model, (x, None)), ridge=ridge)
+    kept = np.array([True, False, True, True, False, False])
+    h = np.asarray(model.get_layer("a")(x), np.float64)
+    z = (h - h.mean(axis=0)) / h.std(axis=0)
+    correlation = z.T @ z / len(z)
+    fit = np.linalg.solve(correlation[np.ix_(kept, kept)] + ridge * np.eye(3), correlation[kept])
+    read = np.where(kept, z, z[:, kept] @ fit) * h.std(axis=0) + h.mean(axis=0)
+    kernel, bias = model.get_layer("out").get_weights()
+    np.testing.assert_allclose(np.asarray(network([x], kept[np.newaxis])), read @ kernel + bias, rtol=1e-3, atol=1e-3)
+
+
 def test_flips_are_the_difference_between_two_fits() -> None:
     """Loading times residual is what reading changes by when one channel is kept or dropped."""
     rng = np.random.default_rng(1)

@@ -1,5 +1,6 @@
 """A bridge to shapiq's estimators of Shapley values and interactions (optional extra)."""
 
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -131,7 +132,7 @@ def shapiq_scores(
     ----------
     .. [1] Muschalik et al. (2024), "shapiq: Shapley interactions for machine learning".
     """
-    chosen = _kernel_shap() if estimator is None else estimator
+    chosen = from_shapiq("KernelSHAP", "shapiq_scores") if estimator is None else estimator
     game = masked_game(model, data, elements, examples=examples, outcome=outcome, task=task, seed=seed)
     n = min(examples, len(game._probe))
     budget = affordable(rows, n, 2**62, f"coalition on {n} examples")
@@ -147,12 +148,18 @@ def shapiq_scores(
     )
 
 
-def _kernel_shap() -> Callable[..., Any]:
+def from_shapiq(name: str, caller: str) -> Callable[..., Any]:
+    """A class of ``shapiq.approximator``, by name.
+
+    Raises
+    ------
+    ParameterError
+        If shapiq is not installed.
+    """
     try:
-        from shapiq.approximator import KernelSHAP  # pyright: ignore[reportMissingImports]
+        return getattr(importlib.import_module("shapiq.approximator"), name)
     except ImportError as error:
         raise ParameterError(
-            "`shapiq_scores` must have the package shapiq, received an installation without: install the extra, "
+            f"`{caller}` must have the package shapiq, received an installation without: install the extra, "
             "python -m pip install 'dropreg[shapiq]'."
         ) from error
-    return KernelSHAP

@@ -1,0 +1,122 @@
+"""Kinds of elements and data that are refused by name."""
+
+from typing import Any
+
+import models
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_data_sources import two_outputs
+from test_kinds import RELATIVE, attention, inputs, randomized, subclassed
+
+import dropreg as dr
+from dropreg.masking import MaskedNetwork
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "says"),
+    [
+        ("heads", {}, r"has none of heads that can be dropped .no attention layer.: expected a MultiHeadAttention"),
+        (
+            "cells",
+            {},
+            "`kind` must be one of neurons, embeddings, heads, layers, branches, weights, .*received 'cells'",
+        ),
+        (["neurons", "neurons"], {}, "`kind` must be one of .*, or several of them, received .'neurons', 'neurons'."),
+        ("neurons", {"groups": "rows"}, "`groups` must go with kind='weights', received kind='neurons'"),
+        ("weights", {"groups": "cells"}, "`groups` must be 'rows', 'columns', a dropreg.Block, .*received 'cells'"),
+        ("weights", {"groups": {"c": np.zeros((1, 1), int)}}, "`groups` names 'c', which is no layer with a kernel"),
+        ("weights", {"groups": {"a": np.zeros((5, 6), int)}}, "must be integers of the kernel's shape .6, 5."),
+        ("weights", {"groups": {"a": np.ones((2, 6, 5), bool)}}, "must not overlap, received 30 weights in more"),
+        (
+            "weights",
+            {"include": ["d"]},
+            "`include` names 'd', which is no layer with units: expected some of a, b, out",
+        ),
+    ],
+)
+def test_what_cannot_be_found_is_refused(kind: Any, options: dict[str, Any], says: str) -> None:
+    with pytest.raises((dr.ParameterError, dr.ModelError), match=says):
+        dr.elements(models.build("mlp"), kind, **options)
+
+
+def test_blocks_of_no_size_are_refused() -> None:
+    with pytest.raises(dr.ParameterError, match=r"`rows` of a Block must be an integer of at least 1, received 0"):
+        dr.Block(0, 1)
+
+
+def test_weights_of_a_quantized_layer_are_left_out_by_name() -> None:
+    model = models.build("mlp")
+    model.get_layer("a").quantize("int8")
+    elements = dr.elements(model, "weights")
+    assert "a" not in elements.layers
+    assert dict(elements.left_out)["a"] == "its kernel is quantized (int8): drop weights before quantizing"
+    with pytest.raises(dr.ParameterError, match=r"`include` names 'a', whose units cannot be dropped: its kernel is"):
+        dr.elements(model, "weights", include=["a"])
+    x = models.inputs_for(model, 3)
+    units = dr.elements(model)
+    assert set(units.layers) == {"a", "b"}
+    np.testing.assert_allclose(
+        np.asarray(MaskedNetwork(model, units)(x, np.ones((3, len(units))))), np.asarray(model(x[0])), rtol=RELATIVE
+    )
+
+
+def test_branches_of_a_subclassed_model_are_refused() -> None:
+    with pytest.raises(dr.ModelError, match=r"'ours' is a subclassed model, .* ask for kind='layers', or rebuild it"):
+        dr.elements(subclassed(), "branches")
+
+
+def test_mean_ablation_of_heads_is_refused() -> None:
+    model = randomized(attention())
+    data = (inputs(model, 10), np.arange(10) % 3)
+    with pytest.raises(dr.ParameterError, match=r"ablation 'mean' must have .*received .'head'.: use ablation='zero'"):
+        dr.sample(model, data, dr.elements(model, "heads"), rows=64, ablation="mean", progress=False)
+
+
+def test_a_batch_size_does_not_go_with_weights() -> None:
+    model = models.build("mlp")
+    with pytest.raises(dr.ParameterError, match=r"`batch_size` must be the 128 examples of a mask .*received 64"):
+        dr.sample(
+            *(model, models.data_for(model, 20), dr.elements(model, "weights")),
+            rows=1280,
+            batch_size=64,
+            progress=False,
+        )
+
+
+@pytest.mark.parametrize(
+    ("data", "says"),
+    [
+        (
+            lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(4).repeat(),
+            "repeats for ever: use dataset.take",
+        ),
+        (lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)), "must come in batches, received single examples"),
+        (lambda x, y: iter([]), "must hold at least one batch, received none: a generator can be read once only"),
+        (lambda x, y: iter([(x, y, y)]), "a batch must be .x, y., received 3 values: leave sample weights out"),
+        (lambda x, y: iter([(x, y[:-1])]), "as many labels as examples, received lengths"),
+        (lambda x, y: iter([(x, y), (x[:, :2], y)]), "must have the same shape, received .2,. after .6,."),
+        (lambda x, y: iter([(x.astype(str), y)]), "batches must hold numbers, received text"),
+        (lambda x, y: iter([np.full((3, 6), np.nan)]), "must be finite, received NaN or infinity in 3 examples"),
+    ],
+)
+def test_batches_that_do_not_fit_are_refused(data: Any, says: str) -> None:
+    model = models.build("mlp")
+    x, y = models.data_for(model, 20)
+    with pytest.raises(dr.DataError, match=says):
+        dr.sample(model, data(x, y), dr.elements(model), rows=64, outcomes="divergence", progress=False)
+
+
+def test_fractions_for_whole_numbers_are_refused() -> None:
+    model = models.build("bidirectional")
+    x, y = models.data_for(model, 20)
+    with pytest.raises(dr.DataError, match=r"must be whole numbers .int32., received fractions .* such as 0.5"):
+        dr.sample(model, (np.where(x == 3, 0.5, x), y), dr.elements(model), rows=64, progress=False)
+
+
+def test_an_unknown_output_is_refused() -> None:
+    model = two_outputs()
+    with pytest.raises(
+        dr.ParameterError, match=r"`output` must be one of first, second or its number .*received 'third'"
+    ):
+        dr.sample(model, (inputs(model, 5), None), dr.elements(model), rows=64, output="third", progress=False)

@@ -1,0 +1,213 @@
+"""Folders that hold no record or another one, and disks that are full: refused by name, nothing lost."""
+
+import errno
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from conftest import Labelled
+from test_bad_input import refused, sample
+
+import dropreg as dr
+
+# --- records ---------------------------------------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seed": 8}, ("seed is 0 there and 8 here",)),
+        ({"design": dr.Bernoulli(0.4)}, ("design is", "'rate': 0.3", "there and", "'rate': 0.4", "here")),
+        ({"outcomes": ["loss"]}, ("outcomes is ('accuracy', 'loss', 'margin') there and ('loss',) here",)),
+        ({"seed": 8, "batch_size": 4}, ("seed is 0 there and 8 here;", "batch_size is 8 there and 4 here")),
+    ],
+)
+def test_folder_with_another_run(
+    model: keras.Model,
+    data: Labelled,
+    elements: dr.Elements,
+    tmp_path: Path,
+    changes: dict[str, Any],
+    says: tuple[str, ...],
+) -> None:
+    sample(model, data, elements, out=tmp_path)
+    before = contents(tmp_path)
+    expected = (f"folder {tmp_path} holds another run: ", *says, "Choose another folder.")
+    with refused(dr.RecordError, *expected, model=model):
+        sample(model, data, elements, out=tmp_path, **changes)
+    assert contents(tmp_path) == before
+
+
+def test_folder_with_a_run_on_other_data(
+    model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
+) -> None:
+    sample(model, data, elements, out=tmp_path)
+    with refused(dr.RecordError, "holds another run: data is ", " there and ", model=model):
+        sample(model, (data[0] + 1, data[1]), elements, out=tmp_path)
+
+
+def test_folder_with_a_run_of_other_weights(
+    make_model: Callable[[], keras.Model], data: Labelled, elements: dr.Elements, tmp_path: Path
+) -> None:
+    model = make_model()
+    sample(model, data, elements, out=tmp_path)
+    model.set_weights([weight * 1.1 for weight in model.get_weights()])
+    with refused(dr.RecordError, "holds another run: weights is ", " there and ", model=model):
+        sample(model, data, elements, out=tmp_path)
+
+
+def test_folder_with_other_files(model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work")
+    says = f"folder {tmp_path}: expected an empty or new folder, received one with other files."
+    with refused(dr.RecordError, says, model=model):
+        sample(model, data, elements, out=tmp_path)
+    assert contents(tmp_path) == {"thesis.tex": b"years of work"}
+
+
+def test_folder_that_is_a_file(model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with refused(dr.RecordError, f"folder {tmp_path / 'file'}: expected an empty or new folder", model=model):
+        sample(model, data, elements, out=tmp_path / "file")
+    with refused(dr.RecordError, f"folder {tmp_path / 'file' / 'run'}: cannot be made", "choose another", model=model):
+        sample(model, data, elements, out=tmp_path / "file" / "run")
+
+
+def test_record_with_more_rows_than_asked(
+    model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
+) -> None:
+    sample(model, data, elements, out=tmp_path)
+    says = f"folder {tmp_path} holds a run of 300 rows, received rows=200: open it with dropreg.load_record"
+    with refused(dr.RecordError, says, model=model):
+        sample(model, data, elements, out=tmp_path, rows=200)
+    assert dr.load_record(tmp_path).rows == 300
+
+
+def test_folder_without_a_record(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        says = f"folder {folder}: expected a record with run.json, received none: check the path."
+        with refused(dr.RecordError, says):
+            dr.load_record(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"outcomes": [], "greater_is_better": []}'])
+def test_damaged_settings_of_a_record(tmp_path: Path, text: str) -> None:
+    (tmp_path / "run.json").write_text(text)
+    with refused(dr.RecordError, f"{tmp_path / 'run.json'}: expected the settings of a run, received "):
+        dr.load_record(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["elements.parquet", "baseline.parquet"])
+def test_record_that_lacks_a_table(
+    model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path, name: str
+) -> None:
+    sample(model, data, elements, out=tmp_path)
+    (tmp_path / name).unlink()
+    with refused(dr.RecordError, name, "sample into the same folder again"):
+        dr.load_record(tmp_path)
+    sample(model, data, elements, out=tmp_path)
+    assert dr.load_record(tmp_path).is_complete, "the remedy must work"
+
+
+# --- a full disk -----------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def disk_full_after(n_files: int, name: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Only `n_files` more Parquet files whose name contains `name` fit on the disk; the next leaves half a file."""
+    written = []
+
+    def failing(write: Callable[..., Any]) -> Callable[..., Any]:
+        def write_or_fail(content: Any, where: Any, *args: Any, **options: Any) -> None:
+            if name in str(where):
+                written.append(where)
+                if len(written) > n_files:
+                    Path(where).write_bytes(b"PAR1 and no more")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(where))
+            write(content, where, *args, **options)
+
+        return write_or_fail
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pq, "write_table", failing(pq.write_table))
+        patch.setattr(pd.DataFrame, "to_parquet", failing(pd.DataFrame.to_parquet))
+        yield
+
+
+def assert_same_rows(one: dr.Record, other: dr.Record) -> None:
+    assert one.rows == other.rows
+    for a, b in zip(one.chunks(), other.chunks(), strict=True):
+        for field in ("masks", "examples", "outcomes", "effects"):
+            np.testing.assert_array_equal(getattr(a, field), getattr(b, field))
+
+
+def test_full_disk(
+    model: keras.Model,
+    data: Labelled,
+    elements: dr.Elements,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = tmp_path / "run"
+    with (
+        disk_full_after(2, "chunk", monkeypatch),
+        refused(
+            dr.RecordError,
+            f"the disk is full at {folder}: 256 rows are recorded there and stay. Free some space and sample into the ",
+            "same folder again: the run goes on where it stopped.",
+            model=model,
+        ),
+    ):
+        sample(model, data, elements, rows=600, out=folder)
+
+    stopped = dr.load_record(folder)
+    assert stopped.rows == 256
+    assert not stopped.is_complete
+    assert not list(folder.glob(".*")), "no half file is left behind"
+
+    whole = sample(model, data, elements, rows=600)
+    assert_same_rows(sample(model, data, elements, rows=600, out=folder), whole)
+    assert_same_rows(dr.load_record(folder), whole)
+
+
+@pytest.mark.parametrize("name", ["elements", "baseline"])
+def test_full_disk_before_the_first_row(
+    model: keras.Model,
+    data: Labelled,
+    elements: dr.Elements,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+) -> None:
+    folder = tmp_path / "run"
+    with (
+        disk_full_after(0, name, monkeypatch),
+        refused(dr.RecordError, "the disk is full", "sample into the same folder again", model=model),
+    ):
+        sample(model, data, elements, out=folder)
+    assert sample(model, data, elements, out=folder).is_complete, "the remedy must work"
+
+
+def test_folder_that_cannot_be_written(
+    model: keras.Model,
+    data: Labelled,
+    elements: dr.Elements,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(table: Any, where: Any, *args: Any, **options: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(where))
+
+    monkeypatch.setattr(pq, "write_table", refuse)
+    with refused(dr.RecordError, "cannot be written (", "Permission denied", "choose another folder.", model=model):
+        sample(model, data, elements, out=tmp_path)

@@ -1,0 +1,134 @@
+"""What the baseline scorers refuse, and how they say so."""
+
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from conftest import says
+from keras import layers
+from test_baselines import Labelled
+
+import dropreg as dr
+
+
+class RoundLayer(layers.Layer):
+    def call(self, inputs: Any) -> Any:
+        return tf.round(inputs)
+
+
+@pytest.mark.parametrize("scorer", [dr.taylor, dr.obd, dr.spread, dr.gates])
+def test_a_layer_without_gradient_is_named(scorer: Any) -> None:
+    keras.utils.set_random_seed(0)
+    dr.layers.register(RoundLayer, rule=dr.layers.Carry())
+    inputs = keras.Input((3,))
+    x = layers.Dense(4, name="a")(inputs)
+    through = RoundLayer(name="rounds")(layers.Dense(4, name="b")(x))  # a gradient is left on the other way
+    model = keras.Model(inputs, layers.Dense(3, name="out")(layers.Concatenate()([x, through])))
+    data = (np.ones((5, 3), np.float32), np.array([0, 1, 2, 0, 1]))
+    other = "greedy" if scorer is dr.gates else "leave_one_out"
+    with pytest.raises(dr.ModelError, match=says("gradient", "'rounds' (RoundLayer)", other)):
+        scorer(model, data, dr.elements(model))
+
+
+def test_step_functions_have_no_expansion(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+    with pytest.raises(dr.ParameterError, match=says("`outcome` must be differentiable", "'accuracy'", "'loss'")):
+        dr.taylor(model, data, elements, outcome="accuracy")
+    own = dr.PerExample(lambda labels, outputs: outputs[:, 0], "first", greater_is_better=True)
+    with pytest.raises(dr.ParameterError, match=says("`outcome` must be differentiable", "'first'")):
+        dr.taylor(model, data, elements, outcome=own)
+
+
+@pytest.mark.parametrize("curvature", [dr.Exact(), dr.GaussNewton(), dr.Hutchinson()])
+@pytest.mark.parametrize("function", [tf.abs, tf.identity])
+def test_an_outcome_without_second_derivatives_is_refused(curvature: Any, function: Any, data: Labelled) -> None:
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(5, "relu", name="first"), layers.Dense(3, name="out")])
+    own = dr.PerExample(
+        lambda labels, outputs: function(outputs[:, 0]), "size", greater_is_better=True, differentiable=True
+    )
+    with pytest.raises(dr.ModelError, match=says("'size' must have second derivatives", "piecewise linear", "order=1")):
+        dr.obd(model, data, dr.elements(model), outcome=own, curvature=curvature)
+    assert np.isfinite(dr.taylor(model, data, dr.elements(model), outcome=own).impact).all()
+
+
+def test_a_saturated_loss_has_second_derivatives(data: Labelled) -> None:
+    """A network that is sure has hardly any curvature, which is no reason to refuse it."""
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(5, "relu"), layers.Dense(3)])
+    kernel, bias = model.layers[-1].get_weights()
+    model.layers[-1].set_weights([kernel * 1e4, bias])
+    assert np.isfinite(dr.obd(model, data, dr.elements(model)).impact).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"order": 3}, says("`order` must be 1 or 2, received 3")),
+        ({"statistic": "median"}, says("`statistic` must be one of mean, absolute", "received 'median'")),
+        ({"curvature": dr.Exact()}, says("`curvature` goes with order=2", "leave it out")),
+        ({"order": 2, "curvature": "exact"}, says("`curvature` must be GaussNewton()", "received 'exact'")),
+        ({"outcome": "f1"}, says("`outcome` must be one of", "'f1'")),
+        ({"rows": 2}, says("`rows` must pay for at least one example, 3 row-equivalents, received 2", "rows=3")),
+        ({"rows": 1.5}, says("`rows` must be an integer of at least 1, received 1.5")),
+        ({"seed": -1}, says("`seed` must be an integer from 0", "-1")),
+        ({"kept": np.ones(4, bool)}, says("`kept` must be 9 booleans", "(4,)")),
+        ({"kept": np.zeros(9, bool)}, says("`kept` must keep at least one element")),
+    ],
+)
+def test_arguments_out_of_range(
+    settings: dict, text: str, model: keras.Model, data: Labelled, elements: dr.Elements
+) -> None:
+    with pytest.raises(dr.ParameterError, match=text):
+        dr.taylor(model, data, elements, **settings)
+
+
+@pytest.mark.parametrize(
+    ("scorer", "settings", "text"),
+    [
+        (dr.magnitude, {"norm": "L1"}, says("`norm` must be one of incoming, outgoing, both, received 'L1'")),
+        (dr.activation, {"moment": "max"}, says("`moment` must be one of mean, rms, zeros, received 'max'")),
+        (dr.greedy, {"step": 0}, says("`step` must be a fraction above 0", "received 0")),
+        (dr.gates, {"fraction": 1.0}, says("`fraction` must lie strictly between 0 and 1, received 1.0")),
+        (dr.gates, {"learning_rate": 0}, says("`learning_rate` must be positive, received 0")),
+        (dr.shapley, {"rows": 100}, says("`rows` must pay for two permutations of 9 elements, 320 rows, received 100")),
+        (dr.shapley, {"rows": 1000, "tolerance": 1}, says("`tolerance` must lie in [0, 1), received 1")),
+        (dr.ablation_regression, {"rows": 90}, says("at least 20 masks on 30 examples, 600 rows, received 90")),
+        (
+            dr.ablation_regression,
+            {"rows": 900, "keep": 1},
+            says("`keep` must lie strictly between 0 and 1, received 1"),
+        ),
+        (dr.random, {"seed": -3}, says("`seed` must be an integer of at least 0, received -3")),
+        (
+            dr.leave_one_out,
+            {"outcome": dr.PerMask(lambda y, p: 0.0, "f1", True)},
+            says("one of single examples", "'f1'"),
+        ),
+    ],
+)
+def test_other_arguments_out_of_range(
+    scorer: Any, settings: dict, text: str, model: keras.Model, data: Labelled, elements: dr.Elements
+) -> None:
+    with pytest.raises(dr.ParameterError, match=text):
+        scorer(model, data, elements, **settings)
+
+
+def test_labels_are_asked_for(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+    with pytest.raises(dr.DataError, match=says("outcome 'loss' must have labels", "'divergence'")):
+        dr.taylor(model, (data[0], None), elements)
+    assert np.isfinite(dr.obd(model, (data[0], None), elements, outcome="divergence").impact).all()
+
+
+def test_exact_curvature_of_many_elements_asks_for_a_budget(make_model: Any) -> None:
+    model, elements = make_model(), dr.elements(make_model())
+    x = np.zeros((300_000, 4), np.float32)
+    with pytest.raises(dr.ParameterError, match=says("would cost 24,300,000 row-equivalents", "pass rows=")):
+        dr.obd(model, (x, np.zeros(300_000, int)), elements, curvature=dr.Exact())
+
+
+def test_other_kinds_have_no_magnitude(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+    heads = replace(elements, kinds=("head",) * len(elements))
+    for scorer in (dr.magnitude, dr.activation, dr.weight_activation):
+        with pytest.raises(dr.ParameterError, match=says("defined for neurons", "filters", "kind head", "taylor")):
+            scorer(model, data, heads)
