@@ -55,7 +55,10 @@ from .streams import stream
 
 if TYPE_CHECKING:
     from . import layers
+    from .callback import PruningCallback
+    from .iterative import prune_iteratively
     from .latency import measure_latency
+    from .recovery import Recovered, Recovery, recover
     from .surgery import Pruned, prune
     from .zeros import hold_zeros
 
@@ -94,8 +97,11 @@ __all__ = [
     "PerMask",
     "Precision",
     "Pruned",
+    "PruningCallback",
     "Record",
     "RecordError",
+    "Recovered",
+    "Recovery",
     "Scorer",
     "Selection",
     "SelectionPath",
@@ -124,7 +130,9 @@ __all__ = [
     "obd",
     "plot_comparison",
     "prune",
+    "prune_iteratively",
     "random",
+    "recover",
     "regress",
     "sample",
     "select",
@@ -138,7 +146,17 @@ __all__ = [
 ]
 
 
-_LAZY = {"prune": "surgery", "Pruned": "surgery", "hold_zeros": "zeros", "measure_latency": "latency"}
+_LAZY = {
+    "Pruned": "surgery",
+    "PruningCallback": "callback",
+    "Recovered": "recovery",
+    "Recovery": "recovery",
+    "hold_zeros": "zeros",
+    "measure_latency": "latency",
+    "prune": "surgery",
+    "prune_iteratively": "iterative",
+    "recover": "recovery",
+}
 
 
 def __getattr__(name: str) -> Any:
