@@ -14,7 +14,7 @@ from .merges import Merge, resolve_merge
 from .recovery import Recovery, check_labels, recover
 from .schedules import Schedule, counts_by_step
 from .selection import check_fractions
-from .steps import AnyScorer, Units, Weights, begin
+from .steps import AnyScorer, Units, Weights, begin, check_elements
 from .streams import stream
 from .surgery import OnBlocked, Pruned
 
@@ -95,9 +95,8 @@ def prune_iteratively(
     ModelError
         If the elements are not the model's, cannot be cut, or cannot be listed again after a step.
     """
-    if not isinstance(elements, Elements):
-        raise ParameterError(f"`elements` must be Elements, received {type(elements).__name__}: call dropreg.elements.")
-    counts = counts_by_step(len(elements), fraction, steps, schedule)
+    check_elements(elements)
+    counts = sorted(set(counts_by_step(len(elements), fraction, steps, schedule)) - {0})
     check_fractions(elements, [fraction], floor)
     strategy = resolve_merge(merge, has_data=True)
     data, tuning, validation = _checked_data(model, data, tuning, validation, recovery)

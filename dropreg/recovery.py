@@ -263,7 +263,8 @@ class _Objective:
     def __init__(
         self, model: keras.Model, teacher: keras.Model | None, parts: tuple[_Part, _Part], settings: Recovery
     ) -> None:
-        self.settings, self.task = settings, parts[0].examples.task
+        self.settings = settings
+        self.task: Task = parts[0].examples.task
         outputs = run_model(model, parts[0].examples)
         self.from_logits = guess_from_logits(self.task, outputs)
         self.teacher_from_logits = False
@@ -271,8 +272,8 @@ class _Objective:
         if teacher is None:
             return
         for part in parts:
-            inputs = part.examples.inputs
-            check_data(teacher, (inputs if len(inputs) > 1 else inputs[0], None))
+            x: Any = list(part.examples.inputs)
+            check_data(teacher, (x if len(x) > 1 else x[0], None))
             self._soft.setdefault(id(part.examples), run_model(teacher, part.examples))
         soft = self._soft[id(parts[0].examples)]
         if soft.shape != outputs.shape:

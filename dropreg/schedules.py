@@ -50,7 +50,7 @@ def fractions_by_step(fraction: float, steps: int, schedule: Schedule) -> list[f
 
 
 def counts_by_step(n_elements: int, fraction: float, steps: int, schedule: Schedule) -> list[int]:
-    """Elements that are gone after each step that removes some; at least one step.
+    """Elements that are gone after each step, ascending.
 
     Raises
     ------
@@ -63,7 +63,7 @@ def counts_by_step(n_elements: int, fraction: float, steps: int, schedule: Sched
             f"`fraction` must remove at least one of the {n_elements} elements, received {fraction:g}: pass "
             f"{1 / n_elements:.3g} or more."
         )
-    return sorted(set(counts) - {0})
+    return counts
 
 
 def _check_steps(steps: Any) -> None:
