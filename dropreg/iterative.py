@@ -82,7 +82,7 @@ def prune_iteratively(
     -------
     Pruned
         Its `original`, `selection` and `report` are those of `model`; `merged` and `blocked` are of all steps, the
-        former with a column ``step``; `history` has one row a step: step (from 1), fraction (gone so far), params
+        former with a column ``step`` and None for weights; `history` has one row a step: step (from 1), fraction (gone so far), params
         (that are not held at zero), epochs (of the weights kept), loss_before and loss_after (held-out, around
         fine-tuning; NaN without).
 

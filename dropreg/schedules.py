@@ -60,8 +60,8 @@ def counts_by_step(n_elements: int, fraction: float, steps: int, schedule: Sched
     counts = [round(share * n_elements) for share in fractions_by_step(fraction, steps, schedule)]
     if counts[-1] == 0:
         raise ParameterError(
-            f"`fraction` must remove at least one of the {n_elements} elements, received {fraction:g}: pass "
-            f"{1 / n_elements:.3g} or more."
+            f"`fraction` must remove at least one of the {n_elements} elements, received {fraction:g}: pass more than "
+            f"{0.5 / n_elements:.3g}."
         )
     return counts
 

@@ -137,7 +137,7 @@ class Units:
             found = find_elements(self.model, self._kinds)
             received = [label[:2] for label in _labels(found)]
         except ModelError as error:
-            raise ModelError(self._lost(len(stay), str(error))) from error
+            raise ModelError(self._lost(len(stay), str(error).rstrip("."))) from error
         if received != expected:
             layers = concatenate_names(list(dict.fromkeys(found.layers)))
             raise ModelError(self._lost(len(stay), f"{len(found)} in {layers}"))
