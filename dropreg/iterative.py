@@ -82,9 +82,9 @@ def prune_iteratively(
     -------
     Pruned
         Its `original`, `selection` and `report` are those of `model`; `merged` and `blocked` are of all steps, the
-        former with a column ``step`` and None for weights; `history` has one row a step: step (from 1), fraction (gone so far), params
-        (that are not held at zero), epochs (of the weights kept), loss_before and loss_after (held-out, around
-        fine-tuning; NaN without).
+        former with a column ``step``, None for weights. `history` has one row a step: step (from 1), fraction (gone
+        so far), params (that are not held at zero), epochs (of the weights kept), loss_before and loss_after
+        (held-out, around fine-tuning; NaN without).
 
     Raises
     ------
