@@ -63,6 +63,8 @@ def test_the_smaller_model_computes_what_the_trained_one_does(name: str, kind: A
     gone = [int((~kept).sum()) for kept in watching.kept]
     assert gone[:2] == [0, 0] < gone[2:3] <= gone[3:4] == gone[4:]
     assert any((a != b).any() for a, b in zip(watching.weights[-2], watching.weights[-1], strict=True))
+    for earlier, later in zip(watching.weights[-2], watching.weights[-1], strict=True):
+        assert earlier.ndim == 1 or (later[earlier == 0] == 0).all()
 
 
 @pytest.mark.parametrize("kind", ["neurons", "weights"])
