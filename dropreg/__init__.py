@@ -57,7 +57,10 @@ from .targets import AccuracyLimit, Budget
 
 if TYPE_CHECKING:
     from . import layers
+    from .callback import PruningCallback
+    from .iterative import prune_iteratively
     from .latency import measure_latency
+    from .recovery import Recovered, Recovery, recover
     from .surgery import Pruned, prune
     from .zeros import hold_zeros
 
@@ -98,8 +101,11 @@ __all__ = [
     "PerMask",
     "Precision",
     "Pruned",
+    "PruningCallback",
     "Record",
     "RecordError",
+    "Recovered",
+    "Recovery",
     "Scorer",
     "Selection",
     "SelectionPath",
@@ -129,7 +135,9 @@ __all__ = [
     "obd",
     "plot_comparison",
     "prune",
+    "prune_iteratively",
     "random",
+    "recover",
     "regress",
     "sample",
     "select",
@@ -144,7 +152,17 @@ __all__ = [
 ]
 
 
-_LAZY = {"prune": "surgery", "Pruned": "surgery", "hold_zeros": "zeros", "measure_latency": "latency"}
+_LAZY = {
+    "Pruned": "surgery",
+    "PruningCallback": "callback",
+    "Recovered": "recovery",
+    "Recovery": "recovery",
+    "hold_zeros": "zeros",
+    "measure_latency": "latency",
+    "prune": "surgery",
+    "prune_iteratively": "iterative",
+    "recover": "recovery",
+}
 
 
 def __getattr__(name: str) -> Any:

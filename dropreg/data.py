@@ -144,6 +144,34 @@ def check_data(model: "keras.Model", data: Data, task: Task | None = None, outpu
     return Examples(inputs, _checked_targets(labels, n_examples, n_outputs, task), task)
 
 
+def check_apart(name: str, data: Data, other_name: str, other: Data) -> None:
+    """Raise DataError if two sets of examples are the same or share memory.
+
+    Parameters
+    ----------
+    name, other_name : str
+        Of the parameters.
+    data, other : (x, y), dataset or iterable of batches
+    """
+    same = data is other
+    if not same and isinstance(data, tuple | list) and isinstance(other, tuple | list):
+        same = any(_overlap(a, b) for a in _leaves(data[0]) for b in _leaves(other[0]))
+    if same:
+        raise DataError(
+            f"`{name}` and `{other_name}` must be different examples, received the same ones or arrays that share "
+            f"memory: split them, such as {name}=(x[n:], y[n:]) and {other_name}=(x[:n], y[:n])."
+        )
+
+
+def _leaves(x: Any) -> list[Any]:
+    """The arrays of all inputs."""
+    return list(x.values()) if isinstance(x, Mapping) else list(x) if isinstance(x, tuple | list) else [x]
+
+
+def _overlap(a: Any, b: Any) -> bool:
+    return a is b or (isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.shares_memory(a, b))
+
+
 def _as_list(x: Any, names: Sequence[str]) -> list[Any]:
     """`x` as a list in the order of the model's inputs."""
     if isinstance(x, Mapping):

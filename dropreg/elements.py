@@ -3,7 +3,7 @@
 import difflib
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -350,6 +350,25 @@ def _join(parts: Sequence[Found], signature: str) -> Elements:
         left_out=tuple(dict.fromkeys(reason for part in parts for reason in part.left_out)),
         signature=signature,
         kernel_shapes={name: shape for part in parts for name, shape in part.kernel_shapes.items()},
+    )
+
+
+def take(elements: Elements, columns: Columns) -> Elements:
+    """Some of the elements, by their numbers in ascending order."""
+    number_of = np.full(len(elements) + 1, -1, dtype=np.int64)  # the last entry serves what is always kept
+    number_of[columns] = np.arange(len(columns))
+    gates = [replace(gate, columns=number_of[gate.columns]) for gate in elements.gates]
+    inner_gates = [replace(gate, columns=number_of[gate.columns]) for gate in elements.inner_gates]
+    return replace(
+        elements,
+        layers=tuple(elements.layers[j] for j in columns),
+        kinds=tuple(elements.kinds[j] for j in columns),
+        indices=elements.indices[columns],
+        ties={int(number_of[j]): tied for j, tied in elements.ties.items() if number_of[j] >= 0},
+        params=elements.params[columns],
+        macs=elements.macs[columns],
+        gates=tuple(gate for gate in gates if (gate.columns >= 0).any()),
+        inner_gates=tuple(gate for gate in inner_gates if (gate.columns >= 0).any()),
     )
 
 

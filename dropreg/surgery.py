@@ -49,6 +49,8 @@ class Pruned:
         Layers that were kept whole although the selection drops some of their units, and why.
     report : Sizes
         Parameters, multiply-adds and bytes before and after.
+    history : DataFrame or None
+        One row a step of `dropreg.prune_iteratively`, None of `dropreg.prune`.
     """
 
     model: keras.Model
@@ -58,6 +60,7 @@ class Pruned:
     merged: pd.DataFrame | None
     blocked: tuple[tuple[str, str], ...]
     report: Sizes
+    history: pd.DataFrame | None = None
 
     def measure_latency(
         self, batch_sizes: Sequence[int] = (1, 64), *, threads: int = 1, repeats: int = 100, warm_up: int = 10

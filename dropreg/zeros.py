@@ -1,5 +1,6 @@
 """Single weights that are removed: zeros that stay zeros."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -66,23 +67,45 @@ def hold_zeros(model: keras.Model) -> int:
 
 def drop_weights(model: keras.Model, rebuilt: "Rebuilt", selection: "Selection") -> None:
     """Set the weights that go to zero in the new model, and hold them there."""
-    gates = [gate for gate in selection.elements.inner_gates if gate.where == "kernel"]
-    if not gates:
+    if not selection.elements.one_mask_a_batch:
         return
-    kinds = sorted(set(selection.elements.kinds))
-    if not all(gate.where == "kernel" for gate in selection.elements.inner_gates) or selection.elements.gates:
-        raise ModelError(
-            f"a selection of weights must hold no other kind, received {', '.join(kinds)}: "
-            "prune one kind after the other."
-        )
-    layers = all_layers(model)
     twin = {}
     for old, new in rebuilt.pairs:
         if isinstance(old.layer, keras.layers.Layer):
             twin.update({id(a): b for a, b in zip(all_layers(old.layer), all_layers(new.layer), strict=True)})
+    for variable, mask in kernel_masks([twin.get(id(layer)) for layer in all_layers(model)], selection):
+        hold_at(variable, mask)
+
+
+def hold_at(variable: Any, mask: npt.NDArray[np.bool_]) -> None:
+    """Set what goes of a variable (False in `mask`, in its shape) to zero and hold it there, with what is held."""
+    if isinstance(variable.constraint, HoldZeros):
+        mask = mask & variable.constraint.mask
+    variable.assign(as_array(variable) * mask)
+    variable.constraint = HoldZeros(mask)
+
+
+def kernel_masks(layers: Sequence[Any], selection: "Selection") -> list[tuple[Any, npt.NDArray[np.bool_]]]:
+    """The kernels that weights belong to, and what stays of each (True) in its shape.
+
+    Parameters
+    ----------
+    layers : sequence of Layer
+        In the order of ``dropreg.graph.all_layers``, of the model of the elements or of one made from it.
+    selection : Selection
+        Of weights, or groups of them, alone.
+
+    Raises
+    ------
+    ModelError
+        If there are elements of another kind.
+    """
+    gates = selection.elements.inner_gates
+    if selection.elements.gates or any(gate.where != "kernel" for gate in gates):
+        raise ModelError(
+            "a selection of weights must hold no other kind, received "
+            f"{', '.join(sorted(set(selection.elements.kinds)))}: prune one kind after the other."
+        )
     stays = np.append(selection.kept, [True])
-    for gate in gates:
-        variable = variables_of(twin[id(layers[gate.layer])])[gate.variable]
-        mask = stays[gate.columns].reshape(variable.shape)
-        variable.assign(as_array(variable) * mask)
-        variable.constraint = HoldZeros(mask)
+    kernels = [variables_of(layers[gate.layer])[gate.variable] for gate in gates]
+    return [(v, stays[gate.columns].reshape(v.shape)) for v, gate in zip(kernels, gates, strict=True)]

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..data import Data
-from ..elements import Elements, Gate
+from ..elements import Elements, take
 from ..impact import ImpactTable, impact_table
 from ..outcomes import Outcome, Task
 from .derivatives import Running
@@ -154,22 +154,5 @@ def _probe_of(question: Question, columns: npt.NDArray[np.int64]) -> tuple[Probe
     if not _is_walkable(question.elements):
         return Probe(question), columns
     chosen = np.union1d(columns, np.flatnonzero(~question.kept))
-    fewer = replace(question, elements=_only(question.elements, chosen), kept=question.kept[chosen])
+    fewer = replace(question, elements=take(question.elements, chosen), kept=question.kept[chosen])
     return Probe(fewer), np.searchsorted(chosen, columns)
-
-
-def _only(elements: Elements, columns: npt.NDArray[np.int64]) -> Elements:
-    """Some of the elements, in order."""
-    number_of = np.full(len(elements) + 1, -1, dtype=np.int64)  # the last entry serves what is always kept
-    number_of[columns] = np.arange(len(columns))
-    gates = [Gate(gate.call, gate.position, number_of[gate.columns]) for gate in elements.gates]
-    return replace(
-        elements,
-        layers=tuple(elements.layers[j] for j in columns),
-        kinds=tuple(elements.kinds[j] for j in columns),
-        indices=elements.indices[columns],
-        ties={int(number_of[j]): tied for j, tied in elements.ties.items() if number_of[j] >= 0},
-        params=elements.params[columns],
-        macs=elements.macs[columns],
-        gates=tuple(gate for gate in gates if (gate.columns >= 0).any()),
-    )

@@ -1,0 +1,74 @@
+"""Copies of models, and running a model that is to stay as it is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from .data import Examples
+from .errors import DataError, ModelError
+from .graph import all_layers, trace_graph
+from .layers.base import rule_for
+from .zeros import HoldZeros
+
+BATCH = 500
+"""Examples of a forward pass."""
+
+
+def copy_model(model: keras.Model) -> keras.Model:
+    """A copy with the same structure, weights and held zeros, not compiled.
+
+    Raises
+    ------
+    ModelError
+        If the model is a subclassed one.
+    """
+    if trace_graph(model).inside is not None:
+        raise ModelError(
+            f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code: it "
+            "cannot be copied. Rebuild it as keras.Model(inputs, outputs)."
+        )
+    copied: Any = keras.models.clone_model(model)
+    copied.set_weights(model.get_weights())
+    for layer in all_layers(copied):
+        rule_for(layer).finish(layer)
+    for old, new in zip(model.weights, copied.weights, strict=True):
+        if isinstance(old.constraint, HoldZeros):
+            new.constraint = old.constraint
+    return copied
+
+
+def seed_layers(model: keras.Model, seed: int) -> None:
+    """Give every source of noise in a model a state that `seed` alone decides."""
+    states = [variable for variable in model.variables if variable.name == "seed_generator_state"]
+    for number, state in enumerate(states):
+        state.assign(np.array([seed % 2**32, number], dtype=np.uint32))
+
+
+def call_model(model: keras.Model, inputs: Sequence[Any], *, training: bool) -> Any:
+    """The model's only output for one tensor an input."""
+    pack: Any = keras.tree.pack_sequence_as
+    arranged = inputs[0] if isinstance(model, keras.Sequential) else pack(model.input, list(inputs))
+    return keras.tree.flatten(model(arranged, training=training))[0]
+
+
+def run_model(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
+    """Outputs (n_examples, n_outputs) of a model that is left as it is."""
+
+    @tf.function(reduce_retracing=True)
+    def run(inputs: list[Any]) -> Any:
+        with keras.StatelessScope(collect_losses=True):
+            return tf.cast(call_model(model, inputs, training=False), tf.float32)
+
+    starts = range(0, len(examples), BATCH)
+    parts = [run([tf.convert_to_tensor(x[k : k + BATCH]) for x in examples.inputs]).numpy() for k in starts]
+    outputs = np.concatenate(parts)
+    if not np.isfinite(outputs).all():
+        raise DataError(
+            f"model '{model.name}' must give finite outputs, received NaN or infinity: check its weights and the scale "
+            "of the inputs."
+        )
+    return outputs
