@@ -68,7 +68,7 @@ class Annealer:
             raise ParameterError(f"`ablation` must be one of {', '.join(get_args(Ablation))}, received {ablation!r}.")
         self.elements, self.floor, self.gradients, self.ablation = elements, floor, gradients, ablation
         self.schedule = Annealing() if schedule is None else schedule
-        self._sweeps = _sweeps(elements, swaps)
+        self._sweeps = _sweeps(elements, ablation, swaps)
         if outcome is None:
             outcome = _default_outcome(check_data(model, data, task), ablation)
         self.question = ask(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
@@ -160,9 +160,9 @@ class Annealer:
         )
 
 
-def _sweeps(elements: Elements, asked: int | None) -> int:
+def _sweeps(elements: Elements, ablation: Ablation, asked: int | None) -> int:
     if asked is None:
-        return 0 if elements.one_mask_a_batch else _SWEEPS
+        return 0 if elements.one_mask_a_batch or ablation == "merged" else _SWEEPS
     if positive("swaps", asked, 0) and elements.one_mask_a_batch:
         raise ParameterError(
             f"`swaps` must be 0 for {len(elements):,} elements of which every mask takes a pass of its own, received "

@@ -68,7 +68,7 @@ class MergedNetwork(MaskedNetwork):
 
     def __init__(self, model: keras.Model, elements: Elements, examples: "Examples", ridge: float = 0.01) -> None:
         super().__init__(model, elements)
-        if elements.inner_gates or any(len(gates) > 1 for gates in self._gates.values()):
+        if not can_predict(elements):
             raise ParameterError(
                 "`ablation` 'merged' must have elements that are read as channels of an activation, of one kind, "
                 f"received {sorted(set(elements.kinds))}: use ablation='zero'."
@@ -113,6 +113,12 @@ class MergedNetwork(MaskedNetwork):
         read = tf.matmul(x, change.reading, transpose_b=True)
         read += tf.matmul(tf.matmul(x, change.residual, transpose_b=True) * flips, change.loading, transpose_b=True)
         return tf.cast(tf.reshape(read * scale, shape) + center, value.dtype)
+
+
+def can_predict(elements: Elements) -> bool:
+    """Whether all elements are read as channels of an activation, and none together with those of another kind."""
+    places = {(gate.call, gate.position) for gate in elements.gates}
+    return not elements.inner_gates and len(places) == len(elements.gates)
 
 
 @dataclass(frozen=True)

@@ -175,7 +175,8 @@ def anneal_path(
         by default, for weights their magnitude.
     swaps : int, optional
         Sweeps of swaps at the end of each stage at most (`dropreg.swaps`), which need forward passes over the examples
-        for some hundred selections each. By default 10; 0 where masks multiply weights, which are too many.
+        for some hundred selections each. By default 10; 0 where masks multiply weights, which are too many, and where
+        what is dropped is merged, which they do not help (``experiments/results/anneal``).
     floor : int or mapping of str to int or float
         Elements that stay in every layer at least, as in `select`: a mapping gives it by layer, and
         ``{"name": 1.0}`` protects a layer.

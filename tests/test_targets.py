@@ -1,0 +1,204 @@
+"""Laws of swaps, floors by layer, targets, and of `prune` without a selection."""
+
+from typing import Any
+
+import keras
+import models
+import numpy as np
+import pytest
+from conftest import Labelled
+from keras import layers
+from test_pruning import planted
+
+import dropreg as dr
+from dropreg.annealer import Annealer
+from dropreg.selection import holds_floor
+
+QUICK: dict[str, Any] = {"rounds": 2, "rows_per_round": 256}
+
+
+def selected(useless: tuple[int, ...], kept: list[int]) -> tuple[Annealer, np.ndarray]:
+    """What swaps with forward passes on a planted network, and a selection to begin with."""
+    model, data = planted(useless)
+    elements = dr.elements(model)
+    options: dict[str, Any] = dict.fromkeys(
+        ("rows_per_round", "outcome", "schedule", "examples_per_mask", "start", "swaps", "task")
+    )
+    run = Annealer(model, data, elements, **options, gradients=False, ablation="zero", floor=1, seed=0)
+    return run, dr.Selection.keeping(elements, kept).kept
+
+
+def test_swaps_find_the_best_selection() -> None:
+    useless = (1, 4, 5, 9)
+    run, kept = selected(useless, [1, 4, 5, 9, 0, 2, 3, 6])  # as many as there are useful ones
+    better, pairs = run._swap(kept, np.ones(12, dtype=bool), 20)
+    assert better.sum() == kept.sum()
+    assert tuple(np.flatnonzero(~better)) == useless
+    mask = kept.copy()
+    for out, back in pairs:
+        assert mask[out]
+        assert not mask[back]
+        mask[out], mask[back] = False, True
+    np.testing.assert_array_equal(mask, better)
+
+
+def test_swaps_return_only_what_is_allowed() -> None:
+    run, kept = selected((1, 4, 5, 9), [1, 4, 5, 9])
+    allowed = kept.copy()
+    allowed[[0, 2]] = True
+    better, _ = run._swap(kept, allowed, 20)
+    assert better.sum() == 4
+    assert not better[~allowed].any()
+    assert better[[0, 2]].all()
+    np.testing.assert_array_equal(run._swap(kept, kept, 20)[0], kept)
+
+
+@pytest.mark.parametrize("ablation", ["zero", "merged"])
+@pytest.mark.parametrize("gradients", [True, False])
+def test_swaps_never_lower_the_outcome(ablation: Any, *, gradients: bool) -> None:
+    model = models.build("mlp")
+    data, elements = models.data_for(model, 60), dr.elements(model)
+    more: dict[str, Any] = {"examples_per_mask": 16} if ablation == "merged" else {}
+
+    def outcome(swaps: int) -> float:
+        path = dr.anneal_path(
+            *(model, data, elements),
+            fractions=(0.5,),
+            swaps=swaps,
+            outcome="loss",
+            ablation=ablation,
+            gradients=gradients,
+            **QUICK,
+            **more,
+        )
+        run = Annealer(
+            *(model, data, elements),
+            **dict.fromkeys(("rows_per_round", "schedule", "examples_per_mask", "start", "swaps", "task")),
+            outcome="loss",
+            gradients=False,
+            ablation=ablation,
+            floor=1,
+            seed=0,
+        )
+        return float(run._probe.means(path.selections[0].kept[np.newaxis], np.arange(60))[0])
+
+    assert outcome(5) <= outcome(0)
+
+
+def test_floors_by_layer() -> None:
+    model = models.build("mlp")
+    elements = dr.elements(model)
+    first, second = dict.fromkeys(elements.layers)
+    sizes = elements.to_frame().groupby("layer")["element"].size()
+    floor = {first: 1.0}
+    selection = dr.anneal(model, models.data_for(model, 40), elements, fraction=0.3, floor=floor, **QUICK)
+    kept = selection.by_layer().set_index("layer")["kept"]
+    assert kept[first] == sizes[first]
+    assert kept[second] < sizes[second]
+    assert holds_floor(elements, selection.kept, floor)
+    assert not holds_floor(elements, selection.kept, {second: 1.0})
+    half = dr.select(elements, np.zeros(len(elements)), fraction=0.5, floor={second: 0.6})
+    assert half.by_layer().set_index("layer")["kept"][second] >= 0.6 * sizes[second]
+
+
+@pytest.mark.parametrize("quantity", ["params", "macs", "bytes"])
+def test_budgets_are_kept_and_no_more_than_that(quantity: Any) -> None:
+    keras.utils.set_random_seed(0)
+    stack = [keras.Input((12,)), layers.Dense(24, activation="relu"), layers.Dense(16, activation="relu")]
+    model = keras.Sequential([*stack, layers.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(100, 12)).astype(np.float32)
+    data, elements = (x, np.argmax(model(x), axis=1)), dr.elements(model)
+    budget = dr.Budget(quantity, 0.9 if quantity == "bytes" else 0.5)
+    selection = dr.anneal(model, data, elements, target=budget, swaps=0, **QUICK)
+    small = dr.prune(model, selection)
+    assert budget.measure(small) <= budget.at_most
+    assert budget.measure(small) == pytest.approx(small.report.totals().loc[quantity, "ratio"])
+    if quantity == "params":  # one unit more would be too many
+        assert budget.measure(small) > budget.at_most - 40 / model.count_params()
+
+
+def test_latency_is_measured() -> None:
+    model = models.build("mlp")
+    elements = dr.elements(model)
+    ratio = dr.Budget("latency", 0.5, batch_size=4).measure(dr.prune(model, dr.Selection.random(elements, 0.3)))
+    assert 0 < ratio < 100
+
+
+def test_budgets_out_of_reach_hand_back_the_best() -> None:
+    model = models.build("mlp")
+    elements = dr.elements(model)
+    with pytest.raises(dr.TargetError, match=r"at most 0.1% of the params, but .*% was the least") as raised:
+        dr.anneal(model, models.data_for(model, 40), elements, target=dr.Budget("params", 0.001), **QUICK)
+    assert (raised.value.best.by_layer()["kept"] == 1).all()
+
+
+def test_accuracy_limits_drop_what_is_free() -> None:
+    useless = (1, 4, 5, 9)
+    model, data = planted(useless)
+    limit = dr.AccuracyLimit(0.02, (data[0][:200], data[1][:200]))
+    rest = data[0][200:], data[1][200:]
+    selection = dr.anneal(model, rest, dr.elements(model), target=limit, rounds=20, rows_per_round=1024)
+    assert set(useless) <= set(selection.dropped.tolist())
+    assert limit.measure(dr.prune(model, selection)) <= limit.most
+    one_more = dr.Selection.dropping(selection.elements, [*selection.dropped, np.flatnonzero(selection.kept)[0]])
+    assert limit.measure(dr.prune(model, one_more)) > limit.most
+
+
+def test_accuracy_limits_out_of_reach() -> None:
+    model, data = planted(())
+    limit = dr.AccuracyLimit(0.02, (data[0][:200], data[1][:200]))
+    with pytest.raises(dr.TargetError, match=r"at most 2.00% at level 0.95, but .*% was the least, with one") as raised:
+        dr.anneal(model, (data[0][200:], data[1][200:]), dr.elements(model), target=limit, **QUICK)
+    assert raised.value.best.kept.all()
+
+
+def test_the_limit_of_a_loss_is_an_upper_one() -> None:
+    model, data = planted(())
+    whole = dr.prune(model, dr.Selection.dropping(dr.elements(model), []))
+    assert dr.AccuracyLimit(0.02, data).measure(whole) == pytest.approx(-np.log(0.05) / 400)
+    less = dr.prune(model, dr.Selection.dropping(dr.elements(model), [0, 1, 2]))
+    estimate = 1.0 - float((np.argmax(less.model(data[0]), axis=1) == data[1]).mean())
+    limits = [dr.AccuracyLimit(0.02, data, level).measure(less) for level in (0.9, 0.95, 0.99)]
+    assert estimate < limits[0] < limits[1] < limits[2]
+    error = np.sqrt(estimate * (1 - estimate) / 399)
+    assert limits[1] == pytest.approx(estimate + 1.6486 * error, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "recurrent"])
+def test_prune_chooses_by_itself(name: str) -> None:
+    model = models.build(name)
+    data = models.data_for(model, 80)
+    small = dr.prune(model, data=data, fraction=0.4)
+    assert small.selection.fraction == pytest.approx(0.4, abs=0.5 / len(small.selection.kept))
+    again = dr.prune(model, small.selection, data)
+    for mine, other in zip(small.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(mine, other)
+    assert small.merge == "least_squares"
+
+
+def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+    budget = dr.Budget("params", 0.5)
+    with pytest.raises(dr.ParameterError, match=r"exactly one of `fraction` and `target`.*received none"):
+        dr.anneal(model, data, elements)
+    with pytest.raises(dr.ParameterError, match=r"exactly one of `fraction` and `target`.*received both"):
+        dr.anneal(model, data, elements, fraction=0.5, target=budget)
+    with pytest.raises(dr.ParameterError, match=r"`quantity` must be one of params, .*, received 'x'"):
+        dr.Budget("x", 0.5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(dr.ParameterError, match=r"`at_most` must lie strictly between 0 and 1, received 1.5"):
+        dr.Budget("params", 1.5)
+    with pytest.raises(dr.ParameterError, match=r"`most` must lie strictly between 0 and 1, received 0"):
+        dr.AccuracyLimit(0, data)
+    with pytest.raises(dr.ParameterError, match=r"`level` must lie strictly between 0.5 and 1, received 0.1"):
+        dr.AccuracyLimit(0.1, data, 0.1)
+    with pytest.raises(dr.DataError, match=r"at least 600 examples to show a loss of at most 0.005.*received 10"):
+        dr.AccuracyLimit(0.005, (data[0][:10], data[1][:10]))
+    with pytest.raises(dr.ParameterError, match=r"`target` must be an accuracy limit where single weights go"):
+        dr.anneal(model, data, dr.elements(model, "weights"), target=budget)
+    with pytest.raises(dr.ParameterError, match=r"`prune` must have a selection, or data and one of.*received neither"):
+        dr.prune(model, data=data)
+    with pytest.raises(dr.ParameterError, match=r"must have a selection.*received no data"):
+        dr.prune(model, fraction=0.5)
+    with pytest.raises(dr.ParameterError, match=r"must be left out where a selection is given"):
+        dr.prune(model, dr.Selection.random(elements, 0.2), fraction=0.5)
+    with pytest.raises(dr.ParameterError, match=r"`swaps` must be 0 for .* elements of which every mask"):
+        dr.anneal(model, data, dr.elements(model, "weights"), fraction=0.5, swaps=2)
