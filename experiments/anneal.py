@@ -1,12 +1,19 @@
-"""Selections made in small steps, against selections made in one, before and after merging.
+"""Selections made in small steps, against those of other scorers, deleted and merged.
 
 For each model, seed (a trained network of its own), method and fraction of the units removed: test accuracy of the
-network as deletion leaves it (plain), and merged by least squares. No fine-tuning. Methods: random units; spread of
-the loss change over examples; gates trained by backpropagation; `dr.anneal_path` with dropped units at zero, with the
-gradient's help (zero) and by forward passes alone (forward), and with dropped units predicted from those that stay
-(merged). "dense" is the whole network. Methods see the first 5,000 estimation images, merging the other 5,000;
-accuracy is on the test images, which nothing is chosen on. Seconds and rows are those of the selection; those
-of a path are divided equally among its fractions, whose stages have equally many rounds, and added up.
+network as deletion leaves it (plain), and merged by least squares. No fine-tuning. Methods:
+
+- one shot: random; taylor (squared first order); spread (SD of the loss change over examples); obd; loo (leave
+  one out);
+- iterated: "taylor, iterated" and "spread, iterated" score again after each of 20 removals, greedy leaves out one at a
+  time, gates are trained by backpropagation for each fraction;
+- "taylor, merged steps" and "spread, merged steps": score, remove, merge, 20 times (`dropreg.prune_iteratively`);
+- `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone),
+  "annealed, no swaps", "annealed for merging" (dropped units predicted from those that stay).
+
+"dense" is the whole network. Methods see the first 5,000 estimation images, merging the other 5,000 (where methods
+merge in each step, the first as well); accuracy is on the test images, which nothing is chosen on. Seconds and rows are
+those of the selection; those of a path are divided equally among its fractions and added up.
 
 Example: ``python experiments/anneal.py --models mlp --seeds 0 1 2``
 """
@@ -21,15 +28,22 @@ import pandas as pd
 from common import new_parser, save_settings
 
 import dropreg as dr
+from dropreg.baselines.question import spent
 
 FRACTIONS = (0.5, 0.7, 0.8, 0.9)
-ROUNDS = {"zero": 50, "forward": 50, "merged": 50}
+STEPS = 20
 OPTIONS: dict[str, dict[str, Any]] = {
-    "zero": {},
-    "forward": {"gradients": False},
-    "merged": {"ablation": "merged"},
+    "annealed": {},
+    "annealed, no swaps": {"swaps": 0},
+    "annealed, forward": {"gradients": False},
+    "annealed for merging": {"ablation": "merged"},
 }
-METHODS = ("random", "spread", "gates", *OPTIONS)
+SQUARED = dr.Scorer(dr.taylor, {"statistic": "squared"})
+ONE_SHOT = {"taylor": SQUARED, "spread": dr.Scorer(dr.spread), "obd": dr.Scorer(dr.obd)}
+ITERATED = {"taylor, iterated": SQUARED, "spread, iterated": dr.Scorer(dr.spread)}
+IN_STEPS = {"taylor, merged steps": SQUARED, "spread, merged steps": dr.Scorer(dr.spread)}
+METHODS = ("random", *ONE_SHOT, "loo", *ITERATED, "greedy", "gates", *IN_STEPS, *OPTIONS)
+GREEDY_ROWS = 2_000_000
 Pair = tuple[np.ndarray, np.ndarray]
 Made = list[tuple[dr.Selection, float, int]]
 """Selection, seconds and row-equivalents for each fraction."""
@@ -53,28 +67,61 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
     return function(), time.perf_counter() - start
 
 
+def annealed(options: dict[str, Any], model: Any, data: Pair, elements: dr.Elements, seed: int, n: Any) -> Made:
+    """Selections of one path."""
+    fractions, rounds = n
+    path, seconds = timed(
+        lambda: dr.anneal_path(model, data, elements, fractions=fractions, rounds=rounds, seed=seed, **options)
+    )
+    shares = (np.arange(1, len(fractions) + 1) / len(fractions)).tolist()
+    return [(s, seconds * share, round(path.rows * share)) for s, share in zip(path.selections, shares, strict=True)]
+
+
+def iterated(scorer: dr.Scorer, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any) -> Made:
+    """Selections of a scorer that scores what is left after each step."""
+    made: Made = []
+    kept, rows, start = np.ones(len(elements), dtype=bool), 0, time.perf_counter()
+    for fraction in sorted({*np.linspace(0, max(fractions), STEPS + 1)[1:].round(6).tolist(), *fractions}):
+        table = scorer.function(model, data, elements, seed=seed, kept=kept, **scorer.settings)
+        scores = np.where(kept, table.impact, table.impact.min() - 1.0)
+        selection = dr.select(elements, scores, fraction=fraction)
+        kept, rows = selection.kept, rows + spent(table)
+        if fraction in fractions:
+            made.append((selection, time.perf_counter() - start, rows))
+    return made
+
+
 def make(method: str, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int) -> Made:
     """One method's selections."""
     if method in OPTIONS:
-        path, seconds = timed(
-            lambda: dr.anneal_path(
-                model, data, elements, fractions=fractions, rounds=rounds, seed=seed, **OPTIONS[method]
-            )
-        )
-        shares = (np.arange(1, len(fractions) + 1) / len(fractions)).tolist()
-        return [
-            (s, seconds * share, round(path.rows * share)) for s, share in zip(path.selections, shares, strict=True)
-        ]
+        return annealed(OPTIONS[method], model, data, elements, seed, (fractions, rounds))
+    if method in ITERATED:
+        return iterated(ITERATED[method], model, data, elements, seed, fractions)
     if method == "gates":
         made: Made = []
         for fraction in fractions:
             table, seconds = timed(lambda at=fraction: dr.gates(model, data, elements, fraction=at, seed=seed))
-            made.append((dr.select(elements, table, fraction=fraction), seconds, table.rows))
+            made.append((dr.select(elements, table, fraction=fraction), seconds, spent(table)))
         return made
     if method == "random":
         return [(dr.Selection.random(elements, fraction, seed=seed), 0.0, 0) for fraction in fractions]
-    table, seconds = timed(lambda: dr.spread(model, data, elements, seed=seed))
-    return [(dr.select(elements, table, fraction=fraction), seconds, table.rows) for fraction in fractions]
+    jobs: dict[str, Callable[[], dr.ImpactTable]] = {
+        "loo": lambda: dr.leave_one_out(model, data, elements, seed=seed),
+        "greedy": lambda: dr.greedy(model, data, elements, rows=GREEDY_ROWS, seed=seed),
+        **{n: lambda s=s: s.function(model, data, elements, seed=seed, **s.settings) for n, s in ONE_SHOT.items()},
+    }
+    table, seconds = timed(jobs[method])
+    return [(dr.select(elements, table, fraction=fraction), seconds, spent(table)) for fraction in fractions]
+
+
+def in_steps(method: str, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any) -> list[Any]:
+    """Smaller models that were merged in every step, and seconds."""
+    made = []
+    for fraction in fractions:
+        steps = max(round(STEPS * fraction / max(fractions)), 1)
+        asked = {"fraction": fraction, "scorer": IN_STEPS[method], "steps": steps, "schedule": "linear", "seed": seed}
+        made.append(timed(lambda asked=asked: dr.prune_iteratively(model, data, elements, **asked)))
+    return made
 
 
 def measure(name: str, seed: int, methods: list[str], fractions: tuple[float, ...], quick: bool) -> pd.DataFrame:
@@ -88,9 +135,16 @@ def measure(name: str, seed: int, methods: list[str], fractions: tuple[float, ..
     dense = accuracy(model, test)
     rows: list[dict[str, Any]] = [{"method": "dense", "fraction": 0.0, "plain": dense, "merged": dense}]
     for method in methods:
-        rounds = 5 if quick else ROUNDS.get(method, 0)
-        made = make(method, model, estimation, elements, seed, fractions, rounds)
-        for fraction, (selection, seconds, spent) in zip(fractions, made, strict=True):
+        if method in IN_STEPS:
+            for fraction, (small, seconds) in zip(
+                fractions, in_steps(method, model, estimation, elements, seed, fractions), strict=True
+            ):
+                found = {"merged": accuracy(small.model, test), "params": small.model.count_params()}
+                rows.append({"method": method, "fraction": fraction, **found, "seconds": seconds})
+                print(name, seed, *rows[-1].values(), flush=True)
+            continue
+        made = make(method, model, estimation, elements, seed, fractions, 5 if quick else 50)
+        for fraction, (selection, seconds, spent_rows) in zip(fractions, made, strict=True):
             plain = dr.prune(model, selection)
             merged = dr.prune(model, selection, merging)
             rows.append(
@@ -101,7 +155,7 @@ def measure(name: str, seed: int, methods: list[str], fractions: tuple[float, ..
                     "merged": accuracy(merged.model, test),
                     "params": merged.report.totals().loc["params", "after"],
                     "seconds": seconds,
-                    "rows": spent,
+                    "rows": spent_rows,
                 }
             )
             print(name, seed, *rows[-1].values(), flush=True)
@@ -114,12 +168,13 @@ def summarize(frame: pd.DataFrame) -> pd.DataFrame:
     columns = {}
     for value in ("plain", "merged"):
         columns |= {value: groups[value].mean(), f"{value}_sd": groups[value].std()}
+    columns["params"] = groups["params"].mean()
     return pd.DataFrame({**columns, "seconds": groups["seconds"].mean(), "rows": groups["rows"].mean()})
 
 
 def main() -> None:
     parser = new_parser(__doc__, "anneal")
-    parser.add_argument("--models", nargs="+", choices=("mlp", "cnn", "resnet"), default=["mlp"])
+    parser.add_argument("--models", nargs="+", choices=("mlp", "cnn", "resnet", "vit"), default=["mlp"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     arguments = parser.parse_args()
     fractions = FRACTIONS[1:3] if arguments.quick else FRACTIONS
@@ -131,7 +186,7 @@ def main() -> None:
             pd.concat(frames).to_csv(arguments.out / "anneal.csv", index=False, float_format="%.5f")
     summary = summarize(pd.concat(frames))
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
-    save_settings(arguments.out, arguments, rounds=ROUNDS)
+    save_settings(arguments.out, arguments)
     print(summary.to_string(float_format=lambda value: f"{value:.4f}"))
 
 
