@@ -275,7 +275,7 @@ def run_setting(setting: Setting, arguments: argparse.Namespace) -> dict[str, pd
         arguments.fractions,
         arguments.steps,
         arguments.tune_steps,
-        arguments.rows,
+        setting.rows,
         arguments.draws,
         arguments.quick,
     )
