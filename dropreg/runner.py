@@ -28,8 +28,8 @@ Ablation = Literal["zero", "mean"]
 PREFIX_BYTES = 2**30
 """Most memory for values that are computed once an example and reused in every row."""
 
-_BATCH_FLOATS = 2**24
-_MOST_BATCH, _LEAST_BATCH, _BATCHES_PER_CHUNK, _MOST_CHUNK = 8192, 32, 16, 16384
+_BATCH_FLOATS = 2**25
+_MOST_BATCH, _LEAST_BATCH, _BATCHES_PER_CHUNK, _MOST_CHUNK = 16384, 32, 16, 16384
 _CHUNK_MASK_BYTES, _LEAST_CHUNK_MASKS, _MOST_CHUNK_MASKS = 2**26, 4, 256
 _FIDELITY_CHUNK = 2**62
 """Chunks from here on are drawn for unseen masks; no run gets there."""

@@ -26,7 +26,7 @@ from dropreg.data import check_data
 from dropreg.outcomes import resolve_all
 from dropreg.runner import ChunkRunner
 
-BATCHES = {"mlp": (512, 2048, 8192), "cnn": (64, 128, 512), "vit": (64, 128, 512), "resnet": (64, 128, 512)}
+BATCHES = {"mlp": (2048, 8192, 16384), "cnn": (64, 128, 512), "vit": (64, 128, 512), "resnet": (64, 128, 512)}
 ROWS = {"mlp": 65_536, "cnn": 8_192, "vit": 4_096, "resnet": 8_192}
 
 
@@ -34,7 +34,7 @@ def plain(model: Any, x: np.ndarray, batch: int, xla: bool, rows: int) -> Callab
     """A function that runs `rows` examples through the model."""
     specs = [tf.TensorSpec([batch, *x.shape[1:]], x.dtype)]
     forward = tf.function(lambda inputs: model(inputs, training=False), input_signature=specs, jit_compile=xla)
-    starts = [k % (len(x) - batch) for k in range(0, rows, batch)]
+    starts = [k % max(len(x) - batch, 1) for k in range(0, rows, batch)]
 
     def run() -> None:
         for start in starts:
@@ -65,7 +65,7 @@ def compare(name: str, rounds: int, rows: int) -> pd.DataFrame:
     for batch in BATCHES[name]:
         ways["masked", batch, False] = masked(name, batch, rows)
         for xla in (False, True):
-            ways["plain", batch, xla] = plain(model, x, batch, xla, rows)
+            ways["plain", min(batch, len(x)), xla] = plain(model, x, min(batch, len(x)), xla, rows)
     for run in ways.values():  # compile
         run()
     found = []
