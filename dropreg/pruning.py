@@ -233,7 +233,7 @@ def _search(
     n_rounds = 20 if rounds is None else positive("rounds", rounds)
     fractions = [fraction for fraction in STEPS if fraction < most]
     fractions += [most] if most > 0 else []
-    lower = Selection(run.elements, np.ones(n, dtype=bool))
+    lower = upper = Selection(run.elements, np.ones(n, dtype=bool))
     value, reached = np.nan, False
     with tqdm(total=n_rounds * len(fractions), unit="rounds", disable=not progress) as bar:
         for fraction in fractions:

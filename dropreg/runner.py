@@ -269,7 +269,10 @@ class ChunkRunner:
         per_mask = 1 if self.elements.one_mask_a_batch else n
         n_kept = masks.sum(axis=0, dtype=np.float64) * per_mask
         n_dropped = len(masks) * per_mask - n_kept
-        return {name: GradientSums(*total, n_kept, n_dropped) for name, total in gradients.items()}
+        return {
+            name: GradientSums(total[0], total[1], total[2], total[3], n_kept, n_dropped)
+            for name, total in gradients.items()
+        }
 
     def run_fidelity(self, fidelity: Fidelity) -> FidelityMasks:
         """Measure unseen masks at half, once and twice the design's mean drop rate."""

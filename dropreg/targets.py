@@ -9,10 +9,9 @@ from scipy import stats
 
 from .data import Data, check_data
 from .errors import DataError, ParameterError
+from .outcomes import Accuracy, Prediction, guess_from_logits
 
 if TYPE_CHECKING:
-    import keras
-
     from .surgery import Pruned
 
 Quantity = Literal["params", "macs", "bytes", "latency"]
@@ -57,9 +56,9 @@ class Budget:
     def measure(self, pruned: "Pruned") -> float:
         """The quantity of the smaller model, as a fraction of the whole one's."""
         if self.quantity == "latency":
-            seconds = pruned.measure_latency((self.batch_size,)).set_index("model")["median"]
-            return float(seconds["after"] / seconds["before"])
-        return float(pruned.report.totals().loc[self.quantity, "ratio"])
+            before, after = pruned.measure_latency((self.batch_size,))["median"].to_numpy(np.float64)
+            return float(after / before)
+        return float(pruned.report.totals()["ratio"].to_dict()[self.quantity])
 
     @property
     def limit(self) -> float:
@@ -110,6 +109,10 @@ class AccuracyLimit:
             )
         if not 0.5 < self.level < 1:
             raise ParameterError(f"`level` must lie strictly between 0.5 and 1, received {self.level!r}.")
+        if not isinstance(self.data, tuple | list) or len(self.data) != 2 or self.data[1] is None:
+            raise DataError(
+                "`data` of an accuracy limit must be a pair (x, y) with labels, received none: pass (x, y)."
+            )
         needed = int(np.ceil(-np.log1p(-self.level) / self.most))
         if len(self.data[1]) < needed:
             raise DataError(
@@ -138,9 +141,12 @@ class AccuracyLimit:
 Target = Budget | AccuracyLimit
 
 
-def _is_right(model: "keras.Model", data: Data) -> npt.NDArray[np.float64]:
-    """1 for each example that is told right, 0 for the others."""
-    examples = check_data(model, data, "classes")
-    inputs: Any = list(examples.inputs) if len(examples.inputs) > 1 else examples.inputs[0]
-    outputs = np.asarray(model.predict(inputs, batch_size=256, verbose=0))
-    return (outputs.argmax(axis=1) == examples.labels).astype(np.float64)
+def _is_right(model: Any, data: Data) -> npt.NDArray[np.float64]:
+    """1 for each example that is told right, 0 for the others; for several labels the mean over them."""
+    import tensorflow as tf
+
+    examples = check_data(model, data)
+    inputs: Any = examples.inputs
+    outputs = np.asarray(model.predict(list(inputs) if len(inputs) > 1 else inputs[0], batch_size=256, verbose=0))
+    prediction = Prediction(tf.constant(outputs), examples.task, guess_from_logits(examples.task, outputs))
+    return Accuracy().measure(prediction, tf.constant(examples.labels), prediction).numpy().astype(np.float64)

@@ -192,6 +192,8 @@ def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) 
         dr.AccuracyLimit(0.1, data, 0.1)
     with pytest.raises(dr.DataError, match=r"at least 600 examples to show a loss of at most 0.005.*received 10"):
         dr.AccuracyLimit(0.005, (data[0][:10], data[1][:10]))
+    with pytest.raises(dr.DataError, match=r"must be a pair \(x, y\) with labels"):
+        dr.AccuracyLimit(0.005, (data[0], None))
     with pytest.raises(dr.ParameterError, match=r"`target` must be an accuracy limit where single weights go"):
         dr.anneal(model, data, dr.elements(model, "weights"), target=budget)
     with pytest.raises(dr.ParameterError, match=r"`prune` must have a selection, or data and one of.*received neither"):
