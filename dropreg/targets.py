@@ -149,4 +149,5 @@ def _is_right(model: Any, data: Data) -> npt.NDArray[np.float64]:
     inputs: Any = examples.inputs
     outputs = np.asarray(model.predict(list(inputs) if len(inputs) > 1 else inputs[0], batch_size=256, verbose=0))
     prediction = Prediction(tf.constant(outputs), examples.task, guess_from_logits(examples.task, outputs))
-    return Accuracy().measure(prediction, tf.constant(examples.labels), prediction).numpy().astype(np.float64)
+    labels: Any = examples.labels
+    return Accuracy().measure(prediction, tf.constant(labels), prediction).numpy().astype(np.float64)
