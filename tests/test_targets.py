@@ -53,6 +53,16 @@ def test_swaps_return_only_what_is_allowed() -> None:
     np.testing.assert_array_equal(run._swap(kept, kept, 20)[0], kept)
 
 
+def test_swapped_elements_swap_scores() -> None:
+    model, data = planted((1, 4, 5, 9))
+    asked: dict[str, Any] = {"fractions": (0.5,), "rounds": 1, "rows_per_round": 16, "gradients": False}
+    before, after = (dr.anneal_path(model, data, dr.elements(model), swaps=swaps, **asked) for swaps in (0, 10))
+    assert not np.array_equal(before.selections[0].kept, after.selections[0].kept)
+    kept, scores = after.selections[0].kept, after.logits[0]
+    assert scores[kept].min() >= scores[~kept].max()
+    np.testing.assert_array_equal(np.sort(scores), np.sort(before.logits[0]))
+
+
 @pytest.mark.parametrize("ablation", ["zero", "merged"])
 @pytest.mark.parametrize("gradients", [True, False])
 def test_swaps_never_lower_the_outcome(ablation: Any, *, gradients: bool) -> None:
