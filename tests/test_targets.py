@@ -111,20 +111,22 @@ def test_floors_by_layer() -> None:
     assert half.by_layer().set_index("layer")["kept"][second] >= 0.6 * sizes[second]
 
 
-@pytest.mark.parametrize("quantity", ["params", "macs", "bytes"])
-def test_budgets_are_kept_and_no_more_than_that(quantity: Any) -> None:
+@pytest.mark.parametrize(
+    ("quantity", "at_most"), [*[("params", part / 20) for part in (7, 10, 11, 13, 16)], ("macs", 0.5), ("bytes", 0.9)]
+)
+def test_budgets_are_kept_and_no_more_than_that(quantity: Any, at_most: float) -> None:
     keras.utils.set_random_seed(0)
     stack = [keras.Input((12,)), layers.Dense(24, activation="relu"), layers.Dense(16, activation="relu")]
     model = keras.Sequential([*stack, layers.Dense(3)])
     x = np.random.default_rng(0).normal(size=(100, 12)).astype(np.float32)
     data, elements = (x, np.argmax(model(x), axis=1)), dr.elements(model)
-    budget = dr.Budget(quantity, 0.9 if quantity == "bytes" else 0.5)
+    budget = dr.Budget(quantity, at_most)
     selection = dr.anneal(model, data, elements, target=budget, swaps=0, **QUICK)
     small = dr.prune(model, selection)
     assert budget.measure(small) <= budget.at_most
     assert budget.measure(small) == pytest.approx(small.report.totals().loc[quantity, "ratio"])
-    if quantity == "params":  # one unit more would be too many
-        assert budget.measure(small) > budget.at_most - 40 / model.count_params()
+    if quantity == "params":  # one unit more, of at most 29 parameters, would be too many
+        assert budget.measure(small) > budget.at_most - 30 / model.count_params()
 
 
 def test_latency_is_measured() -> None:
