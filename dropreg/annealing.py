@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import brentq
 from scipy.special import expit
 
 from .designs import BoolMasks, random_words
@@ -17,7 +18,6 @@ LEAST_KEPT, MOST_KEPT = 0.01, 0.99
 
 _MASK_STREAM = 2
 _RIDGE = 0.01
-_BISECTIONS = 60
 
 
 @dataclass(frozen=True)
@@ -91,14 +91,9 @@ def keep_probabilities(logits: Array, dropped: float) -> Array:
     ndarray of float64, shape (n,)
         ``expit(logits - b)`` with the b that makes the mean 1 - `dropped`, then clipped to [.01, .99].
     """
-    low, high = float(logits.min()) - 30.0, float(logits.max()) + 30.0
-    for _ in range(_BISECTIONS):
-        middle = 0.5 * (low + high)
-        if expit(middle - logits).mean() < dropped:
-            low = middle
-        else:
-            high = middle
-    return np.clip(expit(logits - low), LEAST_KEPT, MOST_KEPT)
+    low, high = float(logits.min()) - 40.0, float(logits.max()) + 40.0
+    shift = brentq(lambda b: float(expit(b - logits).mean()) - dropped, low, high) if dropped > 0 else low
+    return np.clip(expit(logits - shift), LEAST_KEPT, MOST_KEPT)
 
 
 def draw_masks(seed: int, number: int, n_masks: int, p: Array) -> BoolMasks:

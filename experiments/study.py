@@ -40,12 +40,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 from common import new_parser, save_settings
+from scipy.special import log_softmax
 from scorers import load_trained
 from train_models import DEBIAN_FOLDER, N_TRAIN, full_training_set
 
 import dropreg as dr
-from dropreg.baselines.probe import Probe
-from dropreg.baselines.question import ask, spent
+from dropreg.baselines.question import spent
 
 if TYPE_CHECKING:
     import keras
@@ -56,6 +56,7 @@ MODES = ("one shot", "iterated", "iterated, fine-tuned")
 RANDOM_DRAWS = 5
 N_CLASSES = 10
 BATCH = 128
+JUDGED_AT_ONCE = 500
 LEARNING_RATE = 3e-4
 CURVATURE_SAMPLE = 3_000
 SKETCH = dr.GaussNewton(2)
@@ -126,26 +127,36 @@ def remove(elements: dr.Elements, table: dr.ImpactTable, kept: Mask, fraction: f
 
 
 class Judge:
-    """Test accuracy, and mean outcomes of masks on the estimation split, of a model that may change."""
+    """Test accuracy and loss, and the mean loss on the estimation split, of masks of a model that may change."""
 
     def __init__(self, setting: Setting, model: "keras.Model") -> None:
-        elements = setting.elements
-        asked = {"task": None, "kept": None, "seed": 0}
-        self.accuracy = Probe(ask(model, setting.test, elements, outcome="accuracy", **asked))
-        self.test_loss = Probe(ask(model, setting.test, elements, outcome="loss", **asked))
-        self.loss = Probe(ask(model, setting.data, elements, outcome="loss", **asked).first(setting.examples))
-        self.whole = self.estimation_loss(np.ones((1, len(elements)), bool))[0]
+        import tensorflow as tf
 
-    def estimation_loss(self, masks: Mask) -> npt.NDArray[np.float64]:
-        return self.loss.means(masks, np.arange(len(self.loss)))
+        from dropreg.masking import MaskedNetwork
+
+        self.setting, self.n_elements = setting, len(setting.elements)
+        self.logits = tf.function(MaskedNetwork(model, setting.elements), reduce_retracing=True)
+
+    def accuracy_and_loss(self, data: Any, kept: Mask) -> tuple[float, float]:
+        import tensorflow as tf
+
+        x, y = data
+        mask = tf.constant(kept[np.newaxis], tf.float32)
+        blocks = range(0, len(y), JUDGED_AT_ONCE)
+        logits = np.concatenate([self.logits([tf.constant(x[at : at + JUDGED_AT_ONCE])], mask) for at in blocks])
+        loss = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(y)), y]
+        return float((logits.argmax(axis=1) == y).mean()), float(loss.mean())
+
+    def change(self, kept: Mask) -> float:
+        """Change of the mean loss on the estimation examples against the whole of the model as it is."""
+        x, y = self.setting.data
+        data = x[: self.setting.examples], y[: self.setting.examples]
+        whole = np.ones(self.n_elements, bool)
+        return self.accuracy_and_loss(data, kept)[1] - self.accuracy_and_loss(data, whole)[1]
 
     def line(self, kept: Mask) -> dict[str, float]:
-        everything = np.arange(len(self.accuracy))
-        return {
-            "accuracy": float(self.accuracy.means(kept[np.newaxis], everything)[0]),
-            "loss": float(self.test_loss.means(kept[np.newaxis], everything)[0]),
-            "measured": float(self.estimation_loss(kept[np.newaxis])[0] - self.whole),
-        }
+        accuracy, loss = self.accuracy_and_loss(self.setting.test, kept)
+        return {"accuracy": accuracy, "loss": loss, "measured": self.change(kept)}
 
 
 def fine_tune(model: "keras.Model", elements: dr.Elements, kept: Mask, train: Any, steps: int, seed: int) -> None:
@@ -202,7 +213,6 @@ def removals(
         kept = remove(setting.elements, table, np.ones_like(kept) if mode == "one shot" else kept, fraction)
         if mode == "iterated, fine-tuned":
             fine_tune(model, setting.elements, kept, setting.train, tune_steps, seed)
-            judge = Judge(setting, model)
         if fraction in fractions:
             line = setting.labels() | {"scorer": name, "mode": mode, "fraction": fraction, "draw": seed}
             more = {"predicted": float(change[~kept].sum()), "rows": rows, "seconds": time.perf_counter() - start}
@@ -230,7 +240,7 @@ def predictions(setting: Setting, draws: int) -> pd.DataFrame:
         masks = np.ones((draws, n), bool)
         for mask in masks:
             mask[rng.choice(n, size, replace=False)] = False
-        measured = np.concatenate([judge.estimation_loss(mask[np.newaxis]) for mask in masks]) - judge.whole
+        measured = [judge.change(mask) for mask in masks]
         lines += [
             setting.labels()
             | {

@@ -128,9 +128,15 @@ def write_idx(path: Path, values: np.ndarray) -> None:
 
 
 def train(name: str, seed: int, x: np.ndarray, y: np.ndarray, epochs: int) -> keras.Model:
-    """Train one architecture from scratch with Adam and a cosine decay of the learning rate."""
+    """Train one architecture from scratch."""
     keras.utils.set_random_seed(seed)
     model = BUILDERS[name]()
+    fit(model, x, y, epochs)
+    return model
+
+
+def fit(model: keras.Model, x: np.ndarray, y: np.ndarray, epochs: int) -> None:
+    """Train with Adam and a cosine decay of the learning rate."""
     batch_size = 128
     schedule: Any = keras.optimizers.schedules.CosineDecay(
         1e-3, decay_steps=epochs * -(-len(x) // batch_size), alpha=0.02
@@ -141,7 +147,6 @@ def train(name: str, seed: int, x: np.ndarray, y: np.ndarray, epochs: int) -> ke
         metrics=["accuracy"],
     )
     model.fit(x, y, batch_size=batch_size, epochs=epochs, verbose=0)
-    return model
 
 
 def parse_arguments() -> argparse.Namespace:
