@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 Ablation = Literal["zero", "merged"]
 _SWEEPS = 10
+_ROUNDS_OF_WEIGHTS = 4
+_SHARPNESS_OF_WEIGHTS = 5.0
 
 
 class Annealer:
@@ -67,10 +69,12 @@ class Annealer:
         if ablation not in get_args(Ablation):
             raise ParameterError(f"`ablation` must be one of {', '.join(get_args(Ablation))}, received {ablation!r}.")
         self.elements, self.floor, self.gradients, self.ablation = elements, floor, gradients, ablation
-        self.schedule = Annealing() if schedule is None else schedule
+        self.schedule = _default_schedule(elements) if schedule is None else schedule
         self._sweeps = _sweeps(elements, ablation, swaps)
         if outcome is None:
-            outcome = _default_outcome(check_data(model, data, task), ablation)
+            outcome = _default_outcome(
+                check_data(model, data, task), ablation, one_mask_a_batch=elements.one_mask_a_batch
+            )
         self.question = ask(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
         if gradients and not self.question.outcome.differentiable:
             raise ParameterError(
@@ -160,6 +164,11 @@ class Annealer:
         )
 
 
+def default_rounds(elements: Elements, usual: int) -> int:
+    """Rounds where none are asked for: four times the usual, of fewer rows, where masks multiply weights."""
+    return _ROUNDS_OF_WEIGHTS * usual if elements.one_mask_a_batch else usual
+
+
 def _sweeps(elements: Elements, ablation: Ablation, asked: int | None) -> int:
     if asked is None:
         return 0 if elements.one_mask_a_batch or ablation == "merged" else _SWEEPS
@@ -171,10 +180,14 @@ def _sweeps(elements: Elements, ablation: Ablation, asked: int | None) -> int:
     return asked
 
 
-def _default_outcome(examples: Examples, ablation: Ablation) -> str:
-    if examples.labels is None or ablation == "merged":
+def _default_outcome(examples: Examples, ablation: Ablation, *, one_mask_a_batch: bool) -> str:
+    if examples.labels is None or ablation == "merged" or one_mask_a_batch:
         return "divergence"
     return "loss" if examples.task == "regression" else "accuracy"
+
+
+def _default_schedule(elements: Elements) -> Annealing:
+    return Annealing(sharpness=_SHARPNESS_OF_WEIGHTS) if elements.one_mask_a_batch else Annealing()
 
 
 def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None) -> int:
@@ -184,14 +197,14 @@ def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None
         )
     if asked is not None:
         return asked
-    return 1024 if elements.one_mask_a_batch else 64 if ablation == "merged" else 1
+    return 256 if elements.one_mask_a_batch else 64 if ablation == "merged" else 1
 
 
 def _rows_per_round(elements: Elements, gradients: bool, group: int, asked: int | None) -> int:
     if asked is not None:
         return asked
     if gradients:
-        return 8 * group if elements.one_mask_a_batch else max(2048 // group, 8) * group
+        return 2 * group if elements.one_mask_a_batch else max(2048 // group, 8) * group
     return -(-max(8 * len(elements), 8192) // group) * group
 
 

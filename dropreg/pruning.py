@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
-from .annealer import Ablation, Annealer
+from .annealer import Ablation, Annealer, default_rounds
 from .annealing import Annealing
 from .data import Data
 from .elements import Elements
@@ -69,7 +69,7 @@ def anneal(
     target : Budget or AccuracyLimit, optional
         In its place: a size or latency to come down to, or the loss of accuracy to stay under.
     rounds : int, optional
-        100 by default; for a target, 20 for each step of its path.
+        100 by default; for a target, 20 for each step of its path; four times as many for single weights.
     model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, start, swaps, \
 floor, task, seed, progress
         As in `anneal_path`.
@@ -116,7 +116,7 @@ floor, task, seed, progress
     if target is not None:
         return _search(run, model, data if ablation == "merged" else None, target, rounds, progress=progress)
     assert fraction is not None
-    n_rounds = 100 if rounds is None else positive("rounds", rounds)
+    n_rounds = default_rounds(elements, 100) if rounds is None else positive("rounds", rounds)
     with tqdm(total=n_rounds, unit="rounds", disable=not progress) as bar:
         return run.stage(fraction, n_rounds, bar)
 
@@ -127,7 +127,7 @@ def anneal_path(
     elements: Elements,
     *,
     fractions: Sequence[float] = (0.5, 0.7, 0.8, 0.9),
-    rounds: int = 50,
+    rounds: int | None = None,
     rows_per_round: int | None = None,
     outcome: str | Outcome | None = None,
     gradients: bool = True,
@@ -153,23 +153,25 @@ def anneal_path(
     fractions : sequence of float
         Of the elements to drop, ascending, strictly between 0 and 1. Each is a stage of the run, which goes on from
         the one before and drops more; what a stage drops is gone for good.
-    rounds : int
-        Of each stage.
+    rounds : int, optional
+        Of each stage; 50 by default, 200 where masks multiply weights.
     rows_per_round : int, optional
         Masked forward passes of one example in a round, a multiple of `examples_per_mask`. By default 2,048 with
-        gradients; without, eight for each element and at least 8,192; eight masks where masks multiply weights.
+        gradients; without, eight for each element and at least 8,192; two masks where masks multiply weights.
     outcome : str or Outcome, optional
         What must not get worse. By default the accuracy (its surrogate where derivatives help), or the loss of a
-        regression; the divergence from the whole model without labels, and where what is dropped is merged.
+        regression; the divergence from the whole model without labels, for single weights, and where what is dropped
+        is merged.
     gradients : bool
         Whether derivatives with respect to the masks help. Forward passes alone do with anything that can be called.
     ablation : {"zero", "merged"}
         What a layer reads in place of what is dropped: nothing, or its least-squares prediction from what stays
         (`dropreg.merged`). Choose "merged" for selections that will be merged, "zero" for plain deletion.
     schedule : Annealing, optional
+        How logits move; for single weights the default is sharpened by 5.
     examples_per_mask : int, optional
         Consecutive rows that share a mask. By default 1; 64 for "merged", whose every mask takes a matrix inverse;
-        1,024 where masks multiply weights.
+        256 where masks multiply weights.
     start : ImpactTable or array of float, shape (n_elements,), optional
         Scores whose standardized values the logits start from (an array may hold the logits of another run); zero
         by default, for weights their magnitude.
@@ -202,7 +204,7 @@ def anneal_path(
         If the data do not fit the model or the outcome.
     """
     check_path(elements, fractions, floor)
-    positive("rounds", rounds)
+    n_rounds = default_rounds(elements, 50) if rounds is None else positive("rounds", rounds)
     run = Annealer(
         *(model, data, elements),
         rows_per_round=rows_per_round,
@@ -217,9 +219,9 @@ def anneal_path(
         task=task,
         seed=seed,
     )
-    with tqdm(total=rounds * len(fractions), unit="rounds", disable=not progress) as bar:
+    with tqdm(total=n_rounds * len(fractions), unit="rounds", disable=not progress) as bar:
         for fraction in fractions:
-            run.stage(fraction, rounds, bar)
+            run.stage(fraction, n_rounds, bar)
     return run.path()
 
 
@@ -230,7 +232,7 @@ def _search(
     from .surgery import prune
 
     n, most = len(run.elements), largest_fraction(run.elements, run.floor)
-    n_rounds = 20 if rounds is None else positive("rounds", rounds)
+    n_rounds = default_rounds(run.elements, 20) if rounds is None else positive("rounds", rounds)
     fractions = [fraction for fraction in STEPS if fraction < most]
     fractions += [most] if most > 0 else []
     lower = upper = Selection(run.elements, np.ones(n, dtype=bool))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Penalty = float | Literal["evidence", "cv"]
 N_FOLDS = 5
-_RATIO_SCALE = 0.1
+_RATIO_SCALE = 0.03
 """Scale of the half-normal prior on how far impacts lie from the gradient's, relative to their size."""
 _WIDE_RATIO_SCALE = 0.3
 """Scale of the half-Cauchy prior in its place for standard errors."""
@@ -232,11 +232,12 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
     """Regression that shrinks towards the gradient at the dropout states.
 
     The model is y = X (s b0 + d) + noise, with b0 the trapezoid rule's change, a scale s near 1 and
-    deviations d ~ N(0, t2 + v), v being the sampling variance of b0. The posterior is averaged over
-    a grid of r = t / rms(b0), which has a half-normal prior, weighted by marginal likelihood: few rows
-    leave the gradient's answer alone, many overrule it. Standard errors are the root of the expected
-    squared error of these estimates under a wider prior on r, half-Cauchy [1]_, because few rows cannot
-    tell how far off the gradient is.
+    deviations d ~ N(0, t2). The posterior is averaged over a grid of r = t / rms(b0), which has a narrow
+    half-normal prior, weighted by marginal likelihood: few rows leave the gradient's answer alone, many
+    overrule it. Standard errors are the root of the expected squared error of these estimates under a
+    wider prior on r, half-Cauchy [1]_, because few rows cannot tell how far off the gradient is, and with
+    d ~ N(0, t2 + v), v being the mean sampling variance of b0. The estimates leave v out: sampling errors
+    differ between elements, and a common variance lets the regression's noise in where the gradient has none.
 
     Parameters
     ----------
@@ -261,15 +262,13 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
     if size == 0:
         raise ParameterError("gradient-assisted regression must have gradients other than zero, received only zeros.")
     ratios = np.logspace(-3, 1, 81)
-    prior_variances = ratios**2 * size + float((b0_error**2).mean())
     posterior = _Posterior(design, outcome, b0)
-    parts = [posterior.at(variance) for variance in prior_variances]
-    log_evidence = np.array([part.log_evidence for part in parts])
-    weights = _posterior_weights(ratios, log_evidence)
-    means = np.array([part.mean for part in parts])
-    coefficients = weights @ means
-    squared_errors = np.array([part.variance for part in parts]) + (means - coefficients) ** 2
-    std_errors = np.sqrt(_posterior_weights(ratios, log_evidence, wide=True) @ squared_errors)
+    parts = [posterior.at(variance) for variance in ratios**2 * size]
+    weights = _posterior_weights(ratios, np.array([part.log_evidence for part in parts]))
+    coefficients = weights @ np.array([part.mean for part in parts])
+    noisy = [posterior.at(variance) for variance in ratios**2 * size + float((b0_error**2).mean())]
+    wide = _posterior_weights(ratios, np.array([part.log_evidence for part in noisy]), wide=True)
+    std_errors = np.sqrt(wide @ np.array([part.variance + (part.mean - coefficients) ** 2 for part in noisy]))
     details = {
         "scale of the gradient": float(weights @ [part.scale for part in parts]),
         "deviation from it": float(weights @ ratios),

@@ -1,0 +1,100 @@
+"""Single weights set to zero, without fine-tuning: annealed selections against those of other scorers.
+
+The MLP of each seed, .8, .9 and .95 of its weights. Methods:
+
+- one shot: random; magnitude; weight x activation norm; taylor (squared first order); spread (SD over examples
+  of the loss change); obd (second order, Gauss-Newton sketched with two directions an example);
+- iterated: "taylor, iterated" and "spread, iterated" score again after each of 20 removals; gates are trained by
+  backpropagation for each fraction;
+- annealed: `dropreg.anneal_path` with its defaults, which start at the magnitudes.
+
+All see the 10,000 estimation images; accuracy is on the test images, which nothing is chosen on. Seconds of a path or of
+iterated scores are those up to the fraction. Writes sparsity.csv, summary.csv (mean and SD over seeds) and settings.json.
+
+Example: ``python experiments/sparsity.py --seeds 0 1 2``
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anneal import Made, accuracy, iterated, load, timed
+from common import new_parser, save_settings
+
+import dropreg as dr
+from dropreg.baselines.question import spent
+
+FRACTIONS = (0.8, 0.9, 0.95)
+SCORED_EXAMPLES = 2_000
+"""Examples of a score: one backward pass each, of the second order three."""
+SQUARED = dr.Scorer(dr.taylor, {"statistic": "squared"})
+ITERATED = {"taylor, iterated": SQUARED, "spread, iterated": dr.Scorer(dr.spread)}
+METHODS = (
+    *("random", "magnitude", "weight x activation", "taylor", "spread", "obd"),
+    *ITERATED,
+    "gates",
+    "annealed",
+)
+
+
+def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, quick: bool) -> Made:
+    """One method's selections, seconds and rows."""
+    if method == "random":
+        return [(dr.Selection.random(elements, fraction, seed=seed), 0.0, 0) for fraction in FRACTIONS]
+    if method == "annealed":
+        asked: dict[str, Any] = {"rounds": 5} if quick else {}
+        path, seconds = timed(lambda: dr.anneal_path(model, data, elements, fractions=FRACTIONS, seed=seed, **asked))
+        shares = (np.arange(1, len(FRACTIONS) + 1) / len(FRACTIONS)).tolist()
+        return [(s, seconds * share, round(path.rows * share)) for s, share in zip(path.selections, shares, strict=True)]
+    few = data[0][:SCORED_EXAMPLES], data[1][:SCORED_EXAMPLES]
+    if method in ITERATED:
+        return iterated(ITERATED[method], model, few, elements, seed, FRACTIONS)
+    if method == "gates":
+        made: Made = []
+        for fraction in FRACTIONS:
+            table, seconds = timed(lambda at=fraction: dr.gates(model, data, elements, fraction=at, seed=seed))
+            made.append((dr.select(elements, table, fraction=fraction), seconds, spent(table)))
+        return made
+    jobs: dict[str, Callable[[], dr.ImpactTable]] = {
+        "magnitude": lambda: dr.magnitude(model, None, elements),
+        "weight x activation": lambda: dr.weight_activation(model, data, elements),
+        "taylor": lambda: dr.taylor(model, few, elements, statistic="squared", seed=seed),
+        "spread": lambda: dr.spread(model, few, elements, seed=seed),
+        "obd": lambda: dr.obd(model, few, elements, curvature=dr.GaussNewton(2), seed=seed),
+    }
+    table, seconds = timed(jobs[method])
+    return [(dr.select(elements, table, fraction=fraction), seconds, spent(table)) for fraction in FRACTIONS]
+
+
+def main() -> None:
+    parser = new_parser(__doc__, "sparsity")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    data, test = dr.examples.fashion_mnist("estimation"), dr.examples.fashion_mnist("test")
+    if arguments.quick:
+        data = data[0][:500], data[1][:500]
+    rows: list[dict[str, Any]] = []
+    for seed in arguments.seeds:
+        model = load("mlp", seed)
+        elements = dr.elements(model, "weights")
+        rows.append({"seed": seed, "method": "dense", "fraction": 0.0, "accuracy": accuracy(model, test)})
+        for method in arguments.methods:
+            made = make(method, model, data, elements, seed, arguments.quick)
+            for fraction, (selection, seconds, spent_rows) in zip(FRACTIONS, made, strict=True):
+                measured = accuracy(dr.prune(model, selection).model, test)
+                cost = {"seconds": seconds, "rows": spent_rows}
+                rows.append({"seed": seed, "method": method, "fraction": fraction, "accuracy": measured, **cost})
+                print(*rows[-1].values(), flush=True)
+        pd.DataFrame(rows).to_csv(arguments.out / "sparsity.csv", index=False, float_format="%.5f")
+    groups = pd.DataFrame(rows).groupby(["method", "fraction"], sort=False)
+    summary = groups[["accuracy", "seconds", "rows"]].mean()
+    summary.insert(1, "accuracy_sd", groups["accuracy"].std())
+    summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
+    save_settings(arguments.out, arguments)
+    print(summary.to_string(float_format=lambda value: f"{value:.4f}"))
+
+
+if __name__ == "__main__":
+    main()
