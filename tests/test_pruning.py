@@ -94,6 +94,22 @@ def test_heads() -> None:
     assert selection.kept.sum() == 2
 
 
+def test_weights_take_many_small_rounds() -> None:
+    """Of weights of one magnitude those that nothing reads go first."""
+    useless = (1, 4, 5, 9)
+    model, (x, _) = planted(useless)
+    signs = np.sign(np.random.default_rng(0).normal(size=(12, 12)))
+    model.get_layer("hidden").set_weights([signs, np.zeros(12)])
+    data = x, np.argmax(model(x), axis=1)
+    elements = dr.elements(model, "weights", include=["hidden"])
+    idle = np.isin(np.arange(len(elements)) % 12, useless)  # columns of the kernel
+    path = dr.anneal_path(model, data, elements, fractions=(4 / 12,))
+    assert len(path.history) == 200
+    assert path.outcome == "divergence"
+    assert path.rows == 200 * 2 * 256 * 3
+    assert (~path.selections[0].kept)[idle].mean() > 0.95
+
+
 @pytest.mark.parametrize(
     "mode", [{}, {"outcome": "loss"}, {"outcome": "accuracy"}, {"gradients": False}, {"ablation": "merged"}]
 )

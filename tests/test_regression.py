@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.linear_model import ElasticNet, Lasso, LassoCV, LinearRegression, Ridge
 
+from dropreg.chunks import GradientSums
 from dropreg.regression import Block, CovarianceType, Rows, check_identified, compress, gram, marginal, ols
-from dropreg.shrinkage import best_penalty, from_estimator, lasso, ridge
+from dropreg.shrinkage import assisted, best_penalty, from_estimator, lasso, ridge
 
 TOLERANCE = 1e-6  # the meat is summed in float32 within a chunk
 
@@ -232,3 +233,20 @@ def test_estimators_that_do_not_fit_are_refused() -> None:
     again = chunked(simulate(100, 4, seed=0), 50)
     with pytest.raises(ValueError, match=r"a number or 'cv' for estimator='lasso', received 'evidence'"):
         lasso(design, again, 0, "evidence")
+
+
+def test_certain_gradients_keep_the_noise_of_few_rows_out() -> None:
+    """Elements whose gradient is certain keep its answer, up to scale, however uncertain those of others are."""
+    p, n, rng = 20, 120, np.random.default_rng(0)
+    masks, certain = rng.random((n, p)) < 0.7, np.arange(p) < 10
+    effects = np.where(certain, rng.normal(1.0, 0.3, p), 0.0)
+    gradients = -effects + np.where(certain, 0.0, rng.normal(0.0, 5.0, (n, p)))
+    parts = [np.where(there, gradients**power, 0.0).sum(axis=0) for power in (1, 2) for there in (masks, ~masks)]
+    sums = GradientSums(*parts, masks.sum(axis=0).astype(float), (~masks).sum(axis=0).astype(float))
+    y = (~masks) @ effects + rng.normal(0.0, 20.0, n)
+    design = compress(Rows(lambda: iter([Block((~masks).astype(np.float32), y[:, None], np.arange(n))])))
+    fit = assisted(design, 0, sums)
+    scale = fit.details["scale of the gradient"]
+    off = fit.coefficients[certain] - scale * effects[certain]
+    assert np.abs(off).max() < 0.1 * np.abs(effects[certain]).min()
+    assert (np.abs(fit.coefficients - effects) < 5 * fit.std_errors).all()
