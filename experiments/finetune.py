@@ -3,8 +3,9 @@
 For each model, seed (a trained network of its own), method and fraction of the units removed: test accuracy of the
 smaller network after deletion and after least-squares merging, each before and after two epochs on the 50,000
 training images (`dropreg.recover` on the labels: Adam, batches of 128, learning rate .0003, best of the two epochs
-and none by a tenth of the images that is held out). The control takes the architecture that the default leaves ("annealed
-for merging") with fresh weights and trains it as the original was trained, for as many epochs (8; 16 for the vision transformer).
+and none by a tenth of the images that is held out). The control takes the architecture that the default leaves
+("annealed for merging") with fresh weights and trains it as the original was trained, for as many epochs (8; 16 for
+the vision transformer).
 
 Selections are those of ``anneal.py``: from 5,000 estimation images, merged with the other 5,000. Three disjoint sets:
 estimation images for selections, training images for fine-tuning, test images for the figures. The training images are

@@ -5,8 +5,8 @@ levels, as integer arithmetic would. Rounding has no gradient: Taylor scores, ga
 refuse, which settings.json records word by word. For each method that works on forward passes, and each fraction of the
 units removed: test accuracy of the network as deletion leaves it (plain), and merged by least squares. No fine-tuning.
 
-Methods: random; magnitude; activation (root mean square); weight x activation; leave one out; greedy; ablation regression as
-published (one mask a pass over 1,000 examples); dropout regression (OLS, one shot, 500,000 rows);
+Methods: random; magnitude; activation (root mean square); weight x activation; leave one out; greedy; ablation
+regression as published (one mask a pass over 1,000 examples); dropout regression (OLS, one shot, 500,000 rows);
 annealed (`dropreg.anneal_path` with gradients=False). All measure accuracy, on 5,000 estimation images; the other
 5,000 are for merging.
 
@@ -21,7 +21,7 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from anneal import FRACTIONS, accuracy, load, summarize, timed
+from anneal import FRACTIONS, Made, accuracy, annealed, load, summarize, timed
 from common import new_parser, save_settings
 
 import dropreg as dr
@@ -35,7 +35,6 @@ STEP = 0.25
 """Between two levels."""
 REGRESSION_ROWS = 500_000
 GREEDY_ROWS = 2_000_000
-Made = list[tuple[dr.Selection, float, int]]
 
 
 @keras.saving.register_keras_serializable("dropreg_experiments")
@@ -71,10 +70,7 @@ def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, f
     if method == "random":
         return [(dr.Selection.random(elements, fraction, seed=seed), 0.0, 0) for fraction in fractions]
     if method == "annealed, forward":
-        asked: dict[str, Any] = {"fractions": fractions, "rounds": 5 if quick else 50, "gradients": False, "seed": seed}
-        path, seconds = timed(lambda: dr.anneal_path(model, data, elements, **asked))
-        shares = (np.arange(1, len(fractions) + 1) / len(fractions)).tolist()
-        return [(s, seconds * share, round(path.rows * share)) for s, share in zip(path.selections, shares, strict=True)]
+        return annealed({"gradients": False}, model, data, elements, seed, (fractions, 5 if quick else 50))
     rows = REGRESSION_ROWS // 10 if quick else REGRESSION_ROWS
     measured: dict[str, Any] = {"seed": seed, "outcome": "accuracy"}
     jobs: dict[str, Callable[[], dr.ImpactTable]] = {
@@ -130,7 +126,8 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     x, y = dr.examples.fashion_mnist("estimation")
     half = 500 if arguments.quick else 5000
-    data, merging, test = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half]), dr.examples.fashion_mnist("test")
+    data, merging = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
+    test = dr.examples.fashion_mnist("test")
     rows: list[dict[str, Any]] = []
     said: dict[str, str] = {}
     for seed in arguments.seeds:

@@ -19,9 +19,11 @@ Example: ``python experiments/scorers.py``; ``python experiments/scorers.py --qu
 """
 
 import argparse
+import functools
 import itertools
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -91,17 +93,34 @@ def scorers_at(rows: int) -> dict[str, dr.Scorer]:
     }
 
 
-def rank_tables(
-    model: "keras.Model", data: Any, elements: dr.Elements, rows: int, reference_rows: int, out: Path
-) -> pd.DataFrame:
-    """Impacts of every element by every scorer, and by the two references; kept in `out`."""
+def remembered(scorers: dict[str, dr.Scorer]) -> dict[str, dr.Scorer]:
+    """The same scorers for one model, each of which computes once for the same settings."""
+
+    def once(function: Callable[..., dr.ImpactTable]) -> Callable[..., dr.ImpactTable]:
+        tables: dict[str, dr.ImpactTable] = {}
+
+        @functools.wraps(function)
+        def table(model: "keras.Model", data: Any, elements: dr.Elements, **settings: Any) -> dr.ImpactTable:
+            key = repr(sorted(settings.items()))
+            if key not in tables:
+                tables[key] = function(model, data, elements, **settings)
+            return tables[key]
+
+        return table
+
+    return {name: replace(scorer, function=once(scorer.function)) for name, scorer in scorers.items()}
+
+
+def rank_tables(*case: Any, scorers: dict[str, dr.Scorer], rows: int, reference_rows: int, out: Path) -> pd.DataFrame:
+    """Impacts of every element of a case (model, data, elements) by every scorer and both references; kept in `out`."""
+    model, data, elements = case
     path = out / f"impacts-{rows}-{reference_rows}.csv"
     frame = pd.read_csv(path) if path.exists() else pd.DataFrame({"element": elements.names})
     jobs: dict[str, Callable[[], dr.ImpactTable]] = {
         REFERENCE: lambda: regression(model, data, elements, rows=reference_rows, seed=REFERENCE_SEED),
         "leave one out, all examples": lambda: dr.leave_one_out(model, data, elements),
     }
-    for name, scorer in scorers_at(rows).items():
+    for name, scorer in scorers.items():
         jobs[name] = lambda scorer=scorer: scorer.function(model, data, elements, seed=0, **scorer.settings)
     for name, job in jobs.items():
         if name not in frame:
@@ -156,15 +175,17 @@ def run_model(name: str, arguments: argparse.Namespace) -> tuple[pd.DataFrame, p
         print(f"{name}, training seed {seed}", flush=True)
         model = load_trained(name, seed)
         elements, out = dr.elements(model), arguments.out / "runs" / f"{name}-{seed}"
+        scorers = remembered(scorers_at(arguments.rows))
         frame = dr.compare(
             *(model, data, elements),
-            scorers=scorers_at(arguments.rows),
+            scorers=scorers,
             fractions=arguments.fractions,
             test_data=test,
             out=out,
         )
         frames.append(frame.assign(model=name, training=seed))
-        impacts = rank_tables(model, data, elements, arguments.rows, arguments.reference_rows, out)
+        rows = {"rows": arguments.rows, "reference_rows": arguments.reference_rows}
+        impacts = rank_tables(model, data, elements, scorers=scorers, out=out, **rows)
         ranks.append(correlations(impacts).assign(model=name, training=seed))
     return pd.concat(frames, ignore_index=True), pd.concat(ranks, ignore_index=True)
 

@@ -8,8 +8,10 @@ The MLP of each seed, .8, .9 and .95 of its weights. Methods:
   backpropagation for each fraction;
 - annealed: `dropreg.anneal_path` with its defaults, which start at the magnitudes.
 
-All see the 10,000 estimation images; accuracy is on the test images, which nothing is chosen on. Seconds of a path or of
-iterated scores are those up to the fraction. Writes sparsity.csv, summary.csv (mean and SD over seeds) and settings.json.
+All see the 10,000 estimation images; accuracy is on the test images, which nothing is chosen on. Seconds of a path
+or of iterated scores are those up to the fraction.
+
+Writes sparsity.csv, summary.csv (mean and SD over seeds) and settings.json.
 
 Example: ``python experiments/sparsity.py --seeds 0 1 2``
 """
@@ -17,9 +19,8 @@ Example: ``python experiments/sparsity.py --seeds 0 1 2``
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from anneal import Made, accuracy, iterated, load, timed
+from anneal import Made, accuracy, annealed, iterated, load, timed
 from common import new_parser, save_settings
 
 import dropreg as dr
@@ -43,10 +44,7 @@ def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, q
     if method == "random":
         return [(dr.Selection.random(elements, fraction, seed=seed), 0.0, 0) for fraction in FRACTIONS]
     if method == "annealed":
-        asked: dict[str, Any] = {"rounds": 5} if quick else {}
-        path, seconds = timed(lambda: dr.anneal_path(model, data, elements, fractions=FRACTIONS, seed=seed, **asked))
-        shares = (np.arange(1, len(FRACTIONS) + 1) / len(FRACTIONS)).tolist()
-        return [(s, seconds * share, round(path.rows * share)) for s, share in zip(path.selections, shares, strict=True)]
+        return annealed({}, model, data, elements, seed, (FRACTIONS, 5 if quick else None))
     few = data[0][:SCORED_EXAMPLES], data[1][:SCORED_EXAMPLES]
     if method in ITERATED:
         return iterated(ITERATED[method], model, few, elements, seed, FRACTIONS)
