@@ -54,7 +54,7 @@ def from_scratch(model: Any, epochs: int, train: Any, test: Any, seed: int) -> d
     """The control: fresh weights, trained as the original was."""
     keras.utils.set_random_seed(seed)
     fresh, start = keras.models.clone_model(model), time.perf_counter()
-    fit(fresh, *train, epochs)
+    fit(fresh, train[0], train[1], epochs)
     seconds = time.perf_counter() - start
     return {"merged_tuned": accuracy(fresh, test), "params": fresh.count_params(), "seconds": seconds}
 

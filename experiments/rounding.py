@@ -40,7 +40,8 @@ GREEDY_ROWS = 2_000_000
 @keras.saving.register_keras_serializable("dropreg_experiments")
 def rounded_relu(x: Any) -> Any:
     """A rectifier of 16 levels: multiples of a quarter up to 3.75."""
-    return keras.ops.clip(keras.ops.round(x / STEP), 0, LEVELS - 1) * STEP
+    levels: Any = keras.ops.clip(keras.ops.round(x / STEP), 0, LEVELS - 1)
+    return levels * STEP
 
 
 def rounded(model: Any) -> Any:

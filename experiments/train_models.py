@@ -135,7 +135,7 @@ def train(name: str, seed: int, x: np.ndarray, y: np.ndarray, epochs: int) -> ke
     return model
 
 
-def fit(model: keras.Model, x: np.ndarray, y: np.ndarray, epochs: int) -> None:
+def fit(model: Any, x: np.ndarray, y: np.ndarray, epochs: int) -> None:
     """Train with Adam and a cosine decay of the learning rate."""
     batch_size = 128
     schedule: Any = keras.optimizers.schedules.CosineDecay(

@@ -241,8 +241,11 @@ def test_certain_gradients_keep_the_noise_of_few_rows_out() -> None:
     masks, certain = rng.random((n, p)) < 0.7, np.arange(p) < 10
     effects = np.where(certain, rng.normal(1.0, 0.3, p), 0.0)
     gradients = -effects + np.where(certain, 0.0, rng.normal(0.0, 5.0, (n, p)))
-    parts = [np.where(there, gradients**power, 0.0).sum(axis=0) for power in (1, 2) for there in (masks, ~masks)]
-    sums = GradientSums(*parts, masks.sum(axis=0).astype(float), (~masks).sum(axis=0).astype(float))
+    sums = GradientSums(
+        *((masks * gradients).sum(axis=0), (~masks * gradients).sum(axis=0)),
+        *((masks * gradients**2).sum(axis=0), (~masks * gradients**2).sum(axis=0)),
+        *(masks.sum(axis=0).astype(float), (~masks).sum(axis=0).astype(float)),
+    )
     y = (~masks) @ effects + rng.normal(0.0, 20.0, n)
     design = compress(Rows(lambda: iter([Block((~masks).astype(np.float32), y[:, None], np.arange(n))])))
     fit = assisted(design, 0, sums)
