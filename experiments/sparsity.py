@@ -1,6 +1,6 @@
 """Single weights set to zero, without fine-tuning: annealed selections against those of other scorers.
 
-The MLP of each seed, .8, .9 and .95 of its weights. Methods:
+The MLP of each seed, .5 to .95 of its weights. Methods:
 
 - one shot: random; magnitude; weight x activation norm; taylor (squared first order); spread (SD over examples
   of the loss change); obd (second order, Gauss-Newton sketched with two directions an example);
@@ -26,7 +26,7 @@ from common import new_parser, save_settings
 import dropreg as dr
 from dropreg.baselines.question import spent
 
-FRACTIONS = (0.8, 0.9, 0.95)
+FRACTIONS = (0.5, 0.7, 0.8, 0.9, 0.95)
 SCORED_EXAMPLES = 2_000
 """Examples of a score: one backward pass each, of the second order three."""
 SQUARED = dr.Scorer(dr.taylor, {"statistic": "squared"})
