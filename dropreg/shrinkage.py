@@ -19,8 +19,10 @@ Penalty = float | Literal["evidence", "cv"]
 N_FOLDS = 5
 _RATIO_SCALE = 0.03
 """Scale of the half-normal prior on how far impacts lie from the gradient's, relative to their size."""
+_OWN_RATIO_SCALE = 0.1
+"""The same where deviations are in proportion to each element's own gradient, as in marginal regression."""
 _WIDE_RATIO_SCALE = 0.3
-"""Scale of the half-Cauchy prior in its place for standard errors."""
+"""Scale of the half-Cauchy prior in place of either for standard errors."""
 _LEAST_WEIGHT = 1e-17
 """Smaller weights of an average are lost in rounding."""
 _SCALE_VARIANCE = 0.25
@@ -264,10 +266,10 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
     ratios = np.logspace(-3, 1, 81)
     posterior = _Posterior(design, outcome, b0)
     parts = [posterior.at(variance) for variance in ratios**2 * size]
-    weights = _posterior_weights(ratios, np.array([part.log_evidence for part in parts]))
+    weights = _posterior_weights(ratios, np.array([part.log_evidence for part in parts]), _RATIO_SCALE)
     coefficients = weights @ np.array([part.mean for part in parts])
     noisy = [posterior.at(variance) for variance in ratios**2 * size + float((b0_error**2).mean())]
-    wide = _posterior_weights(ratios, np.array([part.log_evidence for part in noisy]), wide=True)
+    wide = _posterior_weights(ratios, np.array([part.log_evidence for part in noisy]))
     std_errors = np.sqrt(wide @ np.array([part.variance + (part.mean - coefficients) ** 2 for part in noisy]))
     details = {
         "scale of the gradient": float(weights @ [part.scale for part in parts]),
@@ -276,9 +278,10 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
     return Fit(coefficients, std_errors, "posterior", design.intercept(outcome, coefficients), details)
 
 
-def _posterior_weights(ratios: Array, log_evidence: Array, *, wide: bool = False) -> Array:
-    """Posterior of ratios on a logarithmic grid, under the half-normal or the wide half-Cauchy prior."""
-    log_prior = -np.log1p((ratios / _WIDE_RATIO_SCALE) ** 2) if wide else -0.5 * (ratios / _RATIO_SCALE) ** 2
+def _posterior_weights(ratios: Array, log_evidence: Array, scale: float | None = None) -> Array:
+    """Posterior of ratios on a logarithmic grid: half-normal prior of a scale, or the wide half-Cauchy without one."""
+    wide = scale is None
+    log_prior = -np.log1p((ratios / _WIDE_RATIO_SCALE) ** 2) if wide else -0.5 * (ratios / scale) ** 2
     log_weights = np.log(ratios) + log_prior + log_evidence
     weights = np.exp(log_weights - log_weights.max())
     return weights / weights.sum()
@@ -330,9 +333,9 @@ def assisted_marginal(regressed: Fit, rates: Array, sums: "GradientSums") -> Fit
     For element j the marginal estimate is N(s b0_j + d_j, v_j), and d_j ~ N(0, r2 b0_j^2 + c_j^2 / 12 +
     e_j): c_j is how far the mean gradients of the rows that keep j and of those that drop it lie apart
     (what the trapezoid rule stands for lies between them where the gradient is monotonic on the way),
-    e_j the sampling variance of b0_j, and r has the priors of `assisted`, cut off at 1. The effects of single
-    weights lie far below the noise of any affordable regression, so these errors are mostly those of
-    the gradient.
+    e_j the sampling variance of b0_j, and r has priors as in `assisted` (the half-normal one of scale .1),
+    cut off at 1. The effects of single weights lie far below the noise of any affordable regression, so
+    these errors are mostly those of the gradient.
 
     Parameters
     ----------
@@ -360,8 +363,8 @@ def assisted_marginal(regressed: Fit, rates: Array, sums: "GradientSums") -> Fit
 
     found = [(part.log_evidence, part.scale) for part in map(at, ratios)]  # parts take too much memory to keep
     log_evidence, scales = np.array(found).T
-    weights = _posterior_weights(ratios, log_evidence)
-    wide = _posterior_weights(ratios, log_evidence, wide=True)
+    weights = _posterior_weights(ratios, log_evidence, _OWN_RATIO_SCALE)
+    wide = _posterior_weights(ratios, log_evidence)
     coefficients, squared_errors = np.zeros(len(b0)), np.zeros(len(b0))
     for ratio, weight in _weighty(ratios, weights):
         coefficients += weight * at(ratio).mean

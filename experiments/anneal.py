@@ -91,6 +91,15 @@ def iterated(scorer: dr.Scorer, model: Any, data: Pair, elements: dr.Elements, s
     return made
 
 
+def gated(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any) -> Made:
+    """Selections of gates, which are trained for each fraction."""
+    made: Made = []
+    for fraction in fractions:
+        table, seconds = timed(lambda at=fraction: dr.gates(model, data, elements, fraction=at, seed=seed))
+        made.append((dr.select(elements, table, fraction=fraction), seconds, spent(table)))
+    return made
+
+
 def make(method: str, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int) -> Made:
     """One method's selections."""
     if method in OPTIONS:
@@ -98,11 +107,7 @@ def make(method: str, model: Any, data: Pair, elements: dr.Elements, seed: int, 
     if method in ITERATED:
         return iterated(ITERATED[method], model, data, elements, seed, fractions)
     if method == "gates":
-        made: Made = []
-        for fraction in fractions:
-            table, seconds = timed(lambda at=fraction: dr.gates(model, data, elements, fraction=at, seed=seed))
-            made.append((dr.select(elements, table, fraction=fraction), seconds, spent(table)))
-        return made
+        return gated(model, data, elements, seed, fractions)
     if method == "random":
         return [(dr.Selection.random(elements, fraction, seed=seed), 0.0, 0) for fraction in fractions]
     jobs: dict[str, Callable[[], dr.ImpactTable]] = {

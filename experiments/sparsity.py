@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
-from anneal import Made, accuracy, annealed, iterated, load, timed
+from anneal import Made, accuracy, annealed, gated, iterated, load, timed
 from common import new_parser, save_settings
 
 import dropreg as dr
@@ -49,11 +49,7 @@ def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, q
     if method in ITERATED:
         return iterated(ITERATED[method], model, few, elements, seed, FRACTIONS)
     if method == "gates":
-        made: Made = []
-        for fraction in FRACTIONS:
-            table, seconds = timed(lambda at=fraction: dr.gates(model, data, elements, fraction=at, seed=seed))
-            made.append((dr.select(elements, table, fraction=fraction), seconds, spent(table)))
-        return made
+        return gated(model, data, elements, seed, FRACTIONS)
     jobs: dict[str, Callable[[], dr.ImpactTable]] = {
         "magnitude": lambda: dr.magnitude(model, None, elements),
         "weight x activation": lambda: dr.weight_activation(model, data, elements),

@@ -42,6 +42,7 @@ import pandas as pd
 from common import new_parser, save_settings
 from scipy.special import log_softmax
 from scorers import load_trained
+from study_figures import draw_curvature, draw_prediction, draw_removal
 from train_models import DEBIAN_FOLDER, N_TRAIN, full_training_set
 
 import dropreg as dr
@@ -147,16 +148,15 @@ class Judge:
         loss = -log_softmax(logits.astype(np.float64), axis=1)[np.arange(len(y)), y]
         return float((logits.argmax(axis=1) == y).mean()), float(loss.mean())
 
-    def change(self, kept: Mask) -> float:
-        """Change of the mean loss on the estimation examples against the whole of the model as it is."""
+    def estimation_loss(self, kept: Mask | None = None) -> float:
+        """Mean loss on the estimation examples, of the whole model as it is without a mask."""
         x, y = self.setting.data
-        data = x[: self.setting.examples], y[: self.setting.examples]
-        whole = np.ones(self.n_elements, bool)
-        return self.accuracy_and_loss(data, kept)[1] - self.accuracy_and_loss(data, whole)[1]
+        kept = np.ones(self.n_elements, bool) if kept is None else kept
+        return self.accuracy_and_loss((x[: self.setting.examples], y[: self.setting.examples]), kept)[1]
 
     def line(self, kept: Mask) -> dict[str, float]:
         accuracy, loss = self.accuracy_and_loss(self.setting.test, kept)
-        return {"accuracy": accuracy, "loss": loss, "measured": self.change(kept)}
+        return {"accuracy": accuracy, "loss": loss, "measured": self.estimation_loss(kept) - self.estimation_loss()}
 
 
 def fine_tune(model: "keras.Model", elements: dr.Elements, kept: Mask, train: Any, steps: int, seed: int) -> None:
@@ -234,13 +234,14 @@ def predictions(setting: Setting, draws: int) -> pd.DataFrame:
     """Predicted and measured change of the mean loss for random sets of elements."""
     model = setting.model()
     judge, n = Judge(setting, model), len(setting.elements)
+    whole = judge.estimation_loss()
     first, second = predicted_changes(setting)
     rng, lines = np.random.default_rng(setting.seed), []
     for size in np.unique(np.logspace(0, np.log10(0.9 * n), 10).round().astype(int)).tolist():
         masks = np.ones((draws, n), bool)
         for mask in masks:
             mask[rng.choice(n, size, replace=False)] = False
-        measured = [judge.change(mask) for mask in masks]
+        measured = [judge.estimation_loss(mask) - whole for mask in masks]
         lines += [
             setting.labels()
             | {
@@ -307,72 +308,6 @@ def run_setting(setting: Setting, arguments: argparse.Namespace) -> dict[str, pd
         "prediction": kept_in(folder / "prediction.csv", partial(predictions, setting, arguments.draws)),
         "curvature": kept_in(folder / "curvature.csv", partial(curvature, setting)),
     }
-
-
-def draw_curvature(frame: pd.DataFrame, title: str, path: Path) -> None:
-    """SD(L'') against MEAN(L''), coloured by layer, first training seed."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    axes = figure.subplots()
-    for layer, points in frame[frame["training"] == frame["training"].min()].groupby("layer", sort=False):
-        axes.plot(points["curvature_mean"], points["curvature_sd"], ".", markersize=3, alpha=0.6, label=str(layer))
-    axes.set_xscale("symlog", linthresh=1e-6)
-    axes.set_yscale("symlog", linthresh=1e-6)
-    axes.set_xlabel("MEAN(L'') over examples")
-    axes.set_ylabel("SD(L'') over examples")
-    axes.set_title(title)
-    axes.legend(fontsize="small")
-    figure.savefig(path, dpi=130)
-
-
-def draw_prediction(frame: pd.DataFrame, title: str, path: Path) -> None:
-    """Predicted against measured change by size of the set, and the median ratio of the two."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(11, 5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    image = left.scatter(
-        frame["measured"], frame["second_order"], c=np.log10(frame["size"]), s=8, cmap="viridis", alpha=0.7
-    )
-    left.set_xscale("symlog", linthresh=1e-4)
-    left.set_yscale("symlog", linthresh=1e-4)
-    left.axline((0, 0), (1, 1), color="black", linewidth=0.8)
-    left.set_xlabel("measured change of the mean loss (nats)")
-    left.set_ylabel("predicted, first + second order")
-    figure.colorbar(image, ax=left, label="log10 of the elements removed at once")
-    sizes = frame.groupby("size")
-    right.plot(sizes["measured"].mean(), "ko-", label="measured")
-    for name, label in (("first_order", "first order"), ("second_order", "first + second order")):
-        right.plot(sizes[name].mean(), ".-", label=label)
-    right.set_xscale("log")
-    right.set_yscale("symlog", linthresh=1e-4)
-    right.set_xlabel("random elements removed at once")
-    right.set_ylabel("mean change of the loss (nats)")
-    right.legend()
-    figure.suptitle(title)
-    figure.savefig(path, dpi=130)
-
-
-def draw_removal(frame: pd.DataFrame, title: str, path: Path) -> None:
-    """Accuracy against fraction for every scorer, one panel a mode."""
-    from matplotlib.figure import Figure
-
-    modes = list(dict.fromkeys(frame["mode"]))
-    figure = Figure(figsize=(5 * len(modes), 5), layout="constrained")
-    for axes, mode in zip(figure.subplots(1, len(modes), sharey=True, squeeze=False)[0], modes, strict=True):
-        for number, (name, lines) in enumerate(frame[frame["mode"] == mode].groupby("scorer", sort=False)):
-            groups = lines.groupby("fraction")["accuracy"]
-            mean, deviation = groups.mean(), groups.std().fillna(0.0)
-            axes.plot(mean, ".-", color=f"C{number}", label=str(name))
-            axes.fill_between(mean.index, mean - deviation, mean + deviation, color=f"C{number}", alpha=0.15)
-        axes.set_title(mode)
-        axes.set_xlabel("fraction removed")
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("test accuracy (mean, SD over trainings and draws)")
-    figure.axes[0].legend(fontsize="small")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=130)
 
 
 def training_images(arguments: argparse.Namespace) -> Any:
