@@ -72,6 +72,7 @@ def merge_into(
         arriving = bool(altered.intersection(old.inputs))
         if (losing or arriving) and id(old.layer) not in done:
             done.add(id(old.layer))
+            twins.settle(index)
             if isinstance(rule, LinearReader):
                 last = Patient(rebuilt, twins, index, names)
                 rows.append(_merge_reader(last, rule, strategy))

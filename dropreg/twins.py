@@ -1,7 +1,9 @@
 """A network and the smaller one made from it, run side by side."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import chain, islice
 from typing import Any
 
 import keras
@@ -15,7 +17,10 @@ from .mixing import Sums
 from .rebuild import Rebuilt
 
 Array = npt.NDArray[np.float64]
+Numbers = npt.NDArray[np.int64]
 Batch = list[tf.Tensor]
+Values = dict[int, tf.Tensor]
+"""By slot."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,56 @@ class Target:
     after: Array
 
 
+class Side:
+    """One of the two networks, of which the first calls do not change any more.
+
+    Parameters
+    ----------
+    graph : Graph
+
+    Attributes
+    ----------
+    n_settled : int
+        So many calls are final.
+    """
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph, self.n_settled = graph, 0
+
+    @property
+    def frontier(self) -> list[int]:
+        """Slots that final calls or the inputs fill and others read."""
+        read = {slot for call in self.graph.calls[self.n_settled :] for slot in call.inputs} | set(self.graph.outputs)
+        return sorted(read & self._final)
+
+    @property
+    def _final(self) -> set[int]:
+        written = {slot for call in self.graph.calls[: self.n_settled] for slot in call.outputs}
+        return written.union(self.graph.inputs)
+
+    def reaches(self, slots: Sequence[int]) -> bool:
+        """Whether `slots` follow from the frontier."""
+        return self._final.intersection(slots).issubset(self.frontier)
+
+    def run(self, start: Values, slots: Sequence[int]) -> Values:
+        """The values of `slots` and of the frontier, from those of an earlier frontier or of the inputs."""
+        values, missing, needed = dict(start), {*slots, *self.frontier}, list[Call]()
+        for call in reversed(self.graph.calls):
+            if missing.intersection(call.outputs).difference(start):
+                needed.append(call)
+                missing.update(call.inputs)
+        with keras.StatelessScope(collect_losses=True):
+            for call in reversed(needed):
+                written = call.run([values[slot] for slot in call.inputs])
+                values.update(zip(call.outputs, written, strict=True))
+        return values
+
+
 class Twins:
     """The networks before and after, on the same examples.
+
+    Layers are worked at in order, and what comes before one of them does not change any more: `settle` says so. The
+    values that final calls leave to others are kept from then on, instead of being computed from the inputs again.
 
     Parameters
     ----------
@@ -43,52 +96,75 @@ class Twins:
     held_out : float
         Fraction of the examples, chosen at random with a fixed seed, that `fit` leaves out.
     batch_size : int
+    memory : int
+        Bytes of values that are kept at most; batches beyond start from the inputs.
     """
 
-    def __init__(self, rebuilt: Rebuilt, inputs: Sequence[npt.NDArray[Any]], held_out: float, batch_size: int) -> None:
-        self.rebuilt, self.inputs, self.batch_size = rebuilt, inputs, batch_size
+    def __init__(
+        self,
+        rebuilt: Rebuilt,
+        inputs: Sequence[npt.NDArray[Any]],
+        held_out: float,
+        batch_size: int,
+        memory: int = 1 << 30,
+    ) -> None:
+        self.rebuilt, self.inputs, self.batch_size, self.memory = rebuilt, inputs, batch_size, memory
         order = np.random.default_rng(0).permutation(len(inputs[0]))
         n_held_out = min(max(round(held_out * len(order)), 1), len(order) - 1) if len(order) > 1 else 0
-        self.held_out, self.fit = order[:n_held_out], order[n_held_out:]
+        parts = order[n_held_out:], order[:n_held_out]
+        batches = [[part[k : k + batch_size] for k in range(0, len(part), batch_size)] for part in parts]
+        self.n_examples, self.n_fit, self.n_fit_batches = len(order), len(parts[0]), len(batches[0])
+        self.batches = [np.sort(batch) for batch in (*batches[0], *batches[1])]
+        self._sides = Side(rebuilt.before), Side(rebuilt.after)
+        self._kept: dict[int, tuple[Values, Values]] = {}
 
-    def batches(self, examples: npt.NDArray[np.int64]) -> Iterator[Batch]:
-        """The inputs of `examples`, a batch at a time."""
-        for start in range(0, len(examples), self.batch_size):
-            rows = np.sort(examples[start : start + self.batch_size])
-            yield [tf.convert_to_tensor(array[rows]) for array in self.inputs]
+    def settle(self, index: int) -> None:
+        """Calls before those of pair `index` do not change any more."""
+        before, after = self._sides
+        old = self.rebuilt.pairs[index][0]
+        before.n_settled = next(k for k, call in enumerate(before.graph.calls) if call is old)
+        after.n_settled = index
 
-    def values(self, slots: Sequence[int]) -> Callable[[Batch], tuple[Batch, Batch]]:
-        """A function of a batch that gives the values in `slots` before and after."""
-        left = [self.rebuilt.plan.slot(slot) for slot in slots]
-        before = _ancestors(self.rebuilt.before, slots), self.rebuilt.before.inputs, slots
-        after = _ancestors(self.rebuilt.after, left), self.rebuilt.after.inputs, left
+    def each(self, slots: Sequence[int], function: Callable[[Batch, Batch], Any]) -> Iterator[Any]:
+        """`function` of the values in `slots` before and after, for each batch, those to fit first."""
+        wanted = slots, [self.rebuilt.plan.slot(slot) for slot in slots]
+        frontiers = [side.frontier for side in self._sides]
+        keeping = all(side.reaches(mine) for side, mine in zip(self._sides, wanted, strict=True))
 
-        def run(calls: list[Call], inputs: Sequence[int], wanted: Sequence[int], batch: Batch) -> Batch:
-            values = dict(zip(inputs, batch, strict=True))
-            with keras.StatelessScope(collect_losses=True):
-                for call in calls:
-                    written = call.run([values[slot] for slot in call.inputs])
-                    values.update(zip(call.outputs, written, strict=True))
-            return [values[slot] for slot in wanted]
+        def run(*starts: Values) -> tuple[Any, Any]:
+            values = [side.run(start, mine) for side, start, mine in zip(self._sides, starts, wanted, strict=True)]
+            found = [[filled[slot] for slot in mine] for filled, mine in zip(values, wanted, strict=True)]
+            kept = [{slot: filled[slot] for slot in mine} for filled, mine in zip(values, frontiers, strict=True)]
+            return function(*found), kept
 
-        return lambda batch: (run(*before, batch), run(*after, batch))
+        compiled = tf.function(run, reduce_retracing=True)
+        for number in range(len(self.batches)):
+            kept = self._kept.pop(number, None) if keeping else None
+            found, (before, after) = compiled(*(kept or self._starts(number)))
+            if keeping and _size(before, after) + _size(*chain(*self._kept.values())) <= self.memory:
+                self._kept[number] = before, after
+            yield found
+
+    def _starts(self, number: int) -> tuple[Values, Values]:
+        batch = [tf.convert_to_tensor(array[self.batches[number]]) for array in self.inputs]
+        before, after = (dict(zip(side.graph.inputs, batch, strict=True)) for side in self._sides)
+        return before, after
 
     def sample(self, slots: Sequence[int], most_rows: int = 8192) -> npt.NDArray[np.float32]:
         """Channels of some rows (positions of examples) in `slots` of the network before, (rows, channels)."""
-        batch = next(self.batches(self.fit))
-        rows = np.concatenate([_flat(np.asarray(value, np.float32)) for value in self.values(slots)(batch)[0]])
+        batch = next(self.each(slots, lambda before, _: before))
+        rows = np.concatenate([_flat(np.asarray(value, np.float32)) for value in batch])
         if len(rows) > most_rows:
             rows = rows[np.random.default_rng(0).choice(len(rows), most_rows, replace=False)]
         return rows
 
     def is_held_out(self) -> npt.NDArray[np.bool_]:
         """Whether each example, in the order of `gather`, is held out."""
-        return np.arange(len(self.fit) + len(self.held_out)) >= len(self.fit)
+        return np.arange(self.n_examples) >= self.n_fit
 
     def gather(self, slots: Sequence[int]) -> list[tuple[Array, Array]]:
         """Values of all examples, those to fit first, before and after, for each of `slots`."""
-        compiled = tf.function(self.values(slots), reduce_retracing=True)
-        parts = [compiled(batch) for examples in (self.fit, self.held_out) for batch in self.batches(examples)]
+        parts = list(self.each(slots, lambda before, after: (before, after)))
         sides = [
             [np.concatenate([np.asarray(part[side][k], np.float64) for part in parts]) for k in range(len(slots))]
             for side in (0, 1)
@@ -97,82 +173,64 @@ class Twins:
 
     def mean_maps(self, slots: Sequence[int]) -> tuple[list[Array], list[Array]]:
         """Means over all examples of the values in `slots`, before and after, without the batch axis."""
-        values = self.values(slots)
 
-        def totals(batch: Batch) -> list[list[tf.Tensor]]:
-            return [[tf.reduce_sum(tf.cast(value, tf.float64), axis=0) for value in side] for side in values(batch)]
+        def totals(*sides: Batch) -> list[list[tf.Tensor]]:
+            return [[tf.reduce_sum(tf.cast(value, tf.float64), axis=0) for value in side] for side in sides]
 
-        examples = np.concatenate([self.fit, self.held_out])
-        before, after = self._add_up(totals, examples)
-        return [total / len(examples) for total in before], [total / len(examples) for total in after]
+        before, after = _add_up(self.each(slots, totals))
+        return [total / self.n_examples for total in before], [total / self.n_examples for total in after]
 
     def channel_moments(self, slots: Sequence[int]) -> tuple[Moments, Moments]:
         """Mean and variance of every channel over examples, positions and `slots`, before and after."""
-        values = self.values(slots)
 
-        def totals(batch: Batch) -> list[list[tf.Tensor]]:
-            sides = [tf.cast(_join(side), tf.float64) for side in values(batch)]
+        def totals(*sides: Batch) -> list[list[tf.Tensor]]:
+            rows = [tf.cast(_join(side), tf.float64) for side in sides]
             return [
                 [tf.cast(tf.shape(x)[0], tf.float64), tf.reduce_sum(x, axis=0), tf.reduce_sum(x**2, axis=0)]
-                for x in sides
+                for x in rows
             ]
 
-        found = self._add_up(totals, np.concatenate([self.fit, self.held_out]))
         before, after = (
-            Moments(total / n, np.maximum(squares / n - (total / n) ** 2, 0.0)) for n, total, squares in found
+            Moments(total / n, np.maximum(squares / n - (total / n) ** 2, 0.0))
+            for n, total, squares in _add_up(self.each(slots, totals))
         )
         return before, after
 
     def sums(self, slots: Sequence[int], targets: Sequence[Target]) -> tuple[list[Sums], list[Sums]]:
         """Sums of the channels after with the targets, one for each group of channels; to fit and held out."""
-        values = self.values(slots)
         bases = [(tf.constant(target.before), tf.constant(target.after)) for target in targets]
 
-        def totals(batch: Batch) -> list[list[tf.Tensor]]:
-            before, after = (tf.cast(_join(side), tf.float64) for side in values(batch))
-            sides = zip(tf.split(before, len(bases), axis=1), tf.split(after, len(bases), axis=1), bases, strict=True)
+        def totals(*sides: Batch) -> list[list[tf.Tensor]]:
+            before, after = (tf.cast(_join(side), tf.float64) for side in sides)
+            groups = zip(tf.split(before, len(bases), axis=1), tf.split(after, len(bases), axis=1), bases, strict=True)
             found = []
-            for whole, x, (b, a) in sides:
+            for whole, x, (b, a) in groups:
                 y = whole @ b - x @ a
                 n = tf.cast(tf.shape(x)[0], tf.float64)
                 products = [tf.matmul(p, q, transpose_a=True) for p, q in ((x, x), (x, y), (y, y))]
                 found.append([n, tf.reduce_sum(x, axis=0), tf.reduce_sum(y, axis=0), *products])
             return found
 
+        found = self.each(slots, totals)
         fit, held_out = (
-            [Sums(float(n), *arrays) for n, *arrays in self._add_up(totals, part)] for part in (self.fit, self.held_out)
+            [Sums(float(n), *arrays) for n, *arrays in _add_up(part)]
+            for part in (islice(found, self.n_fit_batches), found)
         )
         return fit, held_out
 
-    def _add_up(
-        self, totals: Callable[[Batch], list[list[tf.Tensor]]], examples: npt.NDArray[np.int64]
-    ) -> list[list[Any]]:
-        """The sum of `totals` over batches."""
-        compiled = tf.function(totals, reduce_retracing=True)
-        result: list[list[Any]] | None = None
-        for batch in self.batches(examples):
-            found = [[np.asarray(value) for value in part] for part in compiled(batch)]
-            result = (
-                found
-                if result is None
-                else [
-                    [mine + more for mine, more in zip(part, other, strict=True)]
-                    for part, other in zip(result, found, strict=True)
-                ]
-            )
-        assert result is not None
-        return result
+
+def _add_up(parts: Iterable[list[list[tf.Tensor]]]) -> list[list[Any]]:
+    """The sum over batches."""
+    arrays = ([[np.asarray(value) for value in group] for group in part] for part in parts)
+    return reduce(
+        lambda one, other: [[a + b for a, b in zip(*groups, strict=True)] for groups in zip(one, other, strict=True)],
+        arrays,
+    )
 
 
-def _ancestors(graph: Graph, slots: Sequence[int]) -> list[Call]:
-    """Calls that must run to compute `slots`, in order."""
-    wanted, needed = set(slots), list[Call]()
-    for index in range(len(graph.calls) - 1, -1, -1):
-        call = graph.calls[index]
-        if wanted.intersection(call.outputs):
-            needed.append(call)
-            wanted.update(call.inputs)
-    return needed[::-1]
+def _size(*sides: Values) -> int:
+    """Bytes."""
+    return sum(np.asarray(value).nbytes for side in sides for value in side.values())
 
 
 def _flat(value: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

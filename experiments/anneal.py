@@ -3,8 +3,8 @@
 For each model, seed (a trained network of its own), method and fraction of the units removed: test accuracy of the
 network as deletion leaves it (plain), and merged by least squares. No fine-tuning. Methods:
 
-- one shot: random; taylor (squared first order); spread (SD of the loss change over examples); obd; loo (leave
-  one out);
+- one shot: random (five draws); taylor (squared first order); spread (SD of the loss change over examples); obd; loo
+  (leave one out);
 - iterated: "taylor, iterated" and "spread, iterated" score again after each of 20 removals, greedy leaves out one at a
   time, gates are trained by backpropagation for each fraction;
 - "taylor, merged steps" and "spread, merged steps": score, remove, merge, 20 times (`dropreg.prune_iteratively`);
@@ -15,11 +15,16 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
 merge in each step, the first as well); accuracy is on the test images, which nothing is chosen on. Seconds and rows are
 those of the selection; those of a path are divided equally among its fractions and added up.
 
-Example: ``python experiments/anneal.py --models mlp --seeds 0 1 2``
+Writes anneal.csv (also what every selection keeps, as the hexadecimal digits of the packed bits), summary.csv (mean
+over draws, then mean and SD over seeds) and settings.json. What anneal.csv holds already is not computed again, so that
+a killed run goes on and runs can be put together.
+
+Example: ``python experiments/anneal.py --models mlp cnn --seeds 0 1 2``
 """
 
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +35,9 @@ from common import new_parser, save_settings
 import dropreg as dr
 from dropreg.baselines.question import spent
 
-FRACTIONS = (0.5, 0.7, 0.8, 0.9)
+FRACTIONS = (0.3, 0.5, 0.7, 0.8, 0.9)
 STEPS = 20
+DRAWS = 5
 OPTIONS: dict[str, dict[str, Any]] = {
     "annealed": {},
     "annealed, no swaps": {"swaps": 0},
@@ -43,7 +49,6 @@ ONE_SHOT = {"taylor": SQUARED, "spread": dr.Scorer(dr.spread), "obd": dr.Scorer(
 ITERATED = {"taylor, iterated": SQUARED, "spread, iterated": dr.Scorer(dr.spread)}
 IN_STEPS = {"taylor, merged steps": SQUARED, "spread, merged steps": dr.Scorer(dr.spread)}
 METHODS = ("random", *ONE_SHOT, "loo", *ITERATED, "greedy", "gates", *IN_STEPS, *OPTIONS)
-GREEDY_ROWS = 2_000_000
 Pair = tuple[np.ndarray, np.ndarray]
 Made = list[tuple[dr.Selection, float, int]]
 """Selection, seconds and row-equivalents for each fraction."""
@@ -100,8 +105,10 @@ def gated(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: A
     return made
 
 
-def make(method: str, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int) -> Made:
-    """One method's selections."""
+def make(
+    method: str, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int, rows: int
+) -> Made:
+    """One method's selections; `rows` is the budget of greedy and of leave one out."""
     if method in OPTIONS:
         return annealed(OPTIONS[method], model, data, elements, seed, (fractions, rounds))
     if method in ITERATED:
@@ -111,64 +118,78 @@ def make(method: str, model: Any, data: Pair, elements: dr.Elements, seed: int, 
     if method == "random":
         return [(dr.Selection.random(elements, fraction, seed=seed), 0.0, 0) for fraction in fractions]
     jobs: dict[str, Callable[[], dr.ImpactTable]] = {
-        "loo": lambda: dr.leave_one_out(model, data, elements, seed=seed),
-        "greedy": lambda: dr.greedy(model, data, elements, rows=GREEDY_ROWS, seed=seed),
+        "loo": lambda: dr.leave_one_out(model, data, elements, rows=rows, seed=seed),
+        "greedy": lambda: dr.greedy(model, data, elements, rows=rows, seed=seed),
         **{n: lambda s=s: s.function(model, data, elements, seed=seed, **s.settings) for n, s in ONE_SHOT.items()},
     }
     table, seconds = timed(jobs[method])
     return [(dr.select(elements, table, fraction=fraction), seconds, spent(table)) for fraction in fractions]
 
 
-def in_steps(method: str, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any) -> list[Any]:
-    """Smaller models that were merged in every step, and seconds."""
-    made = []
+def in_steps(method: str, model: Any, data: Pair, seed: int, fractions: Any) -> list[tuple[Any, float]]:
+    """Smaller models that were merged in every step, each made from the one before, and seconds."""
+    made: list[tuple[Any, float]] = []
+    gone, seconds = 0.0, 0.0
     for fraction in fractions:
-        steps = max(round(STEPS * fraction / max(fractions)), 1)
-        asked = {"fraction": fraction, "scorer": IN_STEPS[method], "steps": steps, "schedule": "linear", "seed": seed}
-        made.append(timed(lambda asked=asked: dr.prune_iteratively(model, data, elements, **asked)))
+        steps = max(round(STEPS * (fraction - gone) / max(fractions)), 1)
+        asked = {"scorer": IN_STEPS[method], "steps": steps, "schedule": "linear", "seed": seed}
+        asked["fraction"] = 1.0 - (1.0 - fraction) / (1.0 - gone)  # of what is left
+        small, more = timed(
+            lambda model=model, asked=asked: dr.prune_iteratively(model, data, dr.elements(model), **asked)
+        )
+        model, gone, seconds = small.model, fraction, seconds + more
+        made.append((model, seconds))
     return made
 
 
-def measure(name: str, seed: int, methods: list[str], fractions: tuple[float, ...], quick: bool) -> pd.DataFrame:
-    """One row for each method and fraction."""
+def packed(kept: np.ndarray) -> str:
+    """Hexadecimal digits of what stays."""
+    return np.packbits(kept).tobytes().hex()
+
+
+def unpacked(digits: str, elements: dr.Elements) -> dr.Selection:
+    """The selection of such digits."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=len(elements))
+    return dr.Selection(elements, bits.astype(bool))
+
+
+def measure(name: str, seed: int, method: str, fractions: tuple[float, ...], arguments: Any) -> pd.DataFrame:
+    """One row for each fraction (and draw)."""
     model = load(name, seed)
     elements = dr.elements(model)
     x, y = dr.examples.fashion_mnist("estimation")
-    half = 500 if quick else 5000
+    half = 500 if arguments.quick else 5000
     estimation, merging = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
     test = dr.examples.fashion_mnist("test")
-    dense = accuracy(model, test)
-    rows: list[dict[str, Any]] = [{"method": "dense", "fraction": 0.0, "plain": dense, "merged": dense}]
-    for method in methods:
-        if method in IN_STEPS:
-            for fraction, (small, seconds) in zip(
-                fractions, in_steps(method, model, estimation, elements, seed, fractions), strict=True
-            ):
-                found = {"merged": accuracy(small.model, test), "params": small.model.count_params()}
-                rows.append({"method": method, "fraction": fraction, **found, "seconds": seconds})
-                print(name, seed, *rows[-1].values(), flush=True)
-            continue
-        made = make(method, model, estimation, elements, seed, fractions, 5 if quick else 50)
-        for fraction, (selection, seconds, spent_rows) in zip(fractions, made, strict=True):
-            plain = dr.prune(model, selection)
-            merged = dr.prune(model, selection, merging)
-            rows.append(
-                {
-                    "method": method,
-                    "fraction": fraction,
-                    "plain": accuracy(plain.model, test),
-                    "merged": accuracy(merged.model, test),
-                    "params": merged.report.totals().loc["params", "after"],
-                    "seconds": seconds,
-                    "rows": spent_rows,
-                }
-            )
-            print(name, seed, *rows[-1].values(), flush=True)
-    return pd.DataFrame(rows).assign(model=name, seed=seed)
+    rows: list[dict[str, Any]] = []
+
+    def add(fraction: float, **found: Any) -> None:
+        rows.append({"model": name, "seed": seed, "method": method, "fraction": fraction, **found})
+        print(*list(rows[-1].values())[:9], flush=True)
+
+    if method == "dense":
+        dense = accuracy(model, test)
+        add(0.0, draw=0, plain=dense, merged=dense, params=model.count_params())
+    elif method in IN_STEPS:
+        for fraction, (small, seconds) in zip(
+            fractions, in_steps(method, model, estimation, seed, fractions), strict=True
+        ):
+            add(fraction, draw=0, merged=accuracy(small, test), params=small.count_params(), seconds=seconds)
+    else:
+        budget = 5 if arguments.quick else 50, arguments.rows // (100 if arguments.quick else 1)
+        for draw in range(DRAWS if method == "random" else 1):
+            made = make(method, model, estimation, elements, seed + 1000 * draw, fractions, *budget)
+            for fraction, (selection, seconds, spent_rows) in zip(fractions, made, strict=True):
+                plain, merged = dr.prune(model, selection), dr.prune(model, selection, merging)
+                found = {"plain": accuracy(plain.model, test), "merged": accuracy(merged.model, test)}
+                cost = {"params": merged.model.count_params(), "seconds": seconds, "rows": spent_rows}
+                add(fraction, draw=draw, **found, **cost, kept=packed(selection.kept))
+    return pd.DataFrame(rows)
 
 
 def summarize(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and SD over seeds."""
+    """Mean and SD over seeds of the mean over draws."""
+    frame = frame.groupby(["model", "method", "fraction", "seed"], sort=False).mean(numeric_only=True)
     groups = frame.groupby(["model", "method", "fraction"], sort=False)
     columns = {}
     for value in ("plain", "merged"):
@@ -181,15 +202,18 @@ def main() -> None:
     parser = new_parser(__doc__, "anneal")
     parser.add_argument("--models", nargs="+", choices=("mlp", "cnn", "resnet", "vit"), default=["mlp"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--rows", type=int, default=2_000_000, help="of greedy and loo (default: 2,000,000)")
     arguments = parser.parse_args()
-    fractions = FRACTIONS[1:3] if arguments.quick else FRACTIONS
+    fractions = FRACTIONS[2:4] if arguments.quick else FRACTIONS
     arguments.out.mkdir(parents=True, exist_ok=True)
-    frames: list[pd.DataFrame] = []
-    for name in arguments.models:
-        for seed in arguments.seeds:
-            frames.append(measure(name, seed, arguments.methods, fractions, arguments.quick))
-            pd.concat(frames).to_csv(arguments.out / "anneal.csv", index=False, float_format="%.5f")
-    summary = summarize(pd.concat(frames))
+    path = arguments.out / "anneal.csv"
+    frame = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["model", "seed", "method"])
+    done = set(frame[["model", "seed", "method"]].itertuples(index=False, name=None))
+    for job in product(arguments.models, arguments.seeds, ["dense", *arguments.methods]):
+        if job not in done:
+            frame = pd.concat([frame, measure(*job, fractions, arguments)])
+            frame.to_csv(path, index=False, float_format="%.5f")
+    summary = summarize(frame)
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
     save_settings(arguments.out, arguments)
     print(summary.to_string(float_format=lambda value: f"{value:.4f}"))
