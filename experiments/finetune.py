@@ -7,28 +7,30 @@ and none by a tenth of the images that is held out). The control takes the archi
 ("annealed for merging") with fresh weights and trains it as the original was trained, for as many epochs (8; 16 for
 the vision transformer).
 
-Selections are those of ``anneal.py``: from 5,000 estimation images, merged with the other 5,000. Three disjoint sets:
-estimation images for selections, training images for fine-tuning, test images for the figures. The training images are
-not part of the repository; see ``train_models.py``.
+Selections are those of ``anneal.py``, from its anneal.csv: made with 5,000 estimation images, merged with the other
+5,000. Three disjoint sets: estimation images for selections, training images for fine-tuning, test images for the
+figures. The training images are not part of the repository; see ``train_models.py``.
 
-Writes finetune.csv, summary.csv (mean and SD over seeds) and settings.json.
+Writes finetune.csv, summary.csv (mean and SD over seeds) and settings.json. What finetune.csv holds already is not
+computed again.
 
 Example: ``python experiments/finetune.py --models mlp --seeds 0 1 2``
 """
 
-import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
-from anneal import FRACTIONS, IN_STEPS, METHODS, accuracy, in_steps, load, make
-from common import new_parser, save_settings
+from anneal import IN_STEPS, METHODS, accuracy, in_steps, load, unpacked
+from common import RESULTS, new_parser, save_settings
 from train_models import DEBIAN_FOLDER, EPOCHS, N_TRAIN, fit, full_training_set
 
 import dropreg as dr
 
+FRACTIONS = (0.5, 0.7, 0.8, 0.9)
 COMPARED = (
     "random",
     "spread",
@@ -41,7 +43,7 @@ COMPARED = (
 DEFAULT = "annealed for merging"
 CONTROL = "from scratch"
 TUNING = dr.Recovery(epochs=2, patience=None, batch_size=128, learning_rate=3e-4)
-VALUES = ("plain", "plain_tuned", "merged", "merged_tuned", "params", "seconds")
+VALUES = ("plain", "plain_tuned", "merged", "merged_tuned", "params")
 
 
 def tuned(model: Any, train: Any, test: Any, seed: int) -> float:
@@ -53,43 +55,50 @@ def tuned(model: Any, train: Any, test: Any, seed: int) -> float:
 def from_scratch(model: Any, epochs: int, train: Any, test: Any, seed: int) -> dict[str, Any]:
     """The control: fresh weights, trained as the original was."""
     keras.utils.set_random_seed(seed)
-    fresh, start = keras.models.clone_model(model), time.perf_counter()
+    fresh = keras.models.clone_model(model)
     fit(fresh, train[0], train[1], epochs)
-    seconds = time.perf_counter() - start
-    return {"merged_tuned": accuracy(fresh, test), "params": fresh.count_params(), "seconds": seconds}
+    return {"merged_tuned": accuracy(fresh, test), "params": fresh.count_params()}
 
 
-def measure(name: str, seed: int, arguments: Any, train: Any) -> pd.DataFrame:
-    """One row for each method and fraction."""
-    model = load(name, seed)
-    elements = dr.elements(model)
-    fractions = FRACTIONS[1:3] if arguments.quick else FRACTIONS
-    x, y = dr.examples.fashion_mnist("estimation")
-    half = 500 if arguments.quick else 5000
-    estimation, merging = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
+def smaller(name: str, seed: int, method: str, fraction: float, arguments: Any) -> dict[str, Any]:
+    """Models after deletion and merged, as far as the method has them."""
+    model, merging = load(name, seed), dr.examples.fashion_mnist("estimation")
+    if method in IN_STEPS:
+        data = merging[0][:5000], merging[1][:5000]
+        return {"merged": in_steps(method, model, data, seed, [fraction])[0][0]}
+    made = pd.read_csv(arguments.selections).query("model == @name and seed == @seed and method == @method")
+    made = made[np.isclose(made["fraction"], fraction)]
+    if made.empty:
+        raise SystemExit(f"{arguments.selections} has no {method} of {name} {seed} at {fraction}: run anneal.py first.")
+    selection = unpacked(made["kept"].iloc[0], dr.elements(model))
+    merged = dr.prune(model, selection, (merging[0][5000:], merging[1][5000:])).model
+    return {"merged": merged} if method == DEFAULT else {"plain": dr.prune(model, selection).model, "merged": merged}
+
+
+def measure(name: str, seed: int, method: str, arguments: Any, train: Any) -> pd.DataFrame:
+    """One row for each fraction."""
     test = dr.examples.fashion_mnist("test")
-    dense = {"plain": accuracy(model, test), "plain_tuned": tuned(model, train, test, seed)}
-    rows: list[dict[str, Any]] = [{"method": "dense", "fraction": 0.0, **dense, "params": model.count_params()}]
-    for method in arguments.methods:
-        if method in IN_STEPS:
-            made = in_steps(method, model, estimation, elements, seed, fractions)
-            smaller = [(None, small.model, seconds) for small, seconds in made]
-        else:
-            made = make(method, model, estimation, elements, seed, fractions, 5 if arguments.quick else 50)
-            smaller = [(dr.prune(model, s).model, dr.prune(model, s, merging).model, seconds) for s, seconds, _ in made]
-        for fraction, (plain, merged, seconds) in zip(fractions, smaller, strict=True):
-            row: dict[str, Any] = {"method": method, "fraction": fraction}
-            for kind, network in (("plain", plain), ("merged", merged)):
-                if network is not None:
-                    row |= {kind: accuracy(network, test), f"{kind}_tuned": tuned(network, train, test, seed)}
-            rows.append(row | {"params": merged.count_params(), "seconds": seconds})
-            print(name, seed, *rows[-1].values(), flush=True)
-            if method == DEFAULT:
-                epochs = 1 if arguments.quick else EPOCHS[name]
-                control = from_scratch(merged, epochs, train, test, seed)
-                rows.append({"method": CONTROL, "fraction": fraction, **control})
-                print(name, seed, *rows[-1].values(), flush=True)
-    return pd.DataFrame(rows).assign(model=name, seed=seed)
+    rows: list[dict[str, Any]] = []
+
+    def add(method: str, fraction: float, **found: Any) -> None:
+        rows.append({"model": name, "seed": seed, "method": method, "fraction": fraction, **found})
+        print(*rows[-1].values(), flush=True)
+
+    if method == "dense":
+        model = load(name, seed)
+        found = {"plain": accuracy(model, test), "plain_tuned": tuned(model, train, test, seed)}
+        add(method, 0.0, **found, params=model.count_params())
+        return pd.DataFrame(rows)
+    for fraction in FRACTIONS[1:3] if arguments.quick else FRACTIONS:
+        networks = smaller(name, seed, method, fraction, arguments)
+        found: dict[str, Any] = {}
+        for kind, network in networks.items():
+            found |= {kind: accuracy(network, test), f"{kind}_tuned": tuned(network, train, test, seed)}
+        add(method, fraction, **found, params=networks["merged"].count_params())
+        if method == DEFAULT:
+            epochs = 1 if arguments.quick else EPOCHS[name]
+            add(CONTROL, fraction, **from_scratch(networks["merged"], epochs, train, test, seed))
+    return pd.DataFrame(rows)
 
 
 def main() -> None:
@@ -97,17 +106,22 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", choices=("mlp", "cnn", "resnet", "vit"), default=["mlp"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(COMPARED))
     parser.add_argument("--full-set", type=Path, default=DEBIAN_FOLDER, help="folder of the training images")
+    parser.add_argument(
+        "--selections", type=Path, default=RESULTS / "anneal" / "anneal.csv", help="anneal.csv with the selections"
+    )
     arguments = parser.parse_args()
     images, labels = full_training_set(arguments.full_set)
     n_train = 2_000 if arguments.quick else N_TRAIN
     train = dr.examples.as_inputs(images[:n_train]), labels[:n_train].astype(np.int64)
     arguments.out.mkdir(parents=True, exist_ok=True)
-    frames: list[pd.DataFrame] = []
-    for name in arguments.models:
-        for seed in arguments.seeds:
-            frames.append(measure(name, seed, arguments, train))
-            pd.concat(frames).to_csv(arguments.out / "finetune.csv", index=False, float_format="%.5f")
-    groups = pd.concat(frames).groupby(["model", "method", "fraction"], sort=False)[list(VALUES)]
+    path = arguments.out / "finetune.csv"
+    frame = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["model", "seed", "method"])
+    done = set(frame[["model", "seed", "method"]].itertuples(index=False, name=None))
+    for job in product(arguments.models, arguments.seeds, ["dense", *arguments.methods]):
+        if job not in done:
+            frame = pd.concat([frame, measure(*job, arguments, train)])
+            frame.to_csv(path, index=False, float_format="%.5f")
+    groups = frame.groupby(["model", "method", "fraction"], sort=False)[list(VALUES)]
     summary = groups.mean().join(groups.std()[list(VALUES[:4])], rsuffix="_sd")
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
     save_settings(arguments.out, arguments)

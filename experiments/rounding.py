@@ -21,12 +21,13 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from anneal import FRACTIONS, Made, accuracy, annealed, load, summarize, timed
+from anneal import Made, accuracy, annealed, load, summarize, timed
 from common import new_parser, save_settings
 
 import dropreg as dr
 from dropreg.baselines.question import spent
 
+FRACTIONS = (0.5, 0.7, 0.8, 0.9)
 LEVELS = 16
 """Of a hidden activation."""
 KERNEL_LEVELS = 127

@@ -10,6 +10,7 @@ from keras import layers
 import dropreg as dr
 from dropreg import mixing
 from dropreg.mixing import Sums, copies, fit_predictions, from_partners, solve
+from dropreg.twins import Twins
 
 
 def run(model: keras.Model, x: np.ndarray) -> np.ndarray:
@@ -74,6 +75,20 @@ def test_merging_comes_closer_to_the_whole_model(name: str) -> None:
     merged = small["least_squares"].merged
     assert merged is not None
     assert (merged["unexplained"] <= 1).all()
+
+
+@pytest.mark.parametrize("name", ["cnn", "cnn_bn", "residual", "concatenating", "shared", "transformer_block"])
+def test_values_kept_between_layers_are_those_computed_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.build(name)
+    data = models.data_for(model, 60)
+    selection = dr.Selection.random(dr.elements(model), 0.4, seed=1)
+    merged = []
+    for memory in (1 << 30, 20_000, 0):  # all batches, some, none
+        monkeypatch.setattr(Twins.__init__, "__defaults__", (memory,))
+        merge = dr.LeastSquares(batch_size=8, ridges=(0.1,), predictions=False)
+        merged.append(run(dr.prune(model, selection, data, merge=merge).model, data[0]))
+    assert np.allclose(merged[0], merged[2], rtol=1e-3, atol=1e-4)
+    assert np.allclose(merged[1], merged[2], rtol=1e-3, atol=1e-4)
 
 
 def test_least_squares_of_one_layer_is_the_regression() -> None:
