@@ -47,7 +47,6 @@ from .merges import LeastSquares, MeanShift
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
 from .path import SelectionPath
 from .plotting import plot_comparison
-from .pruning import anneal, anneal_path
 from .record import Record, load_record
 from .sampler import sample
 from .selection import Selection, select
@@ -60,8 +59,9 @@ if TYPE_CHECKING:
     from .callback import PruningCallback
     from .iterative import prune_iteratively
     from .latency import measure_latency
+    from .pruning import anneal, anneal_path, prune
     from .recovery import Recovered, Recovery, recover
-    from .surgery import Pruned, prune
+    from .surgery import Pruned
     from .zeros import hold_zeros
 
 __version__ = "0.1.0"
@@ -157,9 +157,11 @@ _LAZY = {
     "PruningCallback": "callback",
     "Recovered": "recovery",
     "Recovery": "recovery",
+    "anneal": "pruning",
+    "anneal_path": "pruning",
     "hold_zeros": "zeros",
     "measure_latency": "latency",
-    "prune": "surgery",
+    "prune": "pruning",
     "prune_iteratively": "iterative",
     "recover": "recovery",
 }

@@ -1,5 +1,6 @@
 """One run of annealing: logits that move round by round, stage after stage."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -19,6 +20,7 @@ from .outcomes import Outcome, Task
 from .path import SelectionPath
 from .rounds import Array, Round
 from .selection import Floor, Selection, select
+from .steps import Units, begin
 from .swaps import Swapper
 
 if TYPE_CHECKING:
@@ -89,19 +91,43 @@ class Annealer:
                 f"masks, received {rows}: pass {max(rows // group, 2) * group}."
             )
         self._logits = _start(model, elements, start)
-        self._probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
-        layer = non_differentiable(self._probe) if gradients else None
+        self._group, self._rows, self._spent = group, rows, 0
+        probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
+        layer = non_differentiable(probe) if gradients else None
         if layer is not None:
             raise ModelError(
                 f"every layer between the elements and the output must have a gradient, received layer {layer} "
                 "without: pass gradients=False."
             )
-        self._round = Round(self._probe, gradients, group, rows)
-        self._swap = Swapper(self._round, elements, floor)
+        self._units = _units(model, elements) if ablation == "zero" else None
         self._dropped, self._n_rounds = 0.0, 0
         self._selections: list[Selection] = []
         self._decided: list[Array] = []
         self._history: list[dict[str, Any]] = []
+        self._use(probe)
+
+    def _use(self, probe: Probe) -> None:
+        """Measure on the network of a probe, which has the elements of `kept` or all of them."""
+        n = len(self.elements)
+        columns = np.arange(n) if probe.n_elements == n else np.flatnonzero(self.kept)
+        self._probe = probe
+        self._round = Round(probe, self.gradients, self._group, self._rows, columns, n)
+        self._swap = Swapper(self._round, self.elements, self.floor)
+
+    def _narrow(self) -> None:
+        """Go on with a network without what has gone, where it can be cut: it computes the same in less time."""
+        if self._units is None:
+            return
+        try:
+            self._units.cut(Selection(self._units.left, self.kept[self._round.columns]))
+            self._units.find_again()
+        except ModelError:
+            self._units = None
+            return
+        left, self._spent = self._units.left, self._spent + self._probe.rows
+        everything = np.ones(len(left), dtype=bool)
+        question = replace(self.question, model=self._units.model, elements=left, kept=everything)
+        self._use(Probe(question, whole=self._probe.whole))
 
     @property
     def n_stages(self) -> int:
@@ -118,6 +144,8 @@ class Annealer:
     def stage(self, fraction: float, rounds: int, bar: Any) -> Selection:
         """Go on until `fraction` of all elements is dropped, in so many rounds, each shown on a tqdm bar."""
         alive = self.kept
+        if self._probe.n_elements > alive.sum():
+            self._narrow()
         scores = self._run(fraction, rounds, alive, bar)
         lowest = scores[alive].min() - 1.0  # what has gone stays gone
         chosen = select(self.elements, np.where(alive, scores, lowest), fraction=fraction, floor=self.floor)
@@ -159,9 +187,18 @@ class Annealer:
             pd.DataFrame(self._history),
             self.question.outcome.name,
             f"annealed {'with gradients' if self.gradients else 'forward only'}, ablation {self.ablation}",
-            self._probe.rows,
+            self._spent + self._probe.rows,
             self.question.seed,
         )
+
+
+def _units(model: "keras.Model", elements: Elements) -> Units | None:
+    """What makes the model smaller from stage to stage; None where the elements cannot be cut."""
+    try:
+        state = begin(model, elements)
+    except ModelError:
+        return None
+    return state if isinstance(state, Units) else None
 
 
 def default_rounds(elements: Elements, usual: int) -> int:

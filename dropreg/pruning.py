@@ -21,11 +21,15 @@ from .annealer import Ablation, Annealer, default_rounds
 from .annealing import Annealing
 from .data import Data
 from .elements import Elements
+from .elements import elements as find_elements
 from .errors import ParameterError, TargetError, positive
 from .impact import ImpactTable
+from .merged import can_predict
+from .merges import LeastSquares, Merge, resolve_merge
 from .outcomes import Outcome, Task
 from .path import SelectionPath
 from .selection import Floor, Selection, check_fractions, largest_fraction
+from .surgery import OnBlocked, Pruned, cut
 from .targets import Budget, Target
 
 if TYPE_CHECKING:
@@ -225,12 +229,117 @@ def anneal_path(
     return run.path()
 
 
+def prune(
+    model: "keras.Model",
+    selection: Selection | None = None,
+    data: Data | None = None,
+    *,
+    fraction: float | None = None,
+    target: Target | None = None,
+    elements: Elements | None = None,
+    merge: str | Merge | None = None,
+    on_blocked: OnBlocked = "raise",
+    seed: int = 0,
+    progress: bool = False,
+) -> Pruned:
+    """Build the model without the elements that a selection drops.
+
+    Without merging it computes what the masked network computes (`dropreg.masking`), up to rounding. In place of a
+    selection a fraction or a target may be given: `dropreg.anneal` then chooses, for the network as it will be after
+    merging, what goes.
+
+    Parameters
+    ----------
+    model : "keras.Model"
+        Sequential or Functional. It is not changed.
+    selection : Selection, optional
+        Of the elements of this model.
+    data : (x, y), optional
+        Held-out examples for annealing and merging; y may be None.
+    fraction : float, optional
+        Of the elements to drop, strictly between 0 and 1, in place of a selection.
+    target : Budget or AccuracyLimit, optional
+        What to reach, in place of a selection.
+    elements : Elements, optional
+        From which to choose, in place of a selection; by default the model's neurons and filters.
+    merge : {"least_squares", "mean", "none"} or Merge, optional
+        How layers that read what was removed make up for it; by default "least_squares" if there is `data`,
+        else "none". See `dropreg.merging`.
+    on_blocked : {"raise", "keep"}
+        What to do where a layer cannot be cut: refuse, or keep all that it holds and say so in `Pruned.blocked`.
+    seed : int
+        Of annealing.
+    progress : bool
+        Show its progress.
+
+    Returns
+    -------
+    Pruned
+
+    Raises
+    ------
+    TargetError
+        If the target cannot be met.
+    ModelError
+        If the selection was made for another model or for this one before it changed, a layer would be empty, or a
+        layer cannot be cut.
+    ParameterError
+        If merging lacks data, or a parameter is unknown.
+    DataError
+        If the data do not fit the model.
+    """
+    if selection is None:
+        selection = _annealed(
+            model,
+            data,
+            fraction,
+            target,
+            elements,
+            resolve_merge(merge, data is not None),
+            seed=seed,
+            progress=progress,
+        )
+    elif fraction is not None or target is not None or elements is not None:
+        raise ParameterError(
+            "`fraction`, `target` and `elements` must be left out where a selection is given, received both: pass one."
+        )
+    return cut(model, selection, data, merge=merge, on_blocked=on_blocked)
+
+
+def _annealed(
+    model: "keras.Model",
+    data: Data | None,
+    fraction: float | None,
+    target: Target | None,
+    elements: Elements | None,
+    strategy: Merge | None,
+    *,
+    seed: int,
+    progress: bool,
+) -> Selection:
+    """A selection for the network as it will be; units that cannot be predicted from others are deleted."""
+    if data is None or (fraction is None) == (target is None):
+        raise ParameterError(
+            "`prune` must have a selection, or data and one of `fraction` and `target`, received "
+            f"{'no data' if data is None else 'both' if target is not None else 'neither'}: pass for example "
+            "prune(model, data=(x, y), fraction=0.5)."
+        )
+    elements = find_elements(model) if elements is None else elements
+    merged = isinstance(strategy, LeastSquares) and can_predict(elements)
+    return anneal(
+        *(model, data, elements),
+        fraction=fraction,
+        target=target,
+        ablation="merged" if merged else "zero",
+        seed=seed,
+        progress=progress,
+    )
+
+
 def _search(
     run: Annealer, model: "keras.Model", merging: Data | None, target: Target, rounds: int | None, *, progress: bool
 ) -> Selection:
     """Go on until a selection reaches the target, then find the number of elements by bisection."""
-    from .surgery import prune
-
     n, most = len(run.elements), largest_fraction(run.elements, run.floor)
     n_rounds = default_rounds(run.elements, 20) if rounds is None else positive("rounds", rounds)
     fractions = [fraction for fraction in STEPS if fraction < most]
@@ -240,7 +349,7 @@ def _search(
     with tqdm(total=n_rounds * len(fractions), unit="rounds", disable=not progress) as bar:
         for fraction in fractions:
             upper = run.stage(fraction, n_rounds, bar)
-            value = target.measure(prune(model, upper, merging))
+            value = target.measure(cut(model, upper, merging))
             reached = value <= target.limit if target.falls else value > target.limit
             if reached:
                 break
@@ -254,7 +363,7 @@ def _search(
     low, high = 0, len(gone)  # dropping the first `low` of them does not reach the target, the first `high` do
     while high - low > 1:
         middle = (low + high) // 2
-        value = target.measure(prune(model, _without(lower, gone[:middle]), merging))
+        value = target.measure(cut(model, _without(lower, gone[:middle]), merging))
         reached = value <= target.limit if target.falls else value > target.limit
         low, high = (low, middle) if reached else (middle, high)
     chosen = _without(lower, gone[: high if target.falls else low])

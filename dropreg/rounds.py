@@ -23,26 +23,40 @@ class Round:
     Parameters
     ----------
     probe : Probe
+        Its network may have fewer elements than the masks; the others must be dropped by all of them.
     gradients : bool
     group, rows : int
         Rows of a mask and of a round.
+    columns : ndarray of int64, shape (probe.n_elements,)
+        Which elements the network has.
+    n_elements : int
+        Of the masks.
     """
 
-    def __init__(self, probe: Probe, gradients: bool, group: int, rows: int) -> None:
+    def __init__(
+        self,
+        probe: Probe,
+        gradients: bool,
+        group: int,
+        rows: int,
+        columns: npt.NDArray[np.int64],
+        n_elements: int,
+    ) -> None:
         import tensorflow as tf
 
         self.probe, self.gradients, self.group, self.rows = probe, gradients, group, rows
+        self.columns, self.n_elements = columns, n_elements
         spec = tf.TensorSpec([None, probe.n_elements], tf.float32)
         self._step = probe.function(self._differentiate if gradients else self._measure, spec)
 
     def __call__(self, number: int, alive: npt.NDArray[np.bool_], p: Array) -> tuple[Array, float]:
         """Impacts (n_elements,), those of dropped ones meaningless, and the mean outcome of round `number`."""
         probe, group = self.probe, self.group
-        masks = np.zeros((self.rows // group, probe.n_elements), dtype=bool)
+        masks = np.zeros((self.rows // group, self.n_elements), dtype=bool)
         masks[:, alive] = draw_masks(probe.question.seed, number, len(masks), p[alive])
         examples = examples_of_rows(probe.question.seed, number * self.rows, self.rows, len(probe))
         outcomes, whole, sums = self._run(masks, examples)
-        slope = np.zeros(probe.n_elements)
+        slope = np.zeros(self.n_elements)
         if self.gradients:
             slope[alive] = trapezoid(sums, masks.sum(axis=0), len(masks))[alive]
         else:
@@ -55,17 +69,28 @@ class Round:
         sums = self._run(masks, examples[: len(masks) * self.group])[2]
         return self._impact(trapezoid(sums, masks.sum(axis=0), len(masks)))
 
+    def means(self, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> Array:
+        """Mean outcome of each mask (n_masks, n_elements) on `examples`."""
+        return self.probe.means(masks[:, self.columns], examples)
+
     def _run(self, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> tuple[Array, Array, Array]:
         """Outcomes of masks, those of the whole model on the same examples, and the sums of derivatives."""
         probe, group = self.probe, self.group
         parts = [
-            self._step(probe.bundle(examples[block[0] * group : (block[-1] + 1) * group]), _floats(masks[block]))
+            self._step(probe.bundle(examples[block[0] * group : (block[-1] + 1) * group]), self._floats(masks[block]))
             for block in probe.blocks(len(masks), 1 if probe.one_mask else probe.batch_size // group)
         ]
         probe.rows += len(masks) * group * (3 if self.gradients else 1)
         outcomes, whole = (np.concatenate([part[k].numpy() for part in parts]).astype(np.float64) for k in (0, 1))
-        sums = np.sum([part[2].numpy().astype(np.float64) for part in parts], axis=0) if self.gradients else np.zeros(0)
+        sums = np.zeros((2, self.n_elements))
+        if self.gradients:
+            sums[:, self.columns] = np.sum([part[2].numpy().astype(np.float64) for part in parts], axis=0)
         return outcomes, whole, sums
+
+    def _floats(self, masks: BoolMasks) -> "tf.Tensor":
+        import tensorflow as tf
+
+        return tf.constant(masks[:, self.columns], tf.float32)
 
     def _impact(self, slope: Array) -> Array:
         impact = -self.probe.question.sign * slope
@@ -104,9 +129,3 @@ class Round:
         import tensorflow as tf
 
         return tf.reduce_mean(tf.reshape(values, [-1, self.group]), axis=1)
-
-
-def _floats(masks: BoolMasks) -> "tf.Tensor":
-    import tensorflow as tf
-
-    return tf.constant(masks, tf.float32)

@@ -21,7 +21,7 @@ from .graph import all_layers, trace_graph
 from .impact import ImpactTable
 from .merges import Merge
 from .selection import Selection, select
-from .surgery import OnBlocked, Pruned, prune
+from .surgery import OnBlocked, Pruned, cut
 from .zeros import hold_at, kernel_masks
 
 AnyScorer = Scorer | Callable[..., ImpactTable]
@@ -113,11 +113,26 @@ class Units:
         seed: int,
     ) -> None:
         """Score what is left, and remove the lowest until `gone` of the original's elements are gone."""
-        left = take(self._all, self._mine)
+        left = self.left
         fraction = 1.0 - (len(self._whole) - gone) / len(left)
         table = score(scorer, self.model, data, left, fraction=fraction, kept=np.ones(len(left), dtype=bool), seed=seed)
-        chosen = select(left, table, fraction=fraction, floor=floor)
-        pruned = prune(self.model, chosen, data, merge=merge, on_blocked=on_blocked)
+        self.cut(select(left, table, fraction=fraction, floor=floor), data, merge=merge, on_blocked=on_blocked)
+
+    @property
+    def left(self) -> Elements:
+        """The elements of the model at hand."""
+        return take(self._all, self._mine)
+
+    def cut(
+        self,
+        chosen: Selection,
+        data: Data | None = None,
+        *,
+        merge: str | Merge | None = None,
+        on_blocked: OnBlocked = "raise",
+    ) -> None:
+        """Remove what a selection of `left` drops."""
+        pruned = cut(self.model, chosen, data, merge=merge, on_blocked=on_blocked)
         self._steps.append(pruned)
         self.model = pruned.model
         self.kept[np.flatnonzero(self.kept)] = pruned.selection.kept
@@ -158,7 +173,7 @@ class Units:
     def finish(self, merge: str, on_blocked: OnBlocked, history: pd.DataFrame) -> Pruned:
         """The result, told from the original model."""
         selection = Selection(self._whole, self.kept)
-        whole = prune(self._original, selection, on_blocked=on_blocked)
+        whole = cut(self._original, selection, on_blocked=on_blocked)
         if [tuple(weight.shape) for weight in whole.model.weights] != [tuple(w.shape) for w in self.model.weights]:
             raise ModelError(
                 f"the model of the last step must have the shapes of '{self._original.name}' without what went, "
@@ -214,7 +229,7 @@ class Weights:
 
     def finish(self, merge: str, on_blocked: OnBlocked, history: pd.DataFrame) -> Pruned:
         """The result, told from the original model."""
-        pruned = prune(self.model, Selection(self._whole, self.kept), on_blocked=on_blocked)
+        pruned = cut(self.model, Selection(self._whole, self.kept), on_blocked=on_blocked)
         report = replace(pruned.report, models=(self._original, pruned.model))
         return replace(pruned, original=self._original, merge=merge, report=report, history=history)
 

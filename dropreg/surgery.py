@@ -11,22 +11,18 @@ import pandas as pd
 
 from .channels import Channels, Labels
 from .data import Data, check_data
-from .elements import Elements, check_fits, concatenate_names
-from .elements import elements as find_elements
+from .elements import check_fits, concatenate_names
 from .errors import ModelError, ParameterError
 from .finders.units import trace_channels
 from .graph import Graph, trace_graph
 from .latency import measure_latency
 from .layers.base import rule_for
-from .merged import can_predict
-from .merges import LeastSquares, Merge, resolve_merge
+from .merges import Merge, resolve_merge
 from .merging import merge_into
 from .plan import columns_of_labels, keep_by_slot, make_plan
-from .pruning import anneal
 from .rebuild import rebuild
 from .selection import Selection
 from .sizes import Sizes, compare_sizes
-from .targets import Target
 from .zeros import drop_weights
 
 OnBlocked = Literal["raise", "keep"]
@@ -79,72 +75,16 @@ class Pruned:
         return "\n".join(lines)
 
 
-def prune(
+def cut(
     model: keras.Model,
-    selection: Selection | None = None,
+    selection: Selection,
     data: Data | None = None,
     *,
-    fraction: float | None = None,
-    target: Target | None = None,
-    elements: Elements | None = None,
     merge: str | Merge | None = None,
     on_blocked: OnBlocked = "raise",
-    seed: int = 0,
-    progress: bool = False,
 ) -> Pruned:
-    """Build the model without the elements that a selection drops.
-
-    Without merging it computes what the masked network computes (`dropreg.masking`), up to rounding. In place of a
-    selection a fraction or a target may be given: `dropreg.anneal` then chooses, for the network as it will be after
-    merging, what goes.
-
-    Parameters
-    ----------
-    model : keras.Model
-        Sequential or Functional. It is not changed.
-    selection : Selection, optional
-        Of the elements of this model.
-    data : (x, y), optional
-        Held-out examples for annealing and merging; y may be None.
-    fraction : float, optional
-        Of the elements to drop, strictly between 0 and 1, in place of a selection.
-    target : Budget or AccuracyLimit, optional
-        What to reach, in place of a selection.
-    elements : Elements, optional
-        From which to choose, in place of a selection; by default the model's neurons and filters.
-    merge : {"least_squares", "mean", "none"} or Merge, optional
-        How layers that read what was removed make up for it; by default "least_squares" if there is `data`,
-        else "none". See `dropreg.merging`.
-    on_blocked : {"raise", "keep"}
-        What to do where a layer cannot be cut: refuse, or keep all that it holds and say so in `Pruned.blocked`.
-    seed : int
-        Of annealing.
-    progress : bool
-        Show its progress.
-
-    Returns
-    -------
-    Pruned
-
-    Raises
-    ------
-    TargetError
-        If the target cannot be met.
-    ModelError
-        If the selection was made for another model or for this one before it changed, a layer would be empty, or a
-        layer cannot be cut.
-    ParameterError
-        If merging lacks data, or a parameter is unknown.
-    DataError
-        If the data do not fit the model.
-    """
+    """Build the model without the elements that a selection drops; parameters and errors as in `dropreg.prune`."""
     strategy = resolve_merge(merge, data is not None)
-    if selection is None:
-        selection = _annealed(model, data, fraction, target, elements, strategy, seed=seed, progress=progress)
-    elif fraction is not None or target is not None or elements is not None:
-        raise ParameterError(
-            "`fraction`, `target` and `elements` must be left out where a selection is given, received both: pass one."
-        )
     if not isinstance(selection, Selection):
         raise ParameterError(
             f"`selection` must be a Selection, received {type(selection).__name__}: make one with dropreg.select or "
@@ -172,36 +112,6 @@ def prune(
         merged = merge_into(rebuilt, selection.elements.names, examples.inputs, strategy, classes=classes)
     name = "none" if strategy is None else strategy.name
     return Pruned(rebuilt.model, model, selection, name, merged, blocked, compare_sizes(model, rebuilt))
-
-
-def _annealed(
-    model: keras.Model,
-    data: Data | None,
-    fraction: float | None,
-    target: Target | None,
-    elements: Elements | None,
-    strategy: Merge | None,
-    *,
-    seed: int,
-    progress: bool,
-) -> Selection:
-    """A selection for the network as it will be; units that cannot be predicted from others are deleted."""
-    if data is None or (fraction is None) == (target is None):
-        raise ParameterError(
-            "`prune` must have a selection, or data and one of `fraction` and `target`, received "
-            f"{'no data' if data is None else 'both' if target is not None else 'neither'}: pass for example "
-            "prune(model, data=(x, y), fraction=0.5)."
-        )
-    elements = find_elements(model) if elements is None else elements
-    merged = isinstance(strategy, LeastSquares) and can_predict(elements)
-    return anneal(
-        *(model, data, elements),
-        fraction=fraction,
-        target=target,
-        ablation="merged" if merged else "zero",
-        seed=seed,
-        progress=progress,
-    )
 
 
 def _settle(

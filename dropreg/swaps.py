@@ -103,7 +103,7 @@ class Swapper:
 
     def _goodness(self, masks: npt.NDArray[np.bool_], examples: npt.NDArray[np.int64]) -> Array:
         """Mean outcome of each mask, larger = better."""
-        return -self.probe.question.sign * self.probe.means(masks, examples)
+        return -self.probe.question.sign * self.round.means(masks, examples)
 
 
 def _exchanged(kept: Mask, pairs: list[tuple[int, int]]) -> Mask:

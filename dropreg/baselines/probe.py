@@ -32,10 +32,17 @@ class Probe:
     one_mask : bool
         Whether one mask serves a whole batch (weights), so that rows with masks of their own have to
         be run one by one.
+    whole : ndarray of float32, shape (n_examples, ...)
+        Outputs that outcomes compare with: those of the question's model, unless others are given.
     """
 
     def __init__(
-        self, question: Question, *, batch_size: int | None = None, network: "MaskedNetwork | None" = None
+        self,
+        question: Question,
+        *,
+        batch_size: int | None = None,
+        network: "MaskedNetwork | None" = None,
+        whole: npt.NDArray[np.float32] | None = None,
     ) -> None:
         import tensorflow as tf
 
@@ -55,8 +62,8 @@ class Probe:
         self._cached = cache is not None
         self._source: list[Any] = list(examples.inputs) if cache is None else cache
         labels = np.zeros(len(examples), np.int64) if examples.labels is None else examples.labels
-        self._whole, self._labels = self._run_whole(), labels
-        self.from_logits = guess_from_logits(examples.task, self._whole)
+        self.whole, self._labels = self._run_whole() if whole is None else whole, labels
+        self.from_logits = guess_from_logits(examples.task, self.whole)
 
     def __len__(self) -> int:
         return len(self.question.examples)
@@ -105,7 +112,7 @@ class Probe:
         import tensorflow as tf
 
         gathered = [tf.gather(x, examples) if self._cached else tf.constant(x[examples]) for x in self._source]
-        return [*gathered, tf.constant(self._whole[examples]), tf.constant(self._labels[examples])]
+        return [*gathered, tf.constant(self.whole[examples]), tf.constant(self._labels[examples])]
 
     def predict(self, bundle: "Sequence[tf.Tensor]", masks: "tf.Tensor") -> Prediction:
         """The network's prediction under masks (rows, n_elements) or, for all rows, (1, n_elements)."""
@@ -134,7 +141,7 @@ class Probe:
         """`body` (bundle, *arguments) compiled for any number of rows."""
         import tensorflow as tf
 
-        arrays = [*self._source, self._whole, self._labels]
+        arrays = [*self._source, self.whole, self._labels]
         bundle = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in arrays]
         return tf.function(body, input_signature=[bundle, *specs]).get_concrete_function()
 
