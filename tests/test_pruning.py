@@ -12,7 +12,9 @@ from conftest import Labelled
 from keras import layers
 
 import dropreg as dr
+from dropreg.annealer import Annealer
 from dropreg.annealing import bounded, draw_masks, keep_probabilities, slopes, trapezoid
+from dropreg.baselines.probe import Probe
 from dropreg.data import check_data
 from dropreg.masking import MaskedNetwork
 from dropreg.merged import MergedNetwork, conditional
@@ -121,6 +123,34 @@ def test_what_nothing_reads_goes_first(mode: dict[str, Any]) -> None:
         model, data, dr.elements(model), fraction=4 / 12, rounds=30, rows_per_round=1024, **mode, **more
     )
     assert tuple(selection.dropped) == useless
+
+
+@pytest.mark.parametrize("outcome", ["loss", "divergence"])
+@pytest.mark.parametrize("name", ["mlp", "cnn_bn", "residual", "concatenating", "nested", "recurrent"])
+def test_later_stages_do_the_same_on_a_smaller_network(
+    name: str, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = models.build(name)
+    data, elements = models.data_for(model, 200), dr.elements(model)
+    asked = {"fractions": (0.2, 0.4, 0.6), "rounds": 4, "rows_per_round": 256, "outcome": outcome, "swaps": 1}
+    sizes = []
+    used = Annealer._use
+
+    def use(self: Annealer, probe: Probe) -> None:
+        sizes.append(probe.n_elements)
+        used(self, probe)
+
+    monkeypatch.setattr(Annealer, "_use", use)
+    path = dr.anneal_path(model, data, elements, **asked)
+    assert len(sizes) == 3
+    assert sizes[2] < sizes[1] < sizes[0] == len(elements)
+    monkeypatch.setattr(Annealer, "_narrow", lambda self: None)
+    whole = dr.anneal_path(model, data, elements, **asked)
+    assert len(sizes) == 4
+    assert np.allclose(path.history["outcome"], whole.history["outcome"], rtol=1e-3, atol=1e-5)
+    for one, other in zip(path.selections, whole.selections, strict=True):
+        np.testing.assert_array_equal(one.kept, other.kept)
+    assert path.rows == whole.rows
 
 
 def test_forward_passes_alone_need_no_gradient() -> None:
