@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Ablation = Literal["zero", "merged"]
 _SWEEPS = 10
 _ROUNDS_OF_WEIGHTS = 4
-_SHARPNESS_OF_WEIGHTS = 5.0
+_WEIGHTS = Annealing(learning_rate=0.03, sharpness=15.0)
 
 
 class Annealer:
@@ -224,7 +224,7 @@ def _default_outcome(examples: Examples, ablation: Ablation, *, one_mask_a_batch
 
 
 def _default_schedule(elements: Elements) -> Annealing:
-    return Annealing(sharpness=_SHARPNESS_OF_WEIGHTS) if elements.one_mask_a_batch else Annealing()
+    return _WEIGHTS if elements.one_mask_a_batch else Annealing()
 
 
 def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None) -> int:

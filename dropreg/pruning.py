@@ -172,7 +172,7 @@ def anneal_path(
         What a layer reads in place of what is dropped: nothing, or its least-squares prediction from what stays
         (`dropreg.merged`). Choose "merged" for selections that will be merged, "zero" for plain deletion.
     schedule : Annealing, optional
-        How logits move; for single weights the default is sharpened by 5.
+        How logits move; for single weights the default is a learning rate of .03, sharpened by 15.
     examples_per_mask : int, optional
         Consecutive rows that share a mask. By default 1; 64 for "merged", whose every mask takes a matrix inverse;
         256 where masks multiply weights.

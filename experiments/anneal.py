@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import new_parser, save_settings
+from common import new_parser, run_jobs, save_settings
 
 import dropreg as dr
 from dropreg.baselines.question import spent
@@ -205,14 +205,13 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_000_000, help="of greedy and loo (default: 2,000,000)")
     arguments = parser.parse_args()
     fractions = FRACTIONS[2:4] if arguments.quick else FRACTIONS
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / "anneal.csv"
-    frame = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["model", "seed", "method"])
-    done = set(frame[["model", "seed", "method"]].itertuples(index=False, name=None))
-    for job in product(arguments.models, arguments.seeds, ["dense", *arguments.methods]):
-        if job not in done:
-            frame = pd.concat([frame, measure(*job, fractions, arguments)])
-            frame.to_csv(path, index=False, float_format="%.5f")
+    jobs = product(arguments.models, arguments.seeds, ["dense", *arguments.methods])
+    frame = run_jobs(
+        arguments.out / "anneal.csv",
+        ["model", "seed", "method"],
+        jobs,
+        lambda *job: measure(*job, fractions, arguments),
+    )
     summary = summarize(frame)
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
     save_settings(arguments.out, arguments)

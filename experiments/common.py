@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
+import pandas as pd
 
 import dropreg as dr
 
@@ -78,3 +80,21 @@ def save_settings(out: Path, arguments: argparse.Namespace, **more: Any) -> None
     }
     out.mkdir(parents=True, exist_ok=True)
     (out / "settings.json").write_text(json.dumps(settings, indent=1) + "\n")
+
+
+def run_jobs(
+    path: Path, columns: list[str], jobs: Iterable[tuple[Any, ...]], measure: Callable[..., pd.DataFrame]
+) -> pd.DataFrame:
+    """The rows of all jobs, one `measure` each.
+
+    `columns` of the rows say which job they are of. The table is written after each job, and jobs that it holds already
+    are not done again.
+    """
+    frame = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=columns)
+    done = set(frame[columns].itertuples(index=False, name=None))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for job in jobs:
+        if job not in done:
+            frame = pd.concat([frame, measure(*job)])
+            frame.to_csv(path, index=False, float_format="%.5f")
+    return frame

@@ -25,7 +25,7 @@ import keras
 import numpy as np
 import pandas as pd
 from anneal import IN_STEPS, METHODS, accuracy, in_steps, load, unpacked
-from common import RESULTS, new_parser, save_settings
+from common import RESULTS, new_parser, run_jobs, save_settings
 from train_models import DEBIAN_FOLDER, EPOCHS, N_TRAIN, fit, full_training_set
 
 import dropreg as dr
@@ -113,14 +113,13 @@ def main() -> None:
     images, labels = full_training_set(arguments.full_set)
     n_train = 2_000 if arguments.quick else N_TRAIN
     train = dr.examples.as_inputs(images[:n_train]), labels[:n_train].astype(np.int64)
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / "finetune.csv"
-    frame = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=["model", "seed", "method"])
-    done = set(frame[["model", "seed", "method"]].itertuples(index=False, name=None))
-    for job in product(arguments.models, arguments.seeds, ["dense", *arguments.methods]):
-        if job not in done:
-            frame = pd.concat([frame, measure(*job, arguments, train)])
-            frame.to_csv(path, index=False, float_format="%.5f")
+    jobs = product(arguments.models, arguments.seeds, ["dense", *arguments.methods])
+    frame = run_jobs(
+        arguments.out / "finetune.csv",
+        ["model", "seed", "method"],
+        jobs,
+        lambda *job: measure(*job, arguments, train),
+    )
     groups = frame.groupby(["model", "method", "fraction"], sort=False)[list(VALUES)]
     summary = groups.mean().join(groups.std()[list(VALUES[:4])], rsuffix="_sd")
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")

@@ -11,17 +11,19 @@ The MLP of each seed, .5 to .95 of its weights. Methods:
 All see the 10,000 estimation images; accuracy is on the test images, which nothing is chosen on. Seconds of a path
 or of iterated scores are those up to the fraction.
 
-Writes sparsity.csv, summary.csv (mean and SD over seeds) and settings.json.
+Writes sparsity.csv, summary.csv (mean and SD over seeds) and settings.json. What sparsity.csv holds already is not
+computed again.
 
 Example: ``python experiments/sparsity.py --seeds 0 1 2``
 """
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import pandas as pd
 from anneal import Made, accuracy, annealed, gated, iterated, load, timed
-from common import new_parser, save_settings
+from common import new_parser, run_jobs, save_settings
 
 import dropreg as dr
 from dropreg.baselines.question import spent
@@ -61,28 +63,34 @@ def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, q
     return [(dr.select(elements, table, fraction=fraction), seconds, spent(table)) for fraction in FRACTIONS]
 
 
+def measure(seed: int, method: str, quick: bool) -> pd.DataFrame:
+    """One row for each fraction."""
+    data, test = dr.examples.fashion_mnist("estimation"), dr.examples.fashion_mnist("test")
+    if quick:
+        data = data[0][:500], data[1][:500]
+    model = load("mlp", seed)
+    if method == "dense":
+        return pd.DataFrame([{"seed": seed, "method": method, "fraction": 0.0, "accuracy": accuracy(model, test)}])
+    rows: list[dict[str, Any]] = []
+    made = make(method, model, data, dr.elements(model, "weights"), seed, quick)
+    for fraction, (selection, seconds, spent_rows) in zip(FRACTIONS, made, strict=True):
+        found = {"accuracy": accuracy(dr.prune(model, selection).model, test), "seconds": seconds, "rows": spent_rows}
+        rows.append({"seed": seed, "method": method, "fraction": fraction, **found})
+        print(*rows[-1].values(), flush=True)
+    return pd.DataFrame(rows)
+
+
 def main() -> None:
     parser = new_parser(__doc__, "sparsity")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    data, test = dr.examples.fashion_mnist("estimation"), dr.examples.fashion_mnist("test")
-    if arguments.quick:
-        data = data[0][:500], data[1][:500]
-    rows: list[dict[str, Any]] = []
-    for seed in arguments.seeds:
-        model = load("mlp", seed)
-        elements = dr.elements(model, "weights")
-        rows.append({"seed": seed, "method": "dense", "fraction": 0.0, "accuracy": accuracy(model, test)})
-        for method in arguments.methods:
-            made = make(method, model, data, elements, seed, arguments.quick)
-            for fraction, (selection, seconds, spent_rows) in zip(FRACTIONS, made, strict=True):
-                measured = accuracy(dr.prune(model, selection).model, test)
-                cost = {"seconds": seconds, "rows": spent_rows}
-                rows.append({"seed": seed, "method": method, "fraction": fraction, "accuracy": measured, **cost})
-                print(*rows[-1].values(), flush=True)
-        pd.DataFrame(rows).to_csv(arguments.out / "sparsity.csv", index=False, float_format="%.5f")
-    groups = pd.DataFrame(rows).groupby(["method", "fraction"], sort=False)
+    frame = run_jobs(
+        arguments.out / "sparsity.csv",
+        ["seed", "method"],
+        product(arguments.seeds, ["dense", *arguments.methods]),
+        lambda *job: measure(*job, arguments.quick),
+    )
+    groups = frame.groupby(["method", "fraction"], sort=False)
     summary = groups[["accuracy", "seconds", "rows"]].mean()
     summary.insert(1, "accuracy_sd", groups["accuracy"].std())
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
