@@ -24,6 +24,7 @@ Example: ``python experiments/anneal.py --models mlp cnn --seeds 0 1 2``
 
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -210,7 +211,7 @@ def main() -> None:
         arguments.out / "anneal.csv",
         ["model", "seed", "method"],
         jobs,
-        lambda *job: measure(*job, fractions, arguments),
+        partial(measure, fractions=fractions, arguments=arguments),
     )
     summary = summarize(frame)
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")

@@ -17,6 +17,7 @@ computed again.
 Example: ``python experiments/finetune.py --models mlp --seeds 0 1 2``
 """
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -118,7 +119,7 @@ def main() -> None:
         arguments.out / "finetune.csv",
         ["model", "seed", "method"],
         jobs,
-        lambda *job: measure(*job, arguments, train),
+        partial(measure, arguments=arguments, train=train),
     )
     groups = frame.groupby(["model", "method", "fraction"], sort=False)[list(VALUES)]
     summary = groups.mean().join(groups.std()[list(VALUES[:4])], rsuffix="_sd")

@@ -18,6 +18,7 @@ Example: ``python experiments/sparsity.py --seeds 0 1 2``
 """
 
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -88,7 +89,7 @@ def main() -> None:
         arguments.out / "sparsity.csv",
         ["seed", "method"],
         product(arguments.seeds, ["dense", *arguments.methods]),
-        lambda *job: measure(*job, arguments.quick),
+        partial(measure, quick=arguments.quick),
     )
     groups = frame.groupby(["method", "fraction"], sort=False)
     summary = groups[["accuracy", "seconds", "rows"]].mean()
