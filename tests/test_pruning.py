@@ -126,12 +126,18 @@ def test_what_nothing_reads_goes_first(mode: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("outcome", ["loss", "divergence"])
-@pytest.mark.parametrize("name", ["mlp", "cnn_bn", "residual", "concatenating", "nested", "recurrent"])
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        *((name, "neurons") for name in ("mlp", "cnn_bn", "residual", "concatenating", "nested", "recurrent")),
+        ("transformer_block", ["heads", "neurons"]),
+    ],
+)
 def test_later_stages_do_the_same_on_a_smaller_network(
-    name: str, outcome: str, monkeypatch: pytest.MonkeyPatch
+    name: str, kinds: Any, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = models.build(name)
-    data, elements = models.data_for(model, 200), dr.elements(model)
+    data, elements = models.data_for(model, 200), dr.elements(model, kinds)
     asked = {"fractions": (0.2, 0.4, 0.6), "rounds": 4, "rows_per_round": 256, "outcome": outcome, "swaps": 1}
     sizes = []
     used = Annealer._use
