@@ -4,12 +4,14 @@ For each model, seed (a trained network of its own), method and fraction of the 
 network as deletion leaves it (plain), and merged by least squares. No fine-tuning. Methods:
 
 - one shot: random (five draws); taylor (squared first order); spread (SD of the loss change over examples); obd; loo
-  (leave one out);
-- iterated: "taylor, iterated" and "spread, iterated" score again after each of 20 removals, greedy leaves out one at a
-  time, gates are trained by backpropagation for each fraction;
-- "taylor, merged steps" and "spread, merged steps": score, remove, merge, 20 times (`dropreg.prune_iteratively`);
-- `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone),
-  "annealed, no swaps", "annealed for merging" (dropped units predicted from those that stay).
+  (leave one out); dropout regression (OLS, forward passes at a drop rate of .7);
+- iterated: "taylor, iterated" (squared), "signed taylor, iterated" and "spread, iterated" score again after each of 20
+  removals, greedy leaves out one at a time, gates are trained by backpropagation for each fraction;
+- "taylor, merged steps", "spread, merged steps" and "divergence, merged steps" (spread of the divergence from the
+  model of the step before): score, remove, merge, 20 times (`dropreg.prune_iteratively`);
+- `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone);
+  "annealed, no swaps", and without swaps "annealed, divergence" and "annealed, sharpened" (up to three times);
+  "annealed for merging" (dropped units predicted from those that stay).
 
 "dense" is the whole network. Methods see the first 5,000 estimation images, merging the other 5,000 (where methods
 merge in each step, the first as well); accuracy is on the test images, which nothing is chosen on. Seconds and rows are
@@ -43,13 +45,24 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "annealed": {},
     "annealed, no swaps": {"swaps": 0},
     "annealed, forward": {"gradients": False},
+    "annealed, divergence": {"swaps": 0, "outcome": "divergence"},
+    "annealed, sharpened": {"swaps": 0, "schedule": dr.Annealing(sharpness=3.0)},
     "annealed for merging": {"ablation": "merged"},
 }
 SQUARED = dr.Scorer(dr.taylor, {"statistic": "squared"})
+SIGNED = dr.Scorer(dr.taylor)
 ONE_SHOT = {"taylor": SQUARED, "spread": dr.Scorer(dr.spread), "obd": dr.Scorer(dr.obd)}
-ITERATED = {"taylor, iterated": SQUARED, "spread, iterated": dr.Scorer(dr.spread)}
-IN_STEPS = {"taylor, merged steps": SQUARED, "spread, merged steps": dr.Scorer(dr.spread)}
-METHODS = ("random", *ONE_SHOT, "loo", *ITERATED, "greedy", "gates", *IN_STEPS, *OPTIONS)
+ITERATED = {
+    "taylor, iterated": SQUARED,
+    "signed taylor, iterated": SIGNED,
+    "spread, iterated": dr.Scorer(dr.spread),
+}
+IN_STEPS = {
+    "taylor, merged steps": SQUARED,
+    "spread, merged steps": dr.Scorer(dr.spread),
+    "divergence, merged steps": dr.Scorer(dr.spread, {"outcome": "divergence"}),
+}
+METHODS = ("random", *ONE_SHOT, "loo", "dropout regression", *ITERATED, "greedy", "gates", *IN_STEPS, *OPTIONS)
 Pair = tuple[np.ndarray, np.ndarray]
 Made = list[tuple[dr.Selection, float, int]]
 """Selection, seconds and row-equivalents for each fraction."""
@@ -106,10 +119,16 @@ def gated(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: A
     return made
 
 
+def regression(model: Any, data: Pair, elements: dr.Elements, rows: int, seed: int) -> dr.ImpactTable:
+    """Dropout regression at one rate, forward passes alone."""
+    asked: dict[str, Any] = {"design": dr.Bernoulli(0.7), "outcomes": ("loss",), "fidelity": None, "progress": False}
+    return dr.regress(dr.sample(model, data, elements, rows=rows, seed=seed, **asked), outcome="loss")
+
+
 def make(
     method: str, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int, rows: int
 ) -> Made:
-    """One method's selections; `rows` is the budget of greedy and of leave one out."""
+    """One method's selections; `rows` is the budget of greedy, leave one out and regression."""
     if method in OPTIONS:
         return annealed(OPTIONS[method], model, data, elements, seed, (fractions, rounds))
     if method in ITERATED:
@@ -121,6 +140,7 @@ def make(
     jobs: dict[str, Callable[[], dr.ImpactTable]] = {
         "loo": lambda: dr.leave_one_out(model, data, elements, rows=rows, seed=seed),
         "greedy": lambda: dr.greedy(model, data, elements, rows=rows, seed=seed),
+        "dropout regression": lambda: regression(model, data, elements, rows, seed),
         **{n: lambda s=s: s.function(model, data, elements, seed=seed, **s.settings) for n, s in ONE_SHOT.items()},
     }
     table, seconds = timed(jobs[method])
@@ -203,7 +223,9 @@ def main() -> None:
     parser = new_parser(__doc__, "anneal")
     parser.add_argument("--models", nargs="+", choices=("mlp", "cnn", "resnet", "vit"), default=["mlp"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument("--rows", type=int, default=2_000_000, help="of greedy and loo (default: 2,000,000)")
+    parser.add_argument(
+        "--rows", type=int, default=2_000_000, help="of greedy, loo, regression (default: 2,000,000)"
+    )
     arguments = parser.parse_args()
     fractions = FRACTIONS[2:4] if arguments.quick else FRACTIONS
     jobs = product(arguments.models, arguments.seeds, ["dense", *arguments.methods])
