@@ -223,9 +223,7 @@ def main() -> None:
     parser = new_parser(__doc__, "anneal")
     parser.add_argument("--models", nargs="+", choices=("mlp", "cnn", "resnet", "vit"), default=["mlp"])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
-    parser.add_argument(
-        "--rows", type=int, default=2_000_000, help="of greedy, loo, regression (default: 2,000,000)"
-    )
+    parser.add_argument("--rows", type=int, default=2_000_000, help="of greedy, loo, regression (default: 2,000,000)")
     arguments = parser.parse_args()
     fractions = FRACTIONS[2:4] if arguments.quick else FRACTIONS
     jobs = product(arguments.models, arguments.seeds, ["dense", *arguments.methods])
