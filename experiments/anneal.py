@@ -210,7 +210,9 @@ def measure(name: str, seed: int, method: str, fractions: tuple[float, ...], arg
 
 def summarize(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean and SD over seeds of the mean over draws."""
-    frame = frame.groupby(["model", "method", "fraction", "seed"], sort=False).mean(numeric_only=True)
+    values = ["plain", "merged", "params", "seconds", "rows"]
+    by_seed = frame.groupby(["model", "method", "fraction", "seed"], sort=False)
+    frame = by_seed.mean(numeric_only=True).reindex(columns=values)
     groups = frame.groupby(["model", "method", "fraction"], sort=False)
     columns = {}
     for value in ("plain", "merged"):
