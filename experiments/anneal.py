@@ -27,13 +27,12 @@ Example: ``python experiments/anneal.py --models mlp cnn --seeds 0 1 2``
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import new_parser, run_jobs, save_settings
+from common import new_parser, run_methods, save_settings
 
 import dropreg as dr
 from dropreg.baselines.question import spent
@@ -228,13 +227,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=2_000_000, help="of greedy, loo, regression (default: 2,000,000)")
     arguments = parser.parse_args()
     fractions = FRACTIONS[2:4] if arguments.quick else FRACTIONS
-    jobs = product(arguments.models, arguments.seeds, ["dense", *arguments.methods])
-    frame = run_jobs(
-        arguments.out / "anneal.csv",
-        ["model", "seed", "method"],
-        jobs,
-        partial(measure, fractions=fractions, arguments=arguments),
-    )
+    frame = run_methods(arguments, "anneal", partial(measure, fractions=fractions, arguments=arguments))
     summary = summarize(frame)
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
     save_settings(arguments.out, arguments)

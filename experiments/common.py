@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterable
 from importlib.metadata import version
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -98,3 +99,9 @@ def run_jobs(
             frame = pd.concat([frame, measure(*job)])
             frame.to_csv(path, index=False, float_format="%.5f")
     return frame
+
+
+def run_methods(arguments: argparse.Namespace, name: str, measure: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+    """`run_jobs` for each model, seed and method of the arguments, and for the whole network ("dense")."""
+    jobs = product(arguments.models, arguments.seeds, ["dense", *arguments.methods])
+    return run_jobs(arguments.out / f"{name}.csv", ["model", "seed", "method"], jobs, measure)

@@ -18,7 +18,6 @@ Example: ``python experiments/finetune.py --models mlp --seeds 0 1 2``
 """
 
 from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ import keras
 import numpy as np
 import pandas as pd
 from anneal import IN_STEPS, METHODS, accuracy, in_steps, load, unpacked
-from common import RESULTS, new_parser, run_jobs, save_settings
+from common import RESULTS, new_parser, run_methods, save_settings
 from train_models import DEBIAN_FOLDER, EPOCHS, N_TRAIN, fit, full_training_set
 
 import dropreg as dr
@@ -114,13 +113,7 @@ def main() -> None:
     images, labels = full_training_set(arguments.full_set)
     n_train = 2_000 if arguments.quick else N_TRAIN
     train = dr.examples.as_inputs(images[:n_train]), labels[:n_train].astype(np.int64)
-    jobs = product(arguments.models, arguments.seeds, ["dense", *arguments.methods])
-    frame = run_jobs(
-        arguments.out / "finetune.csv",
-        ["model", "seed", "method"],
-        jobs,
-        partial(measure, arguments=arguments, train=train),
-    )
+    frame = run_methods(arguments, "finetune", partial(measure, arguments=arguments, train=train))
     groups = frame.groupby(["model", "method", "fraction"], sort=False)[list(VALUES)]
     summary = groups.mean().join(groups.std()[list(VALUES[:4])], rsuffix="_sd")
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
