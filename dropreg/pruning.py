@@ -250,7 +250,7 @@ def prune(
 
     Parameters
     ----------
-    model : "keras.Model"
+    model : keras.Model
         Sequential or Functional. It is not changed.
     selection : Selection, optional
         Of the elements of this model.

@@ -2,8 +2,8 @@
 
 The MLP of each seed, .5 to .95 of its weights. Methods:
 
-- one shot: random; magnitude; weight x activation norm; taylor (squared first order); spread (SD over examples
-  of the loss change); obd (second order, Gauss-Newton sketched with two directions an example);
+- one shot: random (five draws); magnitude; weight x activation norm; taylor (squared first order); spread (SD over
+  examples of the loss change); obd (second order, Gauss-Newton sketched with two directions an example);
 - iterated: "taylor, iterated" and "spread, iterated" score again after each of 20 removals; gates are trained by
   backpropagation for each fraction;
 - annealed: `dropreg.anneal_path` with its defaults, which start at the magnitudes.
@@ -11,8 +11,8 @@ The MLP of each seed, .5 to .95 of its weights. Methods:
 All see the 10,000 estimation images; accuracy is on the test images, which nothing is chosen on. Seconds of a path
 or of iterated scores are those up to the fraction.
 
-Writes sparsity.csv, summary.csv (mean and SD over seeds) and settings.json. What sparsity.csv holds already is not
-computed again.
+Writes sparsity.csv, summary.csv (mean over draws, then mean and SD over seeds) and settings.json. What sparsity.csv
+holds already is not computed again.
 
 Example: ``python experiments/sparsity.py --seeds 0 1 2``
 """
@@ -23,7 +23,7 @@ from itertools import product
 from typing import Any
 
 import pandas as pd
-from anneal import Made, accuracy, annealed, gated, iterated, load, timed
+from anneal import DRAWS, Made, accuracy, annealed, gated, iterated, load, timed
 from common import new_parser, run_jobs, save_settings
 
 import dropreg as dr
@@ -73,11 +73,13 @@ def measure(seed: int, method: str, quick: bool) -> pd.DataFrame:
     if method == "dense":
         return pd.DataFrame([{"seed": seed, "method": method, "fraction": 0.0, "accuracy": accuracy(model, test)}])
     rows: list[dict[str, Any]] = []
-    made = make(method, model, data, dr.elements(model, "weights"), seed, quick)
-    for fraction, (selection, seconds, spent_rows) in zip(FRACTIONS, made, strict=True):
-        found = {"accuracy": accuracy(dr.prune(model, selection).model, test), "seconds": seconds, "rows": spent_rows}
-        rows.append({"seed": seed, "method": method, "fraction": fraction, **found})
-        print(*rows[-1].values(), flush=True)
+    for draw in range(DRAWS if method == "random" else 1):
+        made = make(method, model, data, dr.elements(model, "weights"), seed + 1000 * draw, quick)
+        for fraction, (selection, seconds, spent_rows) in zip(FRACTIONS, made, strict=True):
+            found = {"accuracy": accuracy(dr.prune(model, selection).model, test), "seconds": seconds}
+            job = {"seed": seed, "method": method, "fraction": fraction, "draw": draw}
+            rows.append({**job, **found, "rows": spent_rows})
+            print(*rows[-1].values(), flush=True)
     return pd.DataFrame(rows)
 
 
@@ -91,8 +93,10 @@ def main() -> None:
         product(arguments.seeds, ["dense", *arguments.methods]),
         partial(measure, quick=arguments.quick),
     )
+    values = ["accuracy", "seconds", "rows"]
+    frame = frame.groupby(["method", "fraction", "seed"], sort=False)[values].mean()
     groups = frame.groupby(["method", "fraction"], sort=False)
-    summary = groups[["accuracy", "seconds", "rows"]].mean()
+    summary = groups[values].mean()
     summary.insert(1, "accuracy_sd", groups["accuracy"].std())
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
     save_settings(arguments.out, arguments)
