@@ -9,9 +9,9 @@ trapezoid rule from derivatives with respect to the masks at both ends of the st
 is plain dropout regression.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,13 +30,16 @@ from .outcomes import Outcome, Task
 from .path import SelectionPath
 from .selection import Floor, Selection, check_fractions, largest_fraction
 from .surgery import OnBlocked, Pruned, cut
-from .targets import Budget, Target
+from .targets import AccuracyLimit, Budget, Target
 
 if TYPE_CHECKING:
     import keras
 
 STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
 """Fractions that a search for a target goes through."""
+
+_CHECKS = 5
+"""Sizes between two of them at which an accuracy limit is checked."""
 
 
 def anneal(
@@ -63,8 +66,10 @@ def anneal(
     """Choose which elements stay, in small steps.
 
     With a fraction, the selection of `anneal_path` with this fraction alone. With a target, a path of rising
-    fractions whose smaller models are built (merged with `data` where `ablation` is "merged") and measured, until
-    one reaches the target; the number of elements is then found by bisection.
+    fractions whose smaller models are built (merged with `data` where `ablation` is "merged") and measured. For a
+    budget, until one keeps to it; the number of elements is then found by bisection. For an accuracy limit, in five
+    steps for each of the path until one fails: as nothing is tried after the first failure, the limit's level holds
+    for what is handed back, however many were measured.
 
     Parameters
     ----------
@@ -118,7 +123,8 @@ floor, task, seed, progress
         seed=seed,
     )
     if target is not None:
-        return _search(run, model, data if ablation == "merged" else None, target, rounds, progress=progress)
+        search: Any = _within if isinstance(target, AccuracyLimit) else _down_to
+        return search(run, model, data if ablation == "merged" else None, target, rounds, progress=progress)
     assert fraction is not None
     n_rounds = default_rounds(elements, 100) if rounds is None else positive("rounds", rounds)
     with tqdm(total=n_rounds, unit="rounds", disable=not progress) as bar:
@@ -336,40 +342,73 @@ def _annealed(
     )
 
 
-def _search(
-    run: Annealer, model: "keras.Model", merging: Data | None, target: Target, rounds: int | None, *, progress: bool
-) -> Selection:
-    """Go on until a selection reaches the target, then find the number of elements by bisection."""
-    n, most = len(run.elements), largest_fraction(run.elements, run.floor)
+def _stages(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[tuple[Selection, Selection]]:
+    """What stays before and after each stage of a search."""
+    most = largest_fraction(run.elements, run.floor)
     n_rounds = default_rounds(run.elements, 20) if rounds is None else positive("rounds", rounds)
     fractions = [fraction for fraction in STEPS if fraction < most]
     fractions += [most] if most > 0 else []
-    lower = upper = Selection(run.elements, np.ones(n, dtype=bool))
-    value, reached = np.nan, False
+    lower = Selection(run.elements, np.ones(len(run.elements), dtype=bool))
     with tqdm(total=n_rounds * len(fractions), unit="rounds", disable=not progress) as bar:
         for fraction in fractions:
             upper = run.stage(fraction, n_rounds, bar)
-            value = target.measure(cut(model, upper, merging))
-            reached = value <= target.limit if target.falls else value > target.limit
-            if reached:
-                break
+            yield lower, upper
             lower = upper
-    if not reached:
-        if target.falls:
-            raise TargetError(f"{target.describe(value)} was the least, at {lower.fraction:.1%} dropped.", lower)
-        return lower
+
+
+def _down_to(
+    run: Annealer, model: "keras.Model", merging: Data | None, budget: Budget, rounds: int | None, *, progress: bool
+) -> Selection:
+    """Go on until a selection keeps to the budget, then find the number of elements by bisection."""
+    best, value = Selection(run.elements, np.ones(len(run.elements), dtype=bool)), np.nan
+    for lower, upper in _stages(run, rounds, progress=progress):
+        value = budget.measure(cut(model, upper, merging))
+        if value <= budget.at_most:
+            gone = _order(run, lower, upper)
+            low, high = 0, len(gone)  # dropping the first `low` of them is not enough, the first `high` is
+            while high - low > 1:
+                middle = (low + high) // 2
+                value = budget.measure(cut(model, _without(lower, gone[:middle]), merging))
+                low, high = (low, middle) if value <= budget.at_most else (middle, high)
+            return _without(lower, gone[:high])
+        best = upper
+    raise TargetError(f"{budget.describe(value)} was the least, at {best.fraction:.1%} dropped.", best)
+
+
+def _within(
+    run: Annealer,
+    model: "keras.Model",
+    merging: Data | None,
+    limit: AccuracyLimit,
+    rounds: int | None,
+    *,
+    progress: bool,
+) -> Selection:
+    """Drop a few more as long as the loss is shown to stay under the limit; the first failure ends it.
+
+    Tests in a fixed order, of which none follows a failure, need no correction for their number (fixed sequence
+    testing: Maurer, Hothorn and Lehmacher 1995; for settings of a trained model, Angelopoulos et al. 2021, "Learn
+    then Test").
+    """
+    best = Selection(run.elements, np.ones(len(run.elements), dtype=bool))
+    for lower, upper in _stages(run, rounds, progress=progress):
+        gone = _order(run, lower, upper)
+        for n_gone in np.unique(np.linspace(0, len(gone), _CHECKS + 1).round().astype(int))[1:]:
+            more = _without(lower, gone[:n_gone])
+            value = limit.measure(cut(model, more, merging))
+            if value > limit.most:
+                if best.kept.all():
+                    count = f"{n_gone} element{'s' if n_gone > 1 else ''}"
+                    raise TargetError(f"{limit.describe(value)} was the least, with {count} dropped.", best)
+                return best
+            best = more
+    return best
+
+
+def _order(run: Annealer, lower: Selection, upper: Selection) -> npt.NDArray[np.int64]:
+    """What the last stage dropped, the least important first."""
     gone = np.flatnonzero(lower.kept & ~upper.kept)
-    gone = gone[np.argsort(run.scores[gone], kind="stable")]
-    low, high = 0, len(gone)  # dropping the first `low` of them does not reach the target, the first `high` do
-    while high - low > 1:
-        middle = (low + high) // 2
-        value = target.measure(cut(model, _without(lower, gone[:middle]), merging))
-        reached = value <= target.limit if target.falls else value > target.limit
-        low, high = (low, middle) if reached else (middle, high)
-    chosen = _without(lower, gone[: high if target.falls else low])
-    if chosen.kept.all():
-        raise TargetError(f"{target.describe(value)} was the least, with one element dropped.", chosen)
-    return chosen
+    return gone[np.argsort(run.scores[gone], kind="stable")]
 
 
 def _without(selection: Selection, gone: npt.NDArray[np.int64]) -> Selection:

@@ -1,7 +1,7 @@
 """What a pruner is to reach: a size, a speed, or the most that can go at a bearable loss of accuracy."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +40,6 @@ class Budget:
     quantity: Quantity
     at_most: float
     batch_size: int = 1
-    falls: ClassVar[bool] = True
-    """What is measured falls, and has to come down to the limit."""
 
     def __post_init__(self) -> None:
         if self.quantity not in get_args(Quantity):
@@ -59,11 +57,6 @@ class Budget:
             before, after = pruned.measure_latency((self.batch_size,))["median"].to_numpy(np.float64)
             return float(after / before)
         return float(pruned.report.totals()["ratio"].to_dict()[self.quantity])
-
-    @property
-    def limit(self) -> float:
-        """What is measured should come down to it."""
-        return self.at_most
 
     def describe(self, value: float) -> str:
         """Sentence on a target that is out of reach."""
@@ -85,8 +78,8 @@ class AccuracyLimit:
     data : (x, y)
         Held-out examples that nothing else uses.
     level : float
-        Confidence that the loss stays under the limit, strictly between 0.5 and 1. It holds for each check; the
-        search makes about ten, so trust the last figure to a fresh test set.
+        Confidence that the loss stays under the limit, strictly between 0.5 and 1. It holds for each check, and for
+        what `anneal` and `prune` hand back, as they go up in small steps and stop at the first that fails.
 
     Raises
     ------
@@ -99,8 +92,6 @@ class AccuracyLimit:
     most: float
     data: Data
     level: float = 0.95
-    falls: ClassVar[bool] = False
-    """What is measured rises, and must not go above the limit."""
 
     def __post_init__(self) -> None:
         if isinstance(self.most, bool) or not 0 < self.most < 1:
@@ -127,11 +118,6 @@ class AccuracyLimit:
         error = float(change.std(ddof=1)) / np.sqrt(n)
         limit = float(change.mean() + stats.t.ppf(self.level, n - 1) * error)
         return max(limit, -float(np.log1p(-self.level)) / n) if error == 0 else limit
-
-    @property
-    def limit(self) -> float:
-        """What is measured should not go above it."""
-        return self.most
 
     def describe(self, value: float) -> str:
         """Sentence on a target that is out of reach."""

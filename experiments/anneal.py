@@ -25,7 +25,7 @@ Example: ``python experiments/anneal.py --models mlp cnn --seeds 0 1 2``
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -95,9 +95,10 @@ def annealed(options: dict[str, Any], model: Any, data: Pair, elements: dr.Eleme
     return [(s, seconds * share, round(path.rows * share)) for s, share in zip(path.selections, shares, strict=True)]
 
 
-def iterated(scorer: dr.Scorer, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any) -> Made:
+def iterated(
+    scorer: dr.Scorer, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any
+) -> Iterator[tuple[dr.Selection, float, int]]:
     """Selections of a scorer that scores what is left after each step."""
-    made: Made = []
     kept, rows, start = np.ones(len(elements), dtype=bool), 0, time.perf_counter()
     for fraction in sorted({*np.linspace(0, max(fractions), STEPS + 1)[1:].round(6).tolist(), *fractions}):
         table = scorer.function(model, data, elements, seed=seed, kept=kept, **scorer.settings)
@@ -105,8 +106,7 @@ def iterated(scorer: dr.Scorer, model: Any, data: Pair, elements: dr.Elements, s
         selection = dr.select(elements, scores, fraction=fraction)
         kept, rows = selection.kept, rows + spent(table)
         if fraction in fractions:
-            made.append((selection, time.perf_counter() - start, rows))
-    return made
+            yield selection, time.perf_counter() - start, rows
 
 
 def gated(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any) -> Made:
@@ -131,7 +131,7 @@ def make(
     if method in OPTIONS:
         return annealed(OPTIONS[method], model, data, elements, seed, (fractions, rounds))
     if method in ITERATED:
-        return iterated(ITERATED[method], model, data, elements, seed, fractions)
+        return list(iterated(ITERATED[method], model, data, elements, seed, fractions))
     if method == "gates":
         return gated(model, data, elements, seed, fractions)
     if method == "random":

@@ -50,7 +50,7 @@ def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, q
         return annealed({}, model, data, elements, seed, (FRACTIONS, 5 if quick else None))
     few = data[0][:SCORED_EXAMPLES], data[1][:SCORED_EXAMPLES]
     if method in ITERATED:
-        return iterated(ITERATED[method], model, few, elements, seed, FRACTIONS)
+        return list(iterated(ITERATED[method], model, few, elements, seed, FRACTIONS))
     if method == "gates":
         return gated(model, data, elements, seed, FRACTIONS)
     jobs: dict[str, Callable[[], dr.ImpactTable]] = {

@@ -156,10 +156,29 @@ def test_accuracy_limits_drop_what_is_free() -> None:
     assert limit.measure(dr.prune(model, one_more)) > limit.most
 
 
+@pytest.mark.parametrize("failing", [2, 3, 6])
+def test_nothing_is_measured_after_an_accuracy_limit_failed(failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.build("mlp")
+    x, y = models.data_for(model, 80)
+    limit, fractions = dr.AccuracyLimit(0.3, (x[:40], y[:40])), []
+
+    def measure(_: dr.AccuracyLimit, pruned: dr.Pruned) -> float:
+        fractions.append(pruned.selection.fraction)
+        return 1.0 if len(fractions) == failing else 0.0
+
+    monkeypatch.setattr(dr.AccuracyLimit, "measure", measure)
+    selection = dr.anneal(model, (x[40:], y[40:]), dr.elements(model), target=limit, swaps=0, **QUICK)
+    assert len(fractions) == failing
+    assert fractions == sorted(set(fractions))
+    assert selection.fraction == fractions[-2]
+
+
 def test_accuracy_limits_out_of_reach() -> None:
     model, data = planted(())
     limit = dr.AccuracyLimit(0.02, (data[0][:200], data[1][:200]))
-    with pytest.raises(dr.TargetError, match=r"at most 2.00% at level 0.95, but .*% was the least, with one") as raised:
+    with pytest.raises(
+        dr.TargetError, match=r"at most 2.00% at level 0.95, but .*% was the least, with 1 el"
+    ) as raised:
         dr.anneal(model, (data[0][200:], data[1][200:]), dr.elements(model), target=limit, **QUICK)
     assert raised.value.best.kept.all()
 
