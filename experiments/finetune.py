@@ -115,7 +115,7 @@ def main() -> None:
     train = dr.examples.as_inputs(images[:n_train]), labels[:n_train].astype(np.int64)
     frame = run_methods(arguments, "finetune", partial(measure, arguments=arguments, train=train))
     groups = frame.groupby(["model", "method", "fraction"], sort=False)[list(VALUES)]
-    summary = groups.mean().join(groups.std()[list(VALUES[:4])], rsuffix="_sd")
+    summary = groups.mean().join(groups.std()[list(VALUES[:4])].add_suffix("_sd"))
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
     save_settings(arguments.out, arguments)
     print(summary.to_string(float_format=lambda value: f"{value:.4f}"))
