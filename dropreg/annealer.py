@@ -21,7 +21,7 @@ from .path import SelectionPath
 from .rounds import Array, Round
 from .selection import Floor, Selection, select
 from .steps import Units, begin
-from .swaps import Swapper
+from .swaps import Swapper, exchange
 
 if TYPE_CHECKING:
     import keras
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Ablation = Literal["zero", "merged"]
 _SWEEPS = 10
-_ROUNDS_OF_WEIGHTS = 4
+_ROWS, _SMALL = 2048, 256
 _WEIGHTS = Annealing(learning_rate=0.03, sharpness=15.0)
 
 
@@ -84,7 +84,7 @@ class Annealer:
                 "pass gradients=False, or outcome='divergence'."
             )
         group = positive("examples_per_mask", _examples_per_mask(elements, ablation, examples_per_mask))
-        rows = positive("rows_per_round", _rows_per_round(elements, gradients, group, rows_per_round))
+        rows = positive("rows_per_round", _rows_per_round(elements, gradients, ablation, group, rows_per_round))
         if rows % group or rows < 2 * group:
             raise ParameterError(
                 f"`rows_per_round` must be a multiple of {group}, the examples of a mask, and pay for at least two "
@@ -92,14 +92,14 @@ class Annealer:
             )
         self._logits = _start(model, elements, start)
         self._group, self._rows, self._spent = group, rows, 0
-        probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
+        probe = self._measuring(self.question, None)
         layer = non_differentiable(probe) if gradients else None
         if layer is not None:
             raise ModelError(
                 f"every layer between the elements and the output must have a gradient, received layer {layer} "
                 "without: pass gradients=False."
             )
-        self._units = _units(model, elements) if ablation == "zero" else None
+        self._units = _units(model, elements)
         self._dropped, self._n_rounds = 0.0, 0
         self._selections: list[Selection] = []
         self._decided: list[Array] = []
@@ -115,11 +115,16 @@ class Annealer:
         self._swap = Swapper(self._round, self.elements, self.floor)
 
     def _narrow(self) -> None:
-        """Go on with a network without what has gone, where it can be cut: it computes the same in less time."""
+        """Go on with the smaller network, where it can be cut.
+
+        Where what is dropped is merged, so is what has gone, and the next stage starts from what merging has made of
+        the network; elsewhere it computes the same in less time.
+        """
         if self._units is None:
             return
         try:
-            self._units.cut(Selection(self._units.left, self.kept[self._round.columns]))
+            chosen = Selection(self._units.left, self.kept[self._round.columns])
+            self._units.cut(chosen, self.question.examples.pair if self._merges else None)
             self._units.find_again()
         except ModelError:
             self._units = None
@@ -127,7 +132,15 @@ class Annealer:
         left, self._spent = self._units.left, self._spent + self._probe.rows
         everything = np.ones(len(left), dtype=bool)
         question = replace(self.question, model=self._units.model, elements=left, kept=everything)
-        self._use(Probe(question, whole=self._probe.whole))
+        self._use(self._measuring(question, self._probe.whole))
+
+    def _measuring(self, question: Question, whole: npt.NDArray[np.float32] | None) -> Probe:
+        """What measures masks of a question's elements, with what they drop at zero or merged."""
+        return Probe(question, network=_merged(question) if self._merges else None, whole=whole)
+
+    @property
+    def _merges(self) -> bool:
+        return self.ablation == "merged"
 
     @property
     def n_stages(self) -> int:
@@ -141,6 +154,10 @@ class Annealer:
     def scores(self) -> Array:
         return self._decided[-1]
 
+    def default_rounds(self, usual: int) -> int:
+        """Rounds where none are asked for: with gradients, as many as cost what `usual` ones of 2,048 rows do."""
+        return max(usual * _ROWS // self._rows, 1) if self.gradients else usual
+
     def stage(self, fraction: float, rounds: int, bar: Any) -> Selection:
         """Go on until `fraction` of all elements is dropped, in so many rounds, each shown on a tqdm bar."""
         alive = self.kept
@@ -149,10 +166,9 @@ class Annealer:
         scores = self._run(fraction, rounds, alive, bar)
         lowest = scores[alive].min() - 1.0  # what has gone stays gone
         chosen = select(self.elements, np.where(alive, scores, lowest), fraction=fraction, floor=self.floor)
-        kept, pairs = self._swap(chosen.kept, alive, self._sweeps)
-        for pair in pairs:
-            for values in (scores, self._logits):
-                values[[*pair]] = values[[*pair[::-1]]]
+        kept, pairs = self._swap(chosen.kept, alive, self._sweeps, scores)
+        for values in (scores, self._logits):
+            exchange(values, pairs)
         self._selections.append(Selection(self.elements, kept))
         self._decided.append(scores)
         self._dropped = fraction
@@ -201,11 +217,6 @@ def _units(model: "keras.Model", elements: Elements) -> Units | None:
     return state if isinstance(state, Units) else None
 
 
-def default_rounds(elements: Elements, usual: int) -> int:
-    """Rounds where none are asked for: four times the usual, of fewer rows, where masks multiply weights."""
-    return _ROUNDS_OF_WEIGHTS * usual if elements.one_mask_a_batch else usual
-
-
 def _sweeps(elements: Elements, ablation: Ablation, asked: int | None) -> int:
     if asked is None:
         return 0 if elements.one_mask_a_batch or ablation == "merged" else _SWEEPS
@@ -237,11 +248,12 @@ def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None
     return 256 if elements.one_mask_a_batch else 64 if ablation == "merged" else 1
 
 
-def _rows_per_round(elements: Elements, gradients: bool, group: int, asked: int | None) -> int:
+def _rows_per_round(elements: Elements, gradients: bool, ablation: Ablation, group: int, asked: int | None) -> int:
     if asked is not None:
         return asked
     if gradients:
-        return 2 * group if elements.one_mask_a_batch else max(2048 // group, 8) * group
+        usual = _ROWS if ablation == "merged" else _SMALL
+        return 2 * group if elements.one_mask_a_batch else max(usual // group, 8) * group
     return -(-max(8 * len(elements), 8192) // group) * group
 
 

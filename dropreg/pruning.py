@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
-from .annealer import Ablation, Annealer, default_rounds
+from .annealer import Ablation, Annealer
 from .annealing import Annealing
 from .data import Data
 from .elements import Elements
@@ -78,7 +78,8 @@ def anneal(
     target : Budget or AccuracyLimit, optional
         In its place: a size or latency to come down to, or the loss of accuracy to stay under.
     rounds : int, optional
-        100 by default; for a target, 20 for each step of its path; four times as many for single weights.
+        By default as many as spend twice what a stage of `anneal_path` does; for a target, two fifths of that for each
+        step of its path.
     model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, start, swaps, \
 floor, task, seed, progress
         As in `anneal_path`.
@@ -126,7 +127,7 @@ floor, task, seed, progress
         search: Any = _within if isinstance(target, AccuracyLimit) else _down_to
         return search(run, model, data if ablation == "merged" else None, target, rounds, progress=progress)
     assert fraction is not None
-    n_rounds = default_rounds(elements, 100) if rounds is None else positive("rounds", rounds)
+    n_rounds = run.default_rounds(100) if rounds is None else positive("rounds", rounds)
     with tqdm(total=n_rounds, unit="rounds", disable=not progress) as bar:
         return run.stage(fraction, n_rounds, bar)
 
@@ -164,10 +165,11 @@ def anneal_path(
         Of the elements to drop, ascending, strictly between 0 and 1. Each is a stage of the run, which goes on from
         the one before and drops more; what a stage drops is gone for good.
     rounds : int, optional
-        Of each stage; 50 by default, 200 where masks multiply weights.
+        Of each stage; by default as many as make 102,400 rows with gradients, 50 without.
     rows_per_round : int, optional
-        Masked forward passes of one example in a round, a multiple of `examples_per_mask`. By default 2,048 with
-        gradients; without, eight for each element and at least 8,192; two masks where masks multiply weights.
+        Masked forward passes of one example in a round, a multiple of `examples_per_mask`. By default 256 with
+        gradients, many small rounds being better than few large ones; 2,048 for "merged" and two masks where masks
+        multiply weights; without gradients eight for each element and at least 8,192.
     outcome : str or Outcome, optional
         What must not get worse. By default the accuracy (its surrogate where derivatives help), or the loss of a
         regression; the divergence from the whole model without labels, for single weights, and where what is dropped
@@ -214,7 +216,6 @@ def anneal_path(
         If the data do not fit the model or the outcome.
     """
     check_path(elements, fractions, floor)
-    n_rounds = default_rounds(elements, 50) if rounds is None else positive("rounds", rounds)
     run = Annealer(
         *(model, data, elements),
         rows_per_round=rows_per_round,
@@ -229,6 +230,7 @@ def anneal_path(
         task=task,
         seed=seed,
     )
+    n_rounds = run.default_rounds(50) if rounds is None else positive("rounds", rounds)
     with tqdm(total=n_rounds * len(fractions), unit="rounds", disable=not progress) as bar:
         for fraction in fractions:
             run.stage(fraction, n_rounds, bar)
@@ -345,7 +347,7 @@ def _annealed(
 def _stages(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[tuple[Selection, Selection]]:
     """What stays before and after each stage of a search."""
     most = largest_fraction(run.elements, run.floor)
-    n_rounds = default_rounds(run.elements, 20) if rounds is None else positive("rounds", rounds)
+    n_rounds = run.default_rounds(20) if rounds is None else positive("rounds", rounds)
     fractions = [fraction for fraction in STEPS if fraction < most]
     fractions += [most] if most > 0 else []
     lower = Selection(run.elements, np.ones(len(run.elements), dtype=bool))

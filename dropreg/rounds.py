@@ -73,6 +73,11 @@ class Round:
         """Mean outcome of each mask (n_masks, n_elements) on `examples`."""
         return self.probe.means(masks[:, self.columns], examples)
 
+    def values(self, kept: npt.NDArray[np.bool_]) -> Array:
+        """Outcome of every example (n_examples,) where exactly `kept` stay."""
+        self.probe.rows += len(self.probe)
+        return self.probe.values_of_one(kept[self.columns], np.arange(len(self.probe)))
+
     def _run(self, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> tuple[Array, Array, Array]:
         """Outcomes of masks, those of the whole model on the same examples, and the sums of derivatives."""
         probe, group = self.probe, self.group

@@ -10,8 +10,8 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
 - "taylor, merged steps", "spread, merged steps" and "divergence, merged steps" (spread of the divergence from the
   model of the step before): score, remove, merge, 20 times (`dropreg.prune_iteratively`);
 - `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone);
-  "annealed, no swaps", and without swaps "annealed, divergence" and "annealed, sharpened" (up to three times);
-  "annealed for merging" (dropped units predicted from those that stay).
+  "annealed, no swaps"; without swaps and in 50 large rounds a stage "annealed, large rounds", "annealed, divergence"
+  and "annealed, sharpened" (up to three times); "annealed for merging" (dropped units predicted from those that stay).
 
 "dense" is the whole network. Methods see the first 5,000 estimation images, merging the other 5,000 (where methods
 merge in each step, the first as well); accuracy is on the test images, which nothing is chosen on. Seconds and rows are
@@ -40,12 +40,14 @@ from dropreg.baselines.question import spent
 FRACTIONS = (0.3, 0.5, 0.7, 0.8, 0.9)
 STEPS = 20
 DRAWS = 5
+LARGE = {"swaps": 0, "rows_per_round": 2048}
 OPTIONS: dict[str, dict[str, Any]] = {
     "annealed": {},
     "annealed, no swaps": {"swaps": 0},
     "annealed, forward": {"gradients": False},
-    "annealed, divergence": {"swaps": 0, "outcome": "divergence"},
-    "annealed, sharpened": {"swaps": 0, "schedule": dr.Annealing(sharpness=3.0)},
+    "annealed, large rounds": LARGE,
+    "annealed, divergence": {**LARGE, "outcome": "divergence"},
+    "annealed, sharpened": {**LARGE, "schedule": dr.Annealing(sharpness=3.0)},
     "annealed for merging": {"ablation": "merged"},
 }
 SQUARED = dr.Scorer(dr.taylor, {"statistic": "squared"})
@@ -125,9 +127,9 @@ def regression(model: Any, data: Pair, elements: dr.Elements, rows: int, seed: i
 
 
 def make(
-    method: str, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int, rows: int
+    method: str, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int | None, rows: int
 ) -> Made:
-    """One method's selections; `rows` is the budget of greedy, leave one out and regression."""
+    """One method's selections; `rounds` is for annealing, `rows` the budget of greedy, leave one out and regression."""
     if method in OPTIONS:
         return annealed(OPTIONS[method], model, data, elements, seed, (fractions, rounds))
     if method in ITERATED:
@@ -196,7 +198,7 @@ def measure(name: str, seed: int, method: str, fractions: tuple[float, ...], arg
         ):
             add(fraction, draw=0, merged=accuracy(small, test), params=small.count_params(), seconds=seconds)
     else:
-        budget = 5 if arguments.quick else 50, arguments.rows // (100 if arguments.quick else 1)
+        budget = 5 if arguments.quick else None, arguments.rows // (100 if arguments.quick else 1)
         for draw in range(DRAWS if method == "random" else 1):
             made = make(method, model, estimation, elements, seed + 1000 * draw, fractions, *budget)
             for fraction, (selection, seconds, spent_rows) in zip(fractions, made, strict=True):

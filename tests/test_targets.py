@@ -11,15 +11,19 @@ from keras import layers
 from test_pruning import planted
 
 import dropreg as dr
+from dropreg import swaps
 from dropreg.annealer import Annealer
 from dropreg.selection import holds_floor
 
 QUICK: dict[str, Any] = {"rounds": 2, "rows_per_round": 256}
 
 
-def selected(useless: tuple[int, ...], kept: list[int]) -> tuple[Annealer, np.ndarray]:
+def selected(
+    useless: tuple[int, ...], kept: list[int], labels: np.ndarray | None = None
+) -> tuple[Annealer, np.ndarray]:
     """What swaps with forward passes on a planted network, and a selection to begin with."""
     model, data = planted(useless)
+    data = data if labels is None else (data[0], labels)
     elements = dr.elements(model)
     options: dict[str, Any] = dict.fromkeys(
         ("rows_per_round", "outcome", "schedule", "examples_per_mask", "start", "swaps", "task")
@@ -31,7 +35,7 @@ def selected(useless: tuple[int, ...], kept: list[int]) -> tuple[Annealer, np.nd
 def test_swaps_find_the_best_selection() -> None:
     useless = (1, 4, 5, 9)
     run, kept = selected(useless, [1, 4, 5, 9, 0, 2, 3, 6])  # as many as there are useful ones
-    better, pairs = run._swap(kept, np.ones(12, dtype=bool), 20)
+    better, pairs = run._swap(kept, np.ones(12, dtype=bool), 20, np.zeros(12))
     assert better.sum() == kept.sum()
     assert tuple(np.flatnonzero(~better)) == useless
     mask = kept.copy()
@@ -46,11 +50,26 @@ def test_swaps_return_only_what_is_allowed() -> None:
     run, kept = selected((1, 4, 5, 9), [1, 4, 5, 9])
     allowed = kept.copy()
     allowed[[0, 2]] = True
-    better, _ = run._swap(kept, allowed, 20)
+    better, _ = run._swap(kept, allowed, 20, np.zeros(12))
     assert better.sum() == 4
     assert not better[~allowed].any()
     assert better[[0, 2]].all()
-    np.testing.assert_array_equal(run._swap(kept, kept, 20)[0], kept)
+    np.testing.assert_array_equal(run._swap(kept, kept, 20, np.zeros(12))[0], kept)
+
+
+@pytest.mark.parametrize(("errors", "least", "most"), [(3.0, 0, 2), (0.0, 8, 10)])
+def test_what_is_better_by_chance_is_not_taken(
+    errors: float, least: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No selection tells apart labels that have nothing to do with the inputs; the best of many seems to."""
+    monkeypatch.setattr(swaps, "_ERRORS", errors)
+    taken = 0
+    for seed in range(10):
+        run, kept = selected((), [1, 4, 5, 9], labels=np.random.default_rng(seed).integers(0, 3, 400))
+        better, pairs = run._swap(kept, np.ones(12, dtype=bool), 20, np.zeros(12))
+        assert bool(pairs) == (better != kept).any()
+        taken += bool(pairs)
+    assert least <= taken <= most
 
 
 def test_swapped_elements_swap_scores() -> None:

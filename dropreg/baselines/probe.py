@@ -200,7 +200,7 @@ class Probe:
         n = examples.shape[1]
         self.rows += len(masks) * n
         if self.one_mask or n >= self.batch_size:
-            return np.array([self._mean_of_one(mask, row) for mask, row in zip(masks, examples, strict=True)])
+            return np.array([self.values_of_one(mask, row).mean() for mask, row in zip(masks, examples, strict=True)])
         means = [np.zeros(0)]
         for block in self.blocks(len(masks), self.batch_size // n):
             kept = tf.constant(masks[block], tf.float32)
@@ -209,10 +209,10 @@ class Probe:
             means.append(values.reshape(len(block), n).mean(axis=1, dtype=np.float64))
         return np.concatenate(means)
 
-    def _mean_of_one(self, mask: npt.NDArray[np.bool_], examples: npt.NDArray[np.int64]) -> float:
+    def values_of_one(self, mask: npt.NDArray[np.bool_], examples: npt.NDArray[np.int64]) -> Array:
+        """Outcome of each of `examples` (n,) under one mask (n_elements,); the caller counts the cost."""
         import tensorflow as tf
 
-        kept, total = tf.constant(mask[np.newaxis], tf.float32), 0.0
-        for block in self.blocks(len(examples)):
-            total += float(self.measured_under()(self.bundle(examples[block]), kept).numpy().sum(dtype=np.float64))
-        return total / len(examples)
+        measure, kept = self.measured_under(), tf.constant(mask[np.newaxis], tf.float32)
+        parts = [measure(self.bundle(examples[block]), kept).numpy() for block in self.blocks(len(examples))]
+        return np.concatenate(parts).astype(np.float64)
