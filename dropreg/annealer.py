@@ -92,14 +92,14 @@ class Annealer:
             )
         self._logits = _start(model, elements, start)
         self._group, self._rows, self._spent = group, rows, 0
-        probe = self._measuring(self.question, None)
+        probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
         layer = non_differentiable(probe) if gradients else None
         if layer is not None:
             raise ModelError(
                 f"every layer between the elements and the output must have a gradient, received layer {layer} "
                 "without: pass gradients=False."
             )
-        self._units = _units(model, elements)
+        self._units = _units(model, elements) if ablation == "zero" else None
         self._dropped, self._n_rounds = 0.0, 0
         self._selections: list[Selection] = []
         self._decided: list[Array] = []
@@ -115,16 +115,11 @@ class Annealer:
         self._swap = Swapper(self._round, self.elements, self.floor)
 
     def _narrow(self) -> None:
-        """Go on with the smaller network, where it can be cut.
-
-        Where what is dropped is merged, so is what has gone, and the next stage starts from what merging has made of
-        the network; elsewhere it computes the same in less time.
-        """
+        """Go on with a network without what has gone, where it can be cut: it computes the same in less time."""
         if self._units is None:
             return
         try:
-            chosen = Selection(self._units.left, self.kept[self._round.columns])
-            self._units.cut(chosen, self.question.examples.pair if self._merges else None)
+            self._units.cut(Selection(self._units.left, self.kept[self._round.columns]))
             self._units.find_again()
         except ModelError:
             self._units = None
@@ -132,15 +127,7 @@ class Annealer:
         left, self._spent = self._units.left, self._spent + self._probe.rows
         everything = np.ones(len(left), dtype=bool)
         question = replace(self.question, model=self._units.model, elements=left, kept=everything)
-        self._use(self._measuring(question, self._probe.whole))
-
-    def _measuring(self, question: Question, whole: npt.NDArray[np.float32] | None) -> Probe:
-        """What measures masks of a question's elements, with what they drop at zero or merged."""
-        return Probe(question, network=_merged(question) if self._merges else None, whole=whole)
-
-    @property
-    def _merges(self) -> bool:
-        return self.ablation == "merged"
+        self._use(Probe(question, whole=self._probe.whole))
 
     @property
     def n_stages(self) -> int:

@@ -52,12 +52,6 @@ class Examples:
     def __len__(self) -> int:
         return len(self.inputs[0])
 
-    @property
-    def pair(self) -> "Data":
-        """The same as (x, y)."""
-        first, *others = self.inputs
-        return [first, *others] if others else first, self.labels
-
     def fingerprint(self) -> str:
         """Hash of all values."""
         digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())

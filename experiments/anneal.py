@@ -9,9 +9,10 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
   removals, greedy leaves out one at a time, gates are trained by backpropagation for each fraction;
 - "taylor, merged steps", "spread, merged steps" and "divergence, merged steps" (spread of the divergence from the
   model of the step before): score, remove, merge, 20 times (`dropreg.prune_iteratively`);
-- `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone);
-  "annealed, no swaps"; without swaps and in 50 large rounds a stage "annealed, large rounds", "annealed, divergence"
-  and "annealed, sharpened" (up to three times); "annealed for merging" (dropped units predicted from those that stay).
+- `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone),
+  both also with "no swaps"; without swaps and in 50 large rounds a stage "annealed, large rounds", "annealed,
+  divergence" and "annealed, sharpened" (up to three times); "annealed for merging" (dropped units predicted from
+  those that stay).
 
 "dense" is the whole network. Methods see the first 5,000 estimation images, merging the other 5,000 (where methods
 merge in each step, the first as well); accuracy is on the test images, which nothing is chosen on. Seconds and rows are
@@ -45,6 +46,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "annealed": {},
     "annealed, no swaps": {"swaps": 0},
     "annealed, forward": {"gradients": False},
+    "annealed, forward, no swaps": {"gradients": False, "swaps": 0},
     "annealed, large rounds": LARGE,
     "annealed, divergence": {**LARGE, "outcome": "divergence"},
     "annealed, sharpened": {**LARGE, "schedule": dr.Annealing(sharpness=3.0)},

@@ -159,27 +159,6 @@ def test_later_stages_do_the_same_on_a_smaller_network(
     assert path.rows == whole.rows
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn_bn", "residual"])
-def test_later_stages_start_from_what_merging_made(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = models.build(name)
-    data, elements = models.data_for(model, 200), dr.elements(model)
-    probes: list[Probe] = []
-    used = Annealer._use
-
-    def use(self: Annealer, probe: Probe) -> None:
-        probes.append(probe)
-        used(self, probe)
-
-    monkeypatch.setattr(Annealer, "_use", use)
-    more: dict[str, Any] = {"ablation": "merged", "examples_per_mask": 16, **FEW}
-    path = dr.anneal_path(model, data, elements, fractions=(0.4, 0.6), **more)
-    assert len(probes) == 2
-    expected = dr.prune(model, path.selections[0], data).model
-    received = probes[1].question.model
-    np.testing.assert_allclose(received.predict(data[0], verbose=0), expected.predict(data[0], verbose=0), atol=1e-5)
-    np.testing.assert_array_equal(probes[1].whole, probes[0].whole)
-
-
 def test_small_rounds_cost_what_few_large_ones_do(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     small, large = (
         dr.anneal_path(model, data, elements, fractions=(0.3,), swaps=0, rows_per_round=rows) for rows in (None, 1024)
