@@ -12,7 +12,8 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
 - `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone),
   both also with "no swaps"; without swaps and in 50 large rounds a stage "annealed, large rounds", "annealed,
   divergence" and "annealed, sharpened" (up to three times); "annealed for merging" (dropped units predicted from
-  those that stay).
+  those that stay). "annealed, each fraction" is `dropreg.anneal` for each fraction by itself, twice as long as a stage
+  of a path, without swaps.
 
 "dense" is the whole network. Methods see the first 5,000 estimation images, merging the other 5,000 (where methods
 merge in each step, the first as well); accuracy is on the test images, which nothing is chosen on. Seconds and rows are
@@ -52,6 +53,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "annealed, sharpened": {**LARGE, "schedule": dr.Annealing(sharpness=3.0)},
     "annealed for merging": {"ablation": "merged"},
 }
+EACH = "annealed, each fraction"
 SQUARED = dr.Scorer(dr.taylor, {"statistic": "squared"})
 SIGNED = dr.Scorer(dr.taylor)
 ONE_SHOT = {"taylor": SQUARED, "spread": dr.Scorer(dr.spread), "obd": dr.Scorer(dr.obd)}
@@ -65,7 +67,7 @@ IN_STEPS = {
     "spread, merged steps": dr.Scorer(dr.spread),
     "divergence, merged steps": dr.Scorer(dr.spread, {"outcome": "divergence"}),
 }
-METHODS = ("random", *ONE_SHOT, "loo", "dropout regression", *ITERATED, "greedy", "gates", *IN_STEPS, *OPTIONS)
+METHODS = ("random", *ONE_SHOT, "loo", "dropout regression", *ITERATED, "greedy", "gates", *IN_STEPS, *OPTIONS, EACH)
 Pair = tuple[np.ndarray, np.ndarray]
 Made = list[tuple[dr.Selection, float, int]]
 """Selection, seconds and row-equivalents for each fraction."""
@@ -122,6 +124,12 @@ def gated(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: A
     return made
 
 
+def each(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int) -> Made:
+    """Selections of runs that know of one fraction only."""
+    runs = (annealed({"swaps": 0}, model, data, elements, seed, ((fraction,), rounds)) for fraction in fractions)
+    return [made for (made,) in runs]
+
+
 def regression(model: Any, data: Pair, elements: dr.Elements, rows: int, seed: int) -> dr.ImpactTable:
     """Dropout regression at one rate, forward passes alone."""
     asked: dict[str, Any] = {"design": dr.Bernoulli(0.7), "outcomes": ("loss",), "fidelity": None, "progress": False}
@@ -134,6 +142,8 @@ def make(
     """One method's selections; `rounds` is for annealing, `rows` the budget of greedy, leave one out and regression."""
     if method in OPTIONS:
         return annealed(OPTIONS[method], model, data, elements, seed, (fractions, rounds))
+    if method == EACH:
+        return each(model, data, elements, seed, fractions, rounds or 800)
     if method in ITERATED:
         return list(iterated(ITERATED[method], model, data, elements, seed, fractions))
     if method == "gates":
