@@ -57,6 +57,17 @@ def test_swaps_return_only_what_is_allowed() -> None:
     np.testing.assert_array_equal(run._swap(kept, kept, 20, np.zeros(12))[0], kept)
 
 
+def test_swaps_without_gradients_try_those_whose_scores_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swaps, "_CANDIDATES", 2)
+    run, kept = selected((1, 4, 5, 9), [1, 4, 5, 9])
+    scores = np.array([6.0, 4.0, 5.0, 0.0, 1.0, 3.0, 0.0, 0.0, 0.0, 2.0, 0.0, 0.0])
+    removals, returns = run._swap._ranked(kept, np.ones(12, dtype=bool), scores)
+    assert set(removals) == {4, 9}
+    assert set(returns) == {0, 2}
+    swaps.exchange(scores, [(4, 0)])
+    assert (scores[4], scores[0]) == (6.0, 1.0)
+
+
 @pytest.mark.parametrize(("errors", "least", "most"), [(3.0, 0, 2), (0.0, 8, 10)])
 def test_what_is_better_by_chance_is_not_taken(
     errors: float, least: int, most: int, monkeypatch: pytest.MonkeyPatch
