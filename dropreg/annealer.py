@@ -1,7 +1,7 @@
 """One run of annealing: logits that move round by round, stage after stage."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,15 @@ Ablation = Literal["zero", "merged"]
 _SWEEPS = 10
 _ROWS, _SMALL = 2048, 256
 _WEIGHTS = Annealing(learning_rate=0.03, sharpness=15.0)
+
+
+class _Run(NamedTuple):
+    """Logits after the rounds of a run, their means that decide, what these select, and a row for each round."""
+
+    logits: Array
+    scores: Array
+    kept: npt.NDArray[np.bool_]
+    history: list[dict[str, Any]]
 
 
 class Annealer:
@@ -90,7 +99,8 @@ class Annealer:
                 f"`rows_per_round` must be a multiple of {group}, the examples of a mask, and pay for at least two "
                 f"masks, received {rows}: pass {max(rows // group, 2) * group}."
             )
-        self._logits = _start(model, elements, start)
+        self._first = self._logits = _start(model, elements, start)
+        self._starts_again = ablation == "zero" and not elements.one_mask_a_batch
         self._group, self._rows, self._spent = group, rows, 0
         probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
         layer = non_differentiable(probe) if gradients else None
@@ -100,7 +110,7 @@ class Annealer:
                 "without: pass gradients=False."
             )
         self._units = _units(model, elements) if ablation == "zero" else None
-        self._dropped, self._n_rounds = 0.0, 0
+        self._dropped, self._number = 0.0, 0
         self._selections: list[Selection] = []
         self._decided: list[Array] = []
         self._history: list[dict[str, Any]] = []
@@ -145,15 +155,27 @@ class Annealer:
         """Rounds where none are asked for: with gradients, as many as cost what `usual` ones of 2,048 rows do."""
         return max(usual * _ROWS // self._rows, 1) if self.gradients else usual
 
+    def n_rounds(self, rounds: int, n_stages: int) -> int:
+        """Rounds of the first so many stages where every run has `rounds`."""
+        return rounds * (2 * n_stages - 1 if self._starts_again else n_stages)
+
     def stage(self, fraction: float, rounds: int, bar: Any) -> Selection:
-        """Go on until `fraction` of all elements is dropped, in so many rounds, each shown on a tqdm bar."""
+        """Go on until `fraction` of all elements is dropped, in runs of so many rounds, each shown on a tqdm bar.
+
+        Where units are deleted, a second run starts from the first logits again. Of the two, the one is taken whose
+        selection has the better outcome on all examples.
+        """
         alive = self.kept
         if self._probe.n_elements > alive.sum():
             self._narrow()
-        scores = self._run(fraction, rounds, alive, bar)
-        lowest = scores[alive].min() - 1.0  # what has gone stays gone
-        chosen = select(self.elements, np.where(alive, scores, lowest), fraction=fraction, floor=self.floor)
-        kept, pairs = self._swap(chosen.kept, alive, self._sweeps, scores)
+        starts = [self._logits, self._first] if self._starts_again and self.n_stages else [self._logits]
+        runs = [self._run(fraction, rounds, alive, start.copy(), bar) for start in starts]
+        taken = self._best(runs)
+        self._logits, scores, kept = runs[taken].logits, runs[taken].scores, runs[taken].kept
+        for number, run in enumerate(runs):
+            marks = {"stage": self.n_stages, "run": number, "taken": number == taken}
+            self._history += [{**marks, **row} for row in run.history]
+        kept, pairs = self._swap(kept, alive, self._sweeps, scores)
         for values in (scores, self._logits):
             exchange(values, pairs)
         self._selections.append(Selection(self.elements, kept))
@@ -161,26 +183,35 @@ class Annealer:
         self._dropped = fraction
         return self._selections[-1]
 
-    def _run(self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], bar: Any) -> Array:
-        """The rounds of a stage: what decides, NaN for what has gone."""
-        n, schedule, logits = len(alive), self.schedule, self._logits
+    def _run(self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], logits: Array, bar: Any) -> _Run:
+        """The rounds of a run, which move `logits`, and what they select."""
+        n, schedule, history = len(alive), self.schedule, []
         decided, n_decided = np.zeros(n), 0
         for number in range(rounds):
             dropped = self._dropped + (fraction - self._dropped) * schedule.progress(number, rounds)
             share = max(1.0 - (1.0 - dropped) * n / alive.sum(), 0.0)  # of those that are left
             p = np.zeros(n)
             p[alive] = keep_probabilities(schedule.factor(number, rounds) * logits[alive], share)
-            impact, outcome = self._round(self._n_rounds, alive, p)
-            self._n_rounds += 1
+            impact, outcome = self._round(self._number, alive, p)
+            self._number += 1
             logits[alive] += schedule.learning_rate * bounded(impact[alive], schedule.most)
             if schedule.counts(number, rounds):
                 decided, n_decided = decided + logits, n_decided + 1
             certain = float(((p[alive] < 0.1) | (p[alive] > 0.9)).mean())
-            row = {"round": number, "dropped": dropped, "outcome": outcome, "decided": certain}
-            self._history.append({"stage": self.n_stages, **row})
+            history.append({"round": number, "dropped": dropped, "outcome": outcome, "decided": certain})
             bar.set_postfix(dropped=f"{dropped:.1%}", outcome=f"{outcome:.4g}", refresh=False)
             bar.update()
-        return np.where(alive, decided / n_decided, np.nan)
+        scores = np.where(alive, decided / n_decided, np.nan)
+        lowest = scores[alive].min() - 1.0  # what has gone stays gone
+        kept = select(self.elements, np.where(alive, scores, lowest), fraction=fraction, floor=self.floor).kept
+        return _Run(logits, scores, kept, history)
+
+    def _best(self, runs: list[_Run]) -> int:
+        """Which run's selection has the best outcome on all examples, the first of equals."""
+        if len(runs) == 1:
+            return 0
+        outcomes = self._round.means(np.array([run.kept for run in runs]), np.arange(len(self._probe)))
+        return int((-self.question.sign * outcomes).argmax())
 
     def path(self) -> SelectionPath:
         """All stages so far."""

@@ -25,8 +25,9 @@ class SelectionPath:
     logits : ndarray of float64, shape (n_fractions, n_elements)
         What decided each selection, NaN for elements that had gone before.
     history : DataFrame
-        One row a round: stage (from 0), round (from 0), dropped (the expected fraction), outcome (mean over the
-        round's masks), decided (fraction of the elements with a keep-probability outside of [.1, .9]).
+        One row a round: stage, run and round (from 0), taken (whether the run made the stage's selection), dropped
+        (the expected fraction), outcome (mean over the round's masks), decided (fraction of the elements with a
+        keep-probability outside of [.1, .9]).
     outcome : str
     method : str
     rows : int
@@ -81,7 +82,7 @@ class SelectionPath:
 
     def __repr__(self) -> str:
         lines = [f"SelectionPath: {self.method}, outcome {self.outcome}, {self.rows:,} rows, seed {self.seed}"]
-        last = self.history.groupby("stage")["outcome"].last().to_list()
+        last = self.history[self.history["taken"]].groupby("stage")["outcome"].last().to_list()
         lines += [
             f"{s.fraction:.1%} go, {int(s.kept.sum())} stay; mean {self.outcome} of the last masks {value:.4g}"
             for s, value in zip(self.selections, last, strict=True)

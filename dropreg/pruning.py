@@ -165,7 +165,9 @@ def anneal_path(
         Of the elements to drop, ascending, strictly between 0 and 1. Each is a stage of the run, which goes on from
         the one before and drops more; what a stage drops is gone for good.
     rounds : int, optional
-        Of each stage; by default as many as make 102,400 rows with gradients, 50 without.
+        Of each run; by default as many as make 102,400 rows with gradients, 50 without. Where units are deleted, every
+        stage but the first makes two runs, of which one goes on from the logits of the stage before and one starts
+        again, and takes the selection whose outcome on all examples is better.
     rows_per_round : int, optional
         Masked forward passes of one example in a round, a multiple of `examples_per_mask`. By default 256 with
         gradients, many small rounds being better than few large ones; 2,048 for "merged" and two masks where masks
@@ -232,7 +234,7 @@ def anneal_path(
         seed=seed,
     )
     n_rounds = run.default_rounds(50) if rounds is None else positive("rounds", rounds)
-    with tqdm(total=n_rounds * len(fractions), unit="rounds", disable=not progress) as bar:
+    with tqdm(total=run.n_rounds(n_rounds, len(fractions)), unit="rounds", disable=not progress) as bar:
         for fraction in fractions:
             run.stage(fraction, n_rounds, bar)
     return run.path()
@@ -352,7 +354,7 @@ def _stages(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[tu
     fractions = [fraction for fraction in STEPS if fraction < most]
     fractions += [most] if most > 0 else []
     lower = Selection(run.elements, np.ones(len(run.elements), dtype=bool))
-    with tqdm(total=n_rounds * len(fractions), unit="rounds", disable=not progress) as bar:
+    with tqdm(total=run.n_rounds(n_rounds, len(fractions)), unit="rounds", disable=not progress) as bar:
         for fraction in fractions:
             upper = run.stage(fraction, n_rounds, bar)
             yield lower, upper

@@ -156,15 +156,46 @@ def test_later_stages_do_the_same_on_a_smaller_network(
     assert np.allclose(path.history["outcome"], whole.history["outcome"], rtol=1e-3, atol=1e-5)
     for one, other in zip(path.selections, whole.selections, strict=True):
         np.testing.assert_array_equal(one.kept, other.kept)
-    assert path.rows == whole.rows
 
 
 def test_small_rounds_cost_what_few_large_ones_do(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+    """From the second stage on two runs are made, and measured on all examples once."""
     small, large = (
-        dr.anneal_path(model, data, elements, fractions=(0.3,), swaps=0, rows_per_round=rows) for rows in (None, 1024)
+        dr.anneal_path(model, data, elements, fractions=(0.3, 0.5), swaps=0, rows_per_round=rows)
+        for rows in (None, 1024)
     )
-    assert (len(small.history), len(large.history)) == (400, 100)
-    assert small.rows == large.rows == 3 * 102_400
+    assert (len(small.history), len(large.history)) == (3 * 400, 3 * 100)
+    assert small.rows == large.rows == 3 * 3 * 102_400 + 2 * len(data[0])
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_the_better_of_two_runs_is_taken(monkeypatch: pytest.MonkeyPatch, *, gradients: bool) -> None:
+    """From the second stage on one run goes on and one starts again, from keep-probabilities that are all the same."""
+    model = models.build("mlp")
+    (x, y), elements = models.data_for(model, 200), dr.elements(model)
+    tried: list[list[np.ndarray]] = []
+    best = Annealer._best
+
+    def record(self: Annealer, runs: Any) -> int:
+        tried.append([run.kept for run in runs])
+        return best(self, runs)
+
+    monkeypatch.setattr(Annealer, "_best", record)
+    asked: dict[str, Any] = {"rounds": 5, "rows_per_round": 256, "swaps": 0, "gradients": gradients}
+    path = dr.anneal_path(model, (x, y), elements, fractions=(0.2, 0.4, 0.6, 0.8), outcome="loss", **asked)
+    assert [len(masks) for masks in tried] == [1, 2, 2, 2]
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    history = path.history
+    for stage, (masks, selection) in enumerate(zip(tried, path.selections, strict=True)):
+        losses = [np.asarray(loss(y, dr.prune(model, dr.Selection(elements, kept)).model(x))) for kept in masks]
+        best_run = int(np.argmin(losses))
+        np.testing.assert_array_equal(masks[best_run], selection.kept)
+        rows = history[history["stage"] == stage]
+        assert rows["run"].to_list() == [run for run in range(len(masks)) for _ in range(5)]
+        assert set(rows[rows["taken"]]["run"]) == {best_run}
+    first = history[(history["round"] == 0) & (history["stage"] > 0)]
+    assert first[first["run"] == 1]["decided"].isin([0, 1]).all()
+    assert not first[first["run"] == 0]["decided"].isin([0, 1]).all()  # some have moved
 
 
 def test_forward_passes_alone_need_no_gradient() -> None:
