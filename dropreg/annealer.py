@@ -72,6 +72,7 @@ class Annealer:
         schedule: Annealing | None,
         examples_per_mask: int | None,
         start: ImpactTable | npt.ArrayLike | None,
+        restarts: bool | None,
         swaps: int | None,
         floor: Floor,
         task: Task | None,
@@ -100,7 +101,8 @@ class Annealer:
                 f"masks, received {rows}: pass {max(rows // group, 2) * group}."
             )
         self._first = self._logits = _start(model, elements, start)
-        self._starts_again = ablation == "zero" and not elements.one_mask_a_batch
+        deletes_units = ablation == "zero" and not elements.one_mask_a_batch
+        self._restarts = deletes_units if restarts is None else restarts
         self._group, self._rows, self._spent = group, rows, 0
         probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
         layer = non_differentiable(probe) if gradients else None
@@ -157,18 +159,18 @@ class Annealer:
 
     def n_rounds(self, rounds: int, n_stages: int) -> int:
         """Rounds of the first so many stages where every run has `rounds`."""
-        return rounds * (2 * n_stages - 1 if self._starts_again else n_stages)
+        return rounds * (2 * n_stages - 1 if self._restarts else n_stages)
 
     def stage(self, fraction: float, rounds: int, bar: Any) -> Selection:
         """Go on until `fraction` of all elements is dropped, in runs of so many rounds, each shown on a tqdm bar.
 
-        Where units are deleted, a second run starts from the first logits again. Of the two, the one is taken whose
-        selection has the better outcome on all examples.
+        With restarts a second run starts from the first logits again. Of the two, the one is taken whose selection
+        has the better outcome on all examples.
         """
         alive = self.kept
         if self._probe.n_elements > alive.sum():
             self._narrow()
-        starts = [self._logits, self._first] if self._starts_again and self.n_stages else [self._logits]
+        starts = [self._logits, self._first] if self._restarts and self.n_stages else [self._logits]
         runs = [self._run(fraction, rounds, alive, start.copy(), bar) for start in starts]
         taken = self._best(runs)
         self._logits, scores, kept = runs[taken].logits, runs[taken].scores, runs[taken].kept

@@ -57,6 +57,7 @@ def anneal(
     schedule: Annealing | None = None,
     examples_per_mask: int | None = None,
     start: ImpactTable | npt.ArrayLike | None = None,
+    restarts: bool | None = None,
     swaps: int | None = None,
     floor: Floor = 1,
     task: Task | None = None,
@@ -80,8 +81,8 @@ def anneal(
     rounds : int, optional
         By default as many as spend twice what a stage of `anneal_path` does; for a target, two fifths of that for each
         step of its path.
-    model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, start, swaps, \
-floor, task, seed, progress
+    model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, start, restarts, \
+swaps, floor, task, seed, progress
         As in `anneal_path`.
 
     Returns
@@ -118,6 +119,7 @@ floor, task, seed, progress
         schedule=schedule,
         examples_per_mask=examples_per_mask,
         start=start,
+        restarts=restarts,
         swaps=swaps,
         floor=floor,
         task=task,
@@ -146,6 +148,7 @@ def anneal_path(
     schedule: Annealing | None = None,
     examples_per_mask: int | None = None,
     start: ImpactTable | npt.ArrayLike | None = None,
+    restarts: bool | None = None,
     swaps: int | None = None,
     floor: Floor = 1,
     task: Task | None = None,
@@ -165,9 +168,7 @@ def anneal_path(
         Of the elements to drop, ascending, strictly between 0 and 1. Each is a stage of the run, which goes on from
         the one before and drops more; what a stage drops is gone for good.
     rounds : int, optional
-        Of each run; by default as many as make 102,400 rows with gradients, 50 without. Where units are deleted, every
-        stage but the first makes two runs, of which one goes on from the logits of the stage before and one starts
-        again, and takes the selection whose outcome on all examples is better.
+        Of each stage; by default as many as make 102,400 rows with gradients, 50 without.
     rows_per_round : int, optional
         Masked forward passes of one example in a round, a multiple of `examples_per_mask`. By default 256 with
         gradients, many small rounds being better than few large ones; 2,048 for "merged" and two masks where masks
@@ -189,6 +190,11 @@ def anneal_path(
     start : ImpactTable or array of float, shape (n_elements,), optional
         Scores whose standardized values the logits start from (an array may hold the logits of another run); zero
         by default, for weights their magnitude.
+    restarts : bool, optional
+        Whether every stage but the first makes a second run of as many rounds, which starts from the first logits
+        again in place of those of the stage before, and takes the selection that has the better outcome on all
+        examples. By default so where units are deleted; not for "merged", nor where masks multiply weights, which it
+        does not help (``experiments/results/anneal``).
     swaps : int, optional
         Sweeps of swaps at the end of each stage at most (`dropreg.swaps`), each of which needs forward passes over
         1,000 examples for up to 96 selections, and over all for 7; together they are kept if their gain is three
@@ -228,6 +234,7 @@ def anneal_path(
         schedule=schedule,
         examples_per_mask=examples_per_mask,
         start=start,
+        restarts=restarts,
         swaps=swaps,
         floor=floor,
         task=task,

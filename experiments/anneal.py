@@ -10,10 +10,10 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
 - "taylor, merged steps", "spread, merged steps" and "divergence, merged steps" (spread of the divergence from the
   model of the step before): score, remove, merge, 20 times (`dropreg.prune_iteratively`);
 - `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone),
-  both also with "no swaps"; without swaps and in 50 large rounds a stage "annealed, large rounds", "annealed,
-  divergence" and "annealed, sharpened" (up to three times); "annealed for merging" (dropped units predicted from
-  those that stay). "annealed, each fraction" is `dropreg.anneal` for each fraction by itself, twice as long as a stage
-  of a path, without swaps.
+  both also with "no swaps"; "annealed, one run" without restarts, also with "no swaps"; without both and in 50 large
+  rounds a stage "annealed, large rounds", "annealed, divergence" and "annealed, sharpened" (up to three times);
+  "annealed for merging" (dropped units predicted from those that stay). "annealed, each fraction" is `dropreg.anneal`
+  for each fraction by itself, twice as long as a stage of a path, without swaps.
 
 "dense" is the whole network. Methods see the first 5,000 estimation images, merging the other 5,000 (where methods
 merge in each step, the first as well); accuracy is on the test images, which nothing is chosen on. Seconds and rows are
@@ -42,10 +42,13 @@ from dropreg.baselines.question import spent
 FRACTIONS = (0.3, 0.5, 0.7, 0.8, 0.9)
 STEPS = 20
 DRAWS = 5
-LARGE = {"swaps": 0, "rows_per_round": 2048}
+ONE_RUN = {"restarts": False}
+LARGE = {**ONE_RUN, "swaps": 0, "rows_per_round": 2048}
 OPTIONS: dict[str, dict[str, Any]] = {
     "annealed": {},
     "annealed, no swaps": {"swaps": 0},
+    "annealed, one run": ONE_RUN,
+    "annealed, one run, no swaps": {**ONE_RUN, "swaps": 0},
     "annealed, forward": {"gradients": False},
     "annealed, forward, no swaps": {"gradients": False, "swaps": 0},
     "annealed, large rounds": LARGE,

@@ -168,8 +168,17 @@ def test_small_rounds_cost_what_few_large_ones_do(model: keras.Model, data: Labe
     assert small.rows == large.rows == 3 * 3 * 102_400 + 2 * len(data[0])
 
 
-@pytest.mark.parametrize("gradients", [True, False])
-def test_the_better_of_two_runs_is_taken(monkeypatch: pytest.MonkeyPatch, *, gradients: bool) -> None:
+@pytest.mark.parametrize(
+    ("mode", "runs"),
+    [
+        ({}, 2),
+        ({"gradients": False}, 2),
+        ({"restarts": False}, 1),
+        ({"ablation": "merged", "examples_per_mask": 16}, 1),
+        ({"ablation": "merged", "examples_per_mask": 16, "restarts": True}, 2),
+    ],
+)
+def test_the_better_of_two_runs_is_taken(mode: dict[str, Any], runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second stage on one run goes on and one starts again, from keep-probabilities that are all the same."""
     model = models.build("mlp")
     (x, y), elements = models.data_for(model, 200), dr.elements(model)
@@ -181,19 +190,23 @@ def test_the_better_of_two_runs_is_taken(monkeypatch: pytest.MonkeyPatch, *, gra
         return best(self, runs)
 
     monkeypatch.setattr(Annealer, "_best", record)
-    asked: dict[str, Any] = {"rounds": 5, "rows_per_round": 256, "swaps": 0, "gradients": gradients}
+    asked: dict[str, Any] = {"rounds": 5, "rows_per_round": 256, "swaps": 0, **mode}
     path = dr.anneal_path(model, (x, y), elements, fractions=(0.2, 0.4, 0.6, 0.8), outcome="loss", **asked)
-    assert [len(masks) for masks in tried] == [1, 2, 2, 2]
+    assert [len(masks) for masks in tried] == [1, runs, runs, runs]
+    merging = (x, None) if "ablation" in mode else None
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     history = path.history
     for stage, (masks, selection) in enumerate(zip(tried, path.selections, strict=True)):
-        losses = [np.asarray(loss(y, dr.prune(model, dr.Selection(elements, kept)).model(x))) for kept in masks]
+        losses = [
+            np.asarray(loss(y, dr.prune(model, dr.Selection(elements, kept), merging).model(x))) for kept in masks
+        ]
         best_run = int(np.argmin(losses))
         np.testing.assert_array_equal(masks[best_run], selection.kept)
         rows = history[history["stage"] == stage]
         assert rows["run"].to_list() == [run for run in range(len(masks)) for _ in range(5)]
         assert set(rows[rows["taken"]]["run"]) == {best_run}
     first = history[(history["round"] == 0) & (history["stage"] > 0)]
+    assert len(first) == 3 * runs
     assert first[first["run"] == 1]["decided"].isin([0, 1]).all()
     assert not first[first["run"] == 0]["decided"].isin([0, 1]).all()  # some have moved
 

@@ -26,7 +26,7 @@ def selected(
     data = data if labels is None else (data[0], labels)
     elements = dr.elements(model)
     options: dict[str, Any] = dict.fromkeys(
-        ("rows_per_round", "outcome", "schedule", "examples_per_mask", "start", "swaps", "task")
+        ("rows_per_round", "outcome", "schedule", "examples_per_mask", "start", "restarts", "swaps", "task")
     )
     run = Annealer(model, data, elements, **options, gradients=False, ablation="zero", floor=1, seed=0)
     return run, dr.Selection.keeping(elements, kept).kept
@@ -113,7 +113,7 @@ def test_swaps_never_lower_the_outcome(ablation: Any, *, gradients: bool) -> Non
         )
         run = Annealer(
             *(model, data, elements),
-            **dict.fromkeys(("rows_per_round", "schedule", "examples_per_mask", "start", "swaps", "task")),
+            **dict.fromkeys(("rows_per_round", "schedule", "examples_per_mask", "start", "restarts", "swaps", "task")),
             outcome="loss",
             gradients=False,
             ablation=ablation,
