@@ -3,7 +3,8 @@
 Every element has a logit. Each round draws masks from the keep-probabilities that belong to the logits, estimates what
 dropping each element costs at these very masks, and moves the logits by a bounded step; the expected fraction that is
 dropped rises on a schedule. In the end the elements with the highest logits stay, and a few of them are exchanged for
-others as long as that helps (`dropreg.swaps`). With F(p) the expected outcome under independent keep-probabilities p, a
+others as long as that helps (`dropreg.swaps`). Logits of one stage are prejudices in the next, which drops more: a
+second run without them is made as well. With F(p) the expected outcome under independent keep-probabilities p, a
 round estimates the gradient of F: by the coefficients of a regression on the masks, which equal it, or by the
 trapezoid rule from derivatives with respect to the masks at both ends of the step. One round at equal probabilities
 is plain dropout regression.

@@ -10,8 +10,10 @@ import pytest
 import tensorflow as tf
 from conftest import Labelled
 from keras import layers
+from tqdm.auto import tqdm
 
 import dropreg as dr
+from dropreg import pruning
 from dropreg.annealer import Annealer
 from dropreg.annealing import bounded, draw_masks, keep_probabilities, slopes, trapezoid
 from dropreg.baselines.probe import Probe
@@ -209,6 +211,28 @@ def test_the_better_of_two_runs_is_taken(mode: dict[str, Any], runs: int, monkey
     assert len(first) == 3 * runs
     assert first[first["run"] == 1]["decided"].isin([0, 1]).all()
     assert not first[first["run"] == 0]["decided"].isin([0, 1]).all()  # some have moved
+
+
+@pytest.mark.parametrize(("restarts", "runs"), [(None, 5), (False, 3)])
+def test_the_bar_ends_where_it_said(
+    restarts: bool | None,
+    runs: int,
+    model: keras.Model,
+    data: Labelled,
+    elements: dr.Elements,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bars = []
+
+    class Bar(tqdm):
+        def close(self) -> None:
+            bars.append((self.n, self.total))
+            super().close()
+
+    monkeypatch.setattr(pruning, "tqdm", Bar)
+    asked: dict[str, Any] = {"fractions": (0.2, 0.4, 0.5), "rounds": 4, "rows_per_round": 64, "swaps": 0}
+    dr.anneal_path(model, data, elements, restarts=restarts, progress=True, **asked)
+    assert set(bars) == {(4 * runs, 4 * runs)}
 
 
 def test_forward_passes_alone_need_no_gradient() -> None:
