@@ -12,6 +12,7 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
 - `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone),
   both also with "no swaps"; "annealed, one run" without restarts, also with "no swaps"; without both and in 50 large
   rounds a stage "annealed, large rounds", "annealed, divergence" and "annealed, sharpened" (up to three times);
+  "annealed on divergence, no swaps", also "forward", in small rounds with restarts;
   "annealed for merging" (dropped units predicted from those that stay). "annealed, each fraction" is `dropreg.anneal`
   for each fraction by itself, twice as long as a stage of a path, without swaps.
 
@@ -54,6 +55,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "annealed, large rounds": LARGE,
     "annealed, divergence": {**LARGE, "outcome": "divergence"},
     "annealed, sharpened": {**LARGE, "schedule": dr.Annealing(sharpness=3.0)},
+    "annealed on divergence, no swaps": {"outcome": "divergence", "swaps": 0},
+    "annealed on divergence, forward, no swaps": {"outcome": "divergence", "gradients": False, "swaps": 0},
     "annealed for merging": {"ablation": "merged"},
 }
 EACH = "annealed, each fraction"
