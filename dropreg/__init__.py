@@ -44,7 +44,7 @@ from .groups import Block
 from .impact import ImpactTable
 from .interactions import Interactions
 from .merges import LeastSquares, MeanShift
-from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask
+from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask, RetainedAccuracy
 from .path import SelectionPath
 from .plotting import plot_comparison
 from .record import Record, load_record
@@ -106,6 +106,7 @@ __all__ = [
     "RecordError",
     "Recovered",
     "Recovery",
+    "RetainedAccuracy",
     "Scorer",
     "Selection",
     "SelectionPath",

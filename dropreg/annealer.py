@@ -14,9 +14,9 @@ from .baselines.question import Question, ask
 from .baselines.smoothness import non_differentiable
 from .data import Data, Examples, check_data
 from .elements import Elements
-from .errors import ModelError, ParameterError, positive
+from .errors import DataError, ModelError, ParameterError, positive
 from .impact import ImpactTable
-from .outcomes import Outcome, Task
+from .outcomes import Outcome, RetainedAccuracy, Task
 from .path import SelectionPath
 from .rounds import Array, Round
 from .selection import Floor, Selection, select
@@ -105,6 +105,11 @@ class Annealer:
         self._restarts = deletes_units if restarts is None else restarts
         self._group, self._rows, self._spent = group, rows, 0
         probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
+        if isinstance(self.question.outcome, RetainedAccuracy) and not probe.of_whole().any():
+            raise DataError(
+                f"`data` must hold examples that the model decides right, received none among {len(probe):,}: check "
+                "that labels number the classes as the model's output does, or pass outcome='divergence'."
+            )
         layer = non_differentiable(probe) if gradients else None
         if layer is not None:
             raise ModelError(
@@ -251,7 +256,7 @@ def _sweeps(elements: Elements, ablation: Ablation, asked: int | None) -> int:
 def _default_outcome(examples: Examples, ablation: Ablation, *, one_mask_a_batch: bool) -> str:
     if examples.labels is None or ablation == "merged" or one_mask_a_batch:
         return "divergence"
-    return "loss" if examples.task == "regression" else "accuracy"
+    return "loss" if examples.task == "regression" else "retained"
 
 
 def _default_schedule(elements: Elements) -> Annealing:

@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     estimate.add_argument("--exclude", nargs="+", metavar="LAYER", default=(), help="all but these layers")
     estimate.add_argument(
         "--outcome",
-        choices=["accuracy", "loss", "margin", "divergence"],
+        choices=["accuracy", "retained", "loss", "margin", "divergence"],
         default="accuracy",
         help="what is measured (default: accuracy)",
     )

@@ -321,7 +321,7 @@ def estimate(
     elements : Elements
         From ``dropreg.elements(model)``.
     outcome : str or Outcome
-        "accuracy", "loss", "margin", "divergence", or a metric of your own.
+        "accuracy", "retained", "loss", "margin", "divergence", or a metric of your own.
     rows : int, optional
         Masked forward passes; by default 500 for each element, at least 50,000 and at most 1,000,000.
     design : Design, optional

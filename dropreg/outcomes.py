@@ -110,18 +110,51 @@ class Accuracy(Outcome):
     def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
         import tensorflow as tf
 
-        if prediction.task == "regression":
-            raise ParameterError("outcome 'accuracy' must have classes, received a regression task: use 'loss'.")
-        if prediction.task == "classes":
-            return tf.cast(tf.equal(tf.argmax(prediction.outputs, axis=1), labels), tf.float32)
-        return tf.reduce_mean(tf.cast(tf.equal(prediction.logits() > 0, labels > 0.5), tf.float32), axis=1)
+        return tf.reduce_mean(self._right(prediction, labels), axis=1)
 
     def surrogate(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
         import tensorflow as tf
 
+        return tf.reduce_mean(self._nearly_right(prediction, labels, whole), axis=1)
+
+    def _right(self, prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
+        """Whether decisions are right, 0 or 1, shape (rows, decisions): a single one where classes exclude others."""
+        import tensorflow as tf
+
+        if prediction.task == "regression":
+            raise ParameterError(f"outcome '{self.name}' must have classes, received a regression task: use 'loss'.")
         if prediction.task == "classes":
-            return tf.sigmoid(Margin().measure(prediction, labels, whole) / _BANDWIDTH)
-        return tf.reduce_mean(tf.sigmoid(prediction.logits() * (2.0 * labels - 1.0) / _BANDWIDTH), axis=1)
+            return tf.cast(tf.equal(tf.argmax(prediction.outputs, axis=1), labels), tf.float32)[:, tf.newaxis]
+        return tf.cast(tf.equal(prediction.logits() > 0, labels > 0.5), tf.float32)
+
+    def _nearly_right(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+        """What is differentiated in place of `_right`, in (0, 1), of the same shape."""
+        import tensorflow as tf
+
+        if prediction.task == "classes":
+            return tf.sigmoid(Margin().measure(prediction, labels, whole)[:, tf.newaxis] / _BANDWIDTH)
+        return tf.sigmoid(prediction.logits() * (2.0 * labels - 1.0) / _BANDWIDTH)
+
+
+class RetainedAccuracy(Accuracy):
+    """Accuracy that is left: fraction of decisions of a row that are right and were right in the whole model.
+
+    Never above the accuracy of the whole model. What that decides wrong counts nothing, whatever becomes of it: a
+    selection that is searched for among many sets some of it right by chance, which does not carry over to other
+    examples.
+    """
+
+    name = "retained"
+
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+        import tensorflow as tf
+
+        return tf.reduce_mean(self._right(prediction, labels) * self._right(whole, labels), axis=1)
+
+    def surrogate(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+        import tensorflow as tf
+
+        return tf.reduce_mean(self._nearly_right(prediction, labels, whole) * self._right(whole, labels), axis=1)
 
 
 class Loss(Outcome):
@@ -251,7 +284,8 @@ class PerMask(Outcome):
         return float(value)
 
 
-_BY_NAME: dict[str, type[Outcome]] = {kind.name: kind for kind in (Accuracy, Loss, Margin, Divergence)}
+_NAMED: tuple[type[Outcome], ...] = (Accuracy, RetainedAccuracy, Loss, Margin, Divergence)
+_BY_NAME = {kind.name: kind for kind in _NAMED}
 
 
 def resolve(outcome: str | Outcome) -> Outcome:

@@ -175,9 +175,9 @@ def anneal_path(
         gradients, many small rounds being better than few large ones; 2,048 for "merged" and two masks where masks
         multiply weights; without gradients eight for each element and at least 8,192.
     outcome : str or Outcome, optional
-        What must not get worse. By default the accuracy (its surrogate where derivatives help), or the loss of a
-        regression; the divergence from the whole model without labels, for single weights, and where what is dropped
-        is merged.
+        What must not get worse. By default "retained", the accuracy on what the model decides right
+        (`RetainedAccuracy`; its surrogate where derivatives help), or the loss of a regression; the divergence from
+        the whole model without labels, for single weights, and where what is dropped is merged.
     gradients : bool
         Whether derivatives with respect to the masks help. Forward passes alone do with anything that can be called.
     ablation : {"zero", "merged"}

@@ -72,8 +72,8 @@ def sample(
         Distribution of the masks, ``Bernoulli(rate=0.3)`` by default, with 128 examples for each mask
         where masks multiply weights.
     outcomes : sequence of str or Outcome
-        Measured in one go: "accuracy", "loss", "margin", "divergence" (nats), or metrics of your
-        own (`PerExample`, `PerMask`).
+        Measured in one go: "accuracy", "retained" (`RetainedAccuracy`), "loss", "margin", "divergence" (nats), or
+        metrics of your own (`PerExample`, `PerMask`).
     gradients : sequence of str
         Outcomes whose gradients with respect to the masks are summed as well, for gradient-assisted
         regression. A backward pass costs as much as two rows.

@@ -16,6 +16,7 @@ from test_statistics import small
 import dropreg as dr
 from dropreg.data import check_data
 from dropreg.masking import MaskedNetwork
+from dropreg.outcomes import Prediction
 
 
 def head(units: int, activation: str | None) -> keras.Model:
@@ -56,7 +57,8 @@ def test_other_tasks_are_recognized_and_measured(units: int, activation: str | N
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 6)).astype(np.float32)
     y = rng.normal(size=(60, units)) if task == "regression" else rng.integers(0, 2, size=(60, units))
-    outcomes = ("loss", "divergence") if task == "regression" else ("loss", "accuracy", "margin", "divergence")
+    classifier = ("loss", "accuracy", "retained", "margin", "divergence")
+    outcomes = ("loss", "divergence") if task == "regression" else classifier
     record = dr.sample(
         model, (x, y), dr.elements(model), rows=4000, outcomes=outcomes, gradients=outcomes, progress=False
     )
@@ -66,6 +68,10 @@ def test_other_tasks_are_recognized_and_measured(units: int, activation: str | N
     if task != "regression":
         right = (np.asarray(model(x)) > 0.5) == y
         assert record.baseline["accuracy"].mean() == pytest.approx(right.mean())
+        chunk = next(record.chunks())
+        masked = MaskedNetwork(model, dr.elements(model))([x[chunk.examples[:, 0]]], chunk.masks)
+        both = right[chunk.examples[:, 0]] & ((np.asarray(masked) > 0.5) == y[chunk.examples[:, 0]])
+        np.testing.assert_allclose(chunk.outcomes[:, outcomes.index("retained")], both.mean(axis=1), atol=1e-6)
     plain, assisted = (dr.regress(record, outcome="divergence", estimator=kind) for kind in ("ols", "assisted"))
     assert plain.impact.max() > 0
     assert np.corrcoef(plain.impact, assisted.impact)[0, 1] > 0.8
@@ -75,12 +81,27 @@ def test_softmax_outputs_and_logits_give_the_same_outcomes() -> None:
     logits, probabilities = head(3, None), head(3, "softmax")
     x = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     y = np.arange(40) % 3
-    outcomes = ("accuracy", "loss", "margin", "divergence")
+    outcomes = ("accuracy", "retained", "loss", "margin", "divergence")
     baselines = [
         dr.sample(model, (x, y), dr.elements(model), rows=60, outcomes=outcomes, progress=False).baseline
         for model in (logits, probabilities)
     ]
     np.testing.assert_allclose(baselines[0], baselines[1], atol=1e-5)
+
+
+def test_retained_accuracy_counts_what_was_right_and_stays_right() -> None:
+    model, (x, y), elements = small()
+    outcomes = ("accuracy", "retained")
+    record = dr.sample(model, (x, y), elements, rows=4000, outcomes=outcomes, progress=False)
+    np.testing.assert_array_equal(record.baseline["retained"], record.baseline["accuracy"])
+    right = np.argmax(model(x), axis=1) == y
+    assert 0 < right.mean() < 1
+    for chunk in record.chunks():
+        accuracy, retained = chunk.outcomes.T
+        np.testing.assert_array_equal(retained, accuracy * right[chunk.examples[:, 0]])
+    whole, cut = (Prediction(tf.constant(model(x) * scale), "classes", True) for scale in (1.0, -0.5))
+    surrogates = [outcome.surrogate(cut, tf.constant(y), whole) for outcome in (dr.RetainedAccuracy(), dr.Accuracy())]
+    np.testing.assert_allclose(surrogates[0], surrogates[1] * right)
 
 
 def test_metrics_of_your_own() -> None:
@@ -129,8 +150,11 @@ def test_outcomes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(dr.ParameterError, match=r"outcome 'mine' must return one number for each row.*received shape"):
         dr.sample(model, data, elements, rows=100, outcomes=own, progress=False)
     regression = head(1, None)
-    with pytest.raises(dr.ParameterError, match=r"'accuracy' must have classes, received a regression task: use"):
-        dr.sample(regression, (data[0], data[1] + 0.5), dr.elements(regression), rows=10, progress=False)
+    for name in ("accuracy", "retained"):
+        with pytest.raises(dr.ParameterError, match=rf"'{name}' must have classes, received a regression task: use"):
+            dr.sample(
+                *(regression, (data[0], data[1] + 0.5), dr.elements(regression)), rows=10, outcomes=name, progress=False
+            )
     plain = dr.PerExample(error_of, "error", greater_is_better=False)
     with pytest.raises(dr.ParameterError, match=r"`gradients` must name outcomes that have one, received 'error'"):
         dr.sample(model, data, elements, rows=10, outcomes=plain, gradients=("error",), progress=False)

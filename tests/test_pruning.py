@@ -213,6 +213,35 @@ def test_the_better_of_two_runs_is_taken(mode: dict[str, Any], runs: int, monkey
     assert not first[first["run"] == 0]["decided"].isin([0, 1]).all()  # some have moved
 
 
+@pytest.mark.parametrize("mode", [{}, {"gradients": False}])
+def test_what_the_model_decides_wrong_decides_nothing(
+    mode: dict[str, Any], model: keras.Model, data: Labelled, elements: dr.Elements
+) -> None:
+    """By default; by the accuracy, another wrong label may turn out right in the smaller network."""
+    x, y = data
+    decided = np.argmax(model(x), axis=1)
+    others = (decided + 1 + (y == (decided + 1) % models.N_CLASSES)) % models.N_CLASSES
+    relabelled = np.where(decided == y, y, others)
+    assert 0 < (relabelled != y).mean() < 1
+    assert not (relabelled == decided)[decided != y].any()
+
+    def run(labels: np.ndarray, **more: Any) -> dr.SelectionPath:
+        return dr.anneal_path(model, (x, labels), elements, fractions=(0.3, 0.6), **FEW, **mode, **more)
+
+    first, second = run(y), run(relabelled)
+    assert first.outcome == "retained"
+    np.testing.assert_array_equal(first.logits, second.logits)
+    accurate = run(y, outcome="accuracy"), run(relabelled, outcome="accuracy")
+    assert not np.array_equal(accurate[0].logits, accurate[1].logits, equal_nan=True)
+
+
+def test_nothing_right_is_refused(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+    wrong = (np.argmax(model(data[0]), axis=1) + 1) % models.N_CLASSES
+    with pytest.raises(dr.DataError, match=rf"decides right, received none among {len(wrong)}: check that labels numb"):
+        dr.anneal(model, (data[0], wrong), elements, fraction=0.5, **FEW)
+    assert dr.anneal(model, (data[0], wrong), elements, fraction=0.5, outcome="accuracy", **FEW).kept.any()
+
+
 @pytest.mark.parametrize(("restarts", "runs"), [(None, 5), (False, 3)])
 def test_the_bar_ends_where_it_said(
     restarts: bool | None,

@@ -133,6 +133,13 @@ class Probe:
         whole = Prediction(bundle[-2], prediction.task, self.from_logits)
         return self.question.outcome.surrogate(prediction, bundle[-1], whole)
 
+    def of_whole(self) -> Array:
+        """The outcome of every example (n_examples,) under the whole model, which is known and costs nothing."""
+        import tensorflow as tf
+
+        whole = Prediction(tf.constant(self.whole), self.question.examples.task, self.from_logits)
+        return self.question.outcome.measure(whole, tf.constant(self._labels), whole).numpy().astype(np.float64)
+
     def value(self, bundle: "Sequence[tf.Tensor]", masks: "tf.Tensor") -> "tf.Tensor":
         """The outcome of each row under its mask, shape (rows,)."""
         return self.measure(self.predict(bundle, masks), bundle)
