@@ -10,11 +10,11 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
 - "taylor, merged steps", "spread, merged steps" and "divergence, merged steps" (spread of the divergence from the
   model of the step before): score, remove, merge, 20 times (`dropreg.prune_iteratively`);
 - `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone),
-  both also with "no swaps"; "annealed, one run" without restarts, also with "no swaps"; without both and in 50 large
-  rounds a stage "annealed, large rounds", "annealed, divergence" and "annealed, sharpened" (up to three times);
-  "annealed on divergence, no swaps", also "forward", in small rounds with restarts;
-  "annealed for merging" (dropped units predicted from those that stay). "annealed, each fraction" is `dropreg.anneal`
-  for each fraction by itself, twice as long as a stage of a path, without swaps.
+  both also with "no swaps"; "annealed for merging" (dropped units predicted from those that stay);
+- variants of it: "on accuracy" or "on divergence" in place of the accuracy on what the whole network decides right;
+  "one run" without restarts; without both and in 50 large rounds a stage "large rounds" and "sharpened" (up to three
+  times); "each fraction" is `dropreg.anneal` for each fraction by itself, twice as long as a stage of a path, without
+  swaps.
 
 "dense" is the whole network. Methods see the first 5,000 estimation images, merging the other 5,000 (where methods
 merge in each step, the first as well); accuracy is on the test images, which nothing is chosen on. Seconds and rows are
@@ -43,23 +43,29 @@ from dropreg.baselines.question import spent
 FRACTIONS = (0.3, 0.5, 0.7, 0.8, 0.9)
 STEPS = 20
 DRAWS = 5
-ONE_RUN = {"restarts": False}
+ACCURACY = {"outcome": "accuracy"}
+ONE_RUN = {**ACCURACY, "restarts": False}
 LARGE = {**ONE_RUN, "swaps": 0, "rows_per_round": 2048}
+FORWARD = {"gradients": False}
 OPTIONS: dict[str, dict[str, Any]] = {
     "annealed": {},
     "annealed, no swaps": {"swaps": 0},
-    "annealed, one run": ONE_RUN,
-    "annealed, one run, no swaps": {**ONE_RUN, "swaps": 0},
-    "annealed, forward": {"gradients": False},
-    "annealed, forward, no swaps": {"gradients": False, "swaps": 0},
-    "annealed, large rounds": LARGE,
-    "annealed, divergence": {**LARGE, "outcome": "divergence"},
-    "annealed, sharpened": {**LARGE, "schedule": dr.Annealing(sharpness=3.0)},
+    "annealed, forward": FORWARD,
+    "annealed, forward, no swaps": {**FORWARD, "swaps": 0},
+    "annealed on accuracy": ACCURACY,
+    "annealed on accuracy, no swaps": {**ACCURACY, "swaps": 0},
+    "annealed on accuracy, forward": {**ACCURACY, **FORWARD},
+    "annealed on accuracy, forward, no swaps": {**ACCURACY, **FORWARD, "swaps": 0},
+    "annealed on accuracy, one run": ONE_RUN,
+    "annealed on accuracy, one run, no swaps": {**ONE_RUN, "swaps": 0},
+    "annealed on accuracy, large rounds": LARGE,
+    "annealed on accuracy, sharpened": {**LARGE, "schedule": dr.Annealing(sharpness=3.0)},
+    "annealed on divergence, large rounds": {**LARGE, "outcome": "divergence"},
     "annealed on divergence, no swaps": {"outcome": "divergence", "swaps": 0},
-    "annealed on divergence, forward, no swaps": {"outcome": "divergence", "gradients": False, "swaps": 0},
+    "annealed on divergence, forward, no swaps": {**FORWARD, "outcome": "divergence", "swaps": 0},
     "annealed for merging": {"ablation": "merged"},
 }
-EACH = "annealed, each fraction"
+EACH = "annealed on accuracy, each fraction"
 SQUARED = dr.Scorer(dr.taylor, {"statistic": "squared"})
 SIGNED = dr.Scorer(dr.taylor)
 ONE_SHOT = {"taylor": SQUARED, "spread": dr.Scorer(dr.spread), "obd": dr.Scorer(dr.obd)}
@@ -132,7 +138,9 @@ def gated(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: A
 
 def each(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int) -> Made:
     """Selections of runs that know of one fraction only."""
-    runs = (annealed({"swaps": 0}, model, data, elements, seed, ((fraction,), rounds)) for fraction in fractions)
+    runs = (
+        annealed({**ACCURACY, "swaps": 0}, model, data, elements, seed, ((fraction,), rounds)) for fraction in fractions
+    )
     return [made for (made,) in runs]
 
 
