@@ -285,7 +285,7 @@ def test_number_of_rates(model: keras.Model, data: Labelled, elements: dr.Elemen
         ({"seed": 0.5}, "`seed` must be an integer of at least 0, received 0.5."),
         ({"seed": 2**64}, "`seed` must lie below 2**64, received 18446744073709551616."),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1, received 0."),
-        ({"outcomes": ["f1"]}, "`outcome` must be one of accuracy, loss, margin, divergence, received 'f1'."),
+        ({"outcomes": ["f1"]}, "`outcome` must be one of accuracy, retained, loss, margin, divergence, received 'f1'."),
         ({"outcomes": []}, "`outcomes` must be one or more different outcomes, received []."),
         ({"outcomes": ["loss", "loss"]}, "one or more different outcomes, received ['loss', 'loss']."),
     ],
@@ -303,7 +303,7 @@ def test_bad_arguments_of_sample(
         ({"rows": 0}, "`rows` must be an integer of at least 1, received 0."),
         ({"rows": 300.0}, "`rows` must be an integer of at least 1, received 300.0."),
         ({"rows": True}, "`rows` must be an integer of at least 1, received True."),
-        ({"outcome": "f1"}, "`outcome` must be one of accuracy, loss, margin, divergence, received 'f1'."),
+        ({"outcome": "f1"}, "`outcome` must be one of accuracy, retained, loss, margin, divergence, received 'f1'."),
         (
             {"rows": 10, "gradients": False},
             "10 rows cannot identify 9 elements by OLS: draw at least 90, or sample and pass ",
