@@ -11,7 +11,7 @@ References
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import keras
 import numpy as np
@@ -26,6 +26,7 @@ from .outcomes import Divergence, Loss, Prediction, Task, guess_from_logits
 from .zeros import hold_zeros
 
 Array = npt.NDArray[np.float32]
+Decay = Literal["none", "cosine"]
 Numbers = npt.NDArray[np.int64]
 
 
@@ -38,6 +39,9 @@ class Recovery:
     epochs : int
         Passes over the examples, at most.
     learning_rate : float
+        Of the first step.
+    decay : {"none", "cosine"}
+        Whether it stays, or falls to 0 at the end of the last epoch along half a period of a cosine [1]_.
     batch_size : int
     patience : int, optional
         Epochs without a better held-out loss after which it stops; None runs them all. The best weights are kept
@@ -59,10 +63,15 @@ class Recovery:
     ------
     ParameterError
         If a parameter is out of range.
+
+    References
+    ----------
+    .. [1] Loshchilov, Hutter (2017), "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5, one period.
     """
 
     epochs: int = 10
     learning_rate: float = 1e-3
+    decay: Decay = "none"
     batch_size: int = 64
     patience: int | None = 3
     distill: float = 0.0
@@ -81,11 +90,18 @@ class Recovery:
         for name in ("learning_rate", "temperature"):
             if not 0 < getattr(self, name) < np.inf:
                 raise ParameterError(f"`{name}` must be positive and finite, received {getattr(self, name)}.")
+        if self.decay not in get_args(Decay):
+            raise ParameterError(f"`decay` must be one of {', '.join(get_args(Decay))}, received {self.decay!r}.")
         if not 0 <= self.distill <= 1:
             raise ParameterError(f"`distill` must lie in [0, 1], received {self.distill}: 0 learns from labels only.")
         if not 0 < self.held_out < 1:
             raise ParameterError(f"`held_out` must lie strictly between 0 and 1, received {self.held_out}.")
         self.make_optimizer()
+
+    def rate(self, progress: float) -> float:
+        """Learning rate after a share of all steps, in [0, 1]."""
+        falls = (1.0 + np.cos(np.pi * progress)) / 2.0 if self.decay == "cosine" else 1.0
+        return float(self.learning_rate * falls)
 
     def make_optimizer(self) -> keras.optimizers.Optimizer:
         """A new optimizer."""
@@ -339,9 +355,12 @@ def _train(student: keras.Model, objective: _Objective, parts: tuple[_Part, _Par
     rng = np.random.default_rng([settings.seed, 1])
     log = [{"epoch": 0, "loss": float("nan"), "held_out": _finite(held_out(), 0, settings)}]
     best, best_weights = log[0], student.get_weights()
+    n_steps = -(-len(parts[0].rows) // settings.batch_size)
     for epoch in range(1, settings.epochs + 1):
-        order = rng.permutation(parts[0].rows)
-        losses = [(float(step(*batch)), len(batch[0][0])) for batch in batches(parts[0], order, settings.batch_size)]
+        order, losses = rng.permutation(parts[0].rows), []
+        for number, batch in enumerate(batches(parts[0], order, settings.batch_size)):
+            optimizer.learning_rate = settings.rate((epoch - 1 + number / n_steps) / settings.epochs)
+            losses.append((float(step(*batch)), len(batch[0][0])))
         loss = sum(value * count for value, count in losses) / len(order)
         log.append({"epoch": epoch, "loss": loss, "held_out": _finite(held_out(), epoch, settings)})
         if log[-1]["held_out"] < best["held_out"]:

@@ -1,0 +1,107 @@
+"""The selections of anneal.py on images that none of them saw, and by the divergence.
+
+Test accuracies of good selections differ by less than 10,000 images tell apart. For each model, seed, method and
+fraction of anneal.csv, the same selection
+
+- plain: after deletion, accuracy on the second half of the estimation images, of which the first chose it;
+- merged: merged with one half of these 5,000 images and measured on the other, both ways round;
+- whole: the accuracy of the whole network on them;
+- divergence: merged with all 5,000, the mean Kullback-Leibler divergence from the whole network's prediction to the
+  smaller one's on the test images, in nats (0 where they agree), whose noise is far below that of the accuracy.
+
+Writes held_out.csv, summary.csv (mean over draws, then mean and SD over seeds) and settings.json. What held_out.csv
+holds already is not computed again.
+
+Example: ``python experiments/held_out.py --models vit``
+"""
+
+from functools import partial
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anneal import METHODS, load, unpacked
+from common import RESULTS, new_parser, run_jobs, save_settings
+from scipy.special import log_softmax
+
+import dropreg as dr
+
+VALUES = ["plain", "merged", "divergence"]
+HALF = 5000
+
+
+def predicted(model: Any, x: np.ndarray) -> np.ndarray:
+    """Logits."""
+    return model.predict(x, batch_size=500, verbose=0)
+
+
+def right(logits: np.ndarray, y: np.ndarray) -> float:
+    return float((logits.argmax(axis=1) == y).mean())
+
+
+def divergence(whole: np.ndarray, small: np.ndarray) -> float:
+    """Mean over examples, nats."""
+    log_p, log_q = log_softmax(whole, axis=1), log_softmax(small, axis=1)
+    return float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
+
+
+def measure(name: str, seed: int, method: str, made: pd.DataFrame, *, quick: bool) -> pd.DataFrame:
+    """One row for each fraction (and draw)."""
+    model = load(name, seed)
+    elements = dr.elements(model)
+    x, y = (part[HALF:] for part in dr.examples.fashion_mnist("estimation"))
+    middle = HALF // 2
+    halves = (x[:middle], y[:middle]), (x[middle:], y[middle:])
+    test = dr.examples.fashion_mnist("test")[0]
+    whole, whole_test = right(predicted(model, x), y), predicted(model, test)
+    rows: list[dict[str, Any]] = []
+    chosen = made[(made["model"] == name) & (made["seed"] == seed) & (made["method"] == method)]
+    for row in chosen.iloc[:1].itertuples() if quick else chosen.itertuples():
+        selection = unpacked(str(row.kept), elements)
+        found = {"plain": right(predicted(dr.prune(model, selection).model, x), y)}
+        crossed = [
+            right(predicted(dr.prune(model, selection, merging).model, measuring[0]), measuring[1])
+            for merging, measuring in (halves, halves[::-1])
+        ]
+        merged = dr.prune(model, selection, (x, y)).model
+        found |= {"merged": float(np.mean(crossed)), "divergence": divergence(whole_test, predicted(merged, test))}
+        key = {"model": name, "seed": seed, "method": method, "fraction": row.fraction, "draw": row.draw}
+        rows.append({**key, **found, "whole": whole})
+        print(*rows[-1].values(), flush=True)
+    return pd.DataFrame(rows)
+
+
+def summarize(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean and SD over seeds of the mean over draws."""
+    by_seed = frame.groupby(["model", "method", "fraction", "seed"], sort=False)[[*VALUES, "whole"]].mean()
+    groups = by_seed.groupby(["model", "method", "fraction"], sort=False)
+    return groups.mean().join(groups[VALUES].std().add_suffix("_sd"))
+
+
+def main() -> None:
+    parser = new_parser(__doc__, "held_out")
+    parser.add_argument("--models", nargs="+", choices=("mlp", "cnn", "resnet", "vit"), default=["vit"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, help="default: all of which there are selections")
+    parser.add_argument(
+        "--selections", type=Path, default=RESULTS / "anneal" / "anneal.csv", help="anneal.csv with the selections"
+    )
+    arguments = parser.parse_args()
+    made = pd.read_csv(arguments.selections).dropna(subset="kept")
+    asked = product(arguments.models, arguments.seeds, arguments.methods or METHODS)
+    there = set(made[["model", "seed", "method"]].itertuples(index=False, name=None))
+    frame = run_jobs(
+        arguments.out / "held_out.csv",
+        ["model", "seed", "method"],
+        [job for job in asked if job in there],
+        partial(measure, made=made, quick=arguments.quick),
+    )
+    summary = summarize(frame)
+    summary.to_csv(arguments.out / "summary.csv", float_format="%.5f")
+    save_settings(arguments.out, arguments)
+    print(summary.to_string(float_format=lambda value: f"{value:.4f}"))
+
+
+if __name__ == "__main__":
+    main()
