@@ -26,7 +26,7 @@ from .outcomes import Divergence, Loss, Prediction, Task, guess_from_logits
 from .zeros import hold_zeros
 
 Array = npt.NDArray[np.float32]
-Decay = Literal["none", "cosine"]
+Decay = Literal["cosine", "none"]
 Numbers = npt.NDArray[np.int64]
 
 
@@ -40,8 +40,8 @@ class Recovery:
         Passes over the examples, at most.
     learning_rate : float
         Of the first step.
-    decay : {"none", "cosine"}
-        Whether it stays, or falls to 0 at the end of the last epoch along half a period of a cosine [1]_.
+    decay : {"cosine", "none"}
+        Whether it falls to 0 at the end of the last epoch, along half a period of a cosine [1]_, or stays.
     batch_size : int
     patience : int, optional
         Epochs without a better held-out loss after which it stops; None runs them all. The best weights are kept
@@ -71,7 +71,7 @@ class Recovery:
 
     epochs: int = 10
     learning_rate: float = 1e-3
-    decay: Decay = "none"
+    decay: Decay = "cosine"
     batch_size: int = 64
     patience: int | None = 3
     distill: float = 0.0
@@ -180,7 +180,9 @@ def recover(
     teacher : keras.Model, optional
         The original model to learn from, with the same inputs and outputs; needed where ``distill`` is above 0.
     validation : (x, y), optional
-        Other examples, which choose the best weights; by default a share of `data`, ``Recovery.held_out``.
+        Other examples, which choose the best weights; by default a share of `data`, ``Recovery.held_out``. Pass
+        examples that the model has never been trained on: those that it has learned by heart make any change look
+        bad.
     recovery : Recovery, optional
         ``Recovery()`` by default.
     task : str, optional
