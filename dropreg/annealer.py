@@ -146,6 +146,10 @@ class Annealer:
         question = replace(self.question, model=self._units.model, elements=left, kept=everything)
         self._use(Probe(question, whole=self._probe.whole))
 
+    def begin_at(self, scores: Array) -> None:
+        """Start from the standardized `scores` (n_elements,), higher = rather kept."""
+        self._first = self._logits = bounded(scores, np.inf)
+
     @property
     def n_stages(self) -> int:
         return len(self._selections)

@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import stats
 from tqdm.auto import tqdm
 
 from .annealer import Ablation, Annealer
 from .annealing import Annealing
+from .baselines.spread import spread
 from .data import Data
 from .elements import Elements
 from .elements import elements as find_elements
@@ -82,8 +84,12 @@ def anneal(
     rounds : int, optional
         By default as many as spend twice what a stage of `anneal_path` does; for a target, two fifths of that for each
         step of its path.
-    model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, start, restarts, \
-swaps, floor, task, seed, progress
+    start : ImpactTable or array of float, shape (n_elements,), optional
+        As in `anneal_path`; where a target is searched for with labels, gradients and "merged", by default the normal
+        scores of the ranks by `spread`: a search begins where little goes, and what masks tell of elements that hardly
+        matter is mostly noise.
+    model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, restarts, swaps, \
+floor, task, seed, progress
         As in `anneal_path`.
 
     Returns
@@ -127,6 +133,8 @@ swaps, floor, task, seed, progress
         seed=seed,
     )
     if target is not None:
+        if start is None and ablation == "merged" and gradients and run.question.examples.labels is not None:
+            run.begin_at(_normal_scores(spread(model, data, elements, task=task, seed=seed).impact))
         search: Any = _within if isinstance(target, AccuracyLimit) else _down_to
         return search(run, model, data if ablation == "merged" else None, target, rounds, progress=progress)
     assert fraction is not None
@@ -353,6 +361,11 @@ def _annealed(
         seed=seed,
         progress=progress,
     )
+
+
+def _normal_scores(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What a normal distribution has at the ranks of the values (n,)."""
+    return stats.norm.ppf((stats.rankdata(values) - 0.5) / len(values))
 
 
 def _stages(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[tuple[Selection, Selection]]:

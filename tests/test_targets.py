@@ -203,6 +203,20 @@ def test_nothing_is_measured_after_an_accuracy_limit_failed(failing: int, monkey
     assert selection.fraction == fractions[-2]
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
+def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
+    """With steps of no size what goes is what the spread ranks lowest, whatever its scale."""
+    model = models.build(name)
+    data, elements = models.data_for(model, 80), dr.elements(model)
+    still = {"schedule": dr.Annealing(learning_rate=1e-12), "rounds": 1, "ablation": "merged"}
+    budget = dr.Budget("params", 0.8)
+    found = dr.anneal(model, data, elements, target=budget, **still)
+    expected = dr.select(elements, dr.spread(model, data, elements), fraction=found.fraction)
+    np.testing.assert_array_equal(found.kept, expected.kept)
+    without = dr.anneal(model, (data[0], None), elements, target=budget, **still)
+    assert (without.kept != found.kept).any()
+
+
 def test_accuracy_limits_out_of_reach() -> None:
     model, data = planted(())
     limit = dr.AccuracyLimit(0.02, (data[0][:200], data[1][:200]))
