@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anneal import METHODS, load, unpacked
+from anneal import METHODS, accuracy, load, unpacked
 from common import RESULTS, new_parser, run_jobs, save_settings
 from scipy.special import log_softmax
 
@@ -35,10 +35,6 @@ HALF = 5000
 def predicted(model: Any, x: np.ndarray) -> np.ndarray:
     """Logits."""
     return model.predict(x, batch_size=500, verbose=0)
-
-
-def right(logits: np.ndarray, y: np.ndarray) -> float:
-    return float((logits.argmax(axis=1) == y).mean())
 
 
 def divergence(whole: np.ndarray, small: np.ndarray) -> float:
@@ -55,14 +51,14 @@ def measure(name: str, seed: int, method: str, made: pd.DataFrame, *, quick: boo
     middle = HALF // 2
     halves = (x[:middle], y[:middle]), (x[middle:], y[middle:])
     test = dr.examples.fashion_mnist("test")[0]
-    whole, whole_test = right(predicted(model, x), y), predicted(model, test)
+    whole, whole_test = accuracy(model, (x, y)), predicted(model, test)
     rows: list[dict[str, Any]] = []
     chosen = made[(made["model"] == name) & (made["seed"] == seed) & (made["method"] == method)]
     for row in chosen.iloc[:1].itertuples() if quick else chosen.itertuples():
         selection = unpacked(str(row.kept), elements)
-        found = {"plain": right(predicted(dr.prune(model, selection).model, x), y)}
+        found = {"plain": accuracy(dr.prune(model, selection).model, (x, y))}
         crossed = [
-            right(predicted(dr.prune(model, selection, merging).model, measuring[0]), measuring[1])
+            accuracy(dr.prune(model, selection, merging).model, measuring)
             for merging, measuring in (halves, halves[::-1])
         ]
         merged = dr.prune(model, selection, (x, y)).model
