@@ -10,13 +10,11 @@ trapezoid rule from derivatives with respect to the masks at both ends of the st
 is plain dropout regression.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from tqdm.auto import tqdm
 
 from .annealer import Ablation, Annealer
@@ -25,24 +23,19 @@ from .baselines.spread import spread
 from .data import Data
 from .elements import Elements
 from .elements import elements as find_elements
-from .errors import ParameterError, TargetError, positive
+from .errors import ParameterError, positive
 from .impact import ImpactTable
 from .merged import can_predict
 from .merges import LeastSquares, Merge, resolve_merge
 from .outcomes import Outcome, Task
 from .path import SelectionPath
-from .selection import Floor, Selection, check_fractions, largest_fraction
+from .search import down_to, normal_scores, within
+from .selection import Floor, Selection, check_fractions
 from .surgery import OnBlocked, Pruned, cut
 from .targets import AccuracyLimit, Budget, Target
 
 if TYPE_CHECKING:
     import keras
-
-STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
-"""Fractions that a search for a target goes through."""
-
-_CHECKS = 5
-"""Sizes between two of them at which an accuracy limit is checked."""
 
 
 def anneal(
@@ -134,8 +127,8 @@ floor, task, seed, progress
     )
     if target is not None:
         if start is None and ablation == "merged" and gradients and run.question.examples.labels is not None:
-            run.begin_at(_normal_scores(spread(model, data, elements, task=task, seed=seed).impact))
-        search: Any = _within if isinstance(target, AccuracyLimit) else _down_to
+            run.begin_at(normal_scores(spread(model, data, elements, task=task, seed=seed).impact))
+        search: Any = within if isinstance(target, AccuracyLimit) else down_to
         return search(run, model, data if ablation == "merged" else None, target, rounds, progress=progress)
     assert fraction is not None
     n_rounds = run.default_rounds(100) if rounds is None else positive("rounds", rounds)
@@ -361,86 +354,6 @@ def _annealed(
         seed=seed,
         progress=progress,
     )
-
-
-def _normal_scores(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What a normal distribution has at the ranks of the values (n,)."""
-    return stats.norm.ppf((stats.rankdata(values) - 0.5) / len(values))
-
-
-def _stages(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[tuple[Selection, Selection]]:
-    """What stays before and after each stage of a search."""
-    most = largest_fraction(run.elements, run.floor)
-    n_rounds = run.default_rounds(20) if rounds is None else positive("rounds", rounds)
-    fractions = [fraction for fraction in STEPS if fraction < most]
-    fractions += [most] if most > 0 else []
-    lower = Selection(run.elements, np.ones(len(run.elements), dtype=bool))
-    with tqdm(total=run.n_rounds(n_rounds, len(fractions)), unit="rounds", disable=not progress) as bar:
-        for fraction in fractions:
-            upper = run.stage(fraction, n_rounds, bar)
-            yield lower, upper
-            lower = upper
-
-
-def _down_to(
-    run: Annealer, model: "keras.Model", merging: Data | None, budget: Budget, rounds: int | None, *, progress: bool
-) -> Selection:
-    """Go on until a selection keeps to the budget, then find the number of elements by bisection."""
-    best, value = Selection(run.elements, np.ones(len(run.elements), dtype=bool)), np.nan
-    for lower, upper in _stages(run, rounds, progress=progress):
-        value = budget.measure(cut(model, upper, merging))
-        if value <= budget.at_most:
-            gone = _order(run, lower, upper)
-            low, high = 0, len(gone)  # dropping the first `low` of them is not enough, the first `high` is
-            while high - low > 1:
-                middle = (low + high) // 2
-                value = budget.measure(cut(model, _without(lower, gone[:middle]), merging))
-                low, high = (low, middle) if value <= budget.at_most else (middle, high)
-            return _without(lower, gone[:high])
-        best = upper
-    raise TargetError(f"{budget.describe(value)} was the least, at {best.fraction:.1%} dropped.", best)
-
-
-def _within(
-    run: Annealer,
-    model: "keras.Model",
-    merging: Data | None,
-    limit: AccuracyLimit,
-    rounds: int | None,
-    *,
-    progress: bool,
-) -> Selection:
-    """Drop a few more as long as the loss is shown to stay under the limit; the first failure ends it.
-
-    Tests in a fixed order, of which none follows a failure, need no correction for their number (fixed sequence
-    testing: Maurer, Hothorn and Lehmacher 1995; for settings of a trained model, Angelopoulos et al. 2021, "Learn
-    then Test").
-    """
-    best = Selection(run.elements, np.ones(len(run.elements), dtype=bool))
-    for lower, upper in _stages(run, rounds, progress=progress):
-        gone = _order(run, lower, upper)
-        for n_gone in np.unique(np.linspace(0, len(gone), _CHECKS + 1).round().astype(int))[1:]:
-            more = _without(lower, gone[:n_gone])
-            value = limit.measure(cut(model, more, merging))
-            if value > limit.most:
-                if best.kept.all():
-                    count = f"{n_gone} element{'s' if n_gone > 1 else ''}"
-                    raise TargetError(f"{limit.describe(value)} was the least, with {count} dropped.", best)
-                return best
-            best = more
-    return best
-
-
-def _order(run: Annealer, lower: Selection, upper: Selection) -> npt.NDArray[np.int64]:
-    """What the last stage dropped, the least important first."""
-    gone = np.flatnonzero(lower.kept & ~upper.kept)
-    return gone[np.argsort(run.scores[gone], kind="stable")]
-
-
-def _without(selection: Selection, gone: npt.NDArray[np.int64]) -> Selection:
-    kept = selection.kept.copy()
-    kept[gone] = False
-    return Selection(selection.elements, kept)
 
 
 def check_path(elements: Elements, fractions: Sequence[float], floor: Floor) -> None:

@@ -1,0 +1,105 @@
+"""The search for a target: a path of rising fractions whose smaller models are built and measured."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+from tqdm.auto import tqdm
+
+from .annealer import Annealer
+from .data import Data
+from .errors import TargetError, positive
+from .selection import Selection, largest_fraction
+from .surgery import cut
+from .targets import AccuracyLimit, Budget
+
+if TYPE_CHECKING:
+    import keras
+
+STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
+"""Fractions that a search for a target goes through."""
+
+_CHECKS = 5
+"""Sizes between two of them at which an accuracy limit is checked."""
+
+
+def normal_scores(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """What a normal distribution has at the ranks of the values (n,)."""
+    return stats.norm.ppf((stats.rankdata(values) - 0.5) / len(values))
+
+
+def _stages(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[tuple[Selection, Selection]]:
+    """What stays before and after each stage of a search."""
+    most = largest_fraction(run.elements, run.floor)
+    n_rounds = run.default_rounds(20) if rounds is None else positive("rounds", rounds)
+    fractions = [fraction for fraction in STEPS if fraction < most]
+    fractions += [most] if most > 0 else []
+    lower = Selection(run.elements, np.ones(len(run.elements), dtype=bool))
+    with tqdm(total=run.n_rounds(n_rounds, len(fractions)), unit="rounds", disable=not progress) as bar:
+        for fraction in fractions:
+            upper = run.stage(fraction, n_rounds, bar)
+            yield lower, upper
+            lower = upper
+
+
+def down_to(
+    run: Annealer, model: "keras.Model", merging: Data | None, budget: Budget, rounds: int | None, *, progress: bool
+) -> Selection:
+    """Go on until a selection keeps to the budget, then find the number of elements by bisection."""
+    best, value = Selection(run.elements, np.ones(len(run.elements), dtype=bool)), np.nan
+    for lower, upper in _stages(run, rounds, progress=progress):
+        value = budget.measure(cut(model, upper, merging))
+        if value <= budget.at_most:
+            gone = _order(run, lower, upper)
+            low, high = 0, len(gone)  # dropping the first `low` of them is not enough, the first `high` is
+            while high - low > 1:
+                middle = (low + high) // 2
+                value = budget.measure(cut(model, _without(lower, gone[:middle]), merging))
+                low, high = (low, middle) if value <= budget.at_most else (middle, high)
+            return _without(lower, gone[:high])
+        best = upper
+    raise TargetError(f"{budget.describe(value)} was the least, at {best.fraction:.1%} dropped.", best)
+
+
+def within(
+    run: Annealer,
+    model: "keras.Model",
+    merging: Data | None,
+    limit: AccuracyLimit,
+    rounds: int | None,
+    *,
+    progress: bool,
+) -> Selection:
+    """Drop a few more as long as the loss is shown to stay under the limit; the first failure ends it.
+
+    Tests in a fixed order, of which none follows a failure, need no correction for their number (fixed sequence
+    testing: Maurer, Hothorn and Lehmacher 1995; for settings of a trained model, Angelopoulos et al. 2021, "Learn
+    then Test").
+    """
+    best = Selection(run.elements, np.ones(len(run.elements), dtype=bool))
+    for lower, upper in _stages(run, rounds, progress=progress):
+        gone = _order(run, lower, upper)
+        for n_gone in np.unique(np.linspace(0, len(gone), _CHECKS + 1).round().astype(int))[1:]:
+            more = _without(lower, gone[:n_gone])
+            value = limit.measure(cut(model, more, merging))
+            if value > limit.most:
+                if best.kept.all():
+                    count = f"{n_gone} element{'s' if n_gone > 1 else ''}"
+                    raise TargetError(f"{limit.describe(value)} was the least, with {count} dropped.", best)
+                return best
+            best = more
+    return best
+
+
+def _order(run: Annealer, lower: Selection, upper: Selection) -> npt.NDArray[np.int64]:
+    """What the last stage dropped, the least important first."""
+    gone = np.flatnonzero(lower.kept & ~upper.kept)
+    return gone[np.argsort(run.scores[gone], kind="stable")]
+
+
+def _without(selection: Selection, gone: npt.NDArray[np.int64]) -> Selection:
+    kept = selection.kept.copy()
+    kept[gone] = False
+    return Selection(selection.elements, kept)
