@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Ablation = Literal["zero", "merged"]
 _SWEEPS = 10
-_ROWS, _SMALL = 2048, 256
+_ROWS, _SMALL, _MERGED = 2048, 256, 512
 _WEIGHTS = Annealing(learning_rate=0.03, sharpness=15.0)
 
 
@@ -281,7 +281,7 @@ def _rows_per_round(elements: Elements, gradients: bool, ablation: Ablation, gro
     if asked is not None:
         return asked
     if gradients:
-        usual = _ROWS if ablation == "merged" else _SMALL
+        usual = _MERGED if ablation == "merged" else _SMALL
         return 2 * group if elements.one_mask_a_batch else max(usual // group, 8) * group
     return -(-max(8 * len(elements), 8192) // group) * group
 

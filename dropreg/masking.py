@@ -23,6 +23,7 @@ from .graph import Call, all_layers, call_name, patched, trace_graph, variables_
 
 if TYPE_CHECKING:
     from .data import Examples
+    from .last_layer import LastLayer
 
 Replacements = dict[tuple[int, int], npt.NDArray[np.float64]]
 
@@ -55,6 +56,8 @@ class MaskedNetwork:
         Slot of the output.
     takes_groups : bool
         Whether consecutive rows share a mask, masks being of shape (groups, n_elements).
+    last : LastLayer or None
+        The last layer's weights where they learn along, else None.
 
     Raises
     ------
@@ -65,6 +68,7 @@ class MaskedNetwork:
     """
 
     takes_groups: ClassVar[bool] = False
+    last: "LastLayer | None" = None
 
     def __init__(
         self,

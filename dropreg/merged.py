@@ -5,7 +5,8 @@ what merging (`dropreg.merging`) would give it. With C the channels' correlation
 the dropped, the prediction is x_R = A x_K, A = C_RK (C_KK + ridge)^-1. What element j adds to the rest is its residual
 r_j, the part of x_j that the other kept channels do not predict; flipping j changes what is read by D_j r_j, where D_j
 predicts every other channel from r_j. That is the step from dropped to kept, and it is the derivative that the masks
-get here: the derivative of "drop and merge", not that of "drop".
+get here: the derivative of "drop and merge", not that of "drop". Merging also fits the last layer anew, which learns
+along here (`dropreg.last_layer`).
 """
 
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ import tensorflow as tf
 
 from .elements import Elements
 from .errors import ParameterError
+from .last_layer import LastLayer
 from .masking import MaskedNetwork, pick_masks, shortest_period
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class MergedNetwork(MaskedNetwork):
                 f"received {sorted(set(elements.kinds))}: use ablation='zero'."
             )
         self.ridge = ridge
+        self.last = LastLayer.of([self.graph.calls[index] for index in self._suffix])
         self.moments = self._measure_moments(examples)
 
     def _measure_moments(self, examples: "Examples", batch_size: int = 500) -> dict[tuple[int, int], Moments]:
@@ -98,6 +101,10 @@ class MergedNetwork(MaskedNetwork):
             share = len(batch[0]) / len(examples)
             totals = [t + share * np.asarray(m, np.float64) for t, m in zip(totals, products_of(batch), strict=True)]
         return {key: _moments(means[key], total) for key, total in zip(slots, totals, strict=True)}
+
+    def _inner_changes(self, masks: tf.Tensor) -> tuple[list[tuple[Any, str, Any]], list[tuple[Any, tf.Tensor]]]:
+        changes, weights = super()._inner_changes(masks)
+        return changes, weights if self.last is None else weights + self.last.replacements()
 
     def _gated(self, call: int, position: int, value: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
         if masks is None or (call, position) not in self._gates:

@@ -173,7 +173,7 @@ def anneal_path(
         Of each stage; by default as many as make 102,400 rows with gradients, 50 without.
     rows_per_round : int, optional
         Masked forward passes of one example in a round, a multiple of `examples_per_mask`. By default 256 with
-        gradients, many small rounds being better than few large ones; 2,048 for "merged" and two masks where masks
+        gradients, many small rounds being better than few large ones; 512 for "merged" and two masks where masks
         multiply weights; without gradients eight for each element and at least 8,192.
     outcome : str or Outcome, optional
         What must not get worse. By default "retained", the accuracy on what the model decides right

@@ -1,6 +1,6 @@
 """Measured rounds of annealing: random masks or given ones, and the impacts that follow from them."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -9,7 +9,7 @@ from .annealing import draw_masks, slopes, trapezoid
 from .baselines.probe import Probe
 from .designs import BoolMasks, examples_of_rows
 from .errors import ModelError
-from .outcomes import Prediction
+from .outcomes import Divergence, Prediction
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -17,8 +17,20 @@ if TYPE_CHECKING:
 Array = npt.NDArray[np.float64]
 
 
+class _Measured(NamedTuple):
+    """Outcomes of masks, those of the whole model on the same examples, and sums of derivatives by the masks.
+
+    `last` holds derivatives of the mean divergence by the weights of the last layer, where it learns along.
+    """
+
+    outcomes: Array
+    whole: Array
+    sums: Array
+    last: list[Array]
+
+
 class Round:
-    """Draws the masks of a round and estimates impacts from them.
+    """Draws the masks of a round and estimates impacts from them; a last layer that learns along takes a step.
 
     Parameters
     ----------
@@ -55,7 +67,9 @@ class Round:
         masks = np.zeros((self.rows // group, self.n_elements), dtype=bool)
         masks[:, alive] = draw_masks(probe.question.seed, number, len(masks), p[alive])
         examples = examples_of_rows(probe.question.seed, number * self.rows, self.rows, len(probe))
-        outcomes, whole, sums = self._run(masks, examples)
+        outcomes, whole, sums, last = self._run(masks, examples)
+        if probe.network.last is not None:
+            probe.network.last.step(last)
         slope = np.zeros(self.n_elements)
         if self.gradients:
             slope[alive] = trapezoid(sums, masks.sum(axis=0), len(masks))[alive]
@@ -66,7 +80,7 @@ class Round:
     def at(self, kept: npt.NDArray[np.bool_], examples: npt.NDArray[np.int64]) -> Array:
         """Impacts (n_elements,) by the derivatives where exactly `kept` stay."""
         masks = np.repeat(kept[np.newaxis], len(examples) // self.group, axis=0)
-        sums = self._run(masks, examples[: len(masks) * self.group])[2]
+        sums = self._run(masks, examples[: len(masks) * self.group]).sums
         return self._impact(trapezoid(sums, masks.sum(axis=0), len(masks)))
 
     def means(self, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> Array:
@@ -78,8 +92,7 @@ class Round:
         self.probe.rows += len(self.probe)
         return self.probe.values_of_one(kept[self.columns], np.arange(len(self.probe)))
 
-    def _run(self, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> tuple[Array, Array, Array]:
-        """Outcomes of masks, those of the whole model on the same examples, and the sums of derivatives."""
+    def _run(self, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> _Measured:
         probe, group = self.probe, self.group
         parts = [
             self._step(probe.bundle(examples[block[0] * group : (block[-1] + 1) * group]), self._floats(masks[block]))
@@ -90,7 +103,12 @@ class Round:
         sums = np.zeros((2, self.n_elements))
         if self.gradients:
             sums[:, self.columns] = np.sum([part[2].numpy().astype(np.float64) for part in parts], axis=0)
-        return outcomes, whole, sums
+        shares = [len(part[0]) for part in parts]
+        last = [
+            np.average([value.numpy() for value in values], axis=0, weights=shares)
+            for values in zip(*(part[3] for part in parts), strict=True)
+        ]
+        return _Measured(outcomes, whole, sums, last)
 
     def _floats(self, masks: BoolMasks) -> "tf.Tensor":
         import tensorflow as tf
@@ -107,22 +125,40 @@ class Round:
         return impact
 
     def _differentiate(self, bundle: Any, masks: Any) -> Any:
-        """Mean outcome of each mask, that of the whole model, and the sums that `trapezoid` takes."""
+        """Mean outcome of each mask, that of the whole model, and what `trapezoid` and the last layer take."""
         import tensorflow as tf
 
         probe = self.probe
-        with tf.GradientTape() as tape:
+        with tf.GradientTape(persistent=True) as tape:
             tape.watch(masks)
             prediction = probe.predict(bundle, masks)
             value = probe.surrogate(prediction, bundle)
+            missed = self._missed(prediction, bundle)
         g: Any = tape.gradient(value, masks)
         g /= float(self.group)
         sums = tf.stack([tf.reduce_sum(g * masks, axis=0), tf.reduce_sum(g * (1.0 - masks), axis=0)])
-        return *self._outcomes(prediction, bundle), sums
+        return *self._outcomes(prediction, bundle), sums, self._by_last(tape, missed)
 
     def _measure(self, bundle: Any, masks: Any) -> Any:
-        """As `_differentiate`, without derivatives."""
-        return self._outcomes(self.probe.predict(bundle, masks), bundle)
+        """As `_differentiate`, without derivatives by the masks."""
+        import tensorflow as tf
+
+        with tf.GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch([] if self.probe.network.last is None else self.probe.network.last.variables)
+            prediction = self.probe.predict(bundle, masks)
+            missed = self._missed(prediction, bundle)
+        return *self._outcomes(prediction, bundle), tf.zeros(()), self._by_last(tape, missed)
+
+    def _missed(self, prediction: Prediction, bundle: Any) -> "tf.Tensor":
+        """Mean divergence, which the last layer learns to lower, as merging does."""
+        import tensorflow as tf
+
+        whole = Prediction(bundle[-2], prediction.task, prediction.from_logits)
+        return tf.reduce_mean(Divergence().measure(prediction, bundle[-1], whole))
+
+    def _by_last(self, tape: Any, missed: "tf.Tensor") -> "list[tf.Tensor]":
+        last = self.probe.network.last
+        return [] if last is None else tape.gradient(missed, last.variables, unconnected_gradients="zero")
 
     def _outcomes(self, prediction: Prediction, bundle: Any) -> "tuple[tf.Tensor, tf.Tensor]":
         """Mean outcome of each mask, and that of the whole model on the same examples."""

@@ -1,0 +1,103 @@
+"""The last layer that learns along while units are dropped and merged."""
+
+from typing import Any
+
+import keras
+import models
+import numpy as np
+import pytest
+from keras import layers
+
+import dropreg as dr
+from dropreg.data import check_data
+from dropreg.graph import trace_graph
+from dropreg.last_layer import LastLayer
+from dropreg.masking import MaskedNetwork
+from dropreg.merged import MergedNetwork
+
+MODES: list[dict[str, Any]] = [{}, {"gradients": False}]
+
+
+def classifier() -> Any:
+    keras.utils.set_random_seed(0)
+    hidden = [layers.Dense(24, activation="relu", name="a"), layers.Dense(12, activation="relu", name="b")]
+    model = keras.Sequential([keras.Input((6,)), *hidden, layers.Dense(4, name="out")])
+    out = model.get_layer("out")
+    out.set_weights([3.0 * out.get_weights()[0], out.get_weights()[1]])
+    return model
+
+
+def examples(model: Any, n: int = 400) -> tuple[Any, Any]:
+    x = np.random.default_rng(0).normal(size=(n, *model.input_shape[1:])).astype(np.float32)
+    return x, np.argmax(model(x), axis=1)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_it_lowers_the_divergence_of_the_last_masks(mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = classifier()
+    data, elements = examples(model), dr.elements(model, include=["a"])
+    asked: dict[str, Any] = {"fractions": (0.7,), "rounds": 60, "rows_per_round": 512, "ablation": "merged", **mode}
+    learned = dr.anneal_path(model, data, elements, **asked).history["outcome"].tail(15).mean()
+    monkeypatch.setattr(LastLayer, "of", lambda calls: None)
+    fixed = dr.anneal_path(model, data, elements, **asked).history["outcome"].tail(15).mean()
+    assert learned < 0.95 * fixed
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_model_stays_as_it_was(mode: dict[str, Any]) -> None:
+    model = classifier()
+    before = [weight.copy() for weight in model.get_weights()]
+    data, elements = examples(model), dr.elements(model)
+    dr.anneal_path(model, data, elements, fractions=(0.5,), rounds=5, ablation="merged", rows_per_round=512, **mode)
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_step_goes_down_and_changes_the_masked_network_alone() -> None:
+    model = classifier()
+    data, elements = examples(model), dr.elements(model)
+    network = MergedNetwork(model, elements, check_data(model, data))
+    assert network.last is not None
+    x, kept = data[0][:64], np.ones((1, len(elements)), bool)
+    whole = np.asarray(model(x))
+    bias = np.array([1.0, 0.0, 0.0, 0.0])
+    network.last.step([np.zeros((12, 4)), bias])
+    change = np.asarray(network([x], kept)) - whole
+    np.testing.assert_allclose(change[:, 1:], 0.0, atol=1e-4)
+    kernel = model.get_layer("out").get_weights()[0]
+    np.testing.assert_allclose(change[:, 0], -0.02 * np.sqrt(np.mean(kernel**2)), rtol=1e-2, atol=1e-4)
+    np.testing.assert_array_equal(np.asarray(network([x], None)), np.asarray(MaskedNetwork(model, elements)([x], None)))
+
+
+def twice() -> Any:
+    inputs = keras.Input((4,))
+    shared = layers.Dense(4)
+    return keras.Model(inputs, shared(shared(inputs)))
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        (lambda: keras.Sequential([keras.Input((4,)), layers.Dense(3, name="out")]), "out"),
+        (lambda: keras.Sequential([keras.Input((4,)), layers.Dense(3, name="out"), layers.Softmax()]), "out"),
+        (lambda: keras.Sequential([keras.Input((4,)), layers.Dense(3, use_bias=False)]), None),
+        (lambda: keras.Sequential([keras.Input((5, 4)), layers.Dense(3), layers.GlobalAveragePooling1D()]), None),
+        (lambda: keras.Sequential([keras.Input((5, 5, 1)), layers.Conv2D(3, 5), layers.Flatten()]), None),
+        (twice, None),
+    ],
+    ids=["dense", "softmax after it", "no bias", "for every position", "convolution", "called twice"],
+)
+def test_which_layer_learns(model: Any, name: str | None) -> None:
+    network = model()
+    found = LastLayer.of(trace_graph(network).calls)
+    if name is None:
+        assert found is None
+    else:
+        assert found is not None
+        for own, weight in zip(network.get_layer(name).get_weights(), found.weights, strict=True):
+            np.testing.assert_array_equal(own, weight.numpy())
+
+
+def test_only_merging_learns() -> None:
+    model = models.build("mlp")
+    assert MaskedNetwork(model, dr.elements(model)).last is None
