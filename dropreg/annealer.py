@@ -35,12 +35,16 @@ _WEIGHTS = Annealing(learning_rate=0.03, sharpness=15.0)
 
 
 class _Run(NamedTuple):
-    """Logits after the rounds of a run, their means that decide, what these select, and a row for each round."""
+    """Logits after the rounds of a run, their means that decide, what these select, and a row for each round.
+
+    `last` are the weights of a last layer that learns along, after the rounds.
+    """
 
     logits: Array
     scores: Array
     kept: npt.NDArray[np.bool_]
     history: list[dict[str, Any]]
+    last: list[Array]
 
 
 class Annealer:
@@ -180,8 +184,10 @@ class Annealer:
         if self._probe.n_elements > alive.sum():
             self._narrow()
         starts = [self._logits, self._first] if self._restarts and self.n_stages else [self._logits]
-        runs = [self._run(fraction, rounds, alive, start.copy(), bar) for start in starts]
+        before = self._round.last
+        runs = [self._run(fraction, rounds, alive, start.copy(), before, bar) for start in starts]
         taken = self._best(runs)
+        self._round.last = runs[taken].last
         self._logits, scores, kept = runs[taken].logits, runs[taken].scores, runs[taken].kept
         for number, run in enumerate(runs):
             marks = {"stage": self.n_stages, "run": number, "taken": number == taken}
@@ -194,9 +200,12 @@ class Annealer:
         self._dropped = fraction
         return self._selections[-1]
 
-    def _run(self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], logits: Array, bar: Any) -> _Run:
-        """The rounds of a run, which move `logits`, and what they select."""
+    def _run(
+        self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], logits: Array, last: list[Array], bar: Any
+    ) -> _Run:
+        """The rounds of a run, which move `logits` and the weights of the last layer, and what they select."""
         n, schedule, history = len(alive), self.schedule, []
+        self._round.last = last
         decided, n_decided = np.zeros(n), 0
         for number in range(rounds):
             dropped = self._dropped + (fraction - self._dropped) * schedule.progress(number, rounds)
@@ -215,14 +224,19 @@ class Annealer:
         scores = np.where(alive, decided / n_decided, np.nan)
         lowest = scores[alive].min() - 1.0  # what has gone stays gone
         kept = select(self.elements, np.where(alive, scores, lowest), fraction=fraction, floor=self.floor).kept
-        return _Run(logits, scores, kept, history)
+        return _Run(logits, scores, kept, history, self._round.last)
 
     def _best(self, runs: list[_Run]) -> int:
         """Which run's selection has the best outcome on all examples, the first of equals."""
         if len(runs) == 1:
             return 0
-        outcomes = self._round.means(np.array([run.kept for run in runs]), np.arange(len(self._probe)))
-        return int((-self.question.sign * outcomes).argmax())
+        outcomes = [self._outcome(run) for run in runs]
+        return int((-self.question.sign * np.array(outcomes)).argmax())
+
+    def _outcome(self, run: _Run) -> float:
+        """Mean on all examples."""
+        self._round.last = run.last
+        return float(self._round.means(run.kept[np.newaxis], np.arange(len(self._probe)))[0])
 
     def path(self) -> SelectionPath:
         """All stages so far."""

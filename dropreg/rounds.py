@@ -61,6 +61,18 @@ class Round:
         spec = tf.TensorSpec([None, probe.n_elements], tf.float32)
         self._step = probe.function(self._differentiate if gradients else self._measure, spec)
 
+    @property
+    def last(self) -> list[Array]:
+        """Weights of the last layer where it learns along, else nothing."""
+        last = self.probe.network.last
+        return [] if last is None else [weight.numpy() for weight in last.weights]
+
+    @last.setter
+    def last(self, values: list[Array]) -> None:
+        last = self.probe.network.last
+        for weight, value in zip([] if last is None else last.weights, values, strict=True):
+            weight.assign(value)
+
     def __call__(self, number: int, alive: npt.NDArray[np.bool_], p: Array) -> tuple[Array, float]:
         """Impacts (n_elements,), those of dropped ones meaningless, and the mean outcome of round `number`."""
         probe, group = self.probe, self.group

@@ -45,6 +45,7 @@ COMPARED = (
 )
 DEFAULT, CONTROL = "annealed for merging", "from scratch"
 TUNING = dr.Recovery(epochs=2, learning_rate=2e-3, decay="cosine", batch_size=128, patience=None)
+KINDS = ("plain", "merged")
 VALUES = ("plain", "plain_tuned", "merged", "merged_tuned", "params")
 
 
@@ -100,7 +101,7 @@ def measure(name: str, seed: int, method: str, arguments: Any, train: Any) -> pd
             epochs = 1 if arguments.quick else EPOCHS[name]
             found = {"merged_tuned": from_scratch(networks["merged"], epochs, train, test, seed)}
         else:
-            for kind, network in networks.items():
+            for kind, network in ((k, n) for k, n in networks.items() if k in arguments.kinds):
                 found |= {kind: accuracy(network, test), f"{kind}_tuned": tuned(network, train, test, seed)}
         add(method, fraction, **found, params=networks["merged"].count_params())
     return pd.DataFrame(rows)
@@ -110,6 +111,7 @@ def main() -> None:
     parser = new_parser(__doc__, "finetune")
     parser.add_argument("--models", nargs="+", choices=("mlp", "cnn", "resnet", "vit"), default=["mlp"])
     parser.add_argument("--methods", nargs="+", choices=(*METHODS, CONTROL), default=list(COMPARED))
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="plain is after deletion alone")
     parser.add_argument("--full-set", type=Path, default=DEBIAN_FOLDER, help="folder of the training images")
     parser.add_argument(
         "--selections", type=Path, default=RESULTS / "anneal" / "anneal.csv", help="anneal.csv with the selections"

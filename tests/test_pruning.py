@@ -202,11 +202,11 @@ def test_the_better_of_two_runs_is_taken(mode: dict[str, Any], runs: int, monkey
         losses = [
             np.asarray(loss(y, dr.prune(model, dr.Selection(elements, kept), merging).model(x))) for kept in masks
         ]
-        best_run = int(np.argmin(losses))
-        np.testing.assert_array_equal(masks[best_run], selection.kept)
         rows = history[history["stage"] == stage]
         assert rows["run"].to_list() == [run for run in range(len(masks)) for _ in range(5)]
-        assert set(rows[rows["taken"]]["run"]) == {best_run}
+        (taken,) = set(rows[rows["taken"]]["run"])
+        np.testing.assert_array_equal(masks[taken], selection.kept)
+        assert losses[taken] == min(losses)  # both runs may select the same
     first = history[(history["round"] == 0) & (history["stage"] > 0)]
     assert len(first) == 3 * runs
     assert first[first["run"] == 1]["decided"].isin([0, 1]).all()
