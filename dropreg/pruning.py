@@ -183,7 +183,8 @@ def anneal_path(
         Whether derivatives with respect to the masks help. Forward passes alone do with anything that can be called.
     ablation : {"zero", "merged"}
         What a layer reads in place of what is dropped: nothing, or its least-squares prediction from what stays
-        (`dropreg.merged`). Choose "merged" for selections that will be merged, "zero" for plain deletion.
+        (`dropreg.merged`), while the last layer learns along as merging will fit it (`dropreg.last_layer`). Choose
+        "merged" for selections that will be merged, "zero" for plain deletion.
     schedule : Annealing, optional
         How logits move; for single weights the default is a learning rate of .03, sharpened by 15.
     examples_per_mask : int, optional

@@ -7,7 +7,11 @@ fraction of anneal.csv, the same selection
 - merged: merged with one half of these 5,000 images and measured on the other, both ways round;
 - whole: the accuracy of the whole network on them;
 - divergence: merged with all 5,000, the mean Kullback-Leibler divergence from the whole network's prediction to the
-  smaller one's on the test images, in nats (0 where they agree), whose noise is far below that of the accuracy.
+  smaller one's on the test images, in nats (0 where they agree), whose noise is far below that of the accuracy;
+- train, train_divergence, train_whole: this network's accuracy and divergence, and the accuracy of the whole one, on
+  30,000 images that the whole network was trained on, which no selection saw: its accuracy there is not that on new
+  images, but what a smaller network keeps of it tells selections apart better than fewer images can. They are not part
+  of the repository; see ``train_models.py``.
 
 Writes held_out.csv, summary.csv (mean over draws, then mean and SD over seeds) and settings.json. What held_out.csv
 holds already is not computed again.
@@ -22,14 +26,16 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anneal import METHODS, accuracy, load, unpacked
+from anneal import METHODS, Pair, accuracy, load, unpacked
 from common import RESULTS, new_parser, run_jobs, save_settings
 from scipy.special import log_softmax
+from train_models import DEBIAN_FOLDER, full_training_set
 
 import dropreg as dr
 
-VALUES = ["plain", "merged", "divergence"]
-HALF = 5000
+VALUES = ["plain", "merged", "divergence", "train", "train_divergence"]
+WHOLE = ["whole", "train_whole"]
+HALF, N_TRAINING = 5000, 30_000
 
 
 def predicted(model: Any, x: np.ndarray) -> np.ndarray:
@@ -43,7 +49,12 @@ def divergence(whole: np.ndarray, small: np.ndarray) -> float:
     return float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
 
 
-def measure(name: str, seed: int, method: str, made: pd.DataFrame, *, quick: bool) -> pd.DataFrame:
+def right(outputs: np.ndarray, labels: np.ndarray) -> float:
+    """Accuracy of logits."""
+    return float((outputs.argmax(axis=1) == labels).mean())
+
+
+def measure(name: str, seed: int, method: str, made: pd.DataFrame, training: Pair, *, quick: bool) -> pd.DataFrame:
     """One row for each fraction (and draw)."""
     model = load(name, seed)
     elements = dr.elements(model)
@@ -51,7 +62,7 @@ def measure(name: str, seed: int, method: str, made: pd.DataFrame, *, quick: boo
     middle = HALF // 2
     halves = (x[:middle], y[:middle]), (x[middle:], y[middle:])
     test = dr.examples.fashion_mnist("test")[0]
-    whole, whole_test = accuracy(model, (x, y)), predicted(model, test)
+    whole, whole_test, whole_train = accuracy(model, (x, y)), predicted(model, test), predicted(model, training[0])
     rows: list[dict[str, Any]] = []
     chosen = made[(made["model"] == name) & (made["seed"] == seed) & (made["method"] == method)]
     for row in chosen.iloc[:1].itertuples() if quick else chosen.itertuples():
@@ -63,15 +74,17 @@ def measure(name: str, seed: int, method: str, made: pd.DataFrame, *, quick: boo
         ]
         merged = dr.prune(model, selection, (x, y)).model
         found |= {"merged": float(np.mean(crossed)), "divergence": divergence(whole_test, predicted(merged, test))}
+        train = predicted(merged, training[0])
+        found |= {"train": right(train, training[1]), "train_divergence": divergence(whole_train, train)}
         key = {"model": name, "seed": seed, "method": method, "fraction": row.fraction, "draw": row.draw}
-        rows.append({**key, **found, "whole": whole})
+        rows.append({**key, **found, "whole": whole, "train_whole": right(whole_train, training[1])})
         print(*rows[-1].values(), flush=True)
     return pd.DataFrame(rows)
 
 
 def summarize(frame: pd.DataFrame) -> pd.DataFrame:
     """Mean and SD over seeds of the mean over draws."""
-    by_seed = frame.groupby(["model", "method", "fraction", "seed"], sort=False)[[*VALUES, "whole"]].mean()
+    by_seed = frame.groupby(["model", "method", "fraction", "seed"], sort=False)[[*VALUES, *WHOLE]].mean()
     groups = by_seed.groupby(["model", "method", "fraction"], sort=False)
     return groups.mean().join(groups[VALUES].std().add_suffix("_sd"))
 
@@ -83,7 +96,12 @@ def main() -> None:
     parser.add_argument(
         "--selections", type=Path, default=RESULTS / "anneal" / "anneal.csv", help="anneal.csv with the selections"
     )
+    parser.add_argument("--full-set", type=Path, default=DEBIAN_FOLDER, help="folder of the training images")
     arguments = parser.parse_args()
+    images, labels = (
+        part[: 2_000 if arguments.quick else N_TRAINING] for part in full_training_set(arguments.full_set)
+    )
+    training = dr.examples.as_inputs(images), labels.astype(np.int64)
     made = pd.read_csv(arguments.selections).dropna(subset="kept")
     asked = product(arguments.models, arguments.seeds, arguments.methods or METHODS)
     there = set(made[["model", "seed", "method"]].itertuples(index=False, name=None))
@@ -91,7 +109,7 @@ def main() -> None:
         arguments.out / "held_out.csv",
         ["model", "seed", "method"],
         [job for job in asked if job in there],
-        partial(measure, made=made, quick=arguments.quick),
+        partial(measure, made=made, training=training, quick=arguments.quick),
     )
     summary = summarize(frame)
     summary.to_csv(arguments.out / "summary.csv", float_format="%.5f")
