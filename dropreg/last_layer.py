@@ -4,6 +4,15 @@ Merging fits the last layer of the smaller network to the whole network's predic
 up for much of what is lost, for some selections more than for others. What counts is the outcome afterwards, the
 least over the last layer's weights. Its derivative by the mask is that at the best weights, held fixed (the envelope
 theorem), so weights that follow the masks suffice.
+
+They follow by steps that go down whatever the masks: the second derivatives of the divergence by the layer's outputs
+are bounded (by 1/2 for a softmax [1]_), so a Newton step with the bound in their place never goes too far. Such a step
+is as small as what is left to learn, so that weights come to rest where next to nothing is dropped.
+
+References
+----------
+.. [1] Böhning, Lindsay (1988), "Monotonicity of Quadratic-Approximation Algorithms", Annals of the Institute of
+   Statistical Mathematics 40, section 5; Böhning (1992), "Multinomial Logistic Regression Algorithm", same journal 44.
 """
 
 from collections.abc import Sequence
@@ -11,11 +20,14 @@ from typing import Any
 
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from .graph import Call
 
-_STEP = 0.02
+Array = npt.NDArray[np.float64]
+
+_RIDGE = 0.01
 
 
 class LastLayer:
@@ -25,6 +37,8 @@ class LastLayer:
     ----------
     layer : keras.layers.Dense
         With a bias.
+    moments : ndarray of float64, shape (inputs + 1, inputs + 1)
+        Mean products of what it reads, and of 1, over examples.
 
     Attributes
     ----------
@@ -32,15 +46,16 @@ class LastLayer:
         Kernel and bias, which start as those of the layer.
     """
 
-    def __init__(self, layer: keras.layers.Dense) -> None:
+    def __init__(self, layer: keras.layers.Dense, moments: Array) -> None:
         self._own: list[Any] = list(layer.weights)
         self.weights = [keras.Variable(variable.numpy(), dtype=variable.dtype) for variable in self._own]
-        size = float(np.sqrt(np.mean(np.square(self.weights[0].numpy()))))
-        self._optimizer = keras.optimizers.Adam(max(_STEP * size, 1e-8), beta_2=0.99)
+        diagonal = np.diag(moments)
+        spread = np.maximum(diagonal, 1e-6 * diagonal.max())
+        self._inverse = np.linalg.inv(moments + _RIDGE * np.diag(spread))
 
-    @classmethod
-    def of(cls, calls: Sequence[Call]) -> "LastLayer | None":
-        """That of the last dense layer among `calls`, None where merging fits none.
+    @staticmethod
+    def call_among(calls: Sequence[Call]) -> Call | None:
+        """The call of the last dense layer among `calls`, None where merging fits none.
 
         Merging fits one that is called once, for whole examples, and has a bias.
         """
@@ -50,7 +65,7 @@ class LastLayer:
         last = dense[-1]
         called = sum(call.layer is last.layer for call in dense)
         fits = called == 1 and last.layer.use_bias and len(last.input_shapes[0]) == 2 and len(last.layer.weights) == 2
-        return cls(last.layer) if fits else None
+        return last if fits else None
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -61,6 +76,13 @@ class LastLayer:
         """The layer's own variables and their values in a stateless scope."""
         return [(own, tf.convert_to_tensor(weight.value)) for own, weight in zip(self._own, self.weights, strict=True)]
 
-    def step(self, gradients: Sequence[Any]) -> None:
-        """Go on against `gradients`, by about a fiftieth of the kernel's root mean square (Adam)."""
-        self._optimizer.apply([tf.constant(gradient, tf.float32) for gradient in gradients], self.weights)
+    def step(self, gradients: Sequence[Any], curvature: float, rows: int) -> None:
+        """Go on against the mean `gradients` by kernel and bias of so many rows.
+
+        `curvature` bounds the second derivatives of what they differentiate by the layer's outputs. Few rows tell
+        little of many inputs: the step is rows / (rows + inputs) of what would be safe with all.
+        """
+        gradient = np.concatenate([gradients[0], gradients[1][np.newaxis]]).astype(np.float64)
+        change = self._inverse @ gradient * (rows / (rows + len(gradient)) / curvature)
+        for weight, part in zip(self.weights, (change[:-1], change[-1]), strict=True):
+            weight.assign(weight.numpy() - part)

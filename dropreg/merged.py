@@ -76,31 +76,38 @@ class MergedNetwork(MaskedNetwork):
                 f"received {sorted(set(elements.kinds))}: use ablation='zero'."
             )
         self.ridge = ridge
-        self.last = LastLayer.of([self.graph.calls[index] for index in self._suffix])
-        self.moments = self._measure_moments(examples)
+        self.moments, self.last = self._measure(examples)
 
-    def _measure_moments(self, examples: "Examples", batch_size: int = 500) -> dict[tuple[int, int], Moments]:
+    def _measure(
+        self, examples: "Examples", batch_size: int = 500
+    ) -> tuple[dict[tuple[int, int], Moments], LastLayer | None]:
+        """Moments at the gates, and the last layer with those of what it reads."""
         slots = {key: self.graph.calls[key[0]].inputs[key[1]] for key in self._gates}
         periods = {key: shortest_period(gates[0].columns) for key, gates in self._gates.items()}
         means = self.mean_activations(examples, batch_size)
         centers = {key: tf.constant(mean, tf.float32) for key, mean in means.items()}
+        last = LastLayer.call_among([self.graph.calls[index] for index in self._suffix])
 
         @tf.function(reduce_retracing=True)
         def products_of(batch: list[tf.Tensor]) -> list[tf.Tensor]:
             values: dict[int, Any] = dict(zip(self.graph.inputs, batch, strict=True))
             self._run(dict(enumerate(self.graph.calls)), values, None)
-            found = []
-            for key, slot in slots.items():
-                flat = tf.reshape(tf.cast(values[slot], tf.float32) - centers[key], [-1, periods[key]])
-                found.append(tf.matmul(flat, flat, transpose_a=True) / tf.cast(tf.shape(flat)[0], tf.float32))
-            return found
+            read = [
+                tf.reshape(tf.cast(values[slot], tf.float32) - centers[key], [-1, periods[key]])
+                for key, slot in slots.items()
+            ]
+            if last is not None:
+                x = tf.cast(values[last.inputs[0]], tf.float32)
+                read.append(tf.concat([x, tf.ones_like(x[:, :1])], axis=1))
+            return [tf.matmul(x, x, transpose_a=True) / tf.cast(tf.shape(x)[0], tf.float32) for x in read]
 
-        totals: list[Any] = [0.0] * len(slots)
+        totals: list[Any] = [0.0] * (len(slots) + (last is not None))
         for start in range(0, len(examples), batch_size):
             batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
             share = len(batch[0]) / len(examples)
             totals = [t + share * np.asarray(m, np.float64) for t, m in zip(totals, products_of(batch), strict=True)]
-        return {key: _moments(means[key], total) for key, total in zip(slots, totals, strict=True)}
+        moments = {key: _moments(means[key], total) for key, total in zip(slots, totals, strict=False)}
+        return moments, None if last is None else LastLayer(last.layer, totals[-1])
 
     def _inner_changes(self, masks: tf.Tensor) -> tuple[list[tuple[Any, str, Any]], list[tuple[Any, tf.Tensor]]]:
         changes, weights = super()._inner_changes(masks)

@@ -58,6 +58,7 @@ class Round:
 
         self.probe, self.gradients, self.group, self.rows = probe, gradients, group, rows
         self.columns, self.n_elements = columns, n_elements
+        self.curvature = Divergence.curvature(probe.question.examples.task, probe.whole.shape[-1])
         spec = tf.TensorSpec([None, probe.n_elements], tf.float32)
         self._step = probe.function(self._differentiate if gradients else self._measure, spec)
 
@@ -81,7 +82,7 @@ class Round:
         examples = examples_of_rows(probe.question.seed, number * self.rows, self.rows, len(probe))
         outcomes, whole, sums, last = self._run(masks, examples)
         if probe.network.last is not None:
-            probe.network.last.step(last)
+            probe.network.last.step(last, self.curvature, self.rows)
         slope = np.zeros(self.n_elements)
         if self.gradients:
             slope[alive] = trapezoid(sums, masks.sum(axis=0), len(masks))[alive]
