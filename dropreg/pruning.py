@@ -64,9 +64,9 @@ def anneal(
 
     With a fraction, the selection of `anneal_path` with this fraction alone. With a target, a path of rising
     fractions whose smaller models are built (merged with `data` where `ablation` is "merged") and measured. For a
-    budget, until one keeps to it; the number of elements is then found by bisection. For an accuracy limit, in five
-    steps for each of the path until one fails: as nothing is tried after the first failure, the limit's level holds
-    for what is handed back, however many were measured.
+    budget, until one keeps to it; the number of elements is then found by bisection. For an accuracy limit, in two
+    steps for each of the path (of a twentieth of the elements, later less) until one fails: as nothing is tried after
+    the first failure, the limit's level holds for what is handed back, however many were measured.
 
     Parameters
     ----------

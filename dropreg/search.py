@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
 """Fractions that a search for a target goes through."""
 
-_CHECKS = 5
-"""Sizes between two of them at which an accuracy limit is checked."""
+_CHECKS = 2
+"""Sizes from one of them to the next at which an accuracy limit is checked: few, as each may fail by chance."""
 
 
 def normal_scores(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

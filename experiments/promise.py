@@ -3,7 +3,7 @@
 For each model, seed (a trained network of its own) and method: the largest fraction of the units whose removal, merged
 by least squares, is shown on held-out images to lose less than --limit of accuracy (`dropreg.AccuracyLimit`, level
 .95), and what the smaller network loses on the test images, which nothing is chosen on. "annealed for merging" is
-`dropreg.prune(model, data=..., target=...)`. The others remove a fortieth of the units at a time until one step fails:
+`dropreg.prune(model, data=..., target=...)`. The others remove a twentieth of the units at a time until one step fails:
 in the order of one ranking (random, spread, squared first order, gates trained for .5, gradient-assisted regression),
 or scored again in each step ("taylor, iterated").
 
@@ -28,7 +28,7 @@ from common import new_parser, run_jobs, save_settings
 
 import dropreg as dr
 
-FRACTIONS = (np.arange(1, 40) / 40).tolist()
+FRACTIONS = (np.arange(1, 20) / 20).tolist()
 ONCE: dict[str, Callable[..., dr.ImpactTable]] = {
     "random": dr.random,
     "spread": dr.spread,
