@@ -203,6 +203,20 @@ def test_nothing_is_measured_after_an_accuracy_limit_failed(failing: int, monkey
     assert selection.fraction == fractions[-2]
 
 
+def test_an_accuracy_limit_is_checked_at_every_twentieth(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(100, "relu"), layers.Dense(3)])
+    rng, fractions = np.random.default_rng(0), []
+    data = rng.normal(size=(80, 6)).astype(np.float32), rng.integers(0, 3, 80)
+
+    def measure(_: dr.AccuracyLimit, pruned: dr.Pruned) -> float:
+        fractions.append(pruned.selection.fraction)
+        return 1.0 if len(fractions) == 8 else 0.0
+
+    monkeypatch.setattr(dr.AccuracyLimit, "measure", measure)
+    dr.anneal(model, data, dr.elements(model), target=dr.AccuracyLimit(0.3, data), swaps=0, **QUICK)
+    np.testing.assert_allclose(fractions, 0.05 * np.arange(1, 9))
+
+
 @pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
 def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
     """With steps of no size what goes is what the spread ranks lowest, whatever its scale."""
