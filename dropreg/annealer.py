@@ -132,7 +132,9 @@ class Annealer:
         n = len(self.elements)
         columns = np.arange(n) if probe.n_elements == n else np.flatnonzero(self.kept)
         self._probe = probe
-        self._round = Round(probe, self.gradients, self._group, self._rows, columns, n)
+        self._round = Round(
+            *(probe, self.gradients, self._group, self._rows, columns, n), second_order=self.schedule.second_order
+        )
         self._swap = Swapper(self._round, self.elements, self.floor)
 
     def _narrow(self) -> None:
@@ -183,7 +185,7 @@ class Annealer:
         alive = self.kept
         if self._probe.n_elements > alive.sum():
             self._narrow()
-        starts = [self._logits, self._first] if self._restarts and self.n_stages else [self._logits]
+        starts = [self._handed_on(alive), self._first] if self._restarts and self.n_stages else [self._handed_on(alive)]
         before = self._round.last
         runs = [self._run(fraction, rounds, alive, start.copy(), before, bar) for start in starts]
         taken = self._best(runs)
@@ -200,6 +202,13 @@ class Annealer:
         self._dropped = fraction
         return self._selections[-1]
 
+    def _handed_on(self, alive: npt.NDArray[np.bool_]) -> Array:
+        """Logits that a stage starts from: those of the one before, less extreme where exploration needs them so."""
+        logits = self._logits.copy()
+        if self._round.curved and self.n_stages:
+            logits[alive] = self.schedule.carried * bounded(logits[alive], np.inf)
+        return logits
+
     def _run(
         self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], logits: Array, last: list[Array], bar: Any
     ) -> _Run:
@@ -212,7 +221,8 @@ class Annealer:
             share = max(1.0 - (1.0 - dropped) * n / alive.sum(), 0.0)  # of those that are left
             p = np.zeros(n)
             p[alive] = keep_probabilities(schedule.factor(number, rounds) * logits[alive], share)
-            impact, outcome = self._round(self._number, alive, p)
+            explored = schedule.explored(number, rounds)
+            impact, outcome = self._round(self._number, alive, p, interactions=schedule.interactions, explored=explored)
             self._number += 1
             logits[alive] += schedule.learning_rate * bounded(impact[alive], schedule.most)
             if schedule.counts(number, rounds):

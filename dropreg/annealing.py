@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float64]
 LEAST_KEPT, MOST_KEPT = 0.01, 0.99
 """Bounds of the keep-probabilities, so that no element is ever without observations."""
 
-_MASK_STREAM = 2
+_MASK_STREAM, _SIGN_STREAM = 2, 3
 _RIDGE = 0.01
 
 
@@ -37,6 +37,18 @@ class Annealing:
         Fraction of a stage's rounds, the last ones, whose mean logits decide, in [0, 1]; 0 takes the last logits.
     most : float
         Estimates are clipped to this many root mean squares.
+    second_order : bool
+        Whether a round estimates second derivatives as well (`expanded`), where they are at hand: by the divergence,
+        with gradients, for "merged". What follows applies then only.
+    interactions : float
+        What the estimated interactions with other dropped elements are multiplied by, in [0, 1]. They are means of
+        effects of either sign, which few examples tell less well than what an element does by itself.
+    exploration : float
+        How much of its second derivative an element that is dropped gains at the start of a stage, and loses if it is
+        kept, so that nothing is decided early; it falls to 0 in a straight line. At least 0.
+    carried : float
+        Standard deviation of the logits that a stage takes over from the one before: larger ones would decide it
+        before it has begun.
 
     Raises
     ------
@@ -49,15 +61,22 @@ class Annealing:
     sharpness: float = 1.0
     averaging: float = 0.25
     most: float = 4.0
+    second_order: bool = True
+    interactions: float = 0.7
+    exploration: float = 1.0
+    carried: float = 3.0
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "most"):
+        for name in ("learning_rate", "most", "carried"):
             if not getattr(self, name) > 0:
                 raise ParameterError(f"`{name}` must be positive, received {getattr(self, name)}.")
         if not 0 < self.ramp <= 1:
             raise ParameterError(f"`ramp` must lie in (0, 1], received {self.ramp}.")
-        if not 0 <= self.averaging <= 1:
-            raise ParameterError(f"`averaging` must lie in [0, 1], received {self.averaging}.")
+        for name in ("averaging", "interactions"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ParameterError(f"`{name}` must lie in [0, 1], received {getattr(self, name)}.")
+        if not self.exploration >= 0:
+            raise ParameterError(f"`exploration` must be at least 0, received {self.exploration}.")
         if not self.sharpness >= 1:
             raise ParameterError(f"`sharpness` must be at least 1, received {self.sharpness}.")
 
@@ -70,6 +89,10 @@ class Annealing:
         after = (1.0 - self.ramp) * rounds
         late = 0.0 if after <= 0 else max(0.0, (number + 1 - self.ramp * rounds) / after)
         return 1.0 + (self.sharpness - 1.0) * late
+
+    def explored(self, number: int, rounds: int) -> float:
+        """The exploration of round `number` (from 0)."""
+        return self.exploration * (1.0 - number / max(rounds - 1, 1))
 
     def counts(self, number: int, rounds: int) -> bool:
         """Whether the logits of round `number` (from 0) are among those that are averaged."""
@@ -116,6 +139,12 @@ def draw_masks(seed: int, number: int, n_masks: int, p: Array) -> BoolMasks:
     return words < np.round(p * 2.0**32).astype(np.uint32)
 
 
+def draw_signs(seed: int, number: int, rows: int, n_outputs: int) -> Array:
+    """Independent signs of a round, -1 or 1, shape (rows, n_outputs); as `draw_masks`."""
+    words = random_words(seed, number, _SIGN_STREAM, rows * n_outputs).reshape(rows, n_outputs)
+    return np.where(words < 2**31, -1.0, 1.0)
+
+
 def trapezoid(sums: Array, n_kept: npt.NDArray[Any], n_masks: int) -> Array:
     """The change of the expected outcome from dropped to kept, from derivatives at both ends.
 
@@ -135,6 +164,37 @@ def trapezoid(sums: Array, n_kept: npt.NDArray[Any], n_masks: int) -> Array:
     n_dropped = n_masks - n_kept
     kept, dropped = sums[0] / np.maximum(n_kept, 1), sums[1] / np.maximum(n_dropped, 1)
     return 0.5 * (np.where(n_kept > 0, kept, dropped) + np.where(n_dropped > 0, dropped, kept))
+
+
+def expanded(
+    sums: Array, squares: Array, n_kept: npt.NDArray[Any], n_masks: int, *, interactions: float, explored: float
+) -> Array:
+    """As `trapezoid`, of an outcome that rises with the square of what is dropped, with the second derivatives known.
+
+    With S_j the second derivative by mask j, derivatives where j is dropped differ from those where it is kept by S_j,
+    so that all masks tell of either end, however rarely j is dropped: the mean derivative at masks that keep j is the
+    mean of all plus (1 - p_j) S_j, the interactions of j with what else is dropped, and half of S_j is what j costs by
+    itself.
+
+    Parameters
+    ----------
+    sums, n_kept, n_masks
+        As in `trapezoid`.
+    squares : ndarray of float64, shape (n_elements,)
+        S.
+    interactions : float
+        What the interactions are multiplied by.
+    explored : float
+        Times (1/2 - p) S is added to what an element is worth: 1 judges it where it is, as the mean derivative does,
+        kept elements by their interactions alone; 0 judges all of them by the whole step.
+
+    Returns
+    -------
+    ndarray of float64, shape (n_elements,)
+    """
+    p = n_kept / n_masks
+    others = sums.sum(axis=0) / n_masks + (1.0 - p) * squares
+    return interactions * others - (0.5 + explored * (0.5 - p)) * squares
 
 
 def slopes(masks: BoolMasks, y: Array, p: Array) -> Array:

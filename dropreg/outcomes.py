@@ -218,6 +218,31 @@ class Divergence(Outcome):
         return tf.reduce_mean(here - there, axis=1)
 
     @staticmethod
+    def scores(prediction: Prediction, signs: "tf.Tensor") -> "tf.Tensor":
+        """A number for each row, shape (rows,), whose squared derivatives are on average second derivatives.
+
+        The mean over independent signs of the product of its derivatives by two parameters is the second derivative
+        of the divergence by both, without the curvature of the outputs before the softmax or sigmoid (Gauss-Newton;
+        for classes and labels the Fisher information of the prediction).
+
+        Parameters
+        ----------
+        prediction : Prediction
+        signs : Tensor of -1 and 1, shape (rows, n_outputs)
+        """
+        import tensorflow as tf
+
+        if prediction.task == "classes":
+            log_p = prediction.log_probabilities()
+            return tf.reduce_sum(signs * tf.stop_gradient(tf.exp(log_p / 2.0)) * log_p, axis=1)
+        n_outputs = tf.cast(tf.shape(signs)[1], tf.float32)
+        if prediction.task == "regression":
+            return tf.reduce_sum(signs * prediction.outputs, axis=1) * tf.sqrt(2.0 / n_outputs)
+        logits = prediction.logits()
+        p = tf.stop_gradient(tf.sigmoid(logits))
+        return tf.reduce_sum(signs * tf.sqrt(p * (1.0 - p)) * logits, axis=1) / tf.sqrt(n_outputs)
+
+    @staticmethod
     def curvature(task: Task, n_outputs: int) -> float:
         """Bound of its second derivatives by the outputs (before the softmax or sigmoid).
 

@@ -8,6 +8,12 @@ second run without them is made as well. With F(p) the expected outcome under in
 round estimates the gradient of F: by the coefficients of a regression on the masks, which equal it, or by the
 trapezoid rule from derivatives with respect to the masks at both ends of the step. One round at equal probabilities
 is plain dropout regression.
+
+Where what is dropped is merged, the outcome is the divergence from the whole model, which is nearly a square of what
+is dropped. Its second derivatives by single masks (Gauss-Newton) are averages of squares, far less noisy than
+differences between masks that keep an element and masks that drop it. With them every mask tells of both ends of the
+step, what an element costs by itself is told from its interactions, and how early a stage decides can be set
+(`dropreg.Annealing`: `interactions`, `exploration`, `carried`).
 """
 
 from collections.abc import Sequence
@@ -186,7 +192,8 @@ def anneal_path(
         (`dropreg.merged`), while the last layer learns along as merging will fit it (`dropreg.last_layer`). Choose
         "merged" for selections that will be merged, "zero" for plain deletion.
     schedule : Annealing, optional
-        How logits move; for single weights the default is a learning rate of .03, sharpened by 15.
+        How logits move; for single weights the default is a learning rate of .03, sharpened by 15. For "merged" it
+        also says whether second derivatives are estimated, and what is made of them.
     examples_per_mask : int, optional
         Consecutive rows that share a mask. By default 1; 64 for "merged", whose every mask takes a matrix inverse;
         256 where masks multiply weights.

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .annealing import draw_masks, slopes, trapezoid
+from .annealing import draw_masks, draw_signs, expanded, slopes, trapezoid
 from .baselines.probe import Probe
 from .designs import BoolMasks, examples_of_rows
 from .errors import ModelError
@@ -20,12 +20,14 @@ Array = npt.NDArray[np.float64]
 class _Measured(NamedTuple):
     """Outcomes of masks, those of the whole model on the same examples, and sums of derivatives by the masks.
 
-    `last` holds derivatives of the mean divergence by the weights of the last layer, where it learns along.
+    `squares` are second derivatives by the masks, zero where they are not asked for. `last` holds derivatives of the
+    mean divergence by the weights of the last layer, where it learns along.
     """
 
     outcomes: Array
     whole: Array
     sums: Array
+    squares: Array
     last: list[Array]
 
 
@@ -43,6 +45,14 @@ class Round:
         Which elements the network has.
     n_elements : int
         Of the masks.
+    second_order : bool
+        Whether to estimate second derivatives where they are at hand.
+
+    Attributes
+    ----------
+    curved : bool
+        Whether impacts come from first and second derivatives (`expanded`): where the outcome is the divergence, whose
+        second derivatives are squares, and masks are shared by rows.
     """
 
     def __init__(
@@ -53,14 +63,19 @@ class Round:
         rows: int,
         columns: npt.NDArray[np.int64],
         n_elements: int,
+        *,
+        second_order: bool,
     ) -> None:
         import tensorflow as tf
 
         self.probe, self.gradients, self.group, self.rows = probe, gradients, group, rows
         self.columns, self.n_elements = columns, n_elements
+        at_hand = gradients and probe.network.takes_groups and isinstance(probe.question.outcome, Divergence)
+        self.curved = second_order and at_hand
         self.curvature = Divergence.curvature(probe.question.examples.task, probe.whole.shape[-1])
-        spec = tf.TensorSpec([None, probe.n_elements], tf.float32)
-        self._step = probe.function(self._differentiate if gradients else self._measure, spec)
+        specs = [tf.TensorSpec([None, n], tf.float32) for n in (probe.n_elements, probe.whole.shape[-1])]
+        body = self._expand if self.curved else self._differentiate if gradients else self._measure
+        self._step = probe.function(body, *specs[: 1 + self.curved])
 
     @property
     def last(self) -> list[Array]:
@@ -74,18 +89,26 @@ class Round:
         for weight, value in zip([] if last is None else last.weights, values, strict=True):
             weight.assign(value)
 
-    def __call__(self, number: int, alive: npt.NDArray[np.bool_], p: Array) -> tuple[Array, float]:
-        """Impacts (n_elements,), those of dropped ones meaningless, and the mean outcome of round `number`."""
+    def __call__(
+        self, number: int, alive: npt.NDArray[np.bool_], p: Array, *, interactions: float = 1.0, explored: float = 0.0
+    ) -> tuple[Array, float]:
+        """Impacts (n_elements,), those of dropped ones meaningless, and the mean outcome of round `number`.
+
+        `interactions` and `explored` are as in `expanded`, and of use only where that is what estimates impacts.
+        """
         probe, group = self.probe, self.group
         masks = np.zeros((self.rows // group, self.n_elements), dtype=bool)
         masks[:, alive] = draw_masks(probe.question.seed, number, len(masks), p[alive])
         examples = examples_of_rows(probe.question.seed, number * self.rows, self.rows, len(probe))
-        outcomes, whole, sums, last = self._run(masks, examples)
+        outcomes, whole, sums, squares, last = self._run(masks, examples, number)
         if probe.network.last is not None:
             probe.network.last.step(last, self.curvature, self.rows)
         slope = np.zeros(self.n_elements)
-        if self.gradients:
-            slope[alive] = trapezoid(sums, masks.sum(axis=0), len(masks))[alive]
+        counts = masks.sum(axis=0), len(masks)
+        if self.curved:
+            slope[alive] = expanded(sums, squares, *counts, interactions=interactions, explored=explored)[alive]
+        elif self.gradients:
+            slope[alive] = trapezoid(sums, *counts)[alive]
         else:
             slope[alive] = slopes(masks[:, alive], outcomes - whole, p[alive])
         return self._impact(slope), float(outcomes.mean())
@@ -105,28 +128,30 @@ class Round:
         self.probe.rows += len(self.probe)
         return self.probe.values_of_one(kept[self.columns], np.arange(len(self.probe)))
 
-    def _run(self, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> _Measured:
-        probe, group = self.probe, self.group
-        parts = [
-            self._step(probe.bundle(examples[block[0] * group : (block[-1] + 1) * group]), self._floats(masks[block]))
-            for block in probe.blocks(len(masks), 1 if probe.one_mask else probe.batch_size // group)
-        ]
-        probe.rows += len(masks) * group * (3 if self.gradients else 1)
+    def _run(self, masks: BoolMasks, examples: npt.NDArray[np.int64], number: int = 0) -> _Measured:
+        """Run masks on examples; second derivatives take random signs, those of round `number`."""
+        import tensorflow as tf
+
+        probe, group, parts = self.probe, self.group, []
+        read: list[npt.NDArray[Any]] = [masks[:, self.columns]]
+        if self.curved:
+            read.append(draw_signs(probe.question.seed, number, len(examples), probe.whole.shape[-1]))
+        for block in probe.blocks(len(masks), 1 if probe.one_mask else probe.batch_size // group):
+            rows = slice(block[0] * group, (block[-1] + 1) * group)
+            floats = [tf.constant(values[part], tf.float32) for values, part in zip(read, (block, rows), strict=False)]
+            parts.append(self._step(probe.bundle(examples[rows]), *floats))
+        probe.rows += len(masks) * group * (5 if self.curved else 3 if self.gradients else 1)
         outcomes, whole = (np.concatenate([part[k].numpy() for part in parts]).astype(np.float64) for k in (0, 1))
-        sums = np.zeros((2, self.n_elements))
+        sums = np.zeros((3, self.n_elements))
         if self.gradients:
-            sums[:, self.columns] = np.sum([part[2].numpy().astype(np.float64) for part in parts], axis=0)
+            found = np.sum([part[2].numpy().astype(np.float64) for part in parts], axis=0)
+            sums[: len(found), self.columns] = found
         shares = [len(part[0]) for part in parts]
         last = [
             np.average([value.numpy() for value in values], axis=0, weights=shares)
             for values in zip(*(part[3] for part in parts), strict=True)
         ]
-        return _Measured(outcomes, whole, sums, last)
-
-    def _floats(self, masks: BoolMasks) -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.constant(masks[:, self.columns], tf.float32)
+        return _Measured(outcomes, whole, sums[:2], sums[2] / len(masks), last)
 
     def _impact(self, slope: Array) -> Array:
         impact = -self.probe.question.sign * slope
@@ -139,6 +164,14 @@ class Round:
 
     def _differentiate(self, bundle: Any, masks: Any) -> Any:
         """Mean outcome of each mask, that of the whole model, and what `trapezoid` and the last layer take."""
+        return self._expand(bundle, masks, None)
+
+    def _expand(self, bundle: Any, masks: Any, signs: Any) -> Any:
+        """As `_differentiate`, with random `signs` (rows, n_outputs) also the sum over masks of second derivatives.
+
+        Rows of a mask have signs of their own, so that the square of their summed derivatives is on average the sum of
+        their squares.
+        """
         import tensorflow as tf
 
         probe = self.probe
@@ -147,10 +180,14 @@ class Round:
             prediction = probe.predict(bundle, masks)
             value = probe.surrogate(prediction, bundle)
             missed = self._missed(prediction, bundle)
+            scores = None if signs is None else Divergence.scores(prediction, signs)
         g: Any = tape.gradient(value, masks)
         g /= float(self.group)
-        sums = tf.stack([tf.reduce_sum(g * masks, axis=0), tf.reduce_sum(g * (1.0 - masks), axis=0)])
-        return *self._outcomes(prediction, bundle), sums, self._by_last(tape, missed)
+        sums = [g * masks, g * (1.0 - masks)]
+        if scores is not None:
+            sums.append(tf.square(tape.gradient(scores, masks)) / float(self.group))
+        summed = tf.stack([tf.reduce_sum(part, axis=0) for part in sums])
+        return *self._outcomes(prediction, bundle), summed, self._by_last(tape, missed)
 
     def _measure(self, bundle: Any, masks: Any) -> Any:
         """As `_differentiate`, without derivatives by the masks."""

@@ -10,7 +10,8 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
 - "taylor, merged steps", "spread, merged steps" and "divergence, merged steps" (spread of the divergence from the
   model of the step before): score, remove, merge, 20 times (`dropreg.prune_iteratively`);
 - `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone),
-  both also with "no swaps"; "annealed for merging" (dropped units predicted from those that stay);
+  both also with "no swaps"; "annealed for merging" (dropped units predicted from those that stay), also "first order"
+  (without second derivatives);
 - variants of it: "on accuracy" or "on divergence" in place of the accuracy on what the whole network decides right;
   "one run" without restarts; without both and in 50 large rounds a stage "large rounds" and "sharpened" (up to three
   times); "each fraction" is `dropreg.anneal` for each fraction by itself, twice as long as a stage of a path, without
@@ -64,6 +65,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "annealed on divergence, no swaps": {"outcome": "divergence", "swaps": 0},
     "annealed on divergence, forward, no swaps": {**FORWARD, "outcome": "divergence", "swaps": 0},
     "annealed for merging": {"ablation": "merged"},
+    "annealed for merging, first order": {"ablation": "merged", "schedule": dr.Annealing(second_order=False)},
 }
 EACH = "annealed on accuracy, each fraction"
 SQUARED = dr.Scorer(dr.taylor, {"statistic": "squared"})

@@ -453,9 +453,12 @@ def test_merged_masks_need_channels(make_model: Callable[[], keras.Model], data:
         ({"ramp": 0.0}, r"`ramp` must lie in \(0, 1\], received 0.0"),
         ({"averaging": 2.0}, r"`averaging` must lie in \[0, 1\], received 2.0"),
         ({"sharpness": 0.5}, r"`sharpness` must be at least 1, received 0.5"),
+        ({"interactions": 1.5}, r"`interactions` must lie in \[0, 1\], received 1.5"),
+        ({"exploration": -0.1}, r"`exploration` must be at least 0, received -0.1"),
+        ({"carried": 0.0}, r"`carried` must be positive, received 0.0"),
     ],
 )
-def test_bad_schedules(more: dict[str, float], text: str) -> None:
+def test_bad_schedules(more: dict[str, Any], text: str) -> None:
     with pytest.raises(dr.ParameterError, match=text):
         dr.Annealing(**more)
 
