@@ -3,9 +3,9 @@
 For each model, seed (a trained network of its own) and method: the largest fraction of the units whose removal, merged
 by least squares, is shown on held-out images to lose less than --limit of accuracy (`dropreg.AccuracyLimit`, level
 .95), and what the smaller network loses on the test images, which nothing is chosen on. "annealed for merging" is
-`dropreg.prune(model, data=..., target=...)`. The others remove a twentieth of the units at a time until one step fails:
-in the order of one ranking (random, spread, squared first order, gates trained for .5, gradient-assisted regression),
-or scored again in each step ("taylor, iterated").
+what `dropreg.prune(model, data=..., target=...)` does, "first order" the same without second derivatives. The others
+remove a twentieth of the units at a time until one step fails: in the order of one ranking (random, spread, squared
+first order, gates trained for .5, gradient-assisted regression), or scored again in each step ("taylor, iterated").
 
 Of the 10,000 estimation images, the first 4,000 choose and merge, the other 6,000 hold the promise to account.
 
@@ -37,8 +37,11 @@ ONCE: dict[str, Callable[..., dr.ImpactTable]] = {
     "gradient-assisted regression": dr.estimate,
 }
 AGAIN = "taylor, iterated"
-DEFAULT = "annealed for merging"
-METHODS = (*ONCE, AGAIN, DEFAULT)
+ANNEALED = {
+    "annealed for merging": None,
+    "annealed for merging, first order": dr.Annealing(second_order=False),
+}
+METHODS = (*ONCE, AGAIN, *ANNEALED)
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -52,9 +55,10 @@ def selections(method: str, model: Any, data: Pair, elements: dr.Elements, seed:
 
 def make(method: str, model: Any, data: Pair, elements: dr.Elements, limit: dr.AccuracyLimit, seed: int) -> Any:
     """One method's smaller model: the last before the first that fails."""
-    if method == DEFAULT:
+    if method in ANNEALED:
+        options = {"ablation": "merged", "schedule": ANNEALED[method], "seed": seed}
         try:
-            return dr.prune(model, data=data, target=limit, seed=seed)
+            return dr.prune(model, dr.anneal(model, data, elements, target=limit, **options), data)
         except dr.TargetError as error:
             return dr.prune(model, error.best)
     best = dr.prune(model, dr.Selection.dropping(elements, []))
