@@ -48,20 +48,20 @@ def seed_layers(model: keras.Model, seed: int) -> None:
         state.assign(np.array([seed % 2**32, number], dtype=np.uint32))
 
 
-def call_model(model: keras.Model, inputs: Sequence[Any], *, training: bool) -> Any:
-    """The model's only output for one tensor an input."""
+def call_model(model: keras.Model, inputs: Sequence[Any], *, training: bool, output: int = 0) -> Any:
+    """One of the model's outputs for one tensor an input."""
     pack: Any = keras.tree.pack_sequence_as
     arranged = inputs[0] if isinstance(model, keras.Sequential) else pack(model.input, list(inputs))
-    return keras.tree.flatten(model(arranged, training=training))[0]
+    return keras.tree.flatten(model(arranged, training=training))[output]
 
 
 def run_model(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
-    """Outputs (n_examples, n_outputs) of a model that is left as it is."""
+    """The measured output (n_examples, n_outputs) of a model that is left as it is."""
 
     @tf.function(reduce_retracing=True)
     def run(inputs: list[Any]) -> Any:
         with keras.StatelessScope(collect_losses=True):
-            return tf.cast(call_model(model, inputs, training=False), tf.float32)
+            return tf.cast(call_model(model, inputs, training=False, output=examples.output), tf.float32)
 
     starts = range(0, len(examples), BATCH)
     parts = [run([tf.convert_to_tensor(x[k : k + BATCH]) for x in examples.inputs]).numpy() for k in starts]

@@ -18,13 +18,13 @@ from .streams import stream
 if TYPE_CHECKING:
     import keras
 
-    from .graph import Shape
+    from .graph import Graph, Shape
 
 Data = Any
 """(x, y): x an array, or a list, tuple or dict of arrays for several inputs; y the labels, or None.
 
 Or a tf.data.Dataset, a keras.utils.PyDataset or an iterable of batches (x, y), which `dropreg.stream`
-writes to disk first.
+writes to disk first. Labels by name, ``{"mood": y}``, say which of several outputs is measured; y may be None.
 """
 
 _BLOCK_BYTES = 2**26
@@ -43,11 +43,14 @@ class Examples:
         other tasks; None if there are none.
     task : str
         "classes", "binary", "multilabel" or "regression".
+    output : int
+        Number of the model's output that is measured.
     """
 
     inputs: tuple[npt.NDArray[Any], ...]
     labels: npt.NDArray[Any] | None
     task: Task
+    output: int = 0
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -68,7 +71,14 @@ def _blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
         yield array[start : start + step]
 
 
-def check_data(model: "keras.Model", data: Data, task: Task | None = None, output: int | str | None = None) -> Examples:
+def check_data(
+    model: "keras.Model",
+    data: Data,
+    task: Task | None = None,
+    output: int | str | None = None,
+    *,
+    measured: bool = True,
+) -> Examples:
     """Check (x, y) against a model's inputs and outputs.
 
     Parameters
@@ -85,7 +95,9 @@ def check_data(model: "keras.Model", data: Data, task: Task | None = None, outpu
         "regression"; several outputs and integer or one-hot labels make "classes", other rows of 0
         and 1 "multilabel", other numbers "regression".
     output : int or str, optional
-        Which output to measure, by number or name; needed where there are several.
+        Which output to measure, by number or name; needed where there are several, and `y` names none or several.
+    measured : bool
+        Whether an output is measured at all; if not, the first will do where none is named.
 
     Returns
     -------
@@ -119,13 +131,8 @@ def check_data(model: "keras.Model", data: Data, task: Task | None = None, outpu
             )
     if n_examples == 0:
         raise DataError("`data` must hold at least one example, received none.")
-    number = graph.output_number(0 if output is None else output)
+    number = _output_of(graph, y, output, measured=measured)
     shape = graph.shapes[graph.outputs[number]]
-    if output is None and len(graph.outputs) > 1:
-        raise DataError(
-            f"`output` must say which of the model's outputs to measure ({', '.join(graph.output_names)}), received "
-            f"none: pass output={graph.output_names[0]!r}."
-        )
     n_outputs = shape[1] if len(shape) == 2 else None
     if n_outputs is None:
         raise DataError(
@@ -136,12 +143,12 @@ def check_data(model: "keras.Model", data: Data, task: Task | None = None, outpu
     if task is not None and task not in TASKS:
         raise ParameterError(f"`task` must be one of {', '.join(TASKS)}, received {task!r}.")
     if y is None:
-        return Examples(inputs, None, task or ("classes" if n_outputs > 1 else "regression"))
+        return Examples(inputs, None, task or ("classes" if n_outputs > 1 else "regression"), number)
     labels = _numeric_labels(y, n_examples)
     task = task or _guess_task(labels, n_outputs)
     if task == "classes":
-        return Examples(inputs, _checked_classes(labels, n_examples, n_outputs), task)
-    return Examples(inputs, _checked_targets(labels, n_examples, n_outputs, task), task)
+        return Examples(inputs, _checked_classes(labels, n_examples, n_outputs), task, number)
+    return Examples(inputs, _checked_targets(labels, n_examples, n_outputs, task), task, number)
 
 
 def check_apart(name: str, data: Data, other_name: str, other: Data) -> None:
@@ -252,6 +259,23 @@ def _checked_shape(array: npt.NDArray[Any], name: str, expected: "Shape") -> npt
         hint = " Add the channel axis: x[..., np.newaxis]." if (*array.shape, 1)[1:] == expected[1:] else ""
         raise DataError(f"input '{name}' must have shape ({sizes}), received {array.shape}.{hint}")
     return array
+
+
+def _output_of(graph: "Graph", y: Any, output: int | str | None, *, measured: bool) -> int:
+    """Number of the output that is asked for, or that labels name; the first where it does not matter."""
+    names = graph.output_names
+    if output is not None:
+        return graph.output_number(output)
+    named = [name for name in names if name in y] if isinstance(y, Mapping) else []
+    if len(named) == 1:
+        return names.index(named[0])
+    if len(names) > 1 and measured:
+        received = f"of {', '.join(map(str, y))}" if isinstance(y, Mapping) else "without a name"
+        raise DataError(
+            f"`data` must name one of the model's outputs to measure ({', '.join(names)}), received labels {received}: "
+            f"pass (x, {{{names[0]!r}: y}}), where y may be None."
+        )
+    return 0
 
 
 def _labels_of(y: Any, number: int, names: Sequence[str]) -> Any:

@@ -69,7 +69,7 @@ class MergedNetwork(MaskedNetwork):
     takes_groups: ClassVar[bool] = True
 
     def __init__(self, model: keras.Model, elements: Elements, examples: "Examples", ridge: float = 0.01) -> None:
-        super().__init__(model, elements)
+        super().__init__(model, elements, output=examples.output)
         if not can_predict(elements):
             raise ParameterError(
                 "`ablation` 'merged' must have elements that are read as channels of an activation, of one kind, "
@@ -86,7 +86,8 @@ class MergedNetwork(MaskedNetwork):
         periods = {key: shortest_period(gates[0].columns) for key, gates in self._gates.items()}
         means = self.mean_activations(examples, batch_size)
         centers = {key: tf.constant(mean, tf.float32) for key, mean in means.items()}
-        last = LastLayer.call_among([self.graph.calls[index] for index in self._suffix])
+        one = len(self.graph.outputs) == 1  # merging fits no last layer where there are several
+        last = LastLayer.call_among([self.graph.calls[index] for index in self._suffix]) if one else None
 
         @tf.function(reduce_retracing=True)
         def products_of(batch: list[tf.Tensor]) -> list[tf.Tensor]:

@@ -283,7 +283,8 @@ def prune(
     selection : Selection, optional
         Of the elements of this model.
     data : (x, y), optional
-        Held-out examples for annealing and merging; y may be None.
+        Held-out examples for annealing and merging; y may be None. Of a model of several outputs, annealing measures
+        the one that labels name, as in (x, {"mood": None}): what only the others need counts nothing.
     fraction : float, optional
         Of the elements to drop, strictly between 0 and 1, in place of a selection.
     target : Budget or AccuracyLimit, optional

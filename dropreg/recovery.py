@@ -22,6 +22,7 @@ import tensorflow as tf
 from .copying import BATCH, call_model, copy_model, run_model, seed_layers
 from .data import Data, Examples, check_apart, check_data
 from .errors import DataError, ModelError, ParameterError
+from .graph import trace_graph
 from .outcomes import Divergence, Loss, Prediction, Task, guess_from_logits
 from .zeros import hold_zeros
 
@@ -254,6 +255,12 @@ def _parts(
     """What is trained on, and what is held out."""
     if validation is not None:
         check_apart("data", data, "validation", validation)
+    names = trace_graph(model).output_names
+    if len(names) > 1:
+        raise ModelError(
+            f"`recover` must have a model of one output, received {len(names)} ({', '.join(names)}), of which it would "
+            "train one alone: train with model.fit."
+        )
     examples = check_labels(check_data(model, data, task), "data", settings)
     if validation is not None:
         others = check_labels(check_data(model, validation, examples.task), "validation", settings)

@@ -55,22 +55,20 @@ class ChunkRunner:
         ablation: Ablation,
         seed: int,
         batch_size: int | None,
-        output: int | str = 0,
     ) -> None:
         import tensorflow as tf
 
         from .masking import MaskedNetwork
 
         self._arguments = (model, elements, examples, design, outcomes, gradients, ablation, seed)
-        self.output = output
         self.elements, self.examples, self.design, self.seed = elements, examples, design, seed
         self.outcomes, self.gradients = outcomes, gradients
         self._row_outcomes = tuple(outcome for outcome in outcomes if not isinstance(outcome, PerMask))
         self._mask_outcomes = tuple(outcome for outcome in outcomes if isinstance(outcome, PerMask))
-        self.network = MaskedNetwork(model, elements, output=output)
+        self.network = MaskedNetwork(model, elements, output=examples.output)
         if ablation == "mean":
             means = self.network.mean_activations(examples)
-            self.network = MaskedNetwork(model, elements, means, output=output)
+            self.network = MaskedNetwork(model, elements, means, output=examples.output)
         self.batch_size = self._choose_batch_size(batch_size)
         unit = design.rows_per_group
         fitting = min(_MOST_CHUNK, self.batch_size * _BATCHES_PER_CHUNK)
@@ -93,7 +91,7 @@ class ChunkRunner:
         self.baseline = self._measure_baseline()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ChunkRunner, (*self._arguments, self.batch_size, self.output)
+        return ChunkRunner, (*self._arguments, self.batch_size)
 
     def _choose_batch_size(self, asked: int | None) -> int:
         """Rows of one forward pass: all examples of a mask where it serves a batch."""
@@ -229,7 +227,7 @@ class ChunkRunner:
             model=self.elements.signature,
             weights=weights,
             data=data,
-            output=self.network.graph.output_number(self.output),
+            output=self.examples.output,
             gradient_unit="mask" if self.elements.one_mask_a_batch else "row",
         )
 

@@ -82,7 +82,7 @@ def sample(
     task : {"classes", "binary", "multilabel", "regression"}, optional
         What the outputs mean; found from y by default.
     output : int or str, optional
-        Which of the model's outputs to measure; needed where there are several.
+        Which of the model's outputs to measure; needed where there are several and labels do not name one.
     seed : int
         At least 0, below 2**64.
     batch_size : int, optional
@@ -127,10 +127,7 @@ def sample(
     measured = resolve_all(outcomes)
     examples = check_data(model, data, task, output)
     _check_outcomes(measured, tuple(gradients), design, examples)
-    runner = ChunkRunner(
-        *(model, elements, examples, design, measured, tuple(gradients), ablation, seed, batch_size),
-        output=0 if output is None else output,
-    )
+    runner = ChunkRunner(*(model, elements, examples, design, measured, tuple(gradients), ablation, seed, batch_size))
     unseen = runner.run_fidelity(fidelity) if fidelity else None
     record = create_record(out, runner.settings(rows), elements, runner.baseline_frame(), design, unseen)
     with tqdm(total=rows, initial=record.rows, unit="rows", unit_scale=True, disable=not progress) as bar:

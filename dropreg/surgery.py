@@ -99,7 +99,7 @@ def cut(
             f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code: it "
             "cannot be made smaller. Rebuild it as keras.Model(inputs, outputs)."
         )
-    examples = None if data is None or strategy is None else check_data(model, data)
+    examples = None if data is None or strategy is None else check_data(model, data, measured=False)
     channels = trace_channels(graph)
     columns = columns_of_labels(channels, selection.elements)
     selection, blocked = _settle(graph, channels, columns, selection, on_blocked)

@@ -1,5 +1,6 @@
 """What a pruner is to reach: a size, a speed, or the most that can go at a bearable loss of accuracy."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -100,15 +101,16 @@ class AccuracyLimit:
             )
         if not 0.5 < self.level < 1:
             raise ParameterError(f"`level` must lie strictly between 0.5 and 1, received {self.level!r}.")
-        if not isinstance(self.data, tuple | list) or len(self.data) != 2 or self.data[1] is None:
+        if not isinstance(self.data, tuple | list) or len(self.data) != 2 or _labels(self.data[1]) is None:
             raise DataError(
                 "`data` of an accuracy limit must be a pair (x, y) with labels, received none: pass (x, y)."
             )
         needed = int(np.ceil(-np.log1p(-self.level) / self.most))
-        if len(self.data[1]) < needed:
+        n_examples = len(_labels(self.data[1]))
+        if n_examples < needed:
             raise DataError(
                 f"`data` of an accuracy limit must hold at least {needed} examples to show a loss of at most "
-                f"{self.most:g} at level {self.level:g}, received {len(self.data[1])}: pass more, or a larger limit."
+                f"{self.most:g} at level {self.level:g}, received {n_examples}: pass more, or a larger limit."
             )
 
     def measure(self, pruned: "Pruned") -> float:
@@ -127,13 +129,19 @@ class AccuracyLimit:
 Target = Budget | AccuracyLimit
 
 
+def _labels(y: Any) -> Any:
+    """Labels of one output, which may have its name."""
+    return next(iter(y.values())) if isinstance(y, Mapping) and len(y) == 1 else y
+
+
 def _is_right(model: Any, data: Data) -> npt.NDArray[np.float64]:
     """1 for each example that is told right, 0 for the others; for several labels the mean over them."""
     import tensorflow as tf
 
+    from .copying import run_model
+
     examples = check_data(model, data)
-    inputs: Any = examples.inputs
-    outputs = np.asarray(model.predict(list(inputs) if len(inputs) > 1 else inputs[0], batch_size=256, verbose=0))
+    outputs = run_model(model, examples)
     prediction = Prediction(tf.constant(outputs), examples.task, guess_from_logits(examples.task, outputs))
     labels: Any = examples.labels
     return Accuracy().measure(prediction, tf.constant(labels), prediction).numpy().astype(np.float64)

@@ -121,7 +121,8 @@ def main() -> None:
     n_train = 2_000 if arguments.quick else N_TRAIN
     train = dr.examples.as_inputs(images[:n_train]), labels[:n_train].astype(np.int64)
     frame = run_methods(arguments, "finetune", partial(measure, arguments=arguments, train=train))
-    groups = frame.groupby(["model", "method", "fraction"], sort=False)[list(VALUES)]
+    columns = ["model", "method", "fraction", *VALUES]
+    groups = frame.reindex(columns=columns).groupby(columns[:3], sort=False)[list(VALUES)]
     summary = groups.mean().join(groups.std()[list(VALUES[:4])].add_suffix("_sd"))
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
     save_settings(arguments.out, arguments)

@@ -1,5 +1,7 @@
 """Several outputs, mixed precision, and data that come in batches or lie on disk."""
 
+from collections.abc import Callable
+
 import keras
 import models
 import numpy as np
@@ -23,8 +25,11 @@ def test_an_outcome_is_measured_on_the_output_chosen() -> None:
     x = inputs(model, 50)
     y = [np.random.default_rng(0).integers(0, 3, 50), np.random.default_rng(1).normal(size=50)]
     elements = dr.elements(model)
-    with pytest.raises(dr.DataError, match=r"`output` must say which .*\(first, second\), received none"):
+    says = r"`data` must name one .*\(first, second\), received labels {}: pass \(x, {{'first': y}}\)"
+    with pytest.raises(dr.DataError, match=says.format("without a name")):
         dr.sample(model, (x, y), elements, rows=64, progress=False)
+    with pytest.raises(dr.DataError, match=says.format("of third")):
+        dr.taylor(model, (x, {"third": y[0]}), elements)
     first = dr.estimate(model, (x, y), elements, rows=5_000, outcome="loss", output="first", progress=False)
     assert (first.impact != 0).all()
     second = dr.estimate(
@@ -37,6 +42,56 @@ def test_an_outcome_is_measured_on_the_output_chosen() -> None:
     unread = np.array(elements.layers) == "own"
     assert np.abs(second.impact[unread]).max() < 4 * second.std_error.max()
     assert np.abs(second.impact[~unread]).max() > 10 * np.abs(second.impact[unread]).max()
+
+
+@pytest.mark.parametrize("scorer", [dr.taylor, dr.spread, dr.leave_one_out])
+@pytest.mark.parametrize("output", ["first", "second"])
+def test_scorers_measure_the_output_that_labels_name(scorer: Callable[..., dr.ImpactTable], output: str) -> None:
+    """As if the model had no other."""
+    model = two_outputs()
+    x = inputs(model, 50)
+    y = {"first": np.random.default_rng(0).integers(0, 3, 50), "second": np.random.default_rng(1).normal(size=50)}
+    alone = keras.Model(model.input, model.get_layer(output).output)
+    of_both = scorer(model, (x, {output: y[output]}), dr.elements(model), outcome="loss")
+    of_one = scorer(alone, (x, y[output]), dr.elements(alone), outcome="loss")
+    found = dict(zip(of_both.frame["element"], of_both.impact, strict=True))
+    read = np.array([found.pop(name) for name in of_one.frame["element"]])
+    np.testing.assert_allclose(read, of_one.impact, rtol=1e-4, atol=1e-6)
+    assert np.abs(read).max() > 0
+    assert list(found.values()) == [0.0] * len(found)  # what only the other output reads
+
+
+@pytest.mark.parametrize("output", ["first", "second"])
+def test_a_model_of_several_outputs_gets_smaller(output: str) -> None:
+    """Units that only the other output reads go first; whatever is merged, all outputs stay."""
+    model = two_outputs()
+    x = inputs(model, 200)
+    small = dr.prune(model, data=(x, {output: None}), fraction=1 / 3)
+    assert [y.shape for y in small.model(x)] == [(200, 3), (200, 1)]
+    gone = np.array(small.selection.elements.layers)[~small.selection.kept]
+    assert (set(gone) == {"own"}) == (output == "second")
+    again = dr.prune(model, small.selection, (x, [np.zeros(200, int), np.zeros(200)]))  # all labels, as fit takes them
+    for one, other in zip(small.model(x), again.model(x), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_an_accuracy_limit_measures_the_output_that_labels_name() -> None:
+    model = two_outputs()
+    model = keras.Model(model.input, model.outputs[::-1])
+    x = inputs(model, 400)
+    y = np.argmax(model(x)[1], axis=1)
+    limit = dr.AccuracyLimit(0.4, (x, {"first": y}))
+    small = dr.prune(model, data=(x, {"first": y}), target=limit)
+    wrong = np.argmax(small.model(x)[1], axis=1) != y
+    assert wrong.mean() < limit.measure(small) < 0.4
+    with pytest.raises(dr.DataError, match=r"`data` of an accuracy limit must be a pair \(x, y\) with labels"):
+        dr.AccuracyLimit(0.4, (x, {"first": None}))
+
+
+def test_fine_tuning_one_output_of_several_is_refused() -> None:
+    model = two_outputs()
+    with pytest.raises(dr.ModelError, match=r"`recover` must have a model of one output, received 2 \(first, second\)"):
+        dr.recover(model, (inputs(model, 20), {"first": np.zeros(20, int)}))
 
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])

@@ -49,7 +49,9 @@ class Probe:
         from ..masking import MaskedNetwork
 
         self.question = question
-        self.network = MaskedNetwork(question.model, question.elements) if network is None else network
+        if network is None:
+            network = MaskedNetwork(question.model, question.elements, output=question.examples.output)
+        self.network = network
         self.rows = 0
         self._compiled: dict[str, Callable[..., Any]] = {}
         self.one_mask = question.elements.one_mask_a_batch

@@ -58,7 +58,7 @@ class Question:
         from ..graph import trace_graph
 
         graph = trace_graph(self.model)
-        return graph.shapes[graph.outputs[0]][-1] or 1
+        return graph.shapes[graph.outputs[self.examples.output]][-1] or 1
 
     @property
     def sign(self) -> float:
@@ -71,11 +71,8 @@ class Question:
             return self
         order = examples_of_rows(self.seed, 0, n, len(self.examples))
         labels = self.examples.labels
-        fewer = Examples(
-            tuple(array[order] for array in self.examples.inputs),
-            None if labels is None else labels[order],
-            self.examples.task,
-        )
+        inputs = tuple(array[order] for array in self.examples.inputs)
+        fewer = replace(self.examples, inputs=inputs, labels=None if labels is None else labels[order])
         return replace(self, examples=fewer)
 
 
