@@ -88,6 +88,9 @@ def _parser() -> argparse.ArgumentParser:
         help="what is measured (default: accuracy)",
     )
     estimate.add_argument(
+        "--output", metavar="NAME", help="the output that is measured and that y belongs to, of a model with several"
+    )
+    estimate.add_argument(
         "--rows", type=int, help="masked forward passes (default: 500 for each element, at least 50,000)"
     )
     estimate.add_argument(
@@ -180,6 +183,7 @@ def _estimate(options: argparse.Namespace) -> None:
         data,
         found,
         outcome=options.outcome,
+        output=options.output,
         rows=options.rows,
         design=design,
         gradients=False if options.forward_only else None,

@@ -273,7 +273,7 @@ def _output_of(graph: "Graph", y: Any, output: int | str | None, *, measured: bo
         received = f"of {', '.join(map(str, y))}" if isinstance(y, Mapping) else "without a name"
         raise DataError(
             f"`data` must name one of the model's outputs to measure ({', '.join(names)}), received labels {received}: "
-            f"pass (x, {{{names[0]!r}: y}}), where y may be None."
+            f"pass (x, {{{names[0]!r}: y}}), where y may be None; on the command line, --output {names[0]}."
         )
     return 0
 

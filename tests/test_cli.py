@@ -11,6 +11,7 @@ import matplotlib.image as mpimg
 import numpy as np
 import pandas as pd
 import pytest
+from test_data_sources import two_outputs
 
 import dropreg as dr
 from dropreg.cli import main
@@ -61,6 +62,21 @@ def test_table_is_that_of_the_library(
     assert printed.out.endswith("written: impact.csv\n")
     top = expected.sort_values("rank")["element"].iloc[0]
     assert re.search(rf"largest impact on accuracy\n.*\n *{re.escape(top)} ", printed.out)
+
+
+def test_one_of_several_outputs_is_measured(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = two_outputs()
+    x, y = np.random.default_rng(0).normal(size=(40, 6)), np.random.default_rng(1).normal(size=40)
+    model.save("two.keras")
+    np.savez("two.npz", x=x, y=y)
+    files = "two.keras", "two.npz"
+    assert estimate(files, "--quiet", "--outcome", "loss", "--output", "second") == 0
+    expected = as_from_python(model, (x, y), dr.elements(model), outcome="loss", output="second")
+    pd.testing.assert_frame_equal(pd.read_csv("impact.csv"), expected)
+    assert estimate(files, "--quiet") == 2
+    assert "must name one of the model's outputs to measure (first, second)" in capsys.readouterr().err
+    assert estimate(files, "--quiet", "--output", "third") == 2
+    assert "`output` must be one of first, second" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
