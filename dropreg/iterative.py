@@ -11,7 +11,7 @@ from .elements import Elements
 from .errors import ParameterError
 from .estimate import estimate
 from .merges import Merge, resolve_merge
-from .recovery import Recovery, check_labels, recover
+from .recovery import Recovery, check_tuning, recover
 from .schedules import Schedule, counts_by_step
 from .selection import check_fractions
 from .steps import AnyScorer, Units, Weights, begin, check_elements
@@ -135,9 +135,10 @@ def _checked_data(
     for name, given in sets.items():
         if given is not None:
             sets[name] = given if isinstance(given, tuple | list) else stream(given)
-            examples = check_data(model, sets[name])
-            if recovery is not None and name != "data":
-                check_labels(examples, name, recovery)
+            if recovery is None or name == "data":
+                check_data(model, sets[name])
+            else:
+                check_tuning(model, sets[name], None, name, recovery)
     return sets["data"], sets["tuning"], sets["validation"]
 
 

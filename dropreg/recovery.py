@@ -231,8 +231,15 @@ def check_teacher(teacher: keras.Model | None, recovery: Recovery) -> None:
         )
 
 
-def check_labels(examples: Examples, name: str, settings: Recovery) -> Examples:
-    """The examples, or DataError where there are no labels to learn from."""
+def check_tuning(model: keras.Model, data: Data, task: Task | None, name: str, settings: Recovery) -> Examples:
+    """Examples to fine-tune with; an error where there are no labels to learn from, or several outputs to learn."""
+    names = trace_graph(model).output_names
+    if len(names) > 1:
+        raise ModelError(
+            f"`recover` must have a model of one output, received {len(names)} ({', '.join(names)}), of which it would "
+            "train one alone: train with model.fit."
+        )
+    examples = check_data(model, data, task)
     if examples.labels is None and settings.distill < 1:
         raise DataError(
             f"`{name}` must have labels where distill is below 1, received y=None with distill={settings.distill:g}: "
@@ -255,15 +262,9 @@ def _parts(
     """What is trained on, and what is held out."""
     if validation is not None:
         check_apart("data", data, "validation", validation)
-    names = trace_graph(model).output_names
-    if len(names) > 1:
-        raise ModelError(
-            f"`recover` must have a model of one output, received {len(names)} ({', '.join(names)}), of which it would "
-            "train one alone: train with model.fit."
-        )
-    examples = check_labels(check_data(model, data, task), "data", settings)
+    examples = check_tuning(model, data, task, "data", settings)
     if validation is not None:
-        others = check_labels(check_data(model, validation, examples.task), "validation", settings)
+        others = check_tuning(model, validation, examples.task, "validation", settings)
         return _Part(examples, np.arange(len(examples))), _Part(others, np.arange(len(others)))
     if len(examples) < 2:
         raise DataError(

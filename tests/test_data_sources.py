@@ -94,6 +94,16 @@ def test_fine_tuning_one_output_of_several_is_refused() -> None:
         dr.recover(model, (inputs(model, 20), {"first": np.zeros(20, int)}))
 
 
+def test_pruning_several_outputs_in_steps_is_refused_before_it_begins_if_it_fine_tunes() -> None:
+    model = two_outputs()
+    data, tuning = ((inputs(model, 20), {"first": np.zeros(20, int)}) for _ in range(2))
+    scorer = dr.Scorer(lambda *_, **__: pytest.fail("nothing is to be scored"), {})
+    with pytest.raises(dr.ModelError, match="`recover` must have a model of one output"):
+        dr.prune_iteratively(
+            *(model, data, dr.elements(model)), fraction=0.5, scorer=scorer, recovery=dr.Recovery(), tuning=tuning
+        )
+
+
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
 def test_mixed_precision(policy: str) -> None:
     """Masked equals zeroed to the precision that the layers compute in."""
