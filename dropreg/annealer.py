@@ -12,7 +12,7 @@ from .baselines.magnitude import magnitude
 from .baselines.probe import Probe
 from .baselines.question import Question, ask
 from .baselines.smoothness import non_differentiable
-from .data import Data, Examples, check_data
+from .data import Data, Examples, check_data, read_once
 from .elements import Elements
 from .errors import DataError, ModelError, ParameterError, positive
 from .impact import ImpactTable
@@ -87,6 +87,7 @@ class Annealer:
         self.elements, self.floor, self.gradients, self.ablation = elements, floor, gradients, ablation
         self.schedule = _default_schedule(elements) if schedule is None else schedule
         self._sweeps = _sweeps(elements, ablation, swaps)
+        data = read_once(data)
         if outcome is None:
             outcome = _default_outcome(
                 check_data(model, data, task), ablation, one_mask_a_batch=elements.one_mask_a_batch

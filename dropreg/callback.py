@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from .data import Data, check_data
+from .data import Data, check_data, read_once
 from .elements import Elements, check_fits
 from .errors import ModelError, ParameterError
 from .estimate import estimate
@@ -15,7 +15,6 @@ from .graph import trace_graph
 from .schedules import Schedule, counts_by_step
 from .selection import Selection, check_fractions
 from .steps import AnyScorer, check_elements, score, select_left
-from .streams import stream
 from .switches import find_switches
 from .zeros import HoldZeros, as_array
 
@@ -99,7 +98,7 @@ class PruningCallback(keras.callbacks.Callback):
         check_fractions(elements, [fraction], floor)
         self.selection = Selection(elements, np.ones(len(elements), dtype=bool))
         self._gone = dict(zip(epochs, counts, strict=False))  # one shot has one count
-        self._data = data if isinstance(data, tuple | list) else stream(data)
+        self._data = read_once(data)
         self._scorer, self._floor, self._seed = scorer, floor, seed
         self._switches: list[_Switch] = []
 

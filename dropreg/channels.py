@@ -48,7 +48,8 @@ class State:
 class Channels:
     """Labels, what ties and pins them, what each costs, and where they are read.
 
-    ``slots`` holds the labels of every slot of the graph once all its calls have been followed.
+    ``slots`` holds the labels of every slot of the graph once all its calls have been followed, ``equal`` the pairs of
+    layers that must keep as many units one as the other.
     """
 
     sources: list[Source] = field(default_factory=list)
@@ -57,6 +58,7 @@ class Channels:
     params: list[float] = field(default_factory=list)
     macs: list[float] = field(default_factory=list)
     slots: dict[int, Labels] = field(default_factory=dict)
+    equal: dict[tuple[str, str], None] = field(default_factory=dict)
     _parents: list[int] = field(default_factory=list)
     _pinned: dict[int, str] = field(default_factory=dict)
     _units: dict[int, Labels] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from .baselines.probe import Probe
 from .baselines.question import ask, spent
 from .chunks import write_atomically
 from .cost import cost_of, total_macs
-from .data import Data, check_data
+from .data import Data, check_data, read_once
 from .elements import Elements
 from .errors import ParameterError, RecordError
 from .impact import ImpactTable
@@ -141,6 +141,7 @@ def compare(
     """
     chosen = _checked_scorers(scorers, seeds)
     check_fractions(elements, fractions, floor)
+    data = read_once(data)
     judge = _Judge(model, data if test_data is None else test_data, elements, task)
     kept = _Kept(out, _fingerprint(judge, data, chosen, fractions, floor, task))
     if not kept.has("whole model", 0, 1):

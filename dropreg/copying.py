@@ -1,6 +1,6 @@
 """Copies of models, and running a model that is to stay as it is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -55,15 +55,20 @@ def call_model(model: keras.Model, inputs: Sequence[Any], *, training: bool, out
     return keras.tree.flatten(model(arranged, training=training))[output]
 
 
+def traced(function: Callable[..., Any], *arrays: Any) -> Callable[..., Any]:
+    """`function` as a graph for arrays or tensors like these, lists of them included, with any number of rows."""
+    specs: Any = tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), arrays)
+    return tf.function(function, input_signature=specs).get_concrete_function()
+
+
 def run_model(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
     """The measured output (n_examples, n_outputs) of a model that is left as it is."""
 
-    @tf.function(reduce_retracing=True)
-    def run(inputs: list[Any]) -> Any:
+    def forward(inputs: list[Any]) -> Any:
         with keras.StatelessScope(collect_losses=True):
             return tf.cast(call_model(model, inputs, training=False, output=examples.output), tf.float32)
 
-    starts = range(0, len(examples), BATCH)
+    run, starts = traced(forward, list(examples.inputs)), range(0, len(examples), BATCH)
     parts = [run([tf.convert_to_tensor(x[k : k + BATCH]) for x in examples.inputs]).numpy() for k in starts]
     outputs = np.concatenate(parts)
     if not np.isfinite(outputs).all():

@@ -71,6 +71,11 @@ def _blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
         yield array[start : start + step]
 
 
+def read_once(data: Data) -> Any:
+    """(x, y) as it is; what comes in batches is written to disk (`stream`), as a generator cannot be read again."""
+    return data if isinstance(data, tuple | list) else stream(data)
+
+
 def check_data(
     model: "keras.Model",
     data: Data,
@@ -108,8 +113,7 @@ def check_data(
     DataError
         If shapes, dtypes, lengths or values do not fit; the text says which, and what to do.
     """
-    if not isinstance(data, tuple | list):
-        data = stream(data)
+    data = read_once(data)
     if len(data) != 2:
         raise DataError(f"`data` must be a pair (x, y), received {len(data)} values: pass (x, y).")
     x, y = data

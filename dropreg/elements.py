@@ -97,6 +97,9 @@ class Elements:
         Tells one model's structure from another's.
     kernel_shapes : mapping of str to tuple of int
         Shape of the kernel that weights belong to, by layer and variable.
+    equal : tuple of (str, str)
+        Pairs of layers of which as many units must stay, the directions of a Bidirectional layer, for a smaller model
+        to exist; masks need not.
     """
 
     layers: tuple[str, ...]
@@ -110,6 +113,7 @@ class Elements:
     left_out: tuple[tuple[str, str], ...]
     signature: str
     kernel_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    equal: tuple[tuple[str, str], ...] = ()
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -214,6 +218,7 @@ class Found:
     left_out: tuple[tuple[str, str], ...] = ()
     known: tuple[str, ...] = ()
     kernel_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    equal: tuple[tuple[str, str], ...] = ()
 
 
 def elements(
@@ -350,6 +355,7 @@ def _join(parts: Sequence[Found], signature: str) -> Elements:
         left_out=tuple(dict.fromkeys(reason for part in parts for reason in part.left_out)),
         signature=signature,
         kernel_shapes={name: shape for part in parts for name, shape in part.kernel_shapes.items()},
+        equal=tuple(dict.fromkeys(pair for part in parts for pair in part.equal)),
     )
 
 

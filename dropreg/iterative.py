@@ -6,7 +6,7 @@ import keras
 import pandas as pd
 from tqdm.auto import tqdm
 
-from .data import Data, check_apart, check_data
+from .data import Data, check_apart, check_data, read_once
 from .elements import Elements
 from .errors import ParameterError
 from .estimate import estimate
@@ -15,7 +15,6 @@ from .recovery import Recovery, check_tuning, recover
 from .schedules import Schedule, counts_by_step
 from .selection import check_fractions
 from .steps import AnyScorer, Units, Weights, begin, check_elements
-from .streams import stream
 from .surgery import OnBlocked, Pruned
 
 
@@ -134,7 +133,7 @@ def _checked_data(
             check_apart(one, sets[one], other, sets[other])
     for name, given in sets.items():
         if given is not None:
-            sets[name] = given if isinstance(given, tuple | list) else stream(given)
+            sets[name] = read_once(given)
             if recovery is None or name == "data":
                 check_data(model, sets[name])
             else:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from .copying import traced
 from .elements import Columns, Elements, Gate, InnerGate, check_fits
 from .errors import ParameterError
 from .graph import Call, all_layers, call_name, patched, trace_graph, variables_of
@@ -223,18 +224,18 @@ class MaskedNetwork:
             )
         slots = {key: self.graph.calls[key[0]].inputs[key[1]] for key in self._gates}
 
-        @tf.function(reduce_retracing=True)
         def means_of(batch: list[tf.Tensor]) -> list[tf.Tensor]:
             values = dict(zip(self.graph.inputs, batch, strict=True))
             self._run(dict(enumerate(self.graph.calls)), values, None)
             means = [tf.cast(values[slot], tf.float32) for slot in slots.values()]
             return [tf.reduce_mean(mean, axis=list(range(len(mean.shape) - 1))) for mean in means]
 
+        run = traced(means_of, list(examples.inputs))
         totals: list[Any] = [0.0] * len(slots)
         for start in range(0, len(examples), batch_size):
             batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
             share = len(batch[0]) / len(examples)
-            totals = [t + share * np.asarray(m, np.float64) for t, m in zip(totals, means_of(batch), strict=True)]
+            totals = [t + share * np.asarray(m, np.float64) for t, m in zip(totals, run(batch), strict=True)]
         return dict(zip(slots, totals, strict=True))
 
     def accuracy(self, x: Any, y: npt.NDArray[np.int64], dropped: Sequence[int] | npt.NDArray[np.int64]) -> float:

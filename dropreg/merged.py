@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from .copying import traced
 from .elements import Elements
 from .errors import ParameterError
 from .last_layer import LastLayer
@@ -89,7 +90,6 @@ class MergedNetwork(MaskedNetwork):
         one = len(self.graph.outputs) == 1  # merging fits no last layer where there are several
         last = LastLayer.call_among([self.graph.calls[index] for index in self._suffix]) if one else None
 
-        @tf.function(reduce_retracing=True)
         def products_of(batch: list[tf.Tensor]) -> list[tf.Tensor]:
             values: dict[int, Any] = dict(zip(self.graph.inputs, batch, strict=True))
             self._run(dict(enumerate(self.graph.calls)), values, None)
@@ -102,11 +102,12 @@ class MergedNetwork(MaskedNetwork):
                 read.append(tf.concat([x, tf.ones_like(x[:, :1])], axis=1))
             return [tf.matmul(x, x, transpose_a=True) / tf.cast(tf.shape(x)[0], tf.float32) for x in read]
 
+        run = traced(products_of, list(examples.inputs))
         totals: list[Any] = [0.0] * (len(slots) + (last is not None))
         for start in range(0, len(examples), batch_size):
             batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
             share = len(batch[0]) / len(examples)
-            totals = [t + share * np.asarray(m, np.float64) for t, m in zip(totals, products_of(batch), strict=True)]
+            totals = [t + share * np.asarray(m, np.float64) for t, m in zip(totals, run(batch), strict=True)]
         moments = {key: _moments(means[key], total) for key, total in zip(slots, totals, strict=False)}
         return moments, None if last is None else LastLayer(last.layer, totals[-1])
 

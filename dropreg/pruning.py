@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 from .annealer import Ablation, Annealer
 from .annealing import Annealing
 from .baselines.spread import spread
-from .data import Data
+from .data import Data, read_once
 from .elements import Elements
 from .elements import elements as find_elements
 from .errors import ParameterError, positive
@@ -37,7 +37,7 @@ from .outcomes import Outcome, Task
 from .path import SelectionPath
 from .search import down_to, normal_scores, within
 from .selection import Floor, Selection, check_fractions
-from .surgery import OnBlocked, Pruned, cut
+from .surgery import OnBlocked, Pruned, check_can_cut, cut
 from .targets import AccuracyLimit, Budget, Target
 
 if TYPE_CHECKING:
@@ -116,6 +116,11 @@ floor, task, seed, progress
             "`target` must be an accuracy limit where single weights go, whose zeros leave sizes as they are, received "
             f"a budget of {target.quantity}: pass fraction=..., or elements of another kind."
         )
+    else:
+        check_can_cut(model, elements, floor)
+        if isinstance(target, AccuracyLimit):
+            target.check(model)
+    data = read_once(data)
     run = Annealer(
         *(model, data, elements),
         rows_per_round=rows_per_round,
@@ -318,6 +323,7 @@ def prune(
         If the data do not fit the model.
     """
     if selection is None:
+        data = None if data is None else read_once(data)
         selection = _annealed(
             model,
             data,
@@ -325,6 +331,7 @@ def prune(
             target,
             elements,
             resolve_merge(merge, data is not None),
+            on_blocked=on_blocked,
             seed=seed,
             progress=progress,
         )
@@ -343,6 +350,7 @@ def _annealed(
     elements: Elements | None,
     strategy: Merge | None,
     *,
+    on_blocked: OnBlocked,
     seed: int,
     progress: bool,
 ) -> Selection:
@@ -354,6 +362,8 @@ def _annealed(
             "prune(model, data=(x, y), fraction=0.5)."
         )
     elements = find_elements(model) if elements is None else elements
+    if fraction is not None and on_blocked == "raise":
+        check_can_cut(model, elements, floor=1)
     merged = isinstance(strategy, LeastSquares) and can_predict(elements)
     return anneal(
         *(model, data, elements),

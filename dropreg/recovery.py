@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
-from .copying import BATCH, call_model, copy_model, run_model, seed_layers
+from .copying import BATCH, call_model, copy_model, run_model, seed_layers, traced
 from .data import Data, Examples, check_apart, check_data
 from .errors import DataError, ModelError, ParameterError
 from .graph import trace_graph
@@ -343,7 +343,6 @@ def _train(student: keras.Model, objective: _Objective, parts: tuple[_Part, _Par
     optimizer = settings.make_optimizer()
     optimizer.build(variables)
 
-    @tf.function(reduce_retracing=True)
     def step(inputs: list[Any], targets: list[Any]) -> Any:
         with tf.GradientTape() as tape:
             value = tf.reduce_mean(objective(call_model(student, inputs, training=True), targets))
@@ -351,7 +350,6 @@ def _train(student: keras.Model, objective: _Objective, parts: tuple[_Part, _Par
         optimizer.apply(tape.gradient(total, [variable.value for variable in variables]), variables)
         return value
 
-    @tf.function(reduce_retracing=True)
     def measure(inputs: list[Any], targets: list[Any]) -> Any:
         return objective(call_model(student, inputs, training=False), targets)
 
@@ -359,8 +357,11 @@ def _train(student: keras.Model, objective: _Objective, parts: tuple[_Part, _Par
         for rows in np.array_split(order, -(-len(order) // size)):
             yield [tf.convert_to_tensor(x[rows]) for x in part.examples.inputs], objective.targets(part, rows)
 
+    one = next(batches(parts[0], parts[0].rows[:1], 1))
+    train, judge = traced(step, *one), traced(measure, *one)
+
     def held_out() -> float:
-        return float(np.concatenate([measure(*batch) for batch in batches(parts[1], parts[1].rows, BATCH)]).mean())
+        return float(np.concatenate([judge(*batch) for batch in batches(parts[1], parts[1].rows, BATCH)]).mean())
 
     rng = np.random.default_rng([settings.seed, 1])
     log = [{"epoch": 0, "loss": float("nan"), "held_out": _finite(held_out(), 0, settings)}]
@@ -370,7 +371,7 @@ def _train(student: keras.Model, objective: _Objective, parts: tuple[_Part, _Par
         order, losses = rng.permutation(parts[0].rows), []
         for number, batch in enumerate(batches(parts[0], order, settings.batch_size)):
             optimizer.learning_rate = settings.rate((epoch - 1 + number / n_steps) / settings.epochs)
-            losses.append((float(step(*batch)), len(batch[0][0])))
+            losses.append((float(train(*batch)), len(batch[0][0])))
         loss = sum(value * count for value, count in losses) / len(order)
         log.append({"epoch": epoch, "loss": loss, "held_out": _finite(held_out(), epoch, settings)})
         if log[-1]["held_out"] < best["held_out"]:

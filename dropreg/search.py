@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from .annealer import Annealer
 from .data import Data
 from .errors import TargetError, positive
-from .selection import Selection, largest_fraction
+from .selection import Selection, balanced, largest_fraction
 from .surgery import cut
 from .targets import AccuracyLimit, Budget
 
@@ -56,9 +56,9 @@ def down_to(
             low, high = 0, len(gone)  # dropping the first `low` of them is not enough, the first `high` is
             while high - low > 1:
                 middle = (low + high) // 2
-                value = budget.measure(cut(model, _without(lower, gone[:middle]), merging))
+                value = budget.measure(cut(model, _without(run, lower, gone[:middle]), merging))
                 low, high = (low, middle) if value <= budget.at_most else (middle, high)
-            return _without(lower, gone[:high])
+            return _without(run, lower, gone[:high])
         best = upper
     raise TargetError(f"{budget.describe(value)} was the least, at {best.fraction:.1%} dropped.", best)
 
@@ -82,7 +82,7 @@ def within(
     for lower, upper in _stages(run, rounds, progress=progress):
         gone = _order(run, lower, upper)
         for n_gone in np.unique(np.linspace(0, len(gone), _CHECKS + 1).round().astype(int))[1:]:
-            more = _without(lower, gone[:n_gone])
+            more = _without(run, lower, gone[:n_gone])
             value = limit.measure(cut(model, more, merging))
             if value > limit.most:
                 if best.kept.all():
@@ -99,7 +99,7 @@ def _order(run: Annealer, lower: Selection, upper: Selection) -> npt.NDArray[np.
     return gone[np.argsort(run.scores[gone], kind="stable")]
 
 
-def _without(selection: Selection, gone: npt.NDArray[np.int64]) -> Selection:
+def _without(run: Annealer, selection: Selection, gone: npt.NDArray[np.int64]) -> Selection:
     kept = selection.kept.copy()
     kept[gone] = False
-    return Selection(selection.elements, kept)
+    return Selection(selection.elements, balanced(selection.elements, run.scores, kept))

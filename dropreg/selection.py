@@ -147,7 +147,8 @@ def select(
     Returns
     -------
     Selection
-        Ties go to the element that comes first.
+        Ties go to the element that comes first. Of two layers of which as many must stay (`Elements.equal`), together
+        as many do as the impacts say, or one more.
 
     Raises
     ------
@@ -162,6 +163,7 @@ def select(
     spare = _n_kept(elements, fraction, int(kept.sum()), floor) - int(kept.sum())
     order = np.argsort(-scores, kind="stable")
     kept[order[~kept[order]][:spare]] = True
+    kept = balanced(elements, scores, kept, floors)
     emptied = [layer for layer, columns in layers.items() if not kept[columns].any()]
     if emptied:
         raise ParameterError(
@@ -209,10 +211,36 @@ def largest_fraction(elements: Elements, floor: Floor) -> float:
     return 1.0 - max(needed, 1) / len(elements)
 
 
-def holds_floor(elements: Elements, kept: npt.NDArray[np.bool_], floor: Floor) -> bool:
-    """Whether every layer keeps what `floor` asks for."""
+def is_allowed(elements: Elements, kept: npt.NDArray[np.bool_], floor: Floor) -> bool:
+    """Whether every layer keeps what `floor` asks for, and as many as the layer that it must equal."""
     floors = _floors(elements, floor)
-    return all(kept[columns].sum() >= floors[layer] for layer, columns in _columns_by_layer(elements).items())
+    enough = all(kept[columns].sum() >= floors[layer] for layer, columns in _columns_by_layer(elements).items())
+    pairs = _equal_columns(elements).values()
+    return enough and all(kept[first].sum() == kept[second].sum() for first, second in pairs)
+
+
+def balanced(
+    elements: Elements, scores: Scores, kept: npt.NDArray[np.bool_], floors: Mapping[str, int] | None = None
+) -> npt.NDArray[np.bool_]:
+    """`kept` with as many units of the one as of the other layer where they must be equal.
+
+    The best by `scores` (n_elements,), NaN last; of both together as many as `kept` has, or one more, and what `floors`
+    asks for.
+    """
+    kept, least = kept.copy(), floors or {}
+    for pair, columns in _equal_columns(elements).items():
+        n_kept = sum(int(kept[one].sum()) for one in columns)
+        count = max(-(-n_kept // 2), *(least.get(layer, 0) for layer in pair))
+        for one in columns:
+            kept[one] = False
+            kept[_best(one, scores)[:count]] = True
+    return kept
+
+
+def _equal_columns(elements: Elements) -> dict[tuple[str, str], list[npt.NDArray[np.int64]]]:
+    """Elements of both layers of a pair that must keep equally many, where both have some."""
+    pairs = {pair: [elements.columns_of(layer) for layer in pair] for pair in elements.equal}
+    return {pair: columns for pair, columns in pairs.items() if all(len(one) for one in columns)}
 
 
 def _n_kept(elements: Elements, fraction: float, needed: int, floor: Floor) -> int:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from .channels import Channels, Labels
 from .data import Data, check_data
-from .elements import check_fits, concatenate_names
+from .elements import Elements, check_fits, concatenate_names
 from .errors import ModelError, ParameterError
 from .finders.units import trace_channels
 from .graph import Graph, trace_graph
@@ -21,7 +21,7 @@ from .merges import Merge, resolve_merge
 from .merging import merge_into
 from .plan import columns_of_labels, keep_by_slot, make_plan
 from .rebuild import rebuild
-from .selection import Selection
+from .selection import Floor, Selection, largest_fraction
 from .sizes import Sizes, compare_sizes
 from .zeros import drop_weights
 
@@ -92,13 +92,7 @@ def cut(
         )
     if on_blocked not in ("raise", "keep"):
         raise ParameterError(f"`on_blocked` must be one of raise, keep, received {on_blocked!r}.")
-    graph = trace_graph(model)
-    check_fits(selection.elements, graph, model.name, "`selection` was made for elements")
-    if graph.inside is not None:
-        raise ModelError(
-            f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code: it "
-            "cannot be made smaller. Rebuild it as keras.Model(inputs, outputs)."
-        )
+    graph = _trace(model, selection)
     examples = None if data is None or strategy is None else check_data(model, data, measured=False)
     channels = trace_channels(graph)
     columns = columns_of_labels(channels, selection.elements)
@@ -112,6 +106,26 @@ def cut(
         merged = merge_into(rebuilt, selection.elements.names, examples.inputs, strategy, classes=classes)
     name = "none" if strategy is None else strategy.name
     return Pruned(rebuilt.model, model, selection, name, merged, blocked, compare_sizes(model, rebuilt))
+
+
+def check_can_cut(model: keras.Model, elements: Elements, floor: Floor) -> None:
+    """Raise ModelError where no selection of the elements could be cut: tried for one that drops half of each."""
+    trial = Selection.random(elements, min(0.5, largest_fraction(elements, floor)), floor=floor)
+    graph = _trace(model, trial)
+    channels = trace_channels(graph)
+    _settle(graph, channels, columns_of_labels(channels, elements), trial, "raise")
+
+
+def _trace(model: keras.Model, selection: Selection) -> Graph:
+    """The graph of a model that can be cut."""
+    graph = trace_graph(model)
+    check_fits(selection.elements, graph, model.name, "`selection` was made for elements")
+    if graph.inside is not None:
+        raise ModelError(
+            f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code: it "
+            "cannot be made smaller. Rebuild it as keras.Model(inputs, outputs)."
+        )
+    return graph
 
 
 def _settle(

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from .designs import examples_of_rows
 from .elements import Elements
 from .rounds import Array, Round
-from .selection import Floor, holds_floor
+from .selection import Floor, is_allowed
 
 Mask = npt.NDArray[np.bool_]
 
@@ -84,7 +84,7 @@ class Swapper:
         pairs = list(zip(removals.tolist(), returns.tolist(), strict=False))
         choices = [pairs[:size] for size in takewhile(lambda size: size <= len(pairs), _SIZES)]
         masks = [_exchanged(kept, choice) for choice in choices]
-        fitting = [k for k, mask in enumerate(masks) if holds_floor(self.elements, mask, self.floor)]
+        fitting = [k for k, mask in enumerate(masks) if is_allowed(self.elements, mask, self.floor)]
         if not fitting:
             return []
         gains = self._goodness(np.array([kept, *(masks[k] for k in fitting)]), np.arange(len(self.probe)))

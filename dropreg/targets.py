@@ -13,6 +13,8 @@ from .errors import DataError, ParameterError
 from .outcomes import Accuracy, Prediction, guess_from_logits
 
 if TYPE_CHECKING:
+    import keras
+
     from .surgery import Pruned
 
 Quantity = Literal["params", "macs", "bytes", "latency"]
@@ -111,6 +113,14 @@ class AccuracyLimit:
             raise DataError(
                 f"`data` of an accuracy limit must hold at least {needed} examples to show a loss of at most "
                 f"{self.most:g} at level {self.level:g}, received {n_examples}: pass more, or a larger limit."
+            )
+
+    def check(self, model: "keras.Model") -> None:
+        """Raise DataError unless `data` fit the model, and a decision can be right or wrong."""
+        if check_data(model, self.data).task == "regression":
+            raise DataError(
+                "`data` of an accuracy limit must have classes or labels 0 and 1, received other numbers: pass a "
+                "fraction or a Budget for a regression."
             )
 
     def measure(self, pruned: "Pruned") -> float:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from .copying import traced
 from .graph import Call, Graph
 from .layers.base import Moments
 from .mixing import Sums
@@ -131,16 +132,20 @@ class Twins:
         frontiers = [side.frontier for side in self._sides]
         keeping = all(side.reaches(mine) for side, mine in zip(self._sides, wanted, strict=True))
 
-        def run(*starts: Values) -> tuple[Any, Any]:
+        def run(starts: tuple[Values, Values]) -> tuple[Any, Any]:
             values = [side.run(start, mine) for side, start, mine in zip(self._sides, starts, wanted, strict=True)]
             found = [[filled[slot] for slot in mine] for filled, mine in zip(values, wanted, strict=True)]
             kept = [{slot: filled[slot] for slot in mine} for filled, mine in zip(values, frontiers, strict=True)]
             return function(*found), kept
 
-        compiled = tf.function(run, reduce_retracing=True)
+        compiled: dict[Any, Callable[..., Any]] = {}
         for number in range(len(self.batches)):
             kept = self._kept.pop(number, None) if keeping else None
-            found, (before, after) = compiled(*(kept or self._starts(number)))
+            starts = kept or self._starts(number)
+            known = tuple(tuple(values) for values in starts)
+            if known not in compiled:
+                compiled[known] = traced(run, starts)
+            found, (before, after) = compiled[known](starts)
             if keeping and _size(before, after) + _size(*chain(*self._kept.values())) <= self.memory:
                 self._kept[number] = before, after
             yield found

@@ -1,6 +1,7 @@
 """Several outputs, mixed precision, and data that come in batches or lie on disk."""
 
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import models
@@ -139,6 +140,27 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         return self.x[8 * index : 8 * index + 8], self.y[8 * index : 8 * index + 8]
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda model, data, elements: dr.anneal(model, data, elements, fraction=0.5, rounds=2).kept,
+        lambda model, data, elements: (
+            dr.anneal(*(model, data, elements), target=dr.Budget("params", 0.97), rounds=1, ablation="merged").kept
+        ),
+        lambda model, data, elements: dr.prune(model, data=data, elements=elements, fraction=0.5).selection.kept,
+        lambda model, data, elements: dr.compare(
+            *(model, data, elements), fractions=(0.5,), scorers={"spread": dr.spread, "activation": dr.activation}
+        )["loss"],
+    ],
+)
+def test_a_generator_is_read_once(use: Callable[..., Any]) -> None:
+    model = models.build("mlp")
+    x, y = models.data_for(model, 30)
+    elements = dr.elements(model)
+    batches = ((x[k : k + 4], y[k : k + 4]) for k in range(0, 30, 4))
+    np.testing.assert_array_equal(use(model, batches, elements), use(model, (x, y), elements))
 
 
 @pytest.mark.parametrize("source", ["tf.data", "generator", "PyDataset", "memmap"])

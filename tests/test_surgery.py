@@ -1,5 +1,6 @@
 """Laws of surgery: the smaller model computes what the masked network computes."""
 
+import dataclasses
 import subprocess
 import sys
 from functools import partial
@@ -11,16 +12,17 @@ import keras
 import models
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from keras import layers
 
 import dropreg as dr
 from dropreg.masking import MaskedNetwork
+from dropreg.selection import is_allowed, largest_fraction
 
 RELATIVE = 1e-4  # float32 rounding, relative to the largest output
 FRACTIONS = (0.3, 0.5, 0.7)
 GRID = sorted(models.BUILDERS)
-# the only model of the grid where random selections run into what cannot be cut exactly; see its own test
-UNEQUAL = "bidirectional"
 
 RELOAD = """
 import sys
@@ -56,14 +58,8 @@ def selections(elements: dr.Elements) -> list[dr.Selection]:
     if elements.kinds[0] in ("layer", "branch"):
         n = len(elements)
         return [dr.Selection.dropping(elements, range(n)), dr.Selection.dropping(elements, [n - 1])]
-    selections = []
-    for seed, fraction in enumerate(FRACTIONS):
-        kept = np.random.default_rng(seed).random(len(elements)) >= fraction
-        for columns in map(elements.columns_of, dict.fromkeys(layer for tied in elements.members for layer, _ in tied)):
-            if elements.kinds[columns[0]] not in ("layer", "branch") and not kept[columns].any():
-                kept[columns[0]] = True
-        selections.append(dr.Selection(elements, kept))
-    return selections
+    most = largest_fraction(elements, 1)
+    return [dr.Selection.random(elements, min(part, most), seed=seed) for seed, part in enumerate(FRACTIONS)]
 
 
 def check_law(model: keras.Model, kind: Any, inputs: list[np.ndarray]) -> list[dr.Pruned]:
@@ -94,13 +90,12 @@ def test_masked_equals_shrunk(name: str, kind: Any) -> None:
     except dr.ModelError:
         return  # the model has no such elements
     for small in check_law(model, kind, models.inputs_for(model, 5)):
-        assert not small.blocked or name == UNEQUAL
+        assert not small.blocked
         after = small.report.layers["params_after"].sum()
         assert after == small.model.count_params()
         assert after <= model.count_params()
-        if not small.blocked:
-            drops = not small.selection.kept.all()
-            assert (after < model.count_params()) == (drops and kind != "weights")
+        drops = not small.selection.kept.all()
+        assert (after < model.count_params()) == (drops and kind != "weights")
 
 
 @pytest.mark.parametrize("name", applications.NAMES)
@@ -233,6 +228,33 @@ def test_latency_is_measured_before_and_after() -> None:
 # Selections
 
 
+BOTH = models.build("bidirectional")  # of the first layer as many units must stay in either direction
+
+
+@given(st.lists(st.floats(-5, 5), min_size=8, max_size=8), st.floats(0, 0.75), st.integers(1, 3))
+def test_selections_keep_the_top_of_both_directions(scores: list[float], fraction: float, least: int) -> None:
+    elements = dr.elements(BOTH)
+    assert len(elements) == 8
+    floor = {"forward_gru": least}
+    asked = 8 - round(8 * fraction)
+    if asked < least + 2:
+        return
+    kept = dr.select(elements, scores, fraction=fraction, floor=floor).kept
+    free = dr.select(dataclasses.replace(elements, equal=()), scores, fraction=fraction, floor=floor).kept
+    forward, backward = (elements.columns_of(f"{name}_gru") for name in ("forward", "backward"))
+    count = kept[forward].sum()
+    assert count == kept[backward].sum() == max(-(-free[[*forward, *backward]].sum() // 2), least)
+    for columns in (forward, backward):
+        top = columns[np.argsort(-np.array(scores)[columns], kind="stable")[:count]]
+        assert kept[top].all()
+    others = np.setdiff1d(np.arange(8), [*forward, *backward])
+    np.testing.assert_array_equal(kept[others], free[others])
+    assert is_allowed(elements, kept, floor)
+    odd = kept.copy()
+    odd[forward[0]] ^= True
+    assert not is_allowed(elements, odd, 0)
+
+
 def test_selections_keep_the_top_and_a_floor() -> None:
     model = models.build("mlp")
     elements = dr.elements(model)
@@ -309,7 +331,7 @@ def test_an_empty_layer_is_refused() -> None:
 
 
 def test_unequal_directions_are_refused_or_kept() -> None:
-    model = models.build(UNEQUAL)
+    model = models.build("bidirectional")
     elements = dr.elements(model)
     selection = dr.Selection.dropping(elements, [0])
     with pytest.raises(dr.ModelError, match=r"as many units in both directions, which would keep 2 and 3.*on_blocked"):
@@ -319,6 +341,22 @@ def test_unequal_directions_are_refused_or_kept() -> None:
     name = next(layer.name for layer in model.layers if isinstance(layer, layers.Bidirectional))
     assert kept.blocked[0][0] == name
     assert f"kept whole: '{name}'" in repr(kept)
+
+
+def test_what_cannot_be_cut_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("measured")
+
+    monkeypatch.setattr("dropreg.pruning.Annealer", measure)
+    model = models.build("bidirectional")
+    elements = dr.elements(model, include=["forward_gru"])
+    data = models.data_for(model, 20)
+    ways: list[dict[str, Any]] = [{"fraction": 0.5}, {"target": dr.Budget("params", 0.9)}]
+    for how in ways:
+        with pytest.raises(dr.ModelError, match="as many units in both directions, which would keep 1 and 3"):
+            dr.prune(model, data=data, elements=elements, **how)
+    with pytest.raises(AssertionError, match="measured"):
+        dr.prune(model, data=data, elements=elements, fraction=0.5, on_blocked="keep")
 
 
 def test_rules_without_a_cut_are_refused_or_kept() -> None:

@@ -41,6 +41,7 @@ def find(model: "keras.Model", graph: Graph, kind: Kind, choice: Choice) -> Foun
         inner_gates=tuple(gate for gate in states if (gate.columns >= 0).any()),
         left_out=tuple(_left_out(channels, kinds, {label for labels in chosen.values() for label in labels})),
         known=tuple(dict.fromkeys(source.layer for source in channels.sources if source.kind in kinds)),
+        equal=tuple(channels.equal),
     )
 
 

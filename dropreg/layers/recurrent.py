@@ -100,6 +100,7 @@ class BidirectionalRule(Rule):
         if layer.merge_mode is None:
             return [forward, backward]
         if layer.merge_mode == "concat":
+            channels.equal[layer.forward_layer.name, layer.backward_layer.name] = None
             return [np.concatenate([forward, backward])]
         return [channels.tie(forward, backward, f"layer '{call.name}' combines both directions")]
 
