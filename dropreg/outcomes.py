@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from .errors import ParameterError
+from .errors import DataError, ParameterError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -345,6 +345,13 @@ def resolve_all(outcomes: "Sequence[str | Outcome] | str | Outcome") -> tuple[Ou
     if not names or len(set(names)) != len(names):
         raise ParameterError(f"`outcomes` must be one or more different outcomes, received {names}.")
     return resolved
+
+
+def check_labels(outcomes: "Sequence[Outcome]", labels: "np.ndarray | None") -> None:
+    """Raise DataError where an outcome needs labels and there are none."""
+    for outcome in outcomes:
+        if outcome.needs_labels and labels is None:
+            raise DataError(f"outcome '{outcome.name}' must have labels, received y=None: use outcome 'divergence'.")
 
 
 def guess_from_logits(task: Task, outputs: Any) -> bool:

@@ -119,7 +119,7 @@ floor, task, seed, progress
     else:
         check_can_cut(model, elements, floor)
         if isinstance(target, AccuracyLimit):
-            target.check(model)
+            target.check(model, data)
     data = read_once(data)
     run = Annealer(
         *(model, data, elements),

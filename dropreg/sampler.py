@@ -15,9 +15,9 @@ from .chunks import ChunkResult
 from .data import Data, Examples, check_data
 from .designs import Bernoulli, Design
 from .elements import Elements
-from .errors import DataError, ParameterError, positive
+from .errors import ParameterError, positive
 from .fidelity import Fidelity
-from .outcomes import Outcome, PerMask, Task, resolve_all
+from .outcomes import Outcome, PerMask, Task, check_labels, resolve_all
 from .record import Record, clear_stop, create_record, write_stop
 from .runner import Ablation, ChunkRunner
 from .stopping import StopRule
@@ -144,9 +144,8 @@ def _check_outcomes(
     outcomes: tuple[Outcome, ...], gradients: tuple[str, ...], design: Design, examples: Examples
 ) -> None:
     by_name = {outcome.name: outcome for outcome in outcomes}
+    check_labels(outcomes, examples.labels)
     for outcome in outcomes:
-        if outcome.needs_labels and examples.labels is None:
-            raise DataError(f"outcome '{outcome.name}' must have labels, received y=None: use outcome 'divergence'.")
         if isinstance(outcome, PerMask) and design.examples_per_mask < 2:
             raise ParameterError(
                 f"outcome '{outcome.name}' must have several examples for each mask, received a design with one: pass "

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from .before_after import measure
 from .channels import Channels, Labels
 from .data import Data, check_data
 from .elements import Elements, check_fits, concatenate_names
@@ -19,6 +20,7 @@ from .latency import measure_latency
 from .layers.base import rule_for
 from .merges import Merge, resolve_merge
 from .merging import merge_into
+from .outcomes import Outcome, Task
 from .plan import columns_of_labels, keep_by_slot, make_plan
 from .rebuild import rebuild
 from .selection import Floor, Selection, largest_fraction
@@ -61,6 +63,40 @@ class Pruned:
     blocked: tuple[tuple[str, str], ...]
     report: Sizes
     history: pd.DataFrame | None = None
+
+    def measure(
+        self,
+        data: Data,
+        outcomes: Sequence[str | Outcome] | str | Outcome | None = None,
+        *,
+        task: Task | None = None,
+    ) -> pd.DataFrame:
+        """How well the models before and after do on the same examples.
+
+        Parameters
+        ----------
+        data : (x, y), dataset or iterable of batches
+            Test examples: none that chose what went, merged, or trained.
+        outcomes : str, Outcome or sequence of them, optional
+            As in `dropreg.sample`, metrics of your own included. By default accuracy and loss, the loss alone of a
+            regression, the divergence without labels.
+        task : str, optional
+            As in `dropreg.sample`.
+
+        Returns
+        -------
+        DataFrame
+            One row an outcome: outcome, before, after (means over the examples), change (after - before: whether more
+            is better depends on the outcome) and its std_error over examples, NaN for a `dropreg.PerMask` metric.
+
+        Raises
+        ------
+        DataError
+            If the data do not fit the model, or an outcome needs labels and there are none.
+        ParameterError
+            If an outcome or the task is unknown, or does not fit the labels.
+        """
+        return measure(self.original, self.model, data, outcomes, task)
 
     def measure_latency(
         self, batch_sizes: Sequence[int] = (1, 64), *, threads: int = 1, repeats: int = 100, warm_up: int = 10

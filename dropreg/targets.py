@@ -5,12 +5,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
-import numpy.typing as npt
 from scipy import stats
 
-from .data import Data, check_data
+from .before_after import changes
+from .data import Data, check_apart, check_data
 from .errors import DataError, ParameterError
-from .outcomes import Accuracy, Prediction, guess_from_logits
+from .outcomes import Accuracy
 
 if TYPE_CHECKING:
     import keras
@@ -115,8 +115,9 @@ class AccuracyLimit:
                 f"{self.most:g} at level {self.level:g}, received {n_examples}: pass more, or a larger limit."
             )
 
-    def check(self, model: "keras.Model") -> None:
-        """Raise DataError unless `data` fit the model, and a decision can be right or wrong."""
+    def check(self, model: "keras.Model", others: Data) -> None:
+        """Raise DataError unless `data` fit the model, can be decided right or wrong, and are none of `others`."""
+        check_apart("data", others, "target.data", self.data)
         if check_data(model, self.data).task == "regression":
             raise DataError(
                 "`data` of an accuracy limit must have classes or labels 0 and 1, received other numbers: pass a "
@@ -125,10 +126,10 @@ class AccuracyLimit:
 
     def measure(self, pruned: "Pruned") -> float:
         """Upper confidence limit of the loss of accuracy."""
-        change = _is_right(pruned.original, self.data) - _is_right(pruned.model, self.data)
-        n = len(change)
-        error = float(change.std(ddof=1)) / np.sqrt(n)
-        limit = float(change.mean() + stats.t.ppf(self.level, n - 1) * error)
+        loss = -changes(pruned.original, pruned.model, self.data, Accuracy())
+        n = len(loss)
+        error = float(loss.std(ddof=1)) / np.sqrt(n)
+        limit = float(loss.mean() + stats.t.ppf(self.level, n - 1) * error)
         return max(limit, -float(np.log1p(-self.level)) / n) if error == 0 else limit
 
     def describe(self, value: float) -> str:
@@ -142,16 +143,3 @@ Target = Budget | AccuracyLimit
 def _labels(y: Any) -> Any:
     """Labels of one output, which may have its name."""
     return next(iter(y.values())) if isinstance(y, Mapping) and len(y) == 1 else y
-
-
-def _is_right(model: Any, data: Data) -> npt.NDArray[np.float64]:
-    """1 for each example that is told right, 0 for the others; for several labels the mean over them."""
-    import tensorflow as tf
-
-    from .copying import run_model
-
-    examples = check_data(model, data)
-    outputs = run_model(model, examples)
-    prediction = Prediction(tf.constant(outputs), examples.task, guess_from_logits(examples.task, outputs))
-    labels: Any = examples.labels
-    return Accuracy().measure(prediction, tf.constant(labels), prediction).numpy().astype(np.float64)

@@ -14,7 +14,7 @@ import pytest
 from test_data_sources import two_outputs
 
 import dropreg as dr
-from dropreg.cli import main
+from dropreg.cli import load_model_file, main
 
 Labelled = tuple[np.ndarray, np.ndarray]
 ROWS = 600
@@ -64,6 +64,63 @@ def test_table_is_that_of_the_library(
     assert re.search(rf"largest impact on accuracy\n.*\n *{re.escape(top)} ", printed.out)
 
 
+@pytest.fixture
+def test_file(data: Labelled) -> str:
+    """Other examples than those of `files`."""
+    np.savez("test.npz", x=data[0] + 0.1, y=data[1])
+    return "test.npz"
+
+
+@pytest.mark.parametrize(
+    ("options", "settings"),
+    [
+        (["--fraction", "0.4"], {"fraction": 0.4}),
+        (["--fraction", "0.2", "--seed", "3", "--include", "first"], {"fraction": 0.2, "seed": 3}),
+        (["--params", "0.8"], {"target": dr.Budget("params", 0.8)}),
+    ],
+)
+def test_smaller_model_is_that_of_the_library(
+    files: tuple[str, str],
+    test_file: str,
+    model: keras.Model,
+    data: Labelled,
+    options: list[str],
+    settings: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["prune", files[0], "--data", files[1], "--test", test_file, "--quiet", *options]) == 0
+    elements = dr.elements(model, include=["first"] if "--include" in options else None)
+    expected = dr.prune(model, data=data, elements=elements, **settings)
+    small = load_model_file(Path("small.keras"))
+    for one, other in zip(small.get_weights(), expected.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    printed = capsys.readouterr()
+    assert f"params: {model.count_params()} -> {small.count_params()}" in printed.out
+    table = expected.measure((data[0] + 0.1, data[1]))
+    shown = re.search(r"on the examples of test.npz\n *outcome .*\n *accuracy +(\S+) +(\S+) ", printed.out)
+    assert shown
+    assert [float(value) for value in shown.groups()] == pytest.approx(table.iloc[0][["before", "after"]], abs=6e-5)
+    assert printed.out.endswith("written: small.keras\n")
+    assert not printed.err
+
+
+def test_smaller_model_within_a_loss(
+    files: tuple[str, str], test_file: str, model: keras.Model, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["prune", files[0], "--data", files[1], "--quiet", "--max-loss", "0.9"]
+    assert main(command) == 2
+    assert "--max-loss must have examples to show it on, received none: pass --test" in capsys.readouterr().err
+    assert main([*command, "--test", files[1]]) == 2
+    assert "--test must be another file than --data" in capsys.readouterr().err
+    assert main([*command, "--test", test_file, "--out", "model.h5"]) == 2
+    assert "--out must end in .keras, received model.h5" in capsys.readouterr().err
+    assert main([*command, "--test", test_file, "--out", "less.keras"]) == 0
+    assert load_model_file(Path("less.keras")).count_params() < model.count_params()
+    assert main(["prune", files[0], "--data", files[1], "--quiet", "--params", "0.001"]) == 2
+    assert "at most 0.1% of the params" in capsys.readouterr().err
+    assert not Path("small.keras").exists()
+
+
 def test_one_of_several_outputs_is_measured(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = two_outputs()
     x, y = np.random.default_rng(0).normal(size=(40, 6)), np.random.default_rng(1).normal(size=40)
@@ -77,6 +134,14 @@ def test_one_of_several_outputs_is_measured(work: Path, capsys: pytest.CaptureFi
     assert "must name one of the model's outputs to measure (first, second)" in capsys.readouterr().err
     assert estimate(files, "--quiet", "--output", "third") == 2
     assert "`output` must be one of first, second" in capsys.readouterr().err
+    np.savez("test.npz", x=x + 1.0, y=y)
+    prune = ["prune", *("two.keras", "--data", "two.npz", "--test", "test.npz", "--fraction", "0.3", "--quiet")]
+    assert main([*prune, "--output", "second"]) == 0
+    expected = dr.prune(model, data=(x, {"second": y}), fraction=0.3)
+    for one, other in zip(
+        load_model_file(Path("small.keras")).get_weights(), expected.model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +248,7 @@ def exit_code(arguments: list[str]) -> object:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--help"], ["estimate", "demo", "--version", "Which parts of a trained network matter"]),
+        (["--help"], ["estimate", "prune", "demo", "--version", "Which parts of a trained network matter"]),
         (
             ["estimate", "--help"],
             [
@@ -195,6 +260,16 @@ def exit_code(arguments: list[str]) -> object:
                 "four times the rows halve them",
                 *("--data", "--include", "--exclude", "--outcome", "--rows", "--rate", "--seed"),
                 *("--out", "--record", "--plot", "--quiet", "default: accuracy", "default: impact.csv"),
+            ],
+        ),
+        (
+            ["prune", "--help"],
+            [
+                "np.savez(",
+                "dropreg prune model.keras --data heldout.npz --fraction 0.5 --test test.npz --out small.keras",
+                "loads without dropreg",
+                *("--fraction", "--params", "--macs", "--bytes", "--latency", "--max-loss", "--test", "--exclude"),
+                "default: small.keras",
             ],
         ),
         (["demo", "--help"], ["Fashion-MNIST", "impact.csv", "impact.png", "needs no network", "--rows", "--seed"]),
@@ -227,7 +302,12 @@ def test_example_of_the_help_can_be_run(
     ("arguments", "says"),
     [
         ([], "required: COMMAND"),
-        (["prune"], "invalid choice: 'prune'"),
+        (["shrink"], "invalid choice: 'shrink'"),
+        (["prune", "model.keras", "--data", "x.npz"], "one of the arguments --fraction --params"),
+        (
+            ["prune", "model.keras", "--data", "x.npz", "--fraction", "0.5", "--macs", "0.5"],
+            "not allowed with argument",
+        ),
         (["estimate"], "required: MODEL.keras, --data"),
         (["estimate", "model.keras", "--data", "x.npz", "--outcome", "f1"], "invalid choice: 'f1'"),
         (["estimate", "model.keras", "--data", "x.npz", "--rows", "many"], "invalid int value: 'many'"),

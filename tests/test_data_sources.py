@@ -82,7 +82,7 @@ def test_an_accuracy_limit_measures_the_output_that_labels_name() -> None:
     x = inputs(model, 400)
     y = np.argmax(model(x)[1], axis=1)
     limit = dr.AccuracyLimit(0.4, (x, {"first": y}))
-    small = dr.prune(model, data=(x, {"first": y}), target=limit)
+    small = dr.prune(model, data=(x.copy(), {"first": y}), target=limit)
     wrong = np.argmax(small.model(x)[1], axis=1) != y
     assert wrong.mean() < limit.measure(small) < 0.4
     with pytest.raises(dr.DataError, match=r"`data` of an accuracy limit must be a pair \(x, y\) with labels"):

@@ -220,14 +220,15 @@ def test_nothing_is_measured_after_an_accuracy_limit_failed(failing: int, monkey
 def test_an_accuracy_limit_is_checked_at_every_twentieth(monkeypatch: pytest.MonkeyPatch) -> None:
     model = keras.Sequential([keras.Input((6,)), layers.Dense(100, "relu"), layers.Dense(3)])
     rng, fractions = np.random.default_rng(0), []
-    data = rng.normal(size=(80, 6)).astype(np.float32), rng.integers(0, 3, 80)
+    x, y = rng.normal(size=(160, 6)).astype(np.float32), rng.integers(0, 3, 160)
+    limit = dr.AccuracyLimit(0.3, (x[80:], y[80:]))
 
     def measure(_: dr.AccuracyLimit, pruned: dr.Pruned) -> float:
         fractions.append(pruned.selection.fraction)
         return 1.0 if len(fractions) == 8 else 0.0
 
     monkeypatch.setattr(dr.AccuracyLimit, "measure", measure)
-    dr.anneal(model, data, dr.elements(model), target=dr.AccuracyLimit(0.3, data), swaps=0, **QUICK)
+    dr.anneal(model, (x[:80], y[:80]), dr.elements(model), target=limit, swaps=0, **QUICK)
     np.testing.assert_allclose(fractions, 0.05 * np.arange(1, 9))
 
 
@@ -280,11 +281,44 @@ def test_prune_chooses_by_itself(name: str) -> None:
     assert small.merge == "least_squares"
 
 
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_a_smaller_model_is_measured_beside_the_whole_one(name: str) -> None:
+    model = models.build(name)
+    x, y = models.data_for(model, 60)
+    small = dr.prune(model, dr.Selection.random(dr.elements(model), 0.4), data=(x, y))
+    f1 = dr.PerMask(lambda labels, outputs: float((labels == outputs.argmax(axis=1)).sum()), "right", True)
+    frame = small.measure((x, y), ["accuracy", "loss", "divergence", "retained", f1])
+    found = dict(zip(frame["outcome"], frame[["before", "after", "change", "std_error"]].to_numpy(float), strict=True))
+    logits = [np.asarray(m(x), np.float64) for m in (model, small.model)]
+    log_p = [z - np.log(np.exp(z).sum(axis=1, keepdims=True)) for z in logits]
+    right = np.array([z.argmax(axis=1) == y for z in logits])
+    expected = {
+        "accuracy": right.astype(float),
+        "loss": np.array([-p[np.arange(60), y] for p in log_p]),
+        "divergence": np.array([np.zeros(60), (np.exp(log_p[0]) * (log_p[0] - log_p[1])).sum(axis=1)]),
+        "retained": np.array([right[0], right[0] & right[1]]).astype(float),
+    }
+    for outcome, (before, after) in expected.items():
+        error = (after - before).std(ddof=1) / np.sqrt(60)
+        values = (before.mean(), after.mean(), (after - before).mean(), error)
+        np.testing.assert_allclose(found[outcome], values, rtol=1e-4, atol=1e-6)
+    assert found["right"][:2].tolist() == right.sum(axis=1).tolist()
+    assert np.isnan(found["right"][3])
+    assert small.measure((x, y))["outcome"].tolist() == ["accuracy", "loss"]
+    assert small.measure((x, None))["outcome"].tolist() == ["divergence"]
+    assert small.measure((x, y), "loss", task="classes").shape == (1, 5)
+    with pytest.raises(dr.DataError, match="outcome 'accuracy' must have labels, received y=None"):
+        small.measure((x, None), "accuracy")
+    with pytest.raises(dr.ParameterError, match="`outcome` must be one of accuracy"):
+        small.measure((x, y), "speed")
+
+
 def test_many_models_are_measured_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     model, data = planted((0,))
     tf.get_logger().addHandler(caplog.handler)
     try:
-        small = dr.prune(model, data=data, target=dr.AccuracyLimit(0.9, data))
+        rest = data[0][200:], data[1][200:]
+        small = dr.prune(model, data=rest, target=dr.AccuracyLimit(0.9, (data[0][:200], data[1][:200])))
         for part in range(7):
             dr.recover(small.model, data, validation=models.data_for(model, 10 + part), recovery=dr.Recovery(epochs=1))
     finally:
@@ -314,7 +348,9 @@ def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) 
     limit = dr.AccuracyLimit(0.5, (data[0], np.linspace(0, 1, len(data[0]))))
     one = keras.Sequential([keras.Input((data[0].shape[1],)), layers.Dense(4), layers.Dense(1)])
     with pytest.raises(dr.DataError, match=r"accuracy limit must have classes.*pass a fraction or a Budget"):
-        dr.prune(one, data=limit.data, target=limit)
+        dr.prune(one, data=(data[0] + 1.0, None), target=limit)
+    with pytest.raises(dr.DataError, match=r"`data` and `target.data` must be different examples"):
+        dr.prune(model, data=data, target=dr.AccuracyLimit(0.5, (data[0][:20], data[1][:20])))
     with pytest.raises(dr.ParameterError, match=r"`target` must be an accuracy limit where single weights go"):
         dr.anneal(model, data, dr.elements(model, "weights"), target=budget)
     with pytest.raises(dr.ParameterError, match=r"`prune` must have a selection, or data and one of.*received neither"):

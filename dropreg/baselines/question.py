@@ -14,9 +14,9 @@ import numpy.typing as npt
 from ..data import Data, Examples, check_data
 from ..designs import examples_of_rows
 from ..elements import Elements
-from ..errors import DataError, ParameterError
+from ..errors import ParameterError
 from ..impact import ImpactTable
-from ..outcomes import Outcome, PerMask, Task, resolve
+from ..outcomes import Outcome, PerMask, Task, check_labels, resolve
 
 if TYPE_CHECKING:
     import keras
@@ -104,8 +104,7 @@ def ask(
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
         raise ParameterError(f"`seed` must be an integer from 0 to 2**64 - 1, received {seed!r}.")
     examples = check_data(model, data, task)
-    if measured.needs_labels and examples.labels is None:
-        raise DataError(f"outcome '{measured.name}' must have labels, received y=None: use outcome 'divergence'.")
+    check_labels([measured], examples.labels)
     return Question(model, elements, examples, measured, check_kept(kept, len(elements)), int(seed))
 
 

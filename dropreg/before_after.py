@@ -1,0 +1,72 @@
+"""What a change did to a model: outcomes of both on the same examples."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from .data import Data, Examples, check_data
+from .outcomes import Outcome, PerMask, Prediction, Task, check_labels, guess_from_logits, resolve_all
+
+if TYPE_CHECKING:
+    import keras
+
+Values = npt.NDArray[np.float64]
+
+
+def measure(
+    before: "keras.Model",
+    after: "keras.Model",
+    data: Data,
+    outcomes: Sequence[str | Outcome] | str | Outcome | None,
+    task: Task | None,
+) -> pd.DataFrame:
+    """One row an outcome; parameters, columns and errors as in `dropreg.Pruned.measure`."""
+    examples = check_data(before, data, task)
+    chosen = resolve_all(_usual(examples) if outcomes is None else outcomes)
+    check_labels(chosen, examples.labels)
+    predictions = _predict(before, after, examples)
+    rows = []
+    for outcome in chosen:
+        values = _values(predictions, examples, outcome)
+        change = values[1] - values[0]
+        error = change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else np.nan
+        rows.append((outcome.name, *values.mean(axis=1), change.mean(), error))
+    return pd.DataFrame(rows, columns=["outcome", "before", "after", "change", "std_error"])
+
+
+def changes(before: "keras.Model", after: "keras.Model", data: Data, outcome: Outcome) -> Values:
+    """What each example's outcome changed by, shape (n_examples,)."""
+    examples = check_data(before, data)
+    values = _values(_predict(before, after, examples), examples, outcome)
+    return values[1] - values[0]
+
+
+def _usual(examples: Examples) -> tuple[str, ...]:
+    if examples.labels is None:
+        return ("divergence",)
+    return ("loss",) if examples.task == "regression" else ("accuracy", "loss")
+
+
+def _predict(before: "keras.Model", after: "keras.Model", examples: Examples) -> tuple[Prediction, Prediction]:
+    import tensorflow as tf
+
+    from .copying import run_model
+
+    outputs = [run_model(model, examples) for model in (before, after)]
+    from_logits = guess_from_logits(examples.task, outputs[0])
+    whole, smaller = (Prediction(tf.constant(found), examples.task, from_logits) for found in outputs)
+    return whole, smaller
+
+
+def _values(predictions: tuple[Prediction, Prediction], examples: Examples, outcome: Outcome) -> Values:
+    """The outcome before and after, shape (2, n_examples); (2, 1) of one that takes all examples at once."""
+    import tensorflow as tf
+
+    labels: Any = np.zeros(len(examples), np.int64) if examples.labels is None else examples.labels
+    if isinstance(outcome, PerMask):
+        return np.array([[outcome.measure_mask(labels, found.outputs.numpy())] for found in predictions])
+    measured = [outcome.measure(found, tf.constant(labels), predictions[0]).numpy() for found in predictions]
+    return np.array(measured, dtype=np.float64)
