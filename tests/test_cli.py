@@ -104,6 +104,18 @@ def test_smaller_model_is_that_of_the_library(
     assert not printed.err
 
 
+def test_the_seed_is_that_of_annealing(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds = []
+
+    def prune(*arguments: Any, seed: int, **options: Any) -> None:
+        seeds.append(seed)
+        raise dr.ParameterError("enough")
+
+    monkeypatch.setattr(dr, "prune", prune)
+    assert main(["prune", files[0], "--data", files[1], "--fraction", "0.4", "--seed", "7"]) == 2
+    assert seeds == [7]
+
+
 def test_smaller_model_within_a_loss(
     files: tuple[str, str], test_file: str, model: keras.Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
