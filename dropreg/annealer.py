@@ -55,6 +55,8 @@ class Annealer:
     Attributes
     ----------
     elements : Elements
+    start : ndarray of float64, shape (n_elements,)
+        The first logits.
     n_stages : int
         Stages so far.
     kept : ndarray of bool, shape (n_elements,)
@@ -105,7 +107,7 @@ class Annealer:
                 f"`rows_per_round` must be a multiple of {group}, the examples of a mask, and pay for at least two "
                 f"masks, received {rows}: pass {max(rows // group, 2) * group}."
             )
-        self._first = self._logits = _start(model, elements, start)
+        self.start = self._logits = _start(model, elements, start)
         deletes_units = ablation == "zero" and not elements.one_mask_a_batch
         self._restarts = deletes_units if restarts is None else restarts
         self._group, self._rows, self._spent = group, rows, 0
@@ -155,7 +157,7 @@ class Annealer:
 
     def begin_at(self, scores: Array) -> None:
         """Start from the standardized `scores` (n_elements,), higher = rather kept."""
-        self._first = self._logits = bounded(scores, np.inf)
+        self.start = self._logits = bounded(scores, np.inf)
 
     @property
     def n_stages(self) -> int:
@@ -186,7 +188,7 @@ class Annealer:
         alive = self.kept
         if self._probe.n_elements > alive.sum():
             self._narrow()
-        starts = [self._handed_on(alive), self._first] if self._restarts and self.n_stages else [self._handed_on(alive)]
+        starts = [self._handed_on(alive), self.start] if self._restarts and self.n_stages else [self._handed_on(alive)]
         before = self._round.last
         runs = [self._run(fraction, rounds, alive, start.copy(), before, bar) for start in starts]
         taken = self._best(runs)

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from .annealer import Annealer
 from .data import Data
 from .errors import TargetError, positive
-from .selection import Selection, balanced, largest_fraction
+from .selection import Selection, balanced, largest_fraction, select
 from .surgery import cut
 from .targets import AccuracyLimit, Budget
 
@@ -48,7 +48,10 @@ def down_to(
     run: Annealer, model: "keras.Model", merging: Data | None, budget: Budget, rounds: int | None, *, progress: bool
 ) -> Selection:
     """Go on until a selection keeps to the budget, then find the number of elements by bisection."""
-    best, value = Selection(run.elements, np.ones(len(run.elements), dtype=bool)), np.nan
+    best = select(run.elements, run.start, fraction=largest_fraction(run.elements, run.floor), floor=run.floor)
+    value = budget.measure(cut(model, best))
+    if value > budget.at_most:
+        raise TargetError(f"{budget.describe(value)} is the least, at {best.fraction:.1%} dropped.", best)
     for lower, upper in _stages(run, rounds, progress=progress):
         value = budget.measure(cut(model, upper, merging))
         if value <= budget.at_most:

@@ -180,12 +180,22 @@ def test_latency_is_measured() -> None:
     assert 0 < ratio < 100
 
 
-def test_budgets_out_of_reach_hand_back_the_best() -> None:
-    model = models.build("mlp")
-    elements = dr.elements(model)
-    with pytest.raises(dr.TargetError, match=r"at most 0.1% of the params, but .*% was the least") as raised:
-        dr.anneal(model, models.data_for(model, 40), elements, target=dr.Budget("params", 0.001), **QUICK)
-    assert (raised.value.best.by_layer()["kept"] == 1).all()
+@pytest.mark.parametrize("quantity", ["params", "macs", "bytes"])
+@pytest.mark.parametrize("name", ["mlp", "cnn", "bidirectional"])
+def test_budgets_out_of_reach_are_refused_at_once_with_the_smallest(
+    name: str, quantity: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Annealer, "stage", lambda *_: pytest.fail("annealed"))
+    model = models.build(name)
+    data, elements = models.data_for(model, 40), dr.elements(model)
+    scores = np.arange(float(len(elements)))
+    with pytest.raises(dr.TargetError, match=rf"at most 0.1% of the {quantity}, but .*% is the least, at") as raised:
+        dr.anneal(model, data, elements, target=dr.Budget(quantity, 0.001), start=scores, **QUICK)
+    best = raised.value.best
+    assert (best.by_layer()["kept"] == 1).all()
+    for layer in dict.fromkeys(elements.layers):
+        columns = elements.columns_of(layer)
+        assert best.kept[columns].tolist() == [False] * (len(columns) - 1) + [True]
 
 
 def test_accuracy_limits_drop_what_is_free() -> None:
