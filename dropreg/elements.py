@@ -174,6 +174,7 @@ class Elements:
 
     def __repr__(self) -> str:
         lines = [f"Elements: {len(self):,} in {len(set(self.layers))} layers", self.by_layer().to_string(index=False)]
+        lines += [f"as many stay of '{first}' as of '{second}'" for first, second in self.equal]
         lines += [f"left out: '{layer}': {reason}" for layer, reason in self.left_out]
         return "\n".join(lines)
 

@@ -30,6 +30,7 @@ def find(model: "keras.Model", graph: Graph, kind: Kind, choice: Choice) -> Foun
     firsts = [channels.sources[labels[0]] for labels in chosen.values()]
     params, macs = np.array(channels.params), np.array(channels.macs)
     units = [tuple((channels.sources[k].layer, channels.sources[k].index) for k in group) for group in chosen.values()]
+    taken = {layer for group in units for layer, _ in group}
     return Found(
         layers=[source.layer for source in firsts],
         kinds=[source.kind for source in firsts],
@@ -41,7 +42,7 @@ def find(model: "keras.Model", graph: Graph, kind: Kind, choice: Choice) -> Foun
         inner_gates=tuple(gate for gate in states if (gate.columns >= 0).any()),
         left_out=tuple(_left_out(channels, kinds, {label for labels in chosen.values() for label in labels})),
         known=tuple(dict.fromkeys(source.layer for source in channels.sources if source.kind in kinds)),
-        equal=tuple(channels.equal),
+        equal=tuple(pair for pair in channels.equal if taken.issuperset(pair)),
     )
 
 
