@@ -101,8 +101,10 @@ floor, task, seed, progress
         If the target cannot be met; the error's `best` is the selection that came closest.
     ParameterError
         If not exactly one of `fraction` and `target` is given, or as in `anneal_path`.
-    DataError, ModelError
-        As in `anneal_path`.
+    DataError
+        As in `anneal_path`, or if an accuracy limit is of a regression or shares examples with `data`.
+    ModelError
+        As in `anneal_path`, or if there is a target and the elements cannot be cut.
     """
     if (fraction is None) == (target is None):
         raise ParameterError(

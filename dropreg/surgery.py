@@ -145,7 +145,7 @@ def cut(
 
 
 def check_can_cut(model: keras.Model, elements: Elements, floor: Floor) -> None:
-    """Raise ModelError where no selection of the elements could be cut: tried for one that drops half of each."""
+    """Raise ModelError if a selection that drops half of the elements, at random, cannot be cut."""
     trial = Selection.random(elements, min(0.5, largest_fraction(elements, floor)), floor=floor)
     graph = _trace(model, trial)
     channels = trace_channels(graph)
