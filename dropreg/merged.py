@@ -1,16 +1,19 @@
 """The masked network in which a dropped channel becomes its prediction from those that stay.
 
 A layer that reads channels x keeps those of a mask m and reads the least-squares prediction of the others, which is
-what merging (`dropreg.merging`) would give it. With C the channels' correlations over the examples, K the kept and R
-the dropped, the prediction is x_R = A x_K, A = C_RK (C_KK + ridge)^-1. What element j adds to the rest is its residual
-r_j, the part of x_j that the other kept channels do not predict; flipping j changes what is read by D_j r_j, where D_j
-predicts every other channel from r_j. That is the step from dropped to kept, and it is the derivative that the masks
-get here: the derivative of "drop and merge", not that of "drop". Merging also fits the last layer anew, which learns
-along here (`dropreg.last_layer`).
+what merging (`dropreg.merging`) would give it. With C the channels' correlations over the examples and a ridge on
+their diagonal, K the kept and R the dropped, the prediction is x_R = A x_K, A = C_RK C_KK^-1. What element j adds to
+the rest is its residual r_j, the part of x_j that the other kept channels do not predict; flipping j changes what is
+read by D_j r_j, where D_j predicts every other channel from r_j. That is the step from dropped to kept, and it is the
+derivative that the masks get here: the derivative of "drop and merge", not that of "drop". Merging also fits the last
+layer anew, which learns along here (`dropreg.last_layer`).
+
+All of it takes one inverse for each mask, of the smaller side: with G = C^-1, inverted once, (G_RR)^-1 is what K leaves
+of the covariance of R, and A = -(G_RR)^-1 G_RK.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import keras
 import numpy as np
@@ -39,11 +42,15 @@ class Moments:
     scale : ndarray of float64, shape (period,)
         Standard deviation of each channel; flattened positions of one channel share it.
     correlation : ndarray of float64, shape (period, period)
+        With the ridge on its diagonal.
+    precision : ndarray of float64, shape (period, period)
+        Its inverse.
     """
 
     mean: Array
     scale: Array
     correlation: Array
+    precision: Array
 
 
 class MergedNetwork(MaskedNetwork):
@@ -108,7 +115,7 @@ class MergedNetwork(MaskedNetwork):
             batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
             share = len(batch[0]) / len(examples)
             totals = [t + share * np.asarray(m, np.float64) for t, m in zip(totals, run(batch), strict=True)]
-        moments = {key: _moments(means[key], total) for key, total in zip(slots, totals, strict=False)}
+        moments = {key: _moments(means[key], total, self.ridge) for key, total in zip(slots, totals, strict=False)}
         return moments, None if last is None else LastLayer(last.layer, totals[-1])
 
     def _inner_changes(self, masks: tf.Tensor) -> tuple[list[tuple[Any, str, Any]], list[tuple[Any, tf.Tensor]]]:
@@ -121,13 +128,15 @@ class MergedNetwork(MaskedNetwork):
         moments = self.moments[call, position]
         period = len(moments.scale)
         kept = pick_masks(tf.cast(masks, tf.float32), self._gates[call, position][0].columns[:period])
-        change = conditional(tf.constant(moments.correlation, tf.float32), tf.stop_gradient(kept), self.ridge)
+        correlation, precision = (tf.constant(m, tf.float32) for m in (moments.correlation, moments.precision))
+        change = conditional(correlation, precision, tf.stop_gradient(kept))
         center, scale = tf.constant(moments.mean, tf.float32), tf.constant(moments.scale, tf.float32)
         shape = tf.shape(value)
         x = tf.reshape(tf.cast(value, tf.float32) - center, [tf.shape(masks)[0], -1, period]) / scale
         flips = (kept - tf.stop_gradient(kept))[:, tf.newaxis, :]
         read = tf.matmul(x, change.reading, transpose_b=True)
-        read += tf.matmul(tf.matmul(x, change.residual, transpose_b=True) * flips, change.loading, transpose_b=True)
+        residual = x - read + tf.matmul(read, precision) * change.variance[:, tf.newaxis, :]
+        read += tf.matmul(residual * flips, change.loading, transpose_b=True)
         return tf.cast(tf.reshape(read * scale, shape) + center, value.dtype)
 
 
@@ -137,57 +146,108 @@ def can_predict(elements: Elements) -> bool:
     return not elements.inner_gates and len(places) == len(elements.gates)
 
 
-@dataclass(frozen=True)
-class Conditional:
+class Conditional(NamedTuple):
     """What a layer reads under masks, and what one more or one less of its channels changes.
+
+    With x the standardized channels and z = reading x, the residual that the kept channels other than j do not predict
+    of channel j is x_j - z_j where j is dropped and (precision z)_j variance_j where it is kept.
 
     Attributes
     ----------
     reading : Tensor, shape (groups, channels, channels)
         From standardized channels to what is read in their place: the kept themselves, the others predicted.
-    residual : Tensor, shape (groups, channels, channels)
-        Row j gives what the kept channels other than j do not predict of channel j.
+    variance : Tensor, shape (groups, channels)
+        What the other kept channels leave of the variance of a kept one, zero for dropped ones.
     loading : Tensor, shape (groups, channels, channels)
-        Column j predicts from that residual all that is not kept, and j itself.
+        Column j predicts from the residual of j all that is not kept, and j itself.
     """
 
     reading: tf.Tensor
-    residual: tf.Tensor
+    variance: tf.Tensor
     loading: tf.Tensor
 
 
-def conditional(correlation: tf.Tensor, kept: tf.Tensor, ridge: float) -> Conditional:
+def conditional(correlation: tf.Tensor, precision: tf.Tensor, kept: tf.Tensor) -> Conditional:
     """Regressions among channels under masks.
 
     Parameters
     ----------
-    correlation : Tensor, shape (channels, channels)
+    correlation, precision : Tensor, shape (channels, channels)
+        Inverses of each other.
     kept : Tensor of 0 and 1, shape (groups, channels)
-    ridge : float
 
     Returns
     -------
     Conditional
     """
-    n = tf.shape(correlation)[0]
-    eye = tf.eye(n)[tf.newaxis]
-    rows, columns = kept[:, :, tf.newaxis], kept[:, tf.newaxis, :]
-    away, away_columns = 1.0 - rows, 1.0 - columns
-    both = rows * columns
-    inverse = both * tf.linalg.inv(both * (correlation + ridge * eye) + (1.0 - rows) * eye)
-    predicted = tf.matmul(away * columns * correlation, inverse)  # A, nonzero in dropped rows and kept columns
-    schur = away * away_columns * (correlation + ridge * eye - tf.matmul(predicted, correlation * rows))
-    own = tf.linalg.diag_part(inverse)[:, :, tf.newaxis]
-    residual = inverse / tf.where(own > 0, own, 1.0) + away * eye - predicted
-    variance = tf.linalg.diag_part(schur)[:, tf.newaxis, :]
-    loading = rows * eye + predicted + schur / tf.where(variance > 0, variance, 1.0)
-    return Conditional(rows * eye + predicted, residual, loading)
+    dropped = 1.0 - kept
+    few = tf.reduce_sum(kept) < tf.reduce_sum(dropped)
+    predicting, variance, left = tf.cond(
+        few, lambda: _by_kept(correlation, kept, dropped), lambda: _by_dropped(precision, kept, dropped)
+    )
+    reading = tf.linalg.set_diag(predicting, kept)
+    own = tf.linalg.diag_part(left)[:, tf.newaxis, :]
+    return Conditional(reading, variance, reading + left / tf.where(own > 0, own, 1.0))
 
 
-def _moments(mean: Array, products: Array) -> Moments:
+def _by_kept(correlation: tf.Tensor, kept: tf.Tensor, dropped: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Predictions of the dropped from the kept, conditional variances of the kept, and covariances of the dropped.
+
+    The shapes are (groups, channels, channels), (groups, channels) and (groups, channels, channels).
+    """
+    part = _Part(correlation, kept)
+    left = correlation - tf.matmul(part.rows, part.regression, transpose_a=True)
+    precision = part.spread(tf.linalg.diag_part(part.inverse)[:, :, tf.newaxis])[:, :, 0]
+    variance = kept / tf.where(precision > 0, precision, 1.0)
+    return (
+        tf.linalg.matrix_transpose(part.spread(part.regression)),
+        variance,
+        left * dropped[:, :, tf.newaxis] * dropped[:, tf.newaxis, :],
+    )
+
+
+def _by_dropped(precision: tf.Tensor, kept: tf.Tensor, dropped: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """As `_by_kept`, by inverting the part of the dropped."""
+    part = _Part(precision, dropped)
+    left = part.spread(tf.linalg.matrix_transpose(part.spread(part.inverse)))
+    own = tf.linalg.diag_part(precision) - tf.reduce_sum(part.rows * part.regression, axis=1)
+    return -part.spread(part.regression), kept / tf.where(kept > 0, own, 1.0), left
+
+
+class _Part:
+    """The inverse of the chosen part of a matrix, for several choices; as many rows as the largest has.
+
+    Attributes
+    ----------
+    inverse : Tensor, shape (groups, most, most)
+        Zero beyond the chosen.
+    rows : Tensor, shape (groups, most, channels)
+        Of the matrix, those of the chosen.
+    regression : Tensor, shape (groups, most, channels)
+        `inverse` times `rows`, zero in the columns of the chosen.
+    """
+
+    def __init__(self, matrix: tf.Tensor, chosen: tf.Tensor) -> None:
+        most = tf.cast(tf.reduce_max(tf.reduce_sum(chosen, axis=1)), tf.int32)
+        order = tf.argsort(chosen, axis=1, direction="DESCENDING", stable=True)
+        self._place = tf.minimum(tf.argsort(order, axis=1), most)
+        order = order[:, :most]
+        there = tf.gather(chosen, order, batch_dims=1)
+        both = there[:, :, tf.newaxis] * there[:, tf.newaxis, :]
+        self.rows = tf.gather(matrix, order) * there[:, :, tf.newaxis]
+        square = both * tf.gather(self.rows, order, axis=2, batch_dims=1)
+        self.inverse = both * tf.linalg.inv(square + tf.linalg.diag(1.0 - there))
+        self.regression = tf.matmul(self.inverse, self.rows) * (1.0 - chosen)[:, tf.newaxis, :]
+
+    def spread(self, values: tf.Tensor) -> tf.Tensor:
+        """Rows (groups, most, k) at the places of the chosen among all channels, zeros elsewhere."""
+        return tf.gather(tf.pad(values, [[0, 0], [0, 1], [0, 0]]), self._place, batch_dims=1)
+
+
+def _moments(mean: Array, products: Array, ridge: float) -> Moments:
     scale = np.sqrt(np.maximum(np.diag(products), 0.0))
     scale = np.where(scale > 1e-6 * max(scale.max(), 1e-30), scale, np.inf)
     correlation = products / scale[:, np.newaxis] / scale
     safe = np.where(np.isfinite(scale), scale, 1.0)
-    np.fill_diagonal(correlation, 1.0)
-    return Moments(mean, safe, correlation)
+    np.fill_diagonal(correlation, 1.0 + ridge)
+    return Moments(mean, safe, correlation, np.asarray(np.linalg.inv(correlation), np.float64))

@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import models
 import numpy as np
+import numpy.typing as npt
 import pytest
 import tensorflow as tf
 from conftest import Labelled
@@ -304,8 +305,8 @@ def test_masks_of_the_merged_network_that_keep_everything() -> None:
 
 def test_merged_masks_predict_what_is_dropped() -> None:
     """A linear network of correlated units computes least squares, as NumPy finds it."""
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(6, name="a"), layers.Dense(2, name="out")])
-    x = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(6, name="a"), layers.Dense(2, name="out")])
+    x = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
     elements = dr.elements(model)
     network = MergedNetwork(model, elements, check_data(model, (x, None)), ridge=1e-6)
     kept = np.array([True, False, True, True, False, False])
@@ -336,23 +337,29 @@ def test_a_ridge_holds_the_prediction_back() -> None:
     np.testing.assert_allclose(np.asarray(network([x], kept[np.newaxis])), read @ kernel + bias, rtol=1e-3, atol=1e-3)
 
 
-def test_flips_are_the_difference_between_two_fits() -> None:
+@pytest.mark.parametrize("n_kept", [[6, 6], [6, 5], [5, 4], [3, 3], [2, 1], [1, 0]])
+def test_flips_are_the_difference_between_two_fits(n_kept: list[int]) -> None:
     """Loading times residual is what reading changes by when one channel is kept or dropped."""
     rng = np.random.default_rng(1)
-    root = rng.normal(size=(20, 6))
-    correlation = np.corrcoef(root.T)
-    kept = np.array([[1.0, 0.0, 1.0, 1.0, 0.0, 1.0]])
-    n, ridge = 6, 1e-3
-    arguments = tf.constant(correlation, tf.float32)
-    here = conditional(arguments, tf.constant(kept, tf.float32), ridge)
-    for j in range(n):
-        other = kept.copy()
-        other[0, j] = 1.0 - other[0, j]
-        there = conditional(arguments, tf.constant(other, tf.float32), ridge)
-        more, less = (here, there) if kept[0, j] else (there, here)
-        expected = (more.reading - less.reading).numpy()[0]
-        flip = np.outer(here.loading.numpy()[0, :, j], here.residual.numpy()[0, j])
-        np.testing.assert_allclose(flip, expected, atol=2e-2)
+    correlation: npt.NDArray[np.float64] = np.array(np.corrcoef(rng.normal(size=(20, 6)).T))
+    kept = np.array([rng.permutation(6) < n for n in n_kept])
+
+    def reading(mask: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
+        fit = np.linalg.solve(correlation[np.ix_(mask, mask)], correlation[mask])
+        return np.where(mask, np.eye(6), np.eye(6)[:, mask] @ fit).T
+
+    precision = np.linalg.inv(correlation)
+    matrices = tf.constant(correlation, tf.float32), tf.constant(precision, tf.float32)
+    found = conditional(*matrices, tf.constant(kept, tf.float32))
+    for mask, read, variance, loading in zip(kept, *(np.asarray(part) for part in found), strict=True):
+        np.testing.assert_allclose(read, reading(mask), atol=1e-5)
+        assert (variance[~mask] == 0).all()
+        for j in range(6):
+            other = mask.copy()
+            other[j] = not other[j]
+            change = (reading(mask) - reading(other)) * (1 if mask[j] else -1)
+            residual = (precision @ read)[j] * variance[j] if mask[j] else (np.eye(6) - read)[j]
+            np.testing.assert_allclose(np.outer(loading[:, j], residual), change, atol=1e-5)
 
 
 def test_keep_probabilities_have_the_mean_asked_for() -> None:
