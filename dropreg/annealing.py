@@ -1,5 +1,6 @@
 """The arithmetic of annealing: from logits to masks, from measurements to impacts, from impacts to a step."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,9 +140,9 @@ def draw_masks(seed: int, number: int, n_masks: int, p: Array) -> BoolMasks:
     return words < np.round(p * 2.0**32).astype(np.uint32)
 
 
-def draw_signs(seed: int, number: int, rows: int, n_outputs: int) -> Array:
-    """Independent signs of a round, -1 or 1, shape (rows, n_outputs); as `draw_masks`."""
-    words = random_words(seed, number, _SIGN_STREAM, rows * n_outputs).reshape(rows, n_outputs)
+def draw_signs(seed: int, number: int, shape: tuple[int, ...]) -> Array:
+    """Independent signs of a round, -1 or 1, of a shape; as `draw_masks`."""
+    words = random_words(seed, number, _SIGN_STREAM, math.prod(shape)).reshape(shape)
     return np.where(words < 2**31, -1.0, 1.0)
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from .data import Examples
-from .errors import DataError, ModelError
+from .errors import ModelError
 from .graph import all_layers, trace_graph
 from .layers.base import rule_for
 from .zeros import HoldZeros
@@ -62,7 +62,7 @@ def traced(function: Callable[..., Any], *arrays: Any) -> Callable[..., Any]:
 
 
 def run_model(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
-    """The measured output (n_examples, n_outputs) of a model that is left as it is."""
+    """The measured output (n_examples, ..., n_outputs) of a model that is left as it is."""
 
     def forward(inputs: list[Any]) -> Any:
         with keras.StatelessScope(collect_losses=True):
@@ -70,10 +70,4 @@ def run_model(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]
 
     run, starts = traced(forward, list(examples.inputs)), range(0, len(examples), BATCH)
     parts = [run([tf.convert_to_tensor(x[k : k + BATCH]) for x in examples.inputs]).numpy() for k in starts]
-    outputs = np.concatenate(parts)
-    if not np.isfinite(outputs).all():
-        raise DataError(
-            f"model '{model.name}' must give finite outputs, received NaN or infinity: check its weights and the scale "
-            "of the inputs."
-        )
-    return outputs
+    return examples.check_outputs(np.concatenate(parts), model.name)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import DataError, ParameterError
+from .errors import DataError, ParameterError, concatenate_names
 from .outcomes import TASKS, Task
 from .streams import stream
 
@@ -39,8 +39,8 @@ class Examples:
     inputs : tuple of ndarray, each of shape (n_examples, ...)
         One for each input of the model, in its dtype.
     labels : ndarray or None
-        Classes as int64 of shape (n_examples,); float32 of shape (n_examples, n_outputs) for the
-        other tasks; None if there are none.
+        Classes as int64 of shape (n_examples, ...), axes after the first being positions such as pixels or
+        tokens; float32 of shape (n_examples, ..., n_outputs) for the other tasks; None if there are none.
     task : str
         "classes", "binary", "multilabel" or "regression".
     output : int
@@ -54,6 +54,25 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.inputs[0])
+
+    def check_outputs(self, outputs: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float32]:
+        """What model `name` gives for the examples, (n_examples, ..., n_outputs), if it can be measured.
+
+        Raises
+        ------
+        DataError
+            If it is not finite, or labels have other positions.
+        """
+        bad = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1))
+        if len(bad):
+            raise DataError(
+                f"model '{name}' must give finite outputs, received NaN or infinity for {len(bad)} examples (examples "
+                f"{concatenate_names(bad.tolist())}): check its weights and the scale of the inputs."
+            )
+        shape = outputs.shape[: None if self.task != "classes" else -1]
+        if self.labels is not None and self.labels.shape != shape:
+            raise DataError(f"`y` must have shape {shape}, as the model's output, received {self.labels.shape}.")
+        return outputs
 
     def fingerprint(self) -> str:
         """Hash of all values."""
@@ -89,12 +108,13 @@ def check_data(
     Parameters
     ----------
     model : keras.Model
-        The output that is measured must have shape (batch, n_outputs).
+        The output that is measured must have shape (batch, ..., n_outputs); axes between are positions, such as
+        pixels or tokens, of which each counts the same.
     data : (x, y), dataset or iterable of batches
         Arrays may lie on disk (numpy.memmap); what comes in batches is written there first, see
-        `stream`. y: a list or dict where the model has several outputs. Classes as integers (n,) or
-        (n, 1), or one-hot (n, classes); 0 and 1 of shape (n,) or (n, 1) for one output, (n, n_outputs)
-        for several labels; numbers for a regression; None for none.
+        `stream`. y: a list or dict where the model has several outputs. Classes as integers (n, ...) or
+        (n, ..., 1), or one-hot (n, ..., classes), with the output's positions; 0 and 1 of shape (n, ...) or
+        (n, ..., 1) for one output, (n, ..., n_outputs) for several labels; numbers for a regression; None for none.
     task : str, optional
         Found from y by default: one output and labels 0 and 1 make "binary", other numbers
         "regression"; several outputs and integer or one-hot labels make "classes", other rows of 0
@@ -137,22 +157,22 @@ def check_data(
         raise DataError("`data` must hold at least one example, received none.")
     number = _output_of(graph, y, output, measured=measured)
     shape = graph.shapes[graph.outputs[number]]
-    n_outputs = shape[1] if len(shape) == 2 else None
-    if n_outputs is None:
+    if len(shape) < 2 or shape[-1] is None:
         raise DataError(
-            f"the model's output '{graph.output_names[number]}' must have shape (batch, n_outputs), received {shape}: "
-            "pass a model with such an output, for example one that flattens it."
+            f"the model's output '{graph.output_names[number]}' must have shape (batch, ..., n_outputs), received "
+            f"{shape}: pass a model whose output ends with an axis of known length."
         )
+    n_outputs = shape[-1]
     y = _labels_of(y, number, graph.output_names)
     if task is not None and task not in TASKS:
         raise ParameterError(f"`task` must be one of {', '.join(TASKS)}, received {task!r}.")
     if y is None:
         return Examples(inputs, None, task or ("classes" if n_outputs > 1 else "regression"), number)
     labels = _numeric_labels(y, n_examples)
-    task = task or _guess_task(labels, n_outputs)
-    if task == "classes":
-        return Examples(inputs, _checked_classes(labels, n_examples, n_outputs), task, number)
-    return Examples(inputs, _checked_targets(labels, n_examples, n_outputs, task), task, number)
+    expected = (n_examples, *shape[1:])
+    task = task or _guess_task(labels, len(expected), n_outputs)
+    checked = _checked_classes(labels, expected) if task == "classes" else _checked_targets(labels, expected, task)
+    return Examples(inputs, checked, task, number)
 
 
 def check_apart(name: str, data: Data, other_name: str, other: Data) -> None:
@@ -255,14 +275,21 @@ def _numbered(array: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]
 
 
 def _checked_shape(array: npt.NDArray[Any], name: str, expected: "Shape") -> npt.NDArray[Any]:
-    fits = array.ndim == len(expected) and all(
-        want is None or got == want for got, want in zip(array.shape, expected, strict=True)
-    )
-    if not fits:
-        sizes = ", ".join("any" if size is None else str(size) for size in expected)
+    if not _fits(array, expected):
         hint = " Add the channel axis: x[..., np.newaxis]." if (*array.shape, 1)[1:] == expected[1:] else ""
-        raise DataError(f"input '{name}' must have shape ({sizes}), received {array.shape}.{hint}")
+        raise DataError(f"input '{name}' must have shape {_written(expected)}, received {array.shape}.{hint}")
     return array
+
+
+def _fits(array: npt.NDArray[Any], expected: "Shape") -> bool:
+    """Whether an array has a shape, in which None is any length."""
+    same = len(array.shape) == len(expected)
+    return same and all(want in (None, got) for got, want in zip(array.shape, expected, strict=True))
+
+
+def _written(shape: "Shape") -> str:
+    """A shape as Python writes it, "any" for None."""
+    return str(tuple(shape)).replace("None", "any")
 
 
 def _output_of(graph: "Graph", y: Any, output: int | str | None, *, measured: bool) -> int:
@@ -308,22 +335,21 @@ def _numeric_labels(y: Any, n_examples: int) -> npt.NDArray[Any]:
     return labels
 
 
-def _guess_task(labels: npt.NDArray[Any], n_outputs: int) -> Task:
+def _guess_task(labels: npt.NDArray[Any], rank: int, n_outputs: int) -> Task:
+    """What labels are of outputs of a rank, the last axis of length `n_outputs`."""
     zero_one = bool(((labels == 0) | (labels == 1)).all())
     if n_outputs == 1:
         return "binary" if zero_one else "regression"
-    if labels.ndim == 2 and labels.shape[1] == n_outputs and not (labels.sum(axis=1) == 1).all():
-        return "multilabel" if zero_one else "regression"
-    if labels.ndim == 2 and labels.shape[1] == n_outputs and not zero_one:
-        return "regression"
-    return "classes"
+    if labels.ndim != rank or labels.shape[-1] != n_outputs or (zero_one and (labels.sum(axis=-1) == 1).all()):
+        return "classes"
+    return "multilabel" if zero_one else "regression"
 
 
-def _checked_targets(labels: npt.NDArray[Any], n_examples: int, n_outputs: int, task: Task) -> npt.NDArray[np.float32]:
-    """Targets of a binary, multi-label or regression task, shape (n_examples, n_outputs)."""
-    targets = labels[:, np.newaxis] if labels.ndim == 1 else labels
-    if targets.shape != (n_examples, n_outputs):
-        raise DataError(f"`y` must have shape ({n_examples}, {n_outputs}) for task '{task}', received {labels.shape}.")
+def _checked_targets(labels: npt.NDArray[Any], expected: "Shape", task: Task) -> npt.NDArray[np.float32]:
+    """Targets of a binary, multi-label or regression task in the shape of the output."""
+    targets = labels[..., np.newaxis] if labels.ndim == len(expected) - 1 else labels
+    if not _fits(targets, expected):
+        raise DataError(f"`y` must have shape {_written(expected)} for task '{task}', received {labels.shape}.")
     if not np.isfinite(targets).all():
         raise DataError(f"`y` must be finite, received {int((~np.isfinite(targets)).sum())} NaN or infinite values.")
     if task != "regression" and not ((targets == 0) | (targets == 1)).all():
@@ -331,22 +357,25 @@ def _checked_targets(labels: npt.NDArray[Any], n_examples: int, n_outputs: int, 
     return targets.astype(np.float32)
 
 
-def _checked_classes(labels: npt.NDArray[Any], n_examples: int, n_classes: int) -> npt.NDArray[np.int64]:
+def _checked_classes(labels: npt.NDArray[Any], expected: "Shape") -> npt.NDArray[np.int64]:
+    """Numbers of classes in the shape of the output without its last axis."""
+    n_classes = expected[-1] or 0
     if n_classes < 2:
         raise DataError("the model's output must have at least two classes for task 'classes', received one.")
-    if labels.ndim == 2 and labels.shape[1] == n_classes:
-        one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=1) == 1).all()
+    if _fits(labels, expected):
+        one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=-1) == 1).all()
         if not one_hot:
             raise DataError(f"`y` of shape {labels.shape} must be one-hot, received rows that are not.")
-        return labels.argmax(axis=1).astype(np.int64)
-    labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
-    if labels.ndim != 1:
-        raise DataError(f"`y` must have shape ({n_examples},) or ({n_examples}, {n_classes}), received {labels.shape}.")
+        return labels.argmax(axis=-1).astype(np.int64)
+    received = labels.shape
+    labels = labels[..., 0] if labels.ndim == len(expected) and labels.shape[-1] == 1 else labels
+    if not _fits(labels, expected[:-1]):
+        raise DataError(f"`y` must have shape {_written(expected[:-1])} or {_written(expected)}, received {received}.")
     wrong = ~np.isfinite(labels) | (labels != np.round(labels)) | (labels < 0) | (labels >= n_classes)
     if wrong.any():
-        first = int(np.flatnonzero(wrong)[0])
+        first = int(np.argwhere(wrong)[0][0])
         raise DataError(
-            f"`y` must be classes 0 to {n_classes - 1}, received {labels[first]!s} at example {first} "
+            f"`y` must be classes 0 to {n_classes - 1}, received {labels[wrong].flat[0]!s} at example {first} "
             f"({int(wrong.sum())} such labels): renumber the classes from 0."
         )
     return labels.astype(np.int64)

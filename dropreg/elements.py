@@ -392,9 +392,3 @@ def check_fits(elements: Elements, graph: "Graph", name: str, what: str = "`elem
         raise ModelError(
             f"{what} in another model than '{name}', or it has changed since: call dropreg.elements(model) again."
         )
-
-
-def concatenate_names(names: Sequence[Any], limit: int = 5) -> str:
-    """The first few of `names` for an error text."""
-    shown = ", ".join(str(name) for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

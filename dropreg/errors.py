@@ -1,5 +1,6 @@
 """Errors that say what was expected, what was received and what to do."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,3 +48,9 @@ def positive(name: str, value: Any, least: int = 1) -> int:
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
     return int(value)
+
+
+def concatenate_names(names: Sequence[Any], limit: int = 5) -> str:
+    """The first few of `names` for an error text."""
+    shown = ", ".join(str(name) for name in names[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

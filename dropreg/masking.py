@@ -248,8 +248,8 @@ class MaskedNetwork:
             rows = slice(start, start + 1000)
             masks = kept[np.newaxis]
             outputs = self([array[rows] for array in inputs], masks)
-            right += int((np.argmax(outputs, axis=1) == y[rows]).sum())
-        return right / len(y)
+            right += int((np.argmax(outputs, axis=-1) == y[rows]).sum())
+        return right / y.size
 
     def cached_prefix(self, examples: "Examples", batch_size: int, most_bytes: int) -> list[tf.Tensor] | None:
         """Frontier values of all examples, or None where they would take more than `most_bytes`."""

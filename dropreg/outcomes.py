@@ -1,5 +1,6 @@
 """What is measured for every row."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,8 +25,9 @@ class Prediction:
 
     Attributes
     ----------
-    outputs : Tensor of float32, shape (rows, n_outputs)
-        As the network gives them.
+    outputs : Tensor of float32, shape (rows, ..., n_outputs)
+        As the network gives them. Axes between are positions, such as pixels or tokens, each with a decision of its
+        own; a row counts with the mean over them.
     task : str
         "classes" (one class of several), "binary", "multilabel" or "regression".
     from_logits : bool
@@ -37,7 +39,7 @@ class Prediction:
     from_logits: bool
 
     def log_probabilities(self) -> "tf.Tensor":
-        """Log-probabilities (rows, classes), in nats."""
+        """Log-probabilities (rows, ..., classes), in nats."""
         import tensorflow as tf
 
         if self.from_logits:
@@ -45,7 +47,7 @@ class Prediction:
         return tf.math.log(tf.clip_by_value(self.outputs, _SMALLEST_PROBABILITY, 1.0))
 
     def logits(self) -> "tf.Tensor":
-        """Log-odds of each label (rows, labels), for binary and multi-label tasks."""
+        """Log-odds of each label (rows, ..., labels), for binary and multi-label tasks."""
         import tensorflow as tf
 
         if self.from_logits:
@@ -67,12 +69,15 @@ class Outcome(ABC):
         False where the outcome compares with the whole model only.
     differentiable : bool
         Whether `surrogate` has a gradient.
+    averages : bool
+        Whether a row's outcome is the mean of those of its positions, where outputs have any.
     """
 
     name: str
     greater_is_better: bool
     needs_labels: bool = True
     differentiable: bool = True
+    averages: bool = False
 
     @abstractmethod
     def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
@@ -82,7 +87,7 @@ class Outcome(ABC):
         ----------
         prediction : Prediction
             Of the masked network.
-        labels : Tensor, shape (rows,) int64 for classes, (rows, n_outputs) float32 otherwise
+        labels : Tensor, shape (rows, ...) int64 for classes, (rows, ..., n_outputs) float32 otherwise
         whole : Prediction
             Of the whole network, for the same examples.
 
@@ -97,7 +102,7 @@ class Outcome(ABC):
 
 
 class Accuracy(Outcome):
-    """Fraction of right decisions of a row: 0 or 1, for several labels the mean over them.
+    """Fraction of right decisions of a row: 0 or 1, for several labels or positions the mean over them.
 
     A step in the margin has no useful gradient, so its surrogate is the logistic function of the
     margin over a bandwidth of 0.2 nats: the derivative of the expected accuracy is that of the margin
@@ -106,34 +111,29 @@ class Accuracy(Outcome):
 
     name = "accuracy"
     greater_is_better = True
+    averages = True
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.reduce_mean(self._right(prediction, labels), axis=1)
+        return _mean(self._right(prediction, labels))
 
     def surrogate(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.reduce_mean(self._nearly_right(prediction, labels, whole), axis=1)
+        return _mean(self._nearly_right(prediction, labels))
 
     def _right(self, prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
-        """Whether decisions are right, 0 or 1, shape (rows, decisions): a single one where classes exclude others."""
+        """Whether decisions are right, 0 or 1, in the shape of `labels`."""
         import tensorflow as tf
 
         if prediction.task == "regression":
             raise ParameterError(f"outcome '{self.name}' must have classes, received a regression task: use 'loss'.")
         if prediction.task == "classes":
-            return tf.cast(tf.equal(tf.argmax(prediction.outputs, axis=1), labels), tf.float32)[:, tf.newaxis]
+            return tf.cast(tf.equal(tf.argmax(prediction.outputs, axis=-1), labels), tf.float32)
         return tf.cast(tf.equal(prediction.logits() > 0, labels > 0.5), tf.float32)
 
-    def _nearly_right(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+    def _nearly_right(self, prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
         """What is differentiated in place of `_right`, in (0, 1), of the same shape."""
         import tensorflow as tf
 
-        if prediction.task == "classes":
-            return tf.sigmoid(Margin().measure(prediction, labels, whole)[:, tf.newaxis] / _BANDWIDTH)
-        return tf.sigmoid(prediction.logits() * (2.0 * labels - 1.0) / _BANDWIDTH)
+        return tf.sigmoid(_margins(prediction, labels) / _BANDWIDTH)
 
 
 class RetainedAccuracy(Accuracy):
@@ -147,30 +147,27 @@ class RetainedAccuracy(Accuracy):
     name = "retained"
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.reduce_mean(self._right(prediction, labels) * self._right(whole, labels), axis=1)
+        return _mean(self._right(prediction, labels) * self._right(whole, labels))
 
     def surrogate(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.reduce_mean(self._nearly_right(prediction, labels, whole) * self._right(whole, labels), axis=1)
+        return _mean(self._nearly_right(prediction, labels) * self._right(whole, labels))
 
 
 class Loss(Outcome):
-    """Cross-entropy in nats (the mean over several labels), or the mean squared error of a regression."""
+    """Cross-entropy in nats, or the squared error of a regression; the mean over several labels or positions."""
 
     name = "loss"
     greater_is_better = False
+    averages = True
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
         import tensorflow as tf
 
         if prediction.task == "classes":
-            return -tf.gather(prediction.log_probabilities(), labels, batch_dims=1)
+            return _mean(-_of_labels(prediction.log_probabilities(), labels))
         if prediction.task == "regression":
-            return tf.reduce_mean(tf.square(prediction.outputs - labels), axis=1)
-        return tf.reduce_mean(tf.nn.softplus(prediction.logits() * (1.0 - 2.0 * labels)), axis=1)
+            return _mean(tf.square(prediction.outputs - labels))
+        return _mean(tf.nn.softplus(prediction.logits() * (1.0 - 2.0 * labels)))
 
 
 class Margin(Outcome):
@@ -178,44 +175,39 @@ class Margin(Outcome):
 
     name = "margin"
     greater_is_better = True
+    averages = True
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        import tensorflow as tf
-
         if prediction.task == "regression":
             raise ParameterError("outcome 'margin' must have classes, received a regression task: use 'loss'.")
-        if prediction.task != "classes":
-            return tf.reduce_mean(prediction.logits() * (2.0 * labels - 1.0), axis=1)
-        scores = prediction.log_probabilities()
-        own = tf.gather(scores, labels, batch_dims=1)
-        is_label = tf.one_hot(labels, tf.shape(scores)[1], on_value=True, off_value=False)
-        return own - tf.reduce_max(tf.where(is_label, scores.dtype.min, scores), axis=1)
+        return _mean(_margins(prediction, labels))
 
 
 class Divergence(Outcome):
     """Kullback-Leibler divergence from the whole model's prediction, in nats; needs no labels.
 
-    For several labels the mean over them, for a regression the mean squared difference. Zero for
+    For several labels or positions the mean over them, for a regression the mean squared difference. Zero for
     the whole model, which nothing can improve on.
     """
 
     name = "divergence"
     greater_is_better = False
     needs_labels = False
+    averages = True
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
         import tensorflow as tf
 
         if prediction.task == "classes":
             reference = whole.log_probabilities()
-            return tf.reduce_sum(tf.exp(reference) * (reference - prediction.log_probabilities()), axis=1)
+            return _mean(tf.reduce_sum(tf.exp(reference) * (reference - prediction.log_probabilities()), axis=-1))
         if prediction.task == "regression":
-            return tf.reduce_mean(tf.square(prediction.outputs - whole.outputs), axis=1)
+            return _mean(tf.square(prediction.outputs - whole.outputs))
         reference, logits = whole.logits(), prediction.logits()
         p = tf.sigmoid(reference)
         here = p * tf.nn.softplus(-logits) + (1.0 - p) * tf.nn.softplus(logits)
         there = p * tf.nn.softplus(-reference) + (1.0 - p) * tf.nn.softplus(reference)
-        return tf.reduce_mean(here - there, axis=1)
+        return _mean(here - there)
 
     @staticmethod
     def scores(prediction: Prediction, signs: "tf.Tensor") -> "tf.Tensor":
@@ -228,27 +220,68 @@ class Divergence(Outcome):
         Parameters
         ----------
         prediction : Prediction
-        signs : Tensor of -1 and 1, shape (rows, n_outputs)
+        signs : Tensor of -1 and 1, shape (rows, ..., n_outputs)
         """
         import tensorflow as tf
 
         if prediction.task == "classes":
             log_p = prediction.log_probabilities()
-            return tf.reduce_sum(signs * tf.stop_gradient(tf.exp(log_p / 2.0)) * log_p, axis=1)
-        n_outputs = tf.cast(tf.shape(signs)[1], tf.float32)
+            return _root_mean(tf.reduce_sum(signs * tf.stop_gradient(tf.exp(log_p / 2.0)) * log_p, axis=-1))
         if prediction.task == "regression":
-            return tf.reduce_sum(signs * prediction.outputs, axis=1) * tf.sqrt(2.0 / n_outputs)
+            return _root_mean(signs * prediction.outputs) * math.sqrt(2.0)
         logits = prediction.logits()
         p = tf.stop_gradient(tf.sigmoid(logits))
-        return tf.reduce_sum(signs * tf.sqrt(p * (1.0 - p)) * logits, axis=1) / tf.sqrt(n_outputs)
+        return _root_mean(signs * tf.sqrt(p * (1.0 - p)) * logits)
 
     @staticmethod
-    def curvature(task: Task, n_outputs: int) -> float:
-        """Bound of its second derivatives by the outputs (before the softmax or sigmoid).
+    def curvature(task: Task, shape: tuple[int, ...]) -> float:
+        """Bound of its second derivatives by the outputs of a row (before the softmax or sigmoid), of this shape.
 
-        1/2 for a softmax (Böhning 1992), 1/4 for a sigmoid and 2 for a square over the number of outputs.
+        1/2 for a softmax (Böhning 1992) over the number of positions; 1/4 for a sigmoid and 2 for a square over the
+        number of outputs.
         """
-        return {"classes": 0.5, "regression": 2.0 / n_outputs}.get(task, 0.25 / n_outputs)
+        if task == "classes":
+            return 0.5 / math.prod(shape[:-1])
+        return (2.0 if task == "regression" else 0.25) / math.prod(shape)
+
+
+def _mean(values: "tf.Tensor") -> "tf.Tensor":
+    """Mean of each row, shape (rows,)."""
+    import tensorflow as tf
+
+    return tf.reduce_mean(_by_row(values), axis=1)
+
+
+def _root_mean(values: "tf.Tensor") -> "tf.Tensor":
+    """Sum of each row over the root of how many they are: its square is on average the mean of squares."""
+    import tensorflow as tf
+
+    rows = _by_row(values)
+    return tf.reduce_sum(rows, axis=1) / tf.sqrt(tf.cast(tf.shape(rows)[1], tf.float32))
+
+
+def _by_row(values: "tf.Tensor") -> "tf.Tensor":
+    import tensorflow as tf
+
+    return tf.reshape(values, [tf.shape(values)[0], -1])
+
+
+def _of_labels(scores: "tf.Tensor", labels: "tf.Tensor") -> "tf.Tensor":
+    """Scores (rows, ..., classes) of the classes that `labels` (rows, ...) name."""
+    import tensorflow as tf
+
+    return tf.gather(scores, labels, batch_dims=len(labels.shape))
+
+
+def _margins(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
+    """Margin of every decision of a classifier, in the shape of `labels`."""
+    import tensorflow as tf
+
+    if prediction.task != "classes":
+        return prediction.logits() * (2.0 * labels - 1.0)
+    scores = prediction.log_probabilities()
+    is_label = tf.one_hot(labels, tf.shape(scores)[-1], on_value=True, off_value=False)
+    return _of_labels(scores, labels) - tf.reduce_max(tf.where(is_label, scores.dtype.min, scores), axis=-1)
 
 
 @dataclass(frozen=True)
@@ -259,7 +292,7 @@ class PerExample(Outcome):
     ----------
     function : callable
         (labels, outputs) to a tensor of shape (rows,), made of TensorFlow or ``keras.ops`` calls;
-        labels as in `Outcome.measure`, outputs (rows, n_outputs) as the network gives them.
+        labels as in `Outcome.measure`, outputs (rows, ..., n_outputs) as the network gives them.
     name : str
     greater_is_better : bool
     differentiable : bool
@@ -355,9 +388,9 @@ def check_labels(outcomes: "Sequence[Outcome]", labels: "np.ndarray | None") -> 
 
 
 def guess_from_logits(task: Task, outputs: Any) -> bool:
-    """Whether a classifier's outputs (n, n_outputs) are logits: they are unless all could be probabilities."""
+    """Whether a classifier's outputs (n, ..., n_outputs) are logits: they are unless all could be probabilities."""
     import numpy as np
 
     if task == "classes":
-        return not bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=1), 1.0, atol=1e-3))
+        return not bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3))
     return not bool(((outputs >= 0) & (outputs <= 1)).all())

@@ -304,8 +304,8 @@ class _Objective:
         soft = self._soft[id(parts[0].examples)]
         if soft.shape != outputs.shape:
             raise ModelError(
-                f"`teacher` must have the {outputs.shape[1]} outputs of model '{model.name}', received "
-                f"{soft.shape[1]}: pass the model that it was made from."
+                f"`teacher` must have outputs of shape {outputs.shape[1:]}, as model '{model.name}', received "
+                f"{soft.shape[1:]}: pass the model that it was made from."
             )
         self.teacher_from_logits = guess_from_logits(self.task, soft)
 

@@ -15,8 +15,7 @@ from scipy import linalg
 from scipy.linalg import blas
 from threadpoolctl import ThreadpoolController
 
-from .elements import concatenate_names
-from .errors import ParameterError, RecordError
+from .errors import ParameterError, RecordError, concatenate_names
 
 if TYPE_CHECKING:
     from .record import Record

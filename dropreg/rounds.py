@@ -72,8 +72,9 @@ class Round:
         self.columns, self.n_elements = columns, n_elements
         at_hand = gradients and probe.network.takes_groups and isinstance(probe.question.outcome, Divergence)
         self.curved = second_order and at_hand
-        self.curvature = Divergence.curvature(probe.question.examples.task, probe.whole.shape[-1])
-        specs = [tf.TensorSpec([None, n], tf.float32) for n in (probe.n_elements, probe.whole.shape[-1])]
+        self._row = probe.whole.shape[1:]
+        self.curvature = Divergence.curvature(probe.question.examples.task, self._row)
+        specs = [tf.TensorSpec([None, *shape], tf.float32) for shape in ((probe.n_elements,), self._row)]
         body = self._expand if self.curved else self._differentiate if gradients else self._measure
         self._step = probe.function(body, *specs[: 1 + self.curved])
 
@@ -135,7 +136,7 @@ class Round:
         probe, group, parts = self.probe, self.group, []
         read: list[npt.NDArray[Any]] = [masks[:, self.columns]]
         if self.curved:
-            read.append(draw_signs(probe.question.seed, number, len(examples), probe.whole.shape[-1]))
+            read.append(draw_signs(probe.question.seed, number, (len(examples), *self._row)))
         for block in probe.blocks(len(masks), 1 if probe.one_mask else probe.batch_size // group):
             rows = slice(block[0] * group, (block[-1] + 1) * group)
             floats = [tf.constant(values[part], tf.float32) for values, part in zip(read, (block, rows), strict=False)]
@@ -167,7 +168,7 @@ class Round:
         return self._expand(bundle, masks, None)
 
     def _expand(self, bundle: Any, masks: Any, signs: Any) -> Any:
-        """As `_differentiate`, with random `signs` (rows, n_outputs) also the sum over masks of second derivatives.
+        """As `_differentiate`; by random `signs` (rows, ..., n_outputs) also the sum over masks of second derivatives.
 
         Rows of a mask have signs of their own, so that the square of their summed derivatives is on average the sum of
         their squares.

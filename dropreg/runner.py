@@ -14,8 +14,8 @@ import pandas as pd
 from .chunks import ChunkResult, FidelityMasks, GradientSums, RunSettings, examples_of_masks
 from .data import Examples
 from .designs import Bernoulli, BoolMasks, Design, examples_of_rows
-from .elements import Elements, concatenate_names
-from .errors import DataError, ModelError, ParameterError, positive
+from .elements import Elements
+from .errors import ModelError, ParameterError, positive
 from .fidelity import Fidelity
 from .outcomes import Outcome, PerMask, Prediction, guess_from_logits
 
@@ -171,13 +171,7 @@ class ChunkRunner:
             forward([tf.convert_to_tensor(x[start : start + self.batch_size]) for x in self._source()])
             for start in starts
         ]
-        outputs = tf.concat(parts, axis=0).numpy()
-        bad = np.flatnonzero(~np.isfinite(outputs).all(axis=1))
-        if len(bad):
-            raise DataError(
-                f"model '{self._arguments[0].name}' must give finite outputs, received NaN or infinity for {len(bad)} "
-                f"examples (examples {concatenate_names(bad.tolist())}): check its weights and the scale of the inputs."
-            )
+        outputs = self.examples.check_outputs(tf.concat(parts, axis=0).numpy(), self._arguments[0].name)
         return outputs, guess_from_logits(self.examples.task, outputs)
 
     def _measure_baseline(self) -> npt.NDArray[np.float32]:

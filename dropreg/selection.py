@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from .elements import Elements, concatenate_names
-from .errors import ParameterError, positive
+from .elements import Elements
+from .errors import ParameterError, concatenate_names, positive
 from .impact import ImpactTable
 
 Scores = npt.NDArray[np.float64]

@@ -13,9 +13,9 @@ import pandas as pd
 from .compare import Scorer
 from .copying import copy_model
 from .data import Data
-from .elements import Elements, check_fits, concatenate_names, take
+from .elements import Elements, check_fits, take
 from .elements import elements as find_elements
-from .errors import ModelError, ParameterError
+from .errors import ModelError, ParameterError, concatenate_names
 from .finders.units import KINDS_OF_UNITS
 from .graph import all_layers, trace_graph
 from .impact import ImpactTable

@@ -12,8 +12,8 @@ import pandas as pd
 from .before_after import measure
 from .channels import Channels, Labels
 from .data import Data, check_data
-from .elements import Elements, check_fits, concatenate_names
-from .errors import ModelError, ParameterError
+from .elements import Elements, check_fits
+from .errors import ModelError, ParameterError, concatenate_names
 from .finders.units import trace_channels
 from .graph import Graph, trace_graph
 from .latency import measure_latency

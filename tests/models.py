@@ -197,12 +197,32 @@ def preprocessing() -> keras.Model:
     return keras.Model(inputs, layers.Dense(N_CLASSES, name="out")(x))
 
 
+def u_net() -> keras.Model:
+    """A class for every pixel."""
+    inputs = keras.Input((4, 4, 2))
+    a = layers.Conv2D(4, 3, padding="same", activation="relu", name="down")(inputs)
+    x = layers.MaxPooling2D()(a)
+    x = layers.Conv2D(3, 3, padding="same", activation="tanh", name="bottom")(x)
+    x = layers.Conv2DTranspose(3, 2, strides=2, name="up")(x)
+    x = layers.Concatenate()([a, x])
+    x = layers.Conv2D(4, 3, padding="same", activation="relu", name="joint")(x)
+    return keras.Model(inputs, layers.Conv2D(N_CLASSES, 1, name="out")(x))
+
+
+def tagger() -> keras.Model:
+    """Probabilities of the classes of every token."""
+    x = inputs = keras.Input((5, 3))
+    x = layers.GRU(4, return_sequences=True, name="gru")(x)
+    x = layers.Dense(4, activation="gelu", name="d")(x)
+    return keras.Model(inputs, layers.Dense(N_CLASSES, activation="softmax", name="out")(x))
+
+
 BUILDERS: dict[str, Callable[[], keras.Model]] = {
     build.__name__: build
     for build in (
         *(mlp, mlp_activations, cnn, cnn_1d, cnn_bn, residual, residual_operator, concatenating),
         *(separable, grouped, two_inputs, shared, nested, transformer_block),
-        *(recurrent, bidirectional, encoder_decoder, preprocessing),
+        *(recurrent, bidirectional, encoder_decoder, preprocessing, u_net, tagger),
     )
 }
 
@@ -235,5 +255,5 @@ def inputs_for(model: keras.Model, n_examples: int, seed: int = 0) -> list[np.nd
 def data_for(model: keras.Model, n_examples: int, seed: int = 0) -> tuple[Any, np.ndarray]:
     """Random (x, y) for a model of the grid."""
     arrays = inputs_for(model, n_examples, seed)
-    labels = np.random.default_rng(seed + 1).integers(0, N_CLASSES, n_examples)
+    labels = np.random.default_rng(seed + 1).integers(0, N_CLASSES, (n_examples, *model.outputs[0].shape[1:-1]))
     return (arrays if len(arrays) > 1 else arrays[0]), labels

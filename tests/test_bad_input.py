@@ -234,11 +234,10 @@ def test_data_is_no_pair(model: keras.Model, data: Labelled, elements: dr.Elemen
         sample(model, data[0], elements)
 
 
-def test_model_that_is_no_classifier(data: Labelled) -> None:
-    model = keras.Sequential(
-        [keras.Input((4,), name="features"), layers.Dense(5), layers.Dense(6), layers.Reshape((2, 3))]
-    )
-    says = "the model's output 'reshape' must have shape (batch, n_outputs), received (None, 2, 3)"
+def test_model_without_an_axis_of_outputs(data: Labelled) -> None:
+    inputs = keras.Input((4,), name="features")
+    model = keras.Model(inputs, layers.Reshape((), name="flat")(layers.Dense(1)(layers.Dense(5)(inputs))))
+    says = "the model's output 'flat' must have shape (batch, ..., n_outputs), received (None,)"
     with refused(dr.DataError, says, model=model):
         sample(model, data, dr.elements(model))
 

@@ -43,9 +43,9 @@ def losses(network: MaskedNetwork, data: Labelled, mask: Any) -> tf.Tensor:
     x, y = data
     inputs = x if isinstance(x, list) else [x]
     outputs = network(inputs, tf.broadcast_to(mask, [len(y), len(network.elements)]))
-    if network.graph.calls[-1].name == "out" and np.allclose(np.sum(outputs, axis=1), 1.0, atol=1e-4):
+    if network.graph.calls[-1].name == "out" and np.allclose(np.sum(outputs, axis=-1), 1.0, atol=1e-4):
         outputs = tf.math.log(outputs)
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs)
+    return tf.reduce_mean(tf.reshape(tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs), [len(y), -1]), axis=1)
 
 
 def given(name: str, n: int = N) -> tuple[keras.Model, Labelled, dr.Elements, MaskedNetwork]:

@@ -92,7 +92,7 @@ def test_steps_on_all_examples_go_down_and_down(task: Task, seed: int) -> None:
             outputs = tf.matmul(tf.constant(x, tf.float32), kernel) + bias
             missed = tf.reduce_mean(Divergence().measure(Prediction(outputs, task, True), tf.zeros(n), whole))
         found.append(float(missed))
-        last.step(tape.gradient(missed, [kernel, bias]), Divergence.curvature(task, k), 10**9)
+        last.step(tape.gradient(missed, [kernel, bias]), Divergence.curvature(task, (k,)), 10**9)
     assert (np.diff(found) < 1e-6).all()
     assert found[-1] < 0.9 * found[0]
 

@@ -337,6 +337,24 @@ def test_a_ridge_holds_the_prediction_back() -> None:
     np.testing.assert_allclose(np.asarray(network([x], kept[np.newaxis])), read @ kernel + bias, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("n_kept", [5, 2])
+def test_derivatives_of_a_linear_network_are_those_of_drop_and_merge(n_kept: int) -> None:
+    model = keras.Sequential([keras.Input((8,)), layers.Dense(6, name="a"), layers.Dense(2, name="out")])
+    x = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+    elements = dr.elements(model)
+    network = MergedNetwork(model, elements, check_data(model, (x, None)))
+    kept = np.random.default_rng(1).permutation(6) < n_kept
+    masks = tf.constant(kept[np.newaxis], tf.float32)
+    with tf.GradientTape() as tape:
+        tape.watch(masks)
+        outputs = network([x], masks)
+    found: Any = tape.jacobian(outputs, masks)
+    for j in range(6):
+        with_it, without = (np.where(np.arange(6) == j, value, kept)[np.newaxis] for value in (True, False))
+        change = np.asarray(network([x], with_it)) - np.asarray(network([x], without))
+        np.testing.assert_allclose(found[:, :, 0, j], change, atol=1e-4)
+
+
 @pytest.mark.parametrize("n_kept", [[6, 6], [6, 5], [5, 4], [3, 3], [2, 1], [1, 0]])
 def test_flips_are_the_difference_between_two_fits(n_kept: list[int]) -> None:
     """Loading times residual is what reading changes by when one channel is kept or dropped."""

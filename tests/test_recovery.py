@@ -278,7 +278,7 @@ def test_what_does_not_go_together() -> None:
     with pytest.raises(dr.DataError, match=r"must have shape \(any, 8, 8, 2\)"):
         dr.recover(model, (x, y), teacher=other, recovery=distill)
     wider = keras.Sequential([keras.Input((6,)), layers.Dense(5)])
-    with pytest.raises(dr.ModelError, match=r"`teacher` must have the 3 outputs of model .*, received 5"):
+    with pytest.raises(dr.ModelError, match=r"outputs of shape \(3,\), as model .*, received \(5,\)"):
         dr.recover(model, (x, y), teacher=wider, recovery=distill)
 
 

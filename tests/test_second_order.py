@@ -61,11 +61,11 @@ def test_exploration_ends_with_the_stage() -> None:
 
 @given(seed=st.integers(0, 2**31), number=st.integers(0, 1000))
 def test_signs_are_fair_and_repeatable(seed: int, number: int) -> None:
-    signs = draw_signs(seed, number, 500, 10)
+    signs = draw_signs(seed, number, (500, 2, 5))
     assert set(np.unique(signs)) == {-1.0, 1.0}
     assert abs(signs.mean()) < 0.1
-    np.testing.assert_array_equal(signs, draw_signs(seed, number, 500, 10))
-    assert (signs != draw_signs(seed, number + 1, 500, 10)).any()
+    np.testing.assert_array_equal(signs, draw_signs(seed, number, (500, 2, 5)))
+    assert (signs != draw_signs(seed, number + 1, (500, 2, 5))).any()
 
 
 @pytest.mark.parametrize("task", ["classes", "binary", "multilabel", "regression"])

@@ -7,6 +7,7 @@ gradient with respect to the activation or the weight), and the second derivativ
 same sense; so dropping element j changes an example's outcome by -g_j + h_jj / 2 up to third order.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ Derivatives = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]
 """(g, h): first derivatives (rows, n_elements), and second ones or None."""
 
 FORWARD, BACKWARD = 1, 2
+_PROBES, _MOST_OUTPUTS = 8, 64
 _ROW_FLOATS = 2**23
 """Most numbers of a (rows, n_elements) array."""
 
@@ -153,7 +155,8 @@ class GaussNewton(Curvature):
     ----------
     probes : int, optional
         Random directions that J'HJ is sketched with for each example, unbiased where H is positive
-        semidefinite; by default all outputs are used and nothing is random.
+        semidefinite. By default all outputs are used and nothing is random, or 8 where the outputs of an
+        example, over all positions, are more than 64.
 
     References
     ----------
@@ -168,12 +171,23 @@ class GaussNewton(Curvature):
             _check_probes(self.probes)
 
     def cost(self, n_elements: int, n_outputs: int) -> int:
-        return FORWARD + BACKWARD * (n_outputs if self.probes is None else 1 + self.probes)
+        n_probes = self._n_probes(n_outputs)
+        return FORWARD + BACKWARD * (1 + n_probes if n_probes else n_outputs)
+
+    def _n_probes(self, n_outputs: int) -> int:
+        """Random directions, 0 for all outputs."""
+        return self.probes or (_PROBES if n_outputs > _MOST_OUTPUTS else 0)
 
     def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
         import tensorflow as tf
 
-        n_probes = self.probes or 0
+        outcome, row = probe.question.outcome, probe.whole.shape[1:]
+        if len(row) > 1 and not outcome.averages:
+            raise ParameterError(
+                f"`curvature` GaussNewton must have an outcome that is a mean over the positions of the output, "
+                f"received '{outcome.name}' for an output of shape {row}: pass curvature=Hutchinson(), or order=1."
+            )
+        n_probes = self._n_probes(math.prod(row))
 
         def body(bundle: Any, noise: Any) -> Any:
             masks = tf.ones([tf.shape(bundle[0])[0], probe.n_elements])
@@ -181,21 +195,21 @@ class GaussNewton(Curvature):
                 tape.watch(masks)
                 scores = _scores(probe.predict(bundle, masks))
                 slope, hessian = _curvature(probe, bundle, tf.stop_gradient(scores))
-                seeds = _directions(slope, hessian, noise, n_probes)
+                seeds = _directions(slope, hessian, noise) if n_probes else _units(slope)
                 products = [tf.reduce_sum(scores * tf.stop_gradient(seed)) for seed in seeds]
             rows: list[Any] = [tape.gradient(product, masks) for product in products]
             if n_probes:
                 return rows[0], tf.add_n([tf.square(row) for row in rows[1:]]) / n_probes
-            jacobian = tf.stack(rows, axis=1)
-            h = tf.reduce_sum(jacobian * tf.matmul(hessian, jacobian), axis=1)
-            return tf.reduce_sum(slope[:, :, tf.newaxis] * jacobian, axis=1), h
+            jacobian = tf.reshape(tf.stack(rows, axis=1), [-1, *row, probe.n_elements])
+            over = list(range(1, len(row) + 1))
+            h = tf.reduce_sum(jacobian * tf.matmul(hessian, jacobian), axis=over)
+            return tf.reduce_sum(tf.expand_dims(slope, -1) * jacobian, axis=over), h
 
-        n_outputs = probe.question.n_outputs
-        step = probe.function(probe.by_row(body), tf.TensorSpec([None, n_probes, n_outputs], tf.float32))
+        step = probe.function(probe.by_row(body), tf.TensorSpec([None, n_probes, *row], tf.float32))
         seed = probe.question.seed
 
         def derivatives(examples: npt.NDArray[np.int64]) -> Derivatives:
-            noise = np.random.default_rng([seed, int(examples[0])]).normal(size=(len(examples), n_probes, n_outputs))
+            noise = np.random.default_rng([seed, int(examples[0])]).normal(size=(len(examples), n_probes, *row))
             g, h = step(probe.bundle(examples), tf.constant(noise, tf.float32))
             return g.numpy(), h.numpy()
 
@@ -208,14 +222,17 @@ def _check_probes(probes: Any) -> None:
 
 
 def _scores(prediction: Prediction) -> "tf.Tensor":
-    """Outputs as logits (rows, n_outputs), so that what follows them is the outcome alone."""
+    """Outputs as logits (rows, ..., n_outputs), so that what follows them is the outcome alone."""
     if prediction.task == "classes":
         return prediction.outputs if prediction.from_logits else prediction.log_probabilities()
     return prediction.outputs if prediction.task == "regression" else prediction.logits()
 
 
 def _curvature(probe: Probe, bundle: Any, scores: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
-    """First (rows, n_outputs) and second (rows, n_outputs, n_outputs) derivatives of the outcome by the scores."""
+    """First (rows, ..., n_outputs) and second (rows, ..., n_outputs, n_outputs) derivatives by the scores.
+
+    Scores of different positions have no second derivative of an outcome that is a mean over positions.
+    """
     import tensorflow as tf
 
     task = probe.question.examples.task
@@ -226,22 +243,28 @@ def _curvature(probe: Probe, bundle: Any, scores: "tf.Tensor") -> "tuple[tf.Tens
             whole = Prediction(bundle[-2], task, probe.from_logits)
             value = probe.question.outcome.measure(Prediction(scores, task, True), bundle[-1], whole)
         slope: Any = inner.gradient(value, scores)
-        columns = tf.unstack(slope, axis=1)
+        columns = tf.unstack(slope, axis=-1)
     rows: list[Any] = [outer.gradient(column, scores) for column in columns]
     missing = tf.fill(tf.shape(scores), np.nan)
-    return slope, tf.stack([missing if row is None else row for row in rows], axis=1)
+    return slope, tf.stack([missing if row is None else row for row in rows], axis=-2)
 
 
-def _directions(slope: Any, hessian: Any, noise: Any, n_probes: int) -> list[Any]:
-    """What the scores are multiplied by: unit vectors, or the slope and random vectors of covariance H."""
+def _units(slope: Any) -> list[Any]:
+    """What the scores are multiplied by: unit vectors."""
     import tensorflow as tf
 
-    n_outputs = slope.shape[1]
-    if not n_probes:
-        return [tf.one_hot(tf.fill([tf.shape(slope)[0]], k), n_outputs) for k in range(n_outputs)]
+    row = slope.shape[1:]
+    units = np.eye(math.prod(row), dtype=np.float32).reshape(-1, *row)
+    return [tf.broadcast_to(unit, tf.shape(slope)) for unit in units]
+
+
+def _directions(slope: Any, hessian: Any, noise: Any) -> list[Any]:
+    """What the scores are multiplied by: the slope and random vectors of covariance H."""
+    import tensorflow as tf
+
     values, vectors = tf.linalg.eigh(hessian)
-    root = vectors * tf.sqrt(tf.nn.relu(values))[:, tf.newaxis, :]
-    return [slope, *[tf.linalg.matvec(root, noise[:, k]) for k in range(n_probes)]]
+    root = vectors * tf.expand_dims(tf.sqrt(tf.nn.relu(values)), -2)
+    return [slope, *[tf.linalg.matvec(root, one) for one in tf.unstack(noise, axis=1)]]
 
 
 @dataclass(frozen=True)
@@ -339,7 +362,7 @@ def expand(probe: Probe, curvature: Curvature) -> Expansion:
             second.add(h)
     if second.n and np.abs(second.mean).max() <= 1e-6 * first.mean_absolute.max() and _is_linear(probe):
         raise ModelError(_no_second(probe, "zeros"))
-    probe.rows += len(probe) * curvature.cost(len(probe.question.candidates), probe.question.n_outputs)
+    probe.rows += len(probe) * curvature.cost(len(probe.question.candidates), math.prod(probe.whole.shape[1:]))
     return Expansion(first, second, change)
 
 
@@ -348,7 +371,7 @@ def _is_linear(probe: Probe) -> bool:
     import tensorflow as tf
 
     bundle = probe.bundle(np.arange(min(len(probe), 64)))
-    scores = np.random.default_rng(0).normal(size=(int(bundle[-2].shape[0] or 0), probe.question.n_outputs))
+    scores = np.random.default_rng(0).normal(size=bundle[-2].numpy().shape)
     hessian = _curvature(probe, bundle, tf.constant(scores, tf.float32))[1].numpy()
     return bool(np.abs(np.nan_to_num(hessian)).max() < 1e-5)
 

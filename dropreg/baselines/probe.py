@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
 from ..outcomes import Prediction, guess_from_logits
 from .question import Array, Question
 
@@ -94,14 +93,7 @@ class Probe:
         for start in range(0, len(self), self.batch_size):
             part = [tf.convert_to_tensor(x[start : start + self.batch_size]) for x in self._source]
             parts.append(self._outputs(part, None).numpy())
-        outputs = np.concatenate(parts)
-        if not np.isfinite(outputs).all():
-            bad = int((~np.isfinite(outputs).all(axis=1)).sum())
-            raise DataError(
-                f"model '{self.question.model.name}' must give finite outputs, received NaN or infinity for {bad} "
-                "examples: check its weights and the scale of the inputs."
-            )
-        return outputs
+        return self.question.examples.check_outputs(np.concatenate(parts), self.question.model.name)
 
     def _outputs(self, gathered: Sequence[Any], masks: "tf.Tensor | None") -> "tf.Tensor":
         import tensorflow as tf

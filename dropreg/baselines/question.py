@@ -5,6 +5,7 @@ is two. The whole model's pass over the examples, which every method makes once,
 in `dropreg.sample`.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -54,11 +55,10 @@ class Question:
 
     @property
     def n_outputs(self) -> int:
-        """Length of the model's output."""
-        from ..graph import trace_graph
+        """Numbers that the model gives for an example, over all positions of its output."""
+        from ..copying import run_model
 
-        graph = trace_graph(self.model)
-        return graph.shapes[graph.outputs[self.examples.output]][-1] or 1
+        return math.prod(run_model(self.model, self.first(1).examples).shape[1:])
 
     @property
     def sign(self) -> float:
