@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 Ablation = Literal["zero", "merged"]
 _SWEEPS = 10
 _ROWS, _SMALL, _MERGED = 2048, 256, 512
+_WORTH = 4
+"""Examples without positions that one with positions, such as pixels, stands for where rows share a mask."""
 _WEIGHTS = Annealing(learning_rate=0.03, sharpness=15.0)
 
 
@@ -100,8 +102,12 @@ class Annealer:
                 f"`outcome` must have a gradient or a surrogate with one, received '{self.question.outcome.name}': "
                 "pass gradients=False, or outcome='divergence'."
             )
-        group = positive("examples_per_mask", _examples_per_mask(elements, ablation, examples_per_mask))
-        rows = positive("rows_per_round", _rows_per_round(elements, gradients, ablation, group, rows_per_round))
+        self._worth = _WORTH if ablation == "merged" and self.question.has_positions else 1
+        group = _examples_per_mask(elements, ablation, examples_per_mask, self._worth)
+        rows = _rows_per_round(
+            *(elements, gradients, ablation, positive("examples_per_mask", group), rows_per_round, self._worth)
+        )
+        positive("rows_per_round", rows)
         if rows % group or rows < 2 * group:
             raise ParameterError(
                 f"`rows_per_round` must be a multiple of {group}, the examples of a mask, and pay for at least two "
@@ -172,8 +178,8 @@ class Annealer:
         return self._decided[-1]
 
     def default_rounds(self, usual: int) -> int:
-        """Rounds where none are asked for: with gradients, as many as cost what `usual` ones of 2,048 rows do."""
-        return max(usual * _ROWS // self._rows, 1) if self.gradients else usual
+        """Rounds where none are asked for: with gradients, as many as tell what `usual` ones of 2,048 rows do."""
+        return max(usual * _ROWS // (self._rows * self._worth), 1) if self.gradients else usual
 
     def n_rounds(self, rounds: int, n_stages: int) -> int:
         """Rounds of the first so many stages where every run has `rounds`."""
@@ -294,21 +300,23 @@ def _default_schedule(elements: Elements) -> Annealing:
     return _WEIGHTS if elements.one_mask_a_batch else Annealing()
 
 
-def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None) -> int:
+def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None, worth: int) -> int:
     if asked is not None and asked != 1 and ablation == "zero" and not elements.one_mask_a_batch:
         raise ParameterError(
             f"`examples_per_mask` must be 1 where every row can have a mask of its own, received {asked}: leave it out."
         )
     if asked is not None:
         return asked
-    return 256 if elements.one_mask_a_batch else 64 if ablation == "merged" else 1
+    return 256 if elements.one_mask_a_batch else 64 // worth if ablation == "merged" else 1
 
 
-def _rows_per_round(elements: Elements, gradients: bool, ablation: Ablation, group: int, asked: int | None) -> int:
+def _rows_per_round(
+    elements: Elements, gradients: bool, ablation: Ablation, group: int, asked: int | None, worth: int
+) -> int:
     if asked is not None:
         return asked
     if gradients:
-        usual = _MERGED if ablation == "merged" else _SMALL
+        usual = _MERGED // worth if ablation == "merged" else _SMALL
         return 2 * group if elements.one_mask_a_batch else max(usual // group, 8) * group
     return -(-max(8 * len(elements), 8192) // group) * group
 

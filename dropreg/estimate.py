@@ -315,7 +315,7 @@ def estimate(
     Parameters
     ----------
     model : keras.Model
-        Whose measured output has shape (batch, n_outputs). It is not changed.
+        Whose measured output has shape (batch, ..., n_outputs). It is not changed.
     data : (x, y), or batches
         Held-out examples and their labels; see `sample`.
     elements : Elements

@@ -183,11 +183,12 @@ def anneal_path(
         Of the elements to drop, ascending, strictly between 0 and 1. Each is a stage of the run, which goes on from
         the one before and drops more; what a stage drops is gone for good.
     rounds : int, optional
-        Of each stage; by default as many as make 102,400 rows with gradients, 50 without.
+        Of each stage; by default as many as make 102,400 rows with gradients (25,600 for "merged" where outputs have
+        positions), 50 without.
     rows_per_round : int, optional
         Masked forward passes of one example in a round, a multiple of `examples_per_mask`. By default 256 with
-        gradients, many small rounds being better than few large ones; 512 for "merged" and two masks where masks
-        multiply weights; without gradients eight for each element and at least 8,192.
+        gradients, many small rounds being better than few large ones; 512 for "merged", 128 where outputs have
+        positions; two masks where masks multiply weights; without gradients eight for each element and at least 8,192.
     outcome : str or Outcome, optional
         What must not get worse. By default "retained", the accuracy on what the model decides right
         (`RetainedAccuracy`; its surrogate where derivatives help), or the loss of a regression; the divergence from
@@ -202,8 +203,8 @@ def anneal_path(
         How logits move; for single weights the default is a learning rate of .03, sharpened by 15. For "merged" it
         also says whether second derivatives are estimated, and what is made of them.
     examples_per_mask : int, optional
-        Consecutive rows that share a mask. By default 1; 64 for "merged", whose every mask takes a matrix inverse;
-        256 where masks multiply weights.
+        Consecutive rows that share a mask. By default 1; 64 for "merged", whose every mask takes a matrix inverse,
+        16 where outputs have positions; 256 where masks multiply weights.
     start : ImpactTable or array of float, shape (n_elements,), optional
         Scores whose standardized values the logits start from (an array may hold the logits of another run); zero
         by default, for weights their magnitude.
@@ -272,6 +273,7 @@ def prune(
     fraction: float | None = None,
     target: Target | None = None,
     elements: Elements | None = None,
+    floor: Floor = 1,
     merge: str | Merge | None = None,
     on_blocked: OnBlocked = "raise",
     seed: int = 0,
@@ -298,6 +300,8 @@ def prune(
         What to reach, in place of a selection.
     elements : Elements, optional
         From which to choose, in place of a selection; by default the model's neurons and filters.
+    floor : int or mapping of str to int or float
+        What layers keep at least, in place of a selection; see `select`.
     merge : {"least_squares", "mean", "none"} or Merge, optional
         How layers that read what was removed make up for it; by default "least_squares" if there is `data`,
         else "none". See `dropreg.merging`.
@@ -332,14 +336,16 @@ def prune(
             fraction,
             target,
             elements,
+            floor,
             resolve_merge(merge, data is not None),
             on_blocked=on_blocked,
             seed=seed,
             progress=progress,
         )
-    elif fraction is not None or target is not None or elements is not None:
+    elif fraction is not None or target is not None or elements is not None or floor != 1:
         raise ParameterError(
-            "`fraction`, `target` and `elements` must be left out where a selection is given, received both: pass one."
+            "`fraction`, `target`, `elements` and `floor` must be left out where a selection is given, received both: "
+            "pass one."
         )
     return cut(model, selection, data, merge=merge, on_blocked=on_blocked)
 
@@ -350,6 +356,7 @@ def _annealed(
     fraction: float | None,
     target: Target | None,
     elements: Elements | None,
+    floor: Floor,
     strategy: Merge | None,
     *,
     on_blocked: OnBlocked,
@@ -365,13 +372,14 @@ def _annealed(
         )
     elements = find_elements(model) if elements is None else elements
     if fraction is not None and on_blocked == "raise":
-        check_can_cut(model, elements, floor=1)
+        check_can_cut(model, elements, floor)
     merged = isinstance(strategy, LeastSquares) and can_predict(elements)
     return anneal(
         *(model, data, elements),
         fraction=fraction,
         target=target,
         ablation="merged" if merged else "zero",
+        floor=floor,
         seed=seed,
         progress=progress,
     )

@@ -59,7 +59,7 @@ def sample(
     Parameters
     ----------
     model : keras.Model
-        Whose measured output has shape (batch, n_outputs). It is not changed.
+        Whose measured output has shape (batch, ..., n_outputs). It is not changed.
     data : (x, y), tf.data.Dataset, keras.utils.PyDataset or iterable of batches
         Held-out examples, not those that the model was trained on. y holds classes or one-hot rows,
         0 and 1, or numbers, as `task` says; None where no outcome needs labels. Arrays may lie on

@@ -291,6 +291,12 @@ def test_prune_chooses_by_itself(name: str) -> None:
     assert small.merge == "least_squares"
 
 
+def test_prune_keeps_what_floors_ask_for() -> None:
+    model = models.build("mlp")
+    small = dr.prune(model, data=models.data_for(model, 80), fraction=0.3, floor={"b": 1.0})
+    assert small.selection.by_layer().set_index("layer")["kept"].to_dict() == {"a": 2, "b": 4}
+
+
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_a_smaller_model_is_measured_beside_the_whole_one(name: str) -> None:
     model = models.build(name)
@@ -367,7 +373,9 @@ def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) 
         dr.prune(model, data=data)
     with pytest.raises(dr.ParameterError, match=r"must have a selection.*received no data"):
         dr.prune(model, fraction=0.5)
-    with pytest.raises(dr.ParameterError, match=r"must be left out where a selection is given"):
-        dr.prune(model, dr.Selection.random(elements, 0.2), fraction=0.5)
+    both: list[dict[str, Any]] = [{"fraction": 0.5}, {"floor": 2}]
+    for more in both:
+        with pytest.raises(dr.ParameterError, match=r"must be left out where a selection is given"):
+            dr.prune(model, dr.Selection.random(elements, 0.2), **more)
     with pytest.raises(dr.ParameterError, match=r"`swaps` must be 0 for .* elements of which every mask"):
         dr.anneal(model, data, dr.elements(model, "weights"), fraction=0.5, swaps=2)

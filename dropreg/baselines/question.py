@@ -61,6 +61,14 @@ class Question:
         return math.prod(run_model(self.model, self.first(1).examples).shape[1:])
 
     @property
+    def has_positions(self) -> bool:
+        """Whether the output has positions, such as pixels or tokens."""
+        from ..graph import trace_graph
+
+        graph = trace_graph(self.model)
+        return len(graph.shapes[graph.outputs[self.examples.output]]) > 2
+
+    @property
     def sign(self) -> float:
         """What turns a change of the outcome into how much worse it gets."""
         return -1.0 if self.outcome.greater_is_better else 1.0
