@@ -133,7 +133,7 @@ def test_a_model_with_positions_is_annealed_merged_measured_and_fine_tuned(name:
     x, _ = models.data_for(model, 400)
     y = np.asarray(model(x)).argmax(axis=-1)
     data, test = (x[:300], y[:300]), (x[300:], y[300:])
-    assert np.bincount(y.ravel()).min() > 0
+    assert len(np.unique(y)) > 1
     elements = dr.elements(model)
     chosen = dr.anneal(model, data, elements, fraction=0.3, rounds=10, ablation="merged")
     pruned, deleted = dr.prune(model, chosen, data), dr.prune(model, chosen)
