@@ -96,8 +96,9 @@ def solve(fit: Sums, held_out: Sums, metric: Array, ridges: tuple[float, ...], *
     best_error, best = without, np.inf
     for ridge in ridges:
         b = vectors @ (rotated / (np.maximum(eigenvalues, 0.0) + ridge * unit)[:, np.newaxis])
-        error = without + float(np.sum((b @ metric) * (xx_out @ b - 2.0 * xy_out)))
-        if error < best_error:
+        with np.errstate(over="ignore", invalid="ignore"):  # of x that hardly moves, b can go out of range
+            error = without + float(np.sum((b @ metric) * (xx_out @ b - 2.0 * xy_out)))
+        if np.isfinite(error) and error < best_error:
             best_error, best = error, ridge
     if not np.isfinite(best):
         return Mixing(np.zeros_like(xy), best, without, without)

@@ -212,6 +212,17 @@ def test_solve_is_ridge_regression_with_the_best_penalty() -> None:
     np.testing.assert_allclose(uncentred.coefficients, expected, atol=1e-4)
 
 
+def test_channels_that_hardly_move_predict_nothing() -> None:
+    """Coefficients that held-out rows cannot judge, for want of floating-point range, are not taken."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(60, 3)), rng.normal(size=(60, 2))
+    fit = sums(1e-150 * x[:30], y[:30])
+    found = solve(fit, sums(1e10 * x[30:], y[30:]), np.eye(2), (1e-8, 1.0), centre=True)
+    assert found.ridge == np.inf
+    assert (found.coefficients == 0).all()
+    assert found.error == found.error_without
+
+
 def test_copies_are_found_and_nothing_else() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 5)).astype(np.float32)
