@@ -104,9 +104,8 @@ class Annealer:
             )
         self._worth = _WORTH if ablation == "merged" and self.question.has_positions else 1
         group = _examples_per_mask(elements, ablation, examples_per_mask, self._worth)
-        rows = _rows_per_round(
-            *(elements, gradients, ablation, positive("examples_per_mask", group), rows_per_round, self._worth)
-        )
+        positive("examples_per_mask", group)
+        rows = _rows_per_round(elements, gradients, ablation, group, rows_per_round, self._worth)
         positive("rows_per_round", rows)
         if rows % group or rows < 2 * group:
             raise ParameterError(

@@ -211,8 +211,8 @@ def _check_writable(option: str, path: Path, suffixes: Sequence[str]) -> None:
 
 def _estimate(options: argparse.Namespace) -> None:
     from . import Bernoulli, elements, estimate
-    from .data import load_npz
     from .graph import trace_graph
+    from .npz import load_npz
 
     _check_writable("--out", options.out, [".csv", ".parquet"])
     if options.plot:
@@ -246,8 +246,8 @@ def _estimate(options: argparse.Namespace) -> None:
 
 def _prune(options: argparse.Namespace) -> None:
     from . import AccuracyLimit, Budget, elements, prune
-    from .data import load_npz
     from .graph import trace_graph
+    from .npz import load_npz
     from .targets import Quantity
 
     _check_writable("--out", options.out, [".keras"])
