@@ -141,7 +141,9 @@ class MaskedNetwork:
         return values[self.output]
 
     def _run(self, calls: dict[int, Call], values: dict[int, Any], masks: tf.Tensor | None) -> None:
-        changes, weights = ([], []) if masks is None else self._inner_changes(masks)
+        changes, weights = [], []
+        if masks is not None:
+            changes, weights = self._inner_changes(masks, tf.shape(next(iter(values.values())))[0])
         with patched(changes), keras.StatelessScope(weights, collect_losses=True):
             for index, call in calls.items():
                 inputs = [
@@ -149,8 +151,10 @@ class MaskedNetwork:
                 ]
                 values.update(zip(call.outputs, call.run(inputs), strict=True))
 
-    def _inner_changes(self, masks: tf.Tensor) -> tuple[list[tuple[Any, str, Any]], list[tuple[Any, tf.Tensor]]]:
-        """Attributes of layers to change, and other values of variables, for these masks."""
+    def _inner_changes(
+        self, masks: tf.Tensor, n_rows: tf.Tensor
+    ) -> tuple[list[tuple[Any, str, Any]], list[tuple[Any, tf.Tensor]]]:
+        """Attributes of layers to change, and other values of variables, for these masks and so many rows."""
         calls: dict[int, Callable[..., Any]] = {}
         weights = []
         for gate in self.elements.inner_gates:
@@ -158,12 +162,18 @@ class MaskedNetwork:
             if gate.where == "kernel":
                 weights.append(masked_variable(layer, gate, masks))
                 continue
-            original = calls.get(gate.layer, getattr(layer, call_name(layer)))
-            calls[gate.layer] = partial(_CALLS[gate.where], original, gate.columns, masks)
+            original: Any = calls.get(gate.layer, getattr(layer, call_name(layer)))
+            calls[gate.layer] = self._inner_call(gate, original, masks, n_rows)
         changes = [(self._layers[k], call_name(self._layers[k]), call) for k, call in calls.items()]
         # a fused kernel would run past the cells, where states are masked
         changes += [(layer, "use_cudnn", False) for layer in self._layers if "use_cudnn" in vars(layer) and calls]
         return changes, weights
+
+    def _inner_call(self, gate: InnerGate, original: Callable[..., Any], masks: tf.Tensor, n_rows: tf.Tensor) -> Any:
+        """A layer's call, with what a gate inside it drops left out."""
+        if gate.where == "state":
+            return partial(change_state, original, partial(apply_mask, masks=masks, columns=gate.columns))
+        return partial(_CALLS[gate.where], original, gate.columns, masks)
 
     def _gated(self, call: int, position: int, value: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
         if masks is None or (call, position) not in self._gates:
@@ -223,20 +233,29 @@ class MaskedNetwork:
                 "use ablation='zero'."
             )
         slots = {key: self.graph.calls[key[0]].inputs[key[1]] for key in self._gates}
+        means = self.average(lambda values: [channel_means(values[k]) for k in slots.values()], examples, batch_size)
+        return dict(zip(slots, means, strict=True))
 
-        def means_of(batch: list[tf.Tensor]) -> list[tf.Tensor]:
+    def average(
+        self, function: Callable[[dict[int, Any]], list[tf.Tensor]], examples: "Examples", batch_size: int
+    ) -> list[npt.NDArray[np.float64]]:
+        """Means over examples of what `function` makes of the values in all slots of the whole network.
+
+        It takes those of a batch, by slot, and gives means over its rows.
+        """
+
+        def of_batch(batch: list[tf.Tensor]) -> list[tf.Tensor]:
             values = dict(zip(self.graph.inputs, batch, strict=True))
             self._run(dict(enumerate(self.graph.calls)), values, None)
-            means = [tf.cast(values[slot], tf.float32) for slot in slots.values()]
-            return [tf.reduce_mean(mean, axis=list(range(len(mean.shape) - 1))) for mean in means]
+            return function(values)
 
-        run = traced(means_of, list(examples.inputs))
-        totals: list[Any] = [0.0] * len(slots)
+        run = traced(of_batch, list(examples.inputs))
+        totals: list[Any] = []
         for start in range(0, len(examples), batch_size):
             batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
-            share = len(batch[0]) / len(examples)
-            totals = [t + share * np.asarray(m, np.float64) for t, m in zip(totals, run(batch), strict=True)]
-        return dict(zip(slots, totals, strict=True))
+            parts = [len(batch[0]) / len(examples) * np.asarray(part, np.float64) for part in run(batch)]
+            totals = [a + b for a, b in zip(totals, parts, strict=True)] if totals else parts
+        return totals
 
     def accuracy(self, x: Any, y: npt.NDArray[np.int64], dropped: Sequence[int] | npt.NDArray[np.int64]) -> float:
         """Accuracy on (x, y) with the elements `dropped` (their numbers) missing in every row."""
@@ -274,13 +293,13 @@ def _mask_heads(
     return original(value * tf.reshape(factors, [tf.shape(masks)[0], *ones, len(columns), 1]), *args, **kwargs)
 
 
-def _mask_state(
-    original: Callable[..., Any], columns: Columns, masks: tf.Tensor, value: tf.Tensor, states: Any, **kwargs: Any
+def change_state(
+    original: Callable[..., Any], change: Callable[[tf.Tensor], tf.Tensor], value: tf.Tensor, states: Any, **kwargs: Any
 ) -> Any:
-    """A recurrent cell whose previous output is masked unit by unit."""
+    """A recurrent cell that reads its previous output as `change` gives it."""
     if not keras.tree.is_nested(states):
-        return original(value, apply_mask(states, masks, columns), **kwargs)
-    return original(value, [apply_mask(states[0], masks, columns), *states[1:]], **kwargs)
+        return original(value, change(states), **kwargs)
+    return original(value, [change(states[0]), *states[1:]], **kwargs)
 
 
 def _mask_output(original: Callable[..., Any], columns: Columns, masks: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -297,7 +316,6 @@ def _bypass(original: Callable[..., Any], columns: Columns, masks: tf.Tensor, *a
 
 _CALLS: dict[str, Callable[..., Any]] = {
     "heads": _mask_heads,
-    "state": _mask_state,
     "output": _mask_output,
     "bypass": _bypass,
 }
@@ -335,6 +353,12 @@ def apply_mask(value: tf.Tensor, masks: tf.Tensor, columns: npt.NDArray[np.int64
         return tf.reshape(folded * factors[:, tf.newaxis, tf.newaxis, :], shape)
     ones = [1] * (len(value.shape) - 2)
     return value * tf.reshape(factors, [rows, *ones, period])
+
+
+def channel_means(value: tf.Tensor) -> tf.Tensor:
+    """Means over all axes but the last."""
+    value = tf.cast(value, tf.float32)
+    return tf.reduce_mean(value, axis=list(range(len(value.shape) - 1)))
 
 
 def shortest_period(columns: npt.NDArray[np.int64]) -> int:

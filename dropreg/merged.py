@@ -12,7 +12,9 @@ All of it takes one inverse for each mask, of the smaller side: with G = C^-1, i
 of the covariance of R, and A = -(G_RR)^-1 G_RK.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import keras
@@ -20,16 +22,20 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from .copying import traced
-from .elements import Elements
+from .elements import Columns, Elements, InnerGate
 from .errors import ParameterError
+from .graph import Call
 from .last_layer import LastLayer
-from .masking import MaskedNetwork, pick_masks, shortest_period
+from .layers.base import rule_for
+from .layers.recurrent import RecurrentRule
+from .masking import MaskedNetwork, change_state, channel_means, pick_masks, shortest_period
 
 if TYPE_CHECKING:
     from .data import Examples
 
 Array = npt.NDArray[np.float64]
+Place = tuple[int, int] | int
+"""Where channels are read: an input of a call, by the numbers of both, or states, by the number of the cell."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,8 @@ class MergedNetwork(MaskedNetwork):
     ----------
     model : keras.Model
     elements : Elements
-        Read as channels of an activation: neurons, filters, dimensions of embeddings, branches.
+        Read as channels of an activation: neurons, filters, recurrent units, dimensions of embeddings, branches. What
+        other elements beside them give (heads, layers) is not predicted, but zero.
     examples : Examples
         Whose activations tell which channels predict each other.
     ridge : float
@@ -71,7 +78,7 @@ class MergedNetwork(MaskedNetwork):
     Raises
     ------
     ParameterError
-        If masks act inside layers, where there is no activation to predict.
+        If no activation is there to predict.
     """
 
     takes_groups: ClassVar[bool] = True
@@ -80,70 +87,115 @@ class MergedNetwork(MaskedNetwork):
         super().__init__(model, elements, output=examples.output)
         if not can_predict(elements):
             raise ParameterError(
-                "`ablation` 'merged' must have elements that are read as channels of an activation, of one kind, "
+                "`ablation` 'merged' must have elements that are read as channels of an activation, "
                 f"received {sorted(set(elements.kinds))}: use ablation='zero'."
             )
         self.ridge = ridge
+        self._columns: dict[Place, Columns] = {
+            place: np.maximum.reduce([gate.columns for gate in gates]) for place, gates in self._gates.items()
+        }
+        self._states = {gate.layer: found for gate in elements.inner_gates if (found := self._owners(gate))}
+        self._columns |= {gate.layer: gate.columns for gate in elements.inner_gates if gate.layer in self._states}
         self.moments, self.last = self._measure(examples)
 
-    def _measure(
-        self, examples: "Examples", batch_size: int = 500
-    ) -> tuple[dict[tuple[int, int], Moments], LastLayer | None]:
+    def _owners(self, gate: InnerGate) -> list[tuple[Call, int]]:
+        """Calls of the layer whose states a gate is for, and which of its cells it belongs to.
+
+        None where merging does not reach them.
+        """
+        found = []
+        for call in self.graph.calls if gate.where == "state" else ():
+            rule = rule_for(call.layer)
+            if isinstance(rule, RecurrentRule) and rule.state_rows(call, call.layer.get_weights()):
+                cells = [part.cell for part in rule.parts(call.layer)]
+                found += [(call, k) for k, cell in enumerate(cells) if cell is self._layers[gate.layer]]
+        return found
+
+    def _read(self, values: dict[int, Any], place: Place) -> tf.Tensor:
+        """What is read at a place, rows of channels."""
+        if isinstance(place, tuple):
+            read = [values[self.graph.calls[place[0]].inputs[place[1]]]]
+        else:
+            read = [_states_of(call, number, values) for call, number in self._states[place]]
+        return tf.concat([tf.reshape(tf.cast(value, tf.float32), [-1, value.shape[-1]]) for value in read], 0)
+
+    def _measure(self, examples: "Examples", batch_size: int = 500) -> tuple[dict[Place, Moments], LastLayer | None]:
         """Moments at the gates, and the last layer with those of what it reads."""
-        slots = {key: self.graph.calls[key[0]].inputs[key[1]] for key in self._gates}
-        periods = {key: shortest_period(gates[0].columns) for key, gates in self._gates.items()}
-        means = self.mean_activations(examples, batch_size)
-        centers = {key: tf.constant(mean, tf.float32) for key, mean in means.items()}
+        places = list(self._columns)
+        found = self.average(
+            lambda values: [channel_means(self._read(values, p)) for p in places], examples, batch_size
+        )
+        means = dict(zip(places, found, strict=True))
         one = len(self.graph.outputs) == 1  # merging fits no last layer where there are several
         last = LastLayer.call_among([self.graph.calls[index] for index in self._suffix]) if one else None
 
-        def products_of(batch: list[tf.Tensor]) -> list[tf.Tensor]:
-            values: dict[int, Any] = dict(zip(self.graph.inputs, batch, strict=True))
-            self._run(dict(enumerate(self.graph.calls)), values, None)
-            read = [
-                tf.reshape(tf.cast(values[slot], tf.float32) - centers[key], [-1, periods[key]])
-                for key, slot in slots.items()
-            ]
+        def products(values: dict[int, Any]) -> list[tf.Tensor]:
+            read = []
+            for place in places:
+                centred = self._read(values, place) - tf.constant(means[place], tf.float32)
+                read.append(tf.reshape(centred, [-1, shortest_period(self._columns[place])]))
             if last is not None:
                 x = tf.cast(values[last.inputs[0]], tf.float32)
                 read.append(tf.concat([x, tf.ones_like(x[:, :1])], axis=1))
             return [tf.matmul(x, x, transpose_a=True) / tf.cast(tf.shape(x)[0], tf.float32) for x in read]
 
-        run = traced(products_of, list(examples.inputs))
-        totals: list[Any] = [0.0] * (len(slots) + (last is not None))
-        for start in range(0, len(examples), batch_size):
-            batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
-            share = len(batch[0]) / len(examples)
-            totals = [t + share * np.asarray(m, np.float64) for t, m in zip(totals, run(batch), strict=True)]
-        moments = {key: _moments(means[key], total, self.ridge) for key, total in zip(slots, totals, strict=False)}
+        totals = self.average(products, examples, batch_size)
+        moments = {
+            place: _moments(means[place], total, self.ridge) for place, total in zip(places, totals, strict=False)
+        }
         return moments, None if last is None else LastLayer(last.layer, totals[-1])
 
-    def _inner_changes(self, masks: tf.Tensor) -> tuple[list[tuple[Any, str, Any]], list[tuple[Any, tf.Tensor]]]:
-        changes, weights = super()._inner_changes(masks)
+    def _inner_changes(
+        self, masks: tf.Tensor, n_rows: tf.Tensor
+    ) -> tuple[list[tuple[Any, str, Any]], list[tuple[Any, tf.Tensor]]]:
+        changes, weights = super()._inner_changes(masks, n_rows)
         return changes, weights if self.last is None else weights + self.last.replacements()
+
+    def _inner_call(self, gate: InnerGate, original: Callable[..., Any], masks: tf.Tensor, n_rows: tf.Tensor) -> Any:
+        if gate.layer in self._states:
+            return partial(change_state, original, self._merging(gate.layer, masks))
+        return super()._inner_call(gate, original, tf.repeat(masks, n_rows // tf.shape(masks)[0], axis=0), n_rows)
 
     def _gated(self, call: int, position: int, value: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
         if masks is None or (call, position) not in self._gates:
             return value
-        moments = self.moments[call, position]
+        return self._merging((call, position), masks)(value)
+
+    def _merging(self, place: Place, masks: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+        """What turns channels (rows, ..., channels) at a place into what is read in their place under masks."""
+        moments = self.moments[place]
         period = len(moments.scale)
-        kept = pick_masks(tf.cast(masks, tf.float32), self._gates[call, position][0].columns[:period])
+        kept = pick_masks(tf.cast(masks, tf.float32), self._columns[place][:period])
         correlation, precision = (tf.constant(m, tf.float32) for m in (moments.correlation, moments.precision))
         change = conditional(correlation, precision, tf.stop_gradient(kept))
         center, scale = tf.constant(moments.mean, tf.float32), tf.constant(moments.scale, tf.float32)
-        shape = tf.shape(value)
-        x = tf.reshape(tf.cast(value, tf.float32) - center, [tf.shape(masks)[0], -1, period]) / scale
         flips = (kept - tf.stop_gradient(kept))[:, tf.newaxis, :]
-        read = tf.matmul(x, change.reading, transpose_b=True)
-        residual = x - read + tf.matmul(read, precision) * change.variance[:, tf.newaxis, :]
-        read += tf.matmul(residual * flips, change.loading, transpose_b=True)
-        return tf.cast(tf.reshape(read * scale, shape) + center, value.dtype)
+
+        def merged(value: tf.Tensor) -> tf.Tensor:
+            shape = tf.shape(value)
+            x = tf.reshape(tf.cast(value, tf.float32) - center, [tf.shape(masks)[0], -1, period]) / scale
+            read = tf.matmul(x, change.reading, transpose_b=True)
+            residual = x - read + tf.matmul(read, precision) * change.variance[:, tf.newaxis, :]
+            read += tf.matmul(residual * flips, change.loading, transpose_b=True)
+            return tf.cast(tf.reshape(read * scale, shape) + center, value.dtype)
+
+        return merged
+
+
+def _states_of(call: Call, number: int, values: dict[int, Any]) -> tf.Tensor:
+    """States of one cell of a recurrent layer in a call."""
+    rule: Any = rule_for(call.layer)
+    return rule.states(call, [values[slot] for slot in call.inputs])[number]
 
 
 def can_predict(elements: Elements) -> bool:
-    """Whether all elements are read as channels of an activation, and none together with those of another kind."""
-    places = {(gate.call, gate.position) for gate in elements.gates}
-    return not elements.inner_gates and len(places) == len(elements.gates)
+    """Whether elements are read as channels of an activation, none of them twice at one place, and none is a weight."""
+    columns: dict[Place, list[Columns]] = {}
+    for gate in elements.gates:
+        columns.setdefault((gate.call, gate.position), []).append(gate.columns)
+    twice = any((np.sum([c >= 0 for c in found], axis=0) > 1).any() for found in columns.values())
+    whole = all(gate.where not in ("kernel", "output") for gate in elements.inner_gates)
+    return bool(elements.gates) and whole and not twice
 
 
 class Conditional(NamedTuple):

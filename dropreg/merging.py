@@ -19,11 +19,14 @@ References
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import tensorflow as tf
 from scipy.special import log_softmax
 
 from .graph import Call
@@ -31,7 +34,7 @@ from .layers.base import Carry, Kept, LinearReader, rule_for
 from .merges import LeastSquares, Merge
 from .mixing import Array, copies, fit_predictions, from_partners, solve
 from .rebuild import Rebuilt
-from .twins import Target, Twins
+from .twins import Batch, Rows, Target, Twins, joined
 
 PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
 """On squared changes of the last layer's kernel for standardized activations, in nats."""
@@ -71,15 +74,18 @@ def merge_into(
         rule = rule_for(old.layer)
         losing = not all(plan.kept[slot].all() for slot in old.inputs)
         arriving = bool(altered.intersection(old.inputs))
-        if (losing or arriving) and id(old.layer) not in done:
+        patient = Patient(rebuilt, twins, index, names)
+        forgetting = not all(stay.all() for stay in patient.states_kept)
+        if (losing or arriving or forgetting) and id(old.layer) not in done:
             done.add(id(old.layer))
             twins.settle(index)
             if isinstance(rule, LinearReader):
-                last = Patient(rebuilt, twins, index, names)
-                rows.append(_merge_reader(last, rule, strategy))
+                last = patient
+                rows += [_merge_reader(patient, rule, strategy)] if losing or arriving else []
+                rows += _merge_states(patient, rule, strategy) if forgetting else []
             elif rule.matches_moments and arriving:
-                _match_moments(Patient(rebuilt, twins, index, names))
-        inside = id(old.layer) in plan.heads or len(old.inputs) != len(new.inputs)
+                _match_moments(patient)
+        inside = id(old.layer) in plan.heads or len(old.inputs) != len(new.inputs) or forgetting
         if arriving or inside or (losing and not isinstance(rule, Carry)):
             altered.update(old.outputs)
     if last is not None and isinstance(strategy, LeastSquares) and strategy.predictions:
@@ -105,28 +111,81 @@ class Patient:
         return self.rebuilt.pairs[self.index][1]
 
     @property
-    def slots(self) -> list[int]:
-        """The first input of every call of the layer."""
-        return [old.inputs[0] for old, _ in self.rebuilt.pairs if old.layer is self.old.layer]
+    def rule(self) -> Any:
+        return rule_for(self.old.layer)
 
     @property
-    def kept(self) -> Kept:
-        """What stays of what the layer reads."""
-        return self.rebuilt.plan.kept[self.old.inputs[0]]
+    def calls(self) -> list[Call]:
+        """Every call of the layer."""
+        return [old for old, _ in self.rebuilt.pairs if old.layer is self.old.layer]
+
+    @property
+    def slots(self) -> list[int]:
+        """The first input of every call of the layer."""
+        return [call.inputs[0] for call in self.calls]
+
+    @property
+    def read(self) -> "Channels":
+        """What the layer reads of its first input."""
+        plan, slot = self.rebuilt.plan, self.old.inputs[0]
+        return Channels(self.slots, joined, plan.kept[slot], plan.columns[slot])
+
+    @property
+    def states_kept(self) -> list[Kept]:
+        """What stays of what it reads of its own states."""
+        return self.rule.of_states(self.old, [self.rebuilt.plan.kept[slot] for slot in self.old.outputs])
+
+    def states(self) -> list["Channels"]:
+        """What it reads of its own states; those of the network before, with and without what goes."""
+        rule, calls, kept = self.rule, self.calls, self.states_kept
+        columns = rule.of_states(self.old, [self.rebuilt.plan.columns[slot] for slot in self.old.outputs])
+        slots = [slot for call in calls for slot in call.inputs]
+
+        def rows(number: int, before: Batch, _: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+            values, parts = iter(before), []
+            for call in calls:
+                found = rule.states(call, list(islice(values, len(call.inputs))))[number]
+                parts.append(tf.reshape(found, [-1, found.shape[-1]]))
+            whole = tf.concat(parts, axis=0)
+            return whole, tf.gather(whole, np.flatnonzero(kept[number]), axis=1)
+
+        return [Channels(slots, partial(rows, k), kept[k], columns[k]) for k in range(len(kept))]
+
+
+@dataclass(frozen=True)
+class Channels:
+    """Channels that a kernel reads.
+
+    Attributes
+    ----------
+    slots : list of int
+        What `rows` takes the values of.
+    rows : callable
+        Rows of channels, before and after.
+    kept : Kept
+        Which of the channels before stay.
+    columns : ndarray of int64
+        Element of each of them, -1 for none.
+    """
+
+    slots: list[int]
+    rows: Rows
+    kept: Kept
+    columns: npt.NDArray[np.int64]
 
 
 def _merge_reader(patient: Patient, rule: LinearReader, strategy: Merge) -> dict[str, Any]:
-    """Mix what the layer of a call reads, if the strategy says so, and shift its bias."""
+    """Mix what the layer of a call reads, if the strategy says so, and shift its biases."""
     old, new, slots, kept = patient.old, patient.new, patient.slots, patient.rebuilt.plan.kept
     whole = rule.cut(old, [np.ones_like(kept[slot]) for slot in old.inputs], [kept[slot] for slot in old.outputs])
     row = {"layer": old.name, "ridge": np.inf, "unexplained": 1.0}
     rows = rule.kernel_rows(old, whole.weights)
     if isinstance(strategy, LeastSquares) and rows is not None:
-        centre = old.layer.use_bias or _feeds_matched(patient)
-        mixed, more = _mix(patient, rows, strategy, centre=centre)
-        new.layer.set_weights(rule.with_kernel_rows(new, new.layer.get_weights(), mixed))
-        row |= more
-    if old.layer.use_bias:
+        centre = rule.has_bias(old) or _feeds_matched(patient)
+        mixed = _mix(patient, patient.read, rows, strategy, centre=centre)
+        new.layer.set_weights(rule.with_kernel_rows(new, new.layer.get_weights(), mixed.rows))
+        row |= mixed.row
+    if rule.has_bias(old):
         before, after = patient.twins.mean_maps(slots)
         shift = np.mean(
             [
@@ -140,6 +199,20 @@ def _merge_reader(patient: Patient, rule: LinearReader, strategy: Merge) -> dict
     return row
 
 
+def _merge_states(patient: Patient, rule: LinearReader, strategy: Merge) -> list[dict[str, Any]]:
+    """The same for what a layer reads of its own states."""
+    old, new = patient.old, patient.new
+    mixed = []
+    for read, kernel in zip(patient.states(), rule.state_rows(old, old.layer.get_weights()), strict=False):
+        columns = np.tile(read.kept, kernel.shape[1] // len(read.kept))  # gates by units
+        mixed.append(_mix(patient, read, [kernel[:, columns]], strategy, centre=rule.has_bias(old)))
+    if not mixed:
+        return []
+    rows, shifts = [m.rows[0] for m in mixed], [m.shifts[0] for m in mixed]
+    new.layer.set_weights(rule.with_state_rows(new, new.layer.get_weights(), rows, shifts))
+    return [{"layer": f"{old.name} (state)", **m.row} for m in mixed]
+
+
 def _feeds_matched(patient: Patient) -> bool:
     """Whether all that reads the layer's output has its statistics matched, which takes care of means."""
     written = set(patient.old.outputs)
@@ -147,48 +220,72 @@ def _feeds_matched(patient: Patient) -> bool:
     return bool(readers) and all(rule_for(reader.layer).matches_moments for reader in readers)
 
 
-def _mix(
-    patient: Patient, rows: list[Array], strategy: LeastSquares, *, centre: bool
-) -> tuple[list[Array], dict[str, float]]:
-    """Kernel rows of the smaller layer, one matrix for each group of channels, and how well they do."""
-    kept = np.split(patient.kept, len(rows))
-    sample = np.split(patient.twins.sample(patient.slots), len(rows), axis=1)
-    partners = _partners(patient, strategy.pairs)
+@dataclass(frozen=True)
+class Mixed:
+    """Kernel rows of the smaller layer, for each group of channels, and how well they do.
+
+    Attributes
+    ----------
+    rows : list of ndarray
+    shifts : list of ndarray
+        What a bias must be larger by, for each column of the rows.
+    row : dict
+        Ridge and unexplained fraction.
+    """
+
+    rows: list[Array]
+    shifts: list[Array]
+    row: dict[str, float]
+
+
+def _mix(patient: Patient, read: Channels, rows: list[Array], strategy: Merge, *, centre: bool) -> Mixed:
+    """Kernel rows that make up for what goes of the channels that are read; as they are by other strategies."""
+    kept = np.split(read.kept, len(rows))
+    sample = np.split(patient.twins.sample(read.slots, read.rows), len(rows), axis=1)
+    squares = isinstance(strategy, LeastSquares)
+    partners = _partners(patient, read, strategy.pairs if squares else None)
     targets, readouts, bases = [], [], []
     for group, (stay, x, weights) in enumerate(zip(kept, sample, rows, strict=True)):
         kernel = weights.astype(np.float64)
-        prior = from_partners(x, stay, _within(partners, group, len(stay)), copies(x, stay))
+        prior = np.eye(len(stay))[stay]
+        if squares:
+            prior = from_partners(x, stay, _within(partners, group, len(stay)), copies(x, stay))
         few = kernel.shape[1] < kernel.shape[0]  # targets are what is read, or else the channels themselves
         basis, readout = (kernel, np.eye(kernel.shape[1])) if few else (np.eye(len(kernel)), kernel)
         targets.append(Target(basis, prior @ basis))
         readouts.append(readout)
         bases.append(prior @ basis)
-    fit, held_out = patient.twins.sums(patient.slots, targets)
+    fit, held_out = patient.twins.sums(read.slots, read.rows, targets)
+    ridges = strategy.ridges if squares else ()
     mixings = [
-        solve(a, b, readout @ readout.T, strategy.ridges, centre=centre)
+        solve(a, b, readout @ readout.T, ridges, centre=centre)
         for a, b, readout in zip(fit, held_out, readouts, strict=True)
     ]
-    mixed = [
-        (basis + mixing.coefficients) @ readout for basis, mixing, readout in zip(bases, mixings, readouts, strict=True)
+    parts = list(zip(bases, mixings, readouts, strict=True))
+    mixed = [(basis + mixing.coefficients) @ readout for basis, mixing, readout in parts]
+    means = [((one + other).y, (one + other).x, (one + other).n) for one, other in zip(fit, held_out, strict=True)]
+    shifts = [
+        (y - x @ mixing.coefficients) / n @ readout
+        for (y, x, n), (_, mixing, readout) in zip(means, parts, strict=True)
     ]
     without = sum(mixing.error_without for mixing in mixings)
     unexplained = sum(mixing.error for mixing in mixings) / without if without > 0 else 1.0
-    return mixed, {"ridge": max(mixing.ridge for mixing in mixings), "unexplained": unexplained}
+    return Mixed(mixed, shifts, {"ridge": max(mixing.ridge for mixing in mixings), "unexplained": unexplained})
 
 
-def _partners(patient: Patient, pairs: pd.DataFrame | None) -> dict[int, list[int]]:
+def _partners(patient: Patient, read: Channels, pairs: pd.DataFrame | None) -> dict[int, list[int]]:
     """Channels that stay, by the removed channels that they are in a redundant pair with."""
     if pairs is None:
         return {}
     numbers = {name: number for number, name in enumerate(patient.names)}
     of_column: dict[int, list[int]] = {}
-    for channel, column in enumerate(patient.rebuilt.plan.columns[patient.old.inputs[0]].tolist()):
+    for channel, column in enumerate(read.columns.tolist()):
         of_column.setdefault(column, []).append(channel)
     found: dict[int, list[int]] = {}
     for both in zip(pairs["element"], pairs["other"], strict=True):
         for one, other in (both, both[::-1]):
             gone, stay = of_column.get(numbers.get(one, -2), []), of_column.get(numbers.get(other, -2), [])
-            if gone and stay and not patient.kept[gone[0]] and patient.kept[stay[0]]:
+            if gone and stay and not read.kept[gone[0]] and read.kept[stay[0]]:
                 same = len(gone) == len(stay)  # position by position where both are flattened or grouped
                 for place, channel in enumerate(gone):
                     found.setdefault(channel, []).extend([stay[place]] if same else stay)
@@ -210,23 +307,13 @@ def _mean_response(
     rule: LinearReader, call: Call, config: dict[str, Any], weights: list[Array], mean_map: Array
 ) -> npt.NDArray[np.float64]:
     """What a layer computes before its activation for the mean of its inputs, averaged over positions."""
-    response = _response(rule, call, config, weights, mean_map[np.newaxis])
+    response = rule.respond(call, config, weights, mean_map[np.newaxis])
     return response.reshape(-1, response.shape[-1]).mean(axis=0)
-
-
-def _response(
-    rule: LinearReader, call: Call, config: dict[str, Any], weights: list[Array], batch: Array
-) -> npt.NDArray[np.float64]:
-    """What a layer with these weights computes before its activation."""
-    layer = rule.linear_copy(call, config)
-    layer.build(batch.shape)
-    layer.set_weights(weights)
-    return np.asarray(layer(batch.astype(np.float32)), np.float64)
 
 
 def _match_moments(patient: Patient) -> None:
     """Set the statistics of a normalization so that its output keeps mean and variance."""
-    new, kept = patient.new, patient.kept
+    new, kept = patient.new, patient.read.kept
     rule = rule_for(patient.old.layer)
     before, after = patient.twins.channel_moments(patient.slots)
     before = type(before)(before.mean[kept], before.variance[kept])
@@ -239,12 +326,12 @@ def _match_predictions(patient: Patient, *, classes: bool) -> None:
     rule = rule_for(old.layer)
     outputs = patient.rebuilt.before.outputs
     rows = rule.kernel_rows(new, new.layer.get_weights())
-    if not isinstance(rule, LinearReader) or not old.layer.use_bias or rows is None or len(rows) > 1:
+    if not isinstance(rule, LinearReader) or not rule.has_bias(old) or rows is None or len(rows) > 1:
         return
     if len(outputs) != 1 or len(old.input_shapes[0]) != 2 or len(patient.slots) != 1:
         return
     (whole, _), (x_before, x_after) = patient.twins.gather([outputs[0], old.inputs[0]])
-    scores = _response(rule, old, old.layer.get_config(), old.layer.get_weights(), x_before)
+    scores = rule.respond(old, old.layer.get_config(), old.layer.get_weights(), x_before)
     log_p = log_softmax(scores, axis=1)
     if scores.shape != whole.shape or scores.shape[1] < 2:
         return

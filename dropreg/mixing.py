@@ -14,6 +14,9 @@ Array = npt.NDArray[np.float64]
 EXACT = 1e-9
 """Largest unexplained fraction of a channel's variance at which another one is its copy (float32 rounding)."""
 
+_ROUNDING = 1e-13
+"""Variance, as a fraction of the mean square, that float32 activations which do not change can have."""
+
 
 @dataclass(frozen=True)
 class Sums:
@@ -91,6 +94,7 @@ def solve(fit: Sums, held_out: Sums, metric: Array, ridges: tuple[float, ...], *
     eigenvalues, vectors = np.linalg.eigh(xx)
     rotated = vectors.T @ xy
     unit = max(float(np.trace(xx)) / max(len(xx), 1), np.finfo(np.float64).tiny)
+    least = _ROUNDING * float(np.trace(fit.xx)) / max(len(xx), 1) / fit.n
     xx_out, xy_out, yy_out = held_out.moments(centre=centre)
     without = float(np.sum(metric * yy_out))
     best_error, best = without, np.inf
@@ -103,7 +107,7 @@ def solve(fit: Sums, held_out: Sums, metric: Array, ridges: tuple[float, ...], *
     if not np.isfinite(best):
         return Mixing(np.zeros_like(xy), best, without, without)
     xx, xy, _ = (fit + held_out).moments(centre=centre)
-    penalized = xx + best * unit * np.eye(len(xx))
+    penalized = xx + max(best * unit, least) * np.eye(len(xx))
     return Mixing(np.asarray(np.linalg.solve(penalized, xy), np.float64), best, best_error, without)
 
 

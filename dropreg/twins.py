@@ -22,6 +22,8 @@ Numbers = npt.NDArray[np.int64]
 Batch = list[tf.Tensor]
 Values = dict[int, tf.Tensor]
 """By slot."""
+Rows = Callable[[Batch, Batch], tuple[tf.Tensor, tf.Tensor]]
+"""Channels that are read, before and after, (rows, channels), of the values in some slots of the two networks."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +157,9 @@ class Twins:
         before, after = (dict(zip(side.graph.inputs, batch, strict=True)) for side in self._sides)
         return before, after
 
-    def sample(self, slots: Sequence[int], most_rows: int = 8192) -> npt.NDArray[np.float32]:
-        """Channels of some rows (positions of examples) in `slots` of the network before, (rows, channels)."""
-        batch = next(self.each(slots, lambda before, _: before))
-        rows = np.concatenate([_flat(np.asarray(value, np.float32)) for value in batch])
+    def sample(self, slots: Sequence[int], read: Rows, most_rows: int = 8192) -> npt.NDArray[np.float32]:
+        """Some rows of what is read of `slots` in the network before, (rows, channels)."""
+        rows = np.asarray(next(self.each(slots, lambda *sides: read(*sides)[0])), np.float32)
         if len(rows) > most_rows:
             rows = rows[np.random.default_rng(0).choice(len(rows), most_rows, replace=False)]
         return rows
@@ -189,7 +190,7 @@ class Twins:
         """Mean and variance of every channel over examples, positions and `slots`, before and after."""
 
         def totals(*sides: Batch) -> list[list[tf.Tensor]]:
-            rows = [tf.cast(_join(side), tf.float64) for side in sides]
+            rows = [tf.cast(part, tf.float64) for part in joined(*sides)]
             return [
                 [tf.cast(tf.shape(x)[0], tf.float64), tf.reduce_sum(x, axis=0), tf.reduce_sum(x**2, axis=0)]
                 for x in rows
@@ -201,12 +202,12 @@ class Twins:
         )
         return before, after
 
-    def sums(self, slots: Sequence[int], targets: Sequence[Target]) -> tuple[list[Sums], list[Sums]]:
+    def sums(self, slots: Sequence[int], read: Rows, targets: Sequence[Target]) -> tuple[list[Sums], list[Sums]]:
         """Sums of the channels after with the targets, one for each group of channels; to fit and held out."""
         bases = [(tf.constant(target.before), tf.constant(target.after)) for target in targets]
 
         def totals(*sides: Batch) -> list[list[tf.Tensor]]:
-            before, after = (tf.cast(_join(side), tf.float64) for side in sides)
+            before, after = (tf.cast(part, tf.float64) for part in read(*sides))
             groups = zip(tf.split(before, len(bases), axis=1), tf.split(after, len(bases), axis=1), bases, strict=True)
             found = []
             for whole, x, (b, a) in groups:
@@ -238,8 +239,9 @@ def _size(*sides: Values) -> int:
     return sum(np.asarray(value).nbytes for side in sides for value in side.values())
 
 
-def _flat(value: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    return value.reshape(-1, value.shape[-1])
+def joined(before: Batch, after: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+    """All positions of examples in several tensors as rows."""
+    return _join(before), _join(after)
 
 
 def _join(side: Batch) -> tf.Tensor:

@@ -117,7 +117,7 @@ def test_one_shot_is_at_the_first_epoch() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "text"),
     [
-        ("recurrent", "neurons", r"received lstm\[0\].*read by layer 'time_distributed\w*' \(TimeDistributed\)"),
+        ("recurrent", "neurons", r"received lstm\[0\].*read by the inside of layer 'lstm_cell'"),
         ("transformer_block", "branches", r"received multi_head_attention.*read by layer 'add"),
         ("separable", "neurons", r"read by layer 'separable' \(SeparableConv2D\): exclude their layers"),
         ("transformer_block", "layers", r"read by the inside of layer 'layer_norm.*use dropreg.prune_iteratively"),

@@ -58,7 +58,9 @@ def test_copies_are_merged_exactly(name: str, layer: str, scale: float) -> None:
     assert np.abs(merged - expected).max() < np.abs(deleted - expected).max() / 20
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "cnn_1d", "cnn_bn", "residual", "concatenating", "grouped", "shared"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "cnn", "cnn_1d", "cnn_bn", "residual", "concatenating", "grouped", "shared", "recurrent"]
+)
 def test_merging_comes_closer_to_the_whole_model(name: str) -> None:
     model = models.build(name)
     x, y = models.data_for(model, 400)
@@ -89,6 +91,66 @@ def test_values_kept_between_layers_are_those_computed_anew(name: str, monkeypat
         merged.append(run(dr.prune(model, selection, data, merge=merge).model, data[0]))
     assert np.allclose(merged[0], merged[2], rtol=1e-3, atol=1e-4)
     assert np.allclose(merged[1], merged[2], rtol=1e-3, atol=1e-4)
+
+
+def copy_unit(cell: list[np.ndarray], copy: int, of: int) -> list[np.ndarray]:
+    """Weights of a recurrent cell with a unit that is another's copy but is read otherwise."""
+    units = cell[1].shape[0]
+    for array in cell:
+        gates = array.reshape(*array.shape[:-1], -1, units)
+        gates[..., copy] = gates[..., of]
+    return cell
+
+
+@pytest.mark.parametrize("sequences", [False, True])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.SimpleRNN(4),
+        layers.GRU(4),
+        layers.LSTM(4, use_bias=False),
+        layers.Bidirectional(layers.GRU(4)),
+        layers.Bidirectional(layers.LSTM(4), merge_mode="sum"),
+    ],
+)
+def test_copies_of_recurrent_units_are_merged_exactly(layer: keras.layers.Layer, sequences: bool) -> None:
+    """What the layer reads of its own states included."""
+    keras.utils.set_random_seed(3)
+    layer = type(layer).from_config({**layer.get_config(), "name": "cells"})
+    parts = getattr(layer, "forward_layer", layer), getattr(layer, "backward_layer", layer)
+    for part in (layer, *parts):
+        setattr(part, "return_sequences", sequences)  # noqa: B010 - not known to all types
+    reader = layers.TimeDistributed(layers.Dense(3)) if sequences else layers.Dense(3)
+    model = keras.Sequential([keras.Input((5, 3)), layer, reader])
+    for variable in model.trainable_variables:
+        variable.assign(np.random.default_rng(variable.shape[0]).normal(scale=0.6, size=variable.shape))
+    n = len(layer.get_weights()) // len({id(part) for part in parts})
+    weights = layer.get_weights()
+    layer.set_weights([w for k in range(0, len(weights), n) for w in copy_unit(weights[k : k + n], copy=2, of=0)])
+    elements = dr.elements(model)
+    gone = [j for j, index in enumerate(elements.indices) if index % 4 == 2]
+    assert len(gone) == len(elements) // 4
+    x, y = models.data_for(model, 80)
+    unseen = models.inputs_for(model, 20, seed=9)[0]
+    expected = run(model, unseen)
+    selection = dr.Selection.dropping(elements, gone)
+    merged, deleted = (run(dr.prune(model, selection, data).model, unseen) for data in ((x, y), None))
+    assert np.abs(merged - expected).max() < np.abs(deleted - expected).max() / 50
+    np.testing.assert_allclose(merged, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("merge", ["mean", "least_squares"])
+def test_the_mean_of_states_stays(merge: str) -> None:
+    """A network whose states never change loses nothing by losing some of them."""
+    model = keras.Sequential([keras.Input((6, 2)), layers.GRU(4, name="cells"), layers.Dense(3)])
+    kernel, recurrent, bias = model.layers[0].get_weights()
+    rng = np.random.default_rng(0)
+    kernel[:, 8:], recurrent[:, 8:], bias[:, :4], bias[0, 8:] = 0.0, 0.0, -20.0, rng.normal(size=4)
+    recurrent[:, :8] = rng.normal(size=(4, 8))
+    model.layers[0].set_weights([kernel, recurrent, bias])
+    x, y = models.data_for(model, 50)
+    small = dr.prune(model, dr.Selection.dropping(dr.elements(model), [0, 3]), (x, y), merge=merge).model
+    np.testing.assert_allclose(run(small, x), run(model, x), atol=0.02)
 
 
 def test_least_squares_of_one_layer_is_the_regression() -> None:

@@ -303,6 +303,54 @@ def test_masks_of_the_merged_network_that_keep_everything() -> None:
     np.testing.assert_allclose(got, np.asarray(model(x)), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize("name", ["recurrent", "bidirectional", "encoder_decoder"])
+def test_merged_masks_of_recurrent_networks_that_keep_everything(name: str) -> None:
+    model = models.build(name)
+    x, _ = models.data_for(model, 8)
+    elements = dr.elements(model)
+    network = MergedNetwork(model, elements, check_data(model, (x, None)))
+    got = np.asarray(network([x], np.ones((2, len(elements)), bool)))
+    np.testing.assert_allclose(got, np.asarray(model(x)), rtol=1e-4, atol=1e-4)
+
+
+def test_merged_masks_predict_dropped_states() -> None:
+    """As well as what the layers behind read: a recurrent network of two steps, computed by hand."""
+    model = keras.Sequential([keras.Input((2, 3)), layers.SimpleRNN(5, name="a"), layers.Dense(2, name="out")])
+    x = np.random.default_rng(0).normal(size=(400, 2, 3)).astype(np.float32)
+    elements = dr.elements(model)
+    network = MergedNetwork(model, elements, check_data(model, (x, None)), ridge=1e-6)
+    kept = np.array([True, False, True, True, False])
+    kernel, recurrent, bias = model.get_layer("a").get_weights()
+    first = np.tanh(x[:, 0] @ kernel + bias)
+    second = np.tanh(x[:, 1] @ kernel + first @ recurrent + bias)
+
+    def predicted(states: np.ndarray, now: np.ndarray) -> np.ndarray:
+        centred = states - states.mean(axis=0)
+        fit = np.linalg.lstsq(centred[:, kept], centred, rcond=None)[0]
+        return (now - states.mean(axis=0))[:, kept] @ fit + states.mean(axis=0)
+
+    states = np.concatenate([np.zeros_like(first), first])  # before either step
+    start = predicted(states, np.zeros((1, 5)))
+    one = np.tanh(x[:, 0] @ kernel + start @ recurrent + bias)
+    two = np.tanh(x[:, 1] @ kernel + predicted(states, one) @ recurrent + bias)
+    expected = (
+        predicted(second, two) @ model.get_layer("out").get_weights()[0] + model.get_layer("out").get_weights()[1]
+    )
+    np.testing.assert_allclose(np.asarray(network([x], kept[np.newaxis])), expected, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kinds", [["neurons", "heads"], ["neurons", "layers"]])
+def test_merged_masks_delete_what_nothing_predicts(kinds: Any) -> None:
+    """Each group by its own mask."""
+    model = models.build("transformer_block")
+    x, _ = models.data_for(model, 8)
+    elements = dr.elements(model, kinds)
+    network = MergedNetwork(model, elements, check_data(model, (x, None)))
+    masks = np.array([[kind == "neuron" or k % 2 == j for j, kind in enumerate(elements.kinds)] for k in range(2)])
+    expected = MaskedNetwork(model, elements)([x], np.repeat(masks, 4, axis=0))
+    np.testing.assert_allclose(np.asarray(network([x], masks)), np.asarray(expected), rtol=1e-4, atol=1e-4)
+
+
 def test_merged_masks_predict_what_is_dropped() -> None:
     """A linear network of correlated units computes least squares, as NumPy finds it."""
     model = keras.Sequential([keras.Input((8,)), layers.Dense(6, name="a"), layers.Dense(2, name="out")])
@@ -345,10 +393,10 @@ def test_derivatives_of_a_linear_network_are_those_of_drop_and_merge(n_kept: int
     network = MergedNetwork(model, elements, check_data(model, (x, None)))
     kept = np.random.default_rng(1).permutation(6) < n_kept
     masks = tf.constant(kept[np.newaxis], tf.float32)
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(persistent=True) as tape:
         tape.watch(masks)
         outputs = network([x], masks)
-    found: Any = tape.jacobian(outputs, masks)
+    found: Any = tape.jacobian(outputs, masks, experimental_use_pfor=False)
     for j in range(6):
         with_it, without = (np.where(np.arange(6) == j, value, kept)[np.newaxis] for value in (True, False))
         change = np.asarray(network([x], with_it)) - np.asarray(network([x], without))

@@ -103,10 +103,10 @@ def test_rounds_estimate_the_second_derivatives_of_drop_and_merge() -> None:
     kept = np.arange(n) % 3 > 0
     found = np.mean([taken._run(kept[np.newaxis], np.arange(64), number).squares for number in range(2000)], axis=0)
     masks = tf.constant(kept[np.newaxis], tf.float32)
-    with tf.GradientTape() as tape:
+    with tf.GradientTape(persistent=True) as tape:
         tape.watch(masks)
         outputs = network([data[0]], masks)
-    by_mask: Any = tape.jacobian(outputs, masks)
+    by_mask: Any = tape.jacobian(outputs, masks, experimental_use_pfor=False)
     p = tf.nn.softmax(outputs).numpy()
     within = np.einsum("rk,kl->rkl", p, np.eye(4)) - np.einsum("rk,rl->rkl", p, p)
     exact = np.einsum("rkj,rkl,rlj->j", by_mask[:, :, 0], within, by_mask[:, :, 0]) / 64

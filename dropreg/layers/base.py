@@ -185,6 +185,13 @@ class Rule:
         """Weights for an input with the moments `after` that give the output moments of an input with `before`."""
         raise NotImplementedError
 
+    def of_states(self, call: Call, outputs: Sequence[Array]) -> list[Array]:
+        """What is said of the trailing axis of each output, of the states that a recurrent layer reads of itself.
+
+        One array for each cell; none for other layers.
+        """
+        return []
+
     def macs(self, call: Call) -> float:
         """Multiply-adds of one call for one example in matrix products; NaN where a size is unknown."""
         return 0.0
@@ -193,15 +200,41 @@ class Rule:
 class LinearReader(Rule):
     """A layer that multiplies its first input with a kernel, adds a bias and applies an activation."""
 
+    def has_bias(self, call: Call) -> bool:
+        """Whether `shifted` changes anything."""
+        return bool(call.layer.use_bias)
+
     def linear_copy(self, call: Call, config: dict[str, Any]) -> Any:
         """The layer of a config without its activation, not yet built."""
         return self.remake(call, {**config, "activation": "linear"})
 
+    def respond(self, call: Call, config: dict[str, Any], weights: list[Array], batch: Array) -> Array:
+        """What the layer with this config and these weights computes of a batch before its activation."""
+        layer = self.linear_copy(call, config)
+        layer.build(batch.shape)
+        layer.set_weights(weights)
+        return np.asarray(layer(batch.astype(np.float32)), np.float64)
+
     def shifted(self, call: Call, weights: list[Array], shift: Array) -> list[Array]:
         """Weights whose bias is larger by `shift`, shape (outputs,); the same where there is no bias."""
-        if not call.layer.use_bias:
+        if not self.has_bias(call):
             return weights
         return [*weights[:-1], (weights[-1] + shift).astype(weights[-1].dtype)]
+
+    def state_rows(self, call: Call, weights: list[Array]) -> list[Array]:
+        """The kernels that states are multiplied with, each of shape (units, numbers), one for each cell.
+
+        None where there are no states, or a cell does not read them that simply.
+        """
+        return []
+
+    def with_state_rows(self, call: Call, weights: list[Array], rows: list[Array], shifts: list[Array]) -> list[Array]:
+        """The weights with other kernels for the states, and biases that are larger by `shifts`, if there are any."""
+        raise NotImplementedError
+
+    def states(self, call: Call, values: Sequence[Any]) -> list[Any]:
+        """States that each step reads in a call with these inputs, (rows, steps, units) for each cell."""
+        raise NotImplementedError
 
 
 class Carry(Rule):

@@ -5,16 +5,17 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import keras
 import numpy as np
 from keras import layers
 
 from ..channels import Channels, Labels, State
-from ..graph import Call
+from ..graph import Call, patched
 from .base import (
     Array,
     Cut,
     Kept,
-    Rule,
+    LinearReader,
     is_elementwise,
     pin_all,
     positions,
@@ -27,8 +28,8 @@ from .base import (
 _GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 
 
-class RecurrentRule(Rule):
-    """Reads the trailing axis, computes `units` recurrent units; states carry the same channels."""
+class RecurrentRule(LinearReader):
+    """Reads the trailing axis, computes `units` recurrent units, reads their last outputs, the *states*, as well."""
 
     def units(self, layer: Any) -> tuple[int, str] | None:
         return layer.units, "recurrent unit"
@@ -43,7 +44,68 @@ class RecurrentRule(Rule):
         return Cut({**whole.config, "units": int(kept_out[0].sum())}, _cut_cell(whole.weights, kept_in[0], kept_out[0]))
 
     def macs(self, call: Call) -> float:
-        return _macs(call, call.layer)
+        return sum(_macs(call, part) for part in self.parts(call.layer))
+
+    def parts(self, layer: Any) -> list[Any]:
+        """The layers with a cell of their own."""
+        return [layer]
+
+    def has_bias(self, call: Call) -> bool:
+        return self.parts(call.layer)[0].cell.bias is not None
+
+    def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
+        return [np.concatenate([kernel for kernel, *_ in self._cells(call, weights)], axis=1)]
+
+    def with_kernel_rows(self, call: Call, weights: list[Array], rows: list[Array]) -> list[Array]:
+        cells = self._cells(call, weights)
+        kernels = np.split(rows[0], len(cells), axis=1)
+        return [w for kernel, (_, *others) in zip(kernels, cells, strict=True) for w in (kernel, *others)]
+
+    def respond(self, call: Call, config: dict[str, Any], weights: list[Array], batch: Array) -> Array:
+        (rows,) = self.kernel_rows(call, weights) or []
+        return np.asarray(batch @ rows, np.float64)
+
+    def shifted(self, call: Call, weights: list[Array], shift: Array) -> list[Array]:
+        cells = self._cells(call, weights)
+        shifts = np.split(shift, len(cells))
+        return [w for cell, more in zip(cells, shifts, strict=True) for w in _biased(cell, more, 0)]
+
+    def state_rows(self, call: Call, weights: list[Array]) -> list[Array]:
+        if any(not getattr(part, "reset_after", True) for part in self.parts(call.layer)):
+            return []  # its candidate multiplies states with gates first
+        return [recurrent for _, recurrent, *_ in self._cells(call, weights)]
+
+    def with_state_rows(self, call: Call, weights: list[Array], rows: list[Array], shifts: list[Array]) -> list[Array]:
+        cells = zip(self._cells(call, weights), rows, shifts, strict=True)
+        return [w for (kernel, _, *bias), row, more in cells for w in _biased([kernel, row, *bias], more, -1)]
+
+    def states(self, call: Call, values: Sequence[Any]) -> list[Any]:
+        begun = call.positions_of("initial_state", 1)
+        found = []
+        for part in self.parts(call.layer):
+            with patched([(part, "return_sequences", True), (part, "return_state", False)]):
+                after = replace(call, layer=part).run(values)[0]
+            first = values[begun[0]] if begun else keras.ops.zeros_like(after[:, 0])
+            found.append(keras.ops.concatenate([keras.ops.expand_dims(first, 1), after[:, :-1]], axis=1))
+        return found
+
+    def of_states(self, call: Call, outputs: Sequence[Array]) -> list[Array]:
+        return [outputs[0]]
+
+    def _cells(self, call: Call, weights: list[Array]) -> list[list[Array]]:
+        """Kernel, recurrent kernel and bias, if there is one, of each cell."""
+        n = len(weights) // len(self.parts(call.layer))
+        return [weights[k : k + n] for k in range(0, len(weights), n)]
+
+
+def _biased(cell: list[Array], shift: Array, place: int) -> list[Array]:
+    """A cell with a larger bias; of biases for the input and for the state, number `place`."""
+    kernel, recurrent, *bias = cell
+    if not bias:
+        return cell
+    larger = bias[0].copy()
+    larger[... if larger.ndim == 1 else place] += shift.astype(larger.dtype)
+    return [kernel, recurrent, larger]
 
 
 def _cut_cell(weights: list[Array], kept_in: Kept, kept: Kept) -> list[Array]:
@@ -86,12 +148,18 @@ def recur(call: Call, index: int, layer: Any, inputs: list[Labels], n_outputs: i
     return [labels] * n_outputs
 
 
-class BidirectionalRule(Rule):
+class BidirectionalRule(RecurrentRule):
     """Two recurrent layers whose outputs are concatenated or combined."""
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        return None
+
+    def parts(self, layer: Any) -> list[Any]:
+        return [layer.forward_layer, layer.backward_layer]
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         layer = call.layer
-        parts = [layer.forward_layer, layer.backward_layer]
+        parts = self.parts(layer)
         if any(part.stateful or part.return_state for part in parts) or call.positions_of("initial_state", 1):
             return pin_all(call, inputs, channels, "hands out or takes the states of")
         forward, backward = (recur(call, index, part, inputs, 1, channels)[0] for part in parts)
@@ -112,7 +180,7 @@ class BidirectionalRule(Rule):
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
         layer, whole = call.layer, unchanged(call)
-        parts = [layer.forward_layer, layer.backward_layer]
+        parts = self.parts(layer)
         kept = _directions(call, kept_out)
         config, weights = dict(whole.config), []
         for name, part, stay in zip(("layer", "backward_layer"), parts, kept, strict=True):
@@ -121,35 +189,56 @@ class BidirectionalRule(Rule):
             weights += _cut_cell(part.get_weights(), kept_in[0], stay)
         return Cut(config, weights)
 
-    def macs(self, call: Call) -> float:
-        return _macs(call, call.layer.forward_layer) + _macs(call, call.layer.backward_layer)
+    def of_states(self, call: Call, outputs: Sequence[Array]) -> list[Array]:
+        return _directions(call, outputs)
 
 
-def _directions(call: Call, kept_out: Sequence[Kept]) -> list[Kept]:
-    """What stays of each direction of a bidirectional layer."""
+def _directions(call: Call, outputs: Sequence[Array]) -> list[Array]:
+    """What is said of the outputs' trailing axes, of each direction of a bidirectional layer."""
     if call.layer.merge_mode == "concat":
-        return np.split(kept_out[0], [call.layer.forward_layer.units])
-    return [*kept_out, kept_out[0]][:2]
+        return np.split(outputs[0], [call.layer.forward_layer.units])
+    return [*outputs, outputs[0]][:2]
 
 
-class TimeDistributedRule(Rule):
-    """The rule of the wrapped layer, for which steps are one more axis of positions."""
+class TimeDistributedRule(LinearReader):
+    """The rule of the wrapped layer, for which steps are one more axis of positions; dense layers alone."""
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
-        if isinstance(call.layer.layer, layers.Dense):
-            inner = replace(call, layer=call.layer.layer)
-            return rule_for(inner.layer).flow(inner, index, inputs, channels)
-        return pin_all(call, inputs, channels, f"distributes {type(call.layer.layer).__name__} over")
+        if not self._is_dense(call):
+            return pin_all(call, inputs, channels, f"distributes {type(call.layer.layer).__name__} over")
+        rule, inner = self._inner(call)
+        return rule.flow(inner, index, inputs, channels)
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
-        inner = replace(call, layer=call.layer.layer)
-        config, cut = unchanged(call).config, rule_for(inner.layer).cut(inner, kept_in, kept_out)
+        rule, inner = self._inner(call)
+        config, cut = unchanged(call).config, rule.cut(inner, kept_in, kept_out)
         wrapped = {**config["layer"], "config": cut.config, "build_config": None}
         return Cut({**config, "layer": wrapped}, cut.weights)
 
+    def has_bias(self, call: Call) -> bool:
+        return self._is_dense(call) and call.layer.layer.use_bias
+
+    def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
+        return [weights[0]] if self._is_dense(call) else None
+
+    def with_kernel_rows(self, call: Call, weights: list[Array], rows: list[Array]) -> list[Array]:
+        return [*rows, *weights[1:]]
+
+    def linear_copy(self, call: Call, config: dict[str, Any]) -> Any:
+        rule, inner = self._inner(call)
+        return rule.linear_copy(inner, config["layer"]["config"])
+
     def macs(self, call: Call) -> float:
+        rule, inner = self._inner(call)
+        return rule.macs(inner)
+
+    def _is_dense(self, call: Call) -> bool:
+        return isinstance(call.layer.layer, layers.Dense)
+
+    def _inner(self, call: Call) -> tuple[Any, Call]:
+        """The wrapped layer's rule, and its call."""
         inner = replace(call, layer=call.layer.layer)
-        return rule_for(inner.layer).macs(inner)
+        return rule_for(inner.layer), inner
 
 
 register(layers.SimpleRNN, layers.GRU, layers.LSTM, rule=RecurrentRule())
