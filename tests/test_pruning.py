@@ -346,7 +346,8 @@ def test_merged_masks_delete_what_nothing_predicts(kinds: Any) -> None:
     x, _ = models.data_for(model, 8)
     elements = dr.elements(model, kinds)
     network = MergedNetwork(model, elements, check_data(model, (x, None)))
-    masks = np.array([[kind == "neuron" or k % 2 == j for j, kind in enumerate(elements.kinds)] for k in range(2)])
+    masks = np.array([[kind == "neuron" or (j + k) % 2 == 0 for j, kind in enumerate(elements.kinds)] for k in (0, 1)])
+    assert 0 < masks.sum() < masks.size - 1
     expected = MaskedNetwork(model, elements)([x], np.repeat(masks, 4, axis=0))
     np.testing.assert_allclose(np.asarray(network([x], masks)), np.asarray(expected), rtol=1e-4, atol=1e-4)
 
