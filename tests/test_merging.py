@@ -146,20 +146,22 @@ def test_copies_of_recurrent_units_are_merged_exactly(layer: keras.layers.Layer,
 def test_the_mean_of_what_recurrent_layers_read_stays(kind: Any, merge: str) -> None:
     """Of their input and of their own states; the biases for the one are not those for the other."""
     keras.utils.set_random_seed(3)
-    dense, cells = layers.Dense(4, activation="relu", name="dense"), kind(5, return_sequences=True, name="cells")
-    model = keras.Sequential([keras.Input((6, 2)), dense, cells, layers.GlobalAveragePooling1D(), layers.Dense(3)])
+    dense, cells = layers.Dense(4, activation="relu", name="first"), kind(5, return_sequences=True, name="cells")
+    model = keras.Sequential(
+        [keras.Input((6, 2)), dense, cells, layers.GlobalAveragePooling1D(), layers.Dense(3, name="out")]
+    )
     for variable in model.trainable_variables:
         variable.assign(np.random.default_rng(0).normal(size=variable.shape))
     x, y = models.data_for(model, 80)
     read = np.asarray(dense(x))
     states = np.concatenate([np.zeros((80, 1, 5)), np.asarray(cells(read))[:, :-1]], axis=1).reshape(-1, 5)
-    gone = {"dense": [1], "cells": [0, 3]}
+    gone = {"first": [1], "cells": [0, 3]}
     elements = dr.elements(model)
     for layer, index in gone.items():
         dropped = [j for j, e in enumerate(elements.indices) if elements.layers[j] == layer and e in index]
         small = dr.prune(model, dr.Selection.dropping(elements, dropped), (x, y), merge=merge).model
         kept = np.delete(np.arange(len(states[0])), gone["cells"] if layer == "cells" else [])
-        inputs = np.delete(np.arange(4), gone["dense"] if layer == "dense" else [])
+        inputs = np.delete(np.arange(4), gone["first"] if layer == "first" else [])
         columns = (np.arange(len(cells.get_weights()[0][0]) // 5)[:, np.newaxis] * 5 + kept).ravel()
         before, after = cells.get_weights(), small.get_layer("cells").get_weights()
         before = [before[0][:, columns], before[1][:, columns], before[2][..., columns]]
