@@ -1,4 +1,4 @@
-"""Train the models that ship with dropreg, from the full Fashion-MNIST training set.
+"""Train the models that ship with dropreg and those of the experiments, from the full Fashion-MNIST training set.
 
 Trains on the first 50,000 training images; the last 10,000 stay unseen (they are the estimation
 set) and the test images are only used to report accuracy. The full set is not part of the
@@ -105,8 +105,37 @@ def vit(width: int = 48, heads: int = 4, blocks: int = 3) -> keras.Model:
     return keras.Model(inputs, layers.Dense(10, name="logits")(x), name="vit")
 
 
-BUILDERS = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "vit": vit}
-EPOCHS = {"mlp": 8, "cnn": 8, "resnet": 8, "vit": 16}
+def lstm() -> keras.Model:
+    """Two layers of 64 LSTM units that read the rows of an image one after the other, then 64 units."""
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Reshape((28, 28)),
+            layers.LSTM(64, return_sequences=True, name="lstm_1"),
+            layers.LSTM(64, name="lstm_2"),
+            layers.Dense(64, activation="relu", name="dense"),
+            layers.Dense(10, name="logits"),
+        ],
+        name="lstm",
+    )
+
+
+def gru() -> keras.Model:
+    """64 GRU units in either direction of the rows of an image, then 64 units."""
+    return keras.Sequential(
+        [
+            keras.Input((28, 28, 1)),
+            layers.Reshape((28, 28)),
+            layers.Bidirectional(layers.GRU(64, name="gru"), name="directions"),
+            layers.Dense(64, activation="relu", name="dense"),
+            layers.Dense(10, name="logits"),
+        ],
+        name="gru",
+    )
+
+
+BUILDERS = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "vit": vit, "lstm": lstm, "gru": gru}
+EPOCHS = {"mlp": 8, "cnn": 8, "resnet": 8, "vit": 16, "lstm": 5, "gru": 5}
 
 
 def full_training_set(folder: Path) -> tuple[np.ndarray, np.ndarray]:
