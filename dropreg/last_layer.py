@@ -24,6 +24,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from .graph import Call
+from .layers.base import LinearReader, readout, rule_for
 
 Array = npt.NDArray[np.float64]
 
@@ -35,10 +36,10 @@ class LastLayer:
 
     Parameters
     ----------
-    layer : keras.layers.Dense
-        With a bias.
+    layer : keras.layers.Layer
+        With a kernel and a bias, such as Dense.
     moments : ndarray of float64, shape (inputs + 1, inputs + 1)
-        Mean products of what it reads, and of 1, over examples.
+        Mean products of what it reads, and of 1, over examples and positions.
 
     Attributes
     ----------
@@ -46,7 +47,7 @@ class LastLayer:
         Kernel and bias, which start as those of the layer.
     """
 
-    def __init__(self, layer: keras.layers.Dense, moments: Array) -> None:
+    def __init__(self, layer: keras.layers.Layer, moments: Array) -> None:
         self._own: list[Any] = list(layer.weights)
         self.weights = [keras.Variable(variable.numpy(), dtype=variable.dtype) for variable in self._own]
         diagonal = np.diag(moments)
@@ -55,17 +56,18 @@ class LastLayer:
 
     @staticmethod
     def call_among(calls: Sequence[Call]) -> Call | None:
-        """The call of the last dense layer among `calls`, None where merging fits none.
+        """The call of the last layer with a kernel among `calls`, None where merging fits none.
 
-        Merging fits one that is called once, for whole examples, and has a bias.
+        Merging fits one that is called once, treats every position by itself, has a bias, and gives what the last of
+        the calls gives, up to an activation.
         """
-        dense = [call for call in calls if isinstance(call.layer, keras.layers.Dense)]
-        if not dense:
+        readers = [call for call in calls if isinstance(rule_for(call.layer), LinearReader)]
+        if not readers:
             return None
-        last = dense[-1]
-        called = sum(call.layer is last.layer for call in dense)
-        fits = called == 1 and last.layer.use_bias and len(last.input_shapes[0]) == 2 and len(last.layer.weights) == 2
-        return last if fits else None
+        last = readers[-1]
+        called = sum(call.layer is last.layer for call in readers)
+        gives_all = last.output_shapes == calls[-1].output_shapes
+        return last if called == 1 and gives_all and readout(rule_for(last.layer), last) is not None else None
 
     @property
     def variables(self) -> list[tf.Variable]:
@@ -82,7 +84,8 @@ class LastLayer:
         `curvature` bounds the second derivatives of what they differentiate by the layer's outputs. Few rows tell
         little of many inputs: the step is rows / (rows + inputs) of what would be safe with all.
         """
-        gradient = np.concatenate([gradients[0], gradients[1][np.newaxis]]).astype(np.float64)
+        by_kernel = np.reshape(gradients[0], (-1, len(gradients[1])))
+        gradient = np.concatenate([by_kernel, gradients[1][np.newaxis]]).astype(np.float64)
         change = self._inverse @ gradient * (rows / (rows + len(gradient)) / curvature)
         for weight, part in zip(self.weights, (change[:-1], change[-1]), strict=True):
-            weight.assign(weight.numpy() - part)
+            weight.assign(weight.numpy() - np.reshape(part, weight.shape))

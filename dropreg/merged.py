@@ -135,7 +135,8 @@ class MergedNetwork(MaskedNetwork):
                 centred = self._read(values, place) - tf.constant(means[place], tf.float32)
                 read.append(tf.reshape(centred, [-1, shortest_period(self._columns[place])]))
             if last is not None:
-                x = tf.cast(values[last.inputs[0]], tf.float32)
+                x = values[last.inputs[0]]
+                x = tf.reshape(tf.cast(x, tf.float32), [-1, x.shape[-1]])
                 read.append(tf.concat([x, tf.ones_like(x[:, :1])], axis=1))
             return [tf.matmul(x, x, transpose_a=True) / tf.cast(tf.shape(x)[0], tf.float32) for x in read]
 

@@ -30,7 +30,7 @@ import tensorflow as tf
 from scipy.special import log_softmax
 
 from .graph import Call
-from .layers.base import Carry, Kept, LinearReader, rule_for
+from .layers.base import Carry, Kept, LinearReader, readout, rule_for
 from .merges import LeastSquares, Merge
 from .mixing import Array, copies, fit_predictions, from_partners, solve
 from .rebuild import Rebuilt
@@ -38,6 +38,9 @@ from .twins import Batch, Rows, Target, Twins, joined
 
 PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
 """On squared changes of the last layer's kernel for standardized activations, in nats."""
+
+_MOST_ROWS = 10_000
+"""Positions of outputs that the last layer is fitted to."""
 
 
 def merge_into(
@@ -322,24 +325,25 @@ def _match_moments(patient: Patient) -> None:
 
 def _match_predictions(patient: Patient, *, classes: bool) -> None:
     """Fit the last layer to the whole network's probabilities, if what it computes are their logarithms."""
-    old, new = patient.old, patient.new
-    rule = rule_for(old.layer)
-    outputs = patient.rebuilt.before.outputs
-    rows = rule.kernel_rows(new, new.layer.get_weights())
-    if not isinstance(rule, LinearReader) or not rule.has_bias(old) or rows is None or len(rows) > 1:
+    old, new, rule = patient.old, patient.new, patient.rule
+    outputs, twins = patient.rebuilt.before.outputs, patient.twins
+    rows = [readout(rule, call) for call in (old, new)]
+    if len(outputs) != 1 or len(patient.slots) != 1 or rows[0] is None or rows[1] is None:
         return
-    if len(outputs) != 1 or len(old.input_shapes[0]) != 2 or len(patient.slots) != 1:
+    if len(patient.rebuilt.before.shapes[outputs[0]]) != len(old.input_shapes[0]):
         return
-    (whole, _), (x_before, x_after) = patient.twins.gather([outputs[0], old.inputs[0]])
-    scores = rule.respond(old, old.layer.get_config(), old.layer.get_weights(), x_before)
+    found = twins.gather([outputs[0], old.inputs[0]], _MOST_ROWS)
+    if found is None:
+        return
+    (whole, _), (x_before, x_after) = found
+    scores = x_before @ rows[0][0] + rows[0][1]
     log_p = log_softmax(scores, axis=1)
     if scores.shape != whole.shape or scores.shape[1] < 2:
         return
     shown = [np.exp(log_p), scores] if classes else [np.exp(log_p)]
     if not any(np.allclose(values, whole, rtol=1e-3, atol=1e-3) for values in shown):
         return
-    weights = new.layer.get_weights()
-    start = (rows[0].astype(np.float64), weights[-1].astype(np.float64))
-    kernel, bias = fit_predictions(x_after, log_p, patient.twins.is_held_out(), start, PENALTIES)
-    weights = rule.with_kernel_rows(new, weights, [kernel])
-    new.layer.set_weights(rule.shifted(new, weights, bias - start[1]))
+    held_out = np.repeat(twins.is_held_out(), len(whole) // twins.n_examples)
+    kernel, bias = fit_predictions(x_after, log_p, held_out, rows[1], PENALTIES)
+    weights = rule.with_kernel_rows(new, new.layer.get_weights(), [kernel])
+    new.layer.set_weights(rule.shifted(new, weights, bias - rows[1][1]))

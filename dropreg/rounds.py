@@ -73,7 +73,7 @@ class Round:
         at_hand = gradients and probe.network.takes_groups and isinstance(probe.question.outcome, Divergence)
         self.curved = second_order and at_hand
         self._row = probe.whole.shape[1:]
-        self.curvature = Divergence.curvature(probe.question.examples.task, self._row)
+        self._curvature = Divergence.curvature(probe.question.examples.task, self._row[-1:])  # of one position
         specs = [tf.TensorSpec([None, *shape], tf.float32) for shape in ((probe.n_elements,), self._row)]
         body = self._expand if self.curved else self._differentiate if gradients else self._measure
         self._step = probe.function(body, *specs[: 1 + self.curved])
@@ -103,7 +103,7 @@ class Round:
         examples = examples_of_rows(probe.question.seed, number * self.rows, self.rows, len(probe))
         outcomes, whole, sums, squares, last = self._run(masks, examples, number)
         if probe.network.last is not None:
-            probe.network.last.step(last, self.curvature, self.rows)
+            probe.network.last.step(last, self._curvature, self.rows)
         slope = np.zeros(self.n_elements)
         counts = masks.sum(axis=0), len(masks)
         if self.curved:

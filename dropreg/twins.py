@@ -168,14 +168,25 @@ class Twins:
         """Whether each example, in the order of `gather`, is held out."""
         return np.arange(self.n_examples) >= self.n_fit
 
-    def gather(self, slots: Sequence[int]) -> list[tuple[Array, Array]]:
-        """Values of all examples, those to fit first, before and after, for each of `slots`."""
-        parts = list(self.each(slots, lambda before, after: (before, after)))
-        sides = [
-            [np.concatenate([np.asarray(part[side][k], np.float64) for part in parts]) for k in range(len(slots))]
-            for side in (0, 1)
-        ]
-        return list(zip(*sides, strict=True))
+    def gather(self, slots: Sequence[int], most_rows: int) -> list[tuple[Array, Array]] | None:
+        """Rows of channels before and after, for each of `slots`: of all examples, those to fit first.
+
+        Of each example so many of its positions, drawn at random, that there are about `most_rows` at most. None where
+        the slots do not have the same positions.
+        """
+        rng, most = np.random.default_rng(0), max(most_rows // self.n_examples, 1)
+        parts: list[list[Array]] = []
+        for sides in self.each(slots, lambda before, after: (*before, *after)):
+            values = [np.asarray(value) for value in sides]
+            if len({value.shape[:-1] for value in values}) > 1:
+                return None
+            values = [value.reshape(len(value), -1, value.shape[-1]) for value in values]
+            n, n_positions = values[0].shape[:2]
+            drawn = rng.permuted(np.tile(np.arange(n_positions), (n, 1)), axis=1)[:, :most]
+            taken = [np.take_along_axis(value, drawn[:, :, np.newaxis], axis=1) for value in values]
+            parts.append([value.reshape(-1, value.shape[-1]).astype(np.float64) for value in taken])
+        columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
+        return list(zip(columns[: len(slots)], columns[len(slots) :], strict=True))
 
     def mean_maps(self, slots: Sequence[int]) -> tuple[list[Array], list[Array]]:
         """Means over all examples of the values in `slots`, before and after, without the batch axis."""

@@ -256,23 +256,32 @@ def test_redundant_pairs_are_the_first_guess() -> None:
         dr.LeastSquares(pairs=pd.DataFrame({"a": [1]}))
 
 
-@pytest.mark.parametrize("activation", [None, "softmax"])
-def test_predictions_of_a_classifier_come_closer(activation: str | None) -> None:
+def last_layer(kind: str) -> tuple[tuple[int, ...], list[keras.layers.Layer]]:
+    """Shape of inputs, and the layers in front of an activation."""
+    if kind == "convolution":
+        return (3, 3, 6), [layers.Conv2D(30, 1, activation="relu"), layers.Conv2D(3, 1)]
+    if kind == "time distributed":
+        return (5, 6), [layers.Dense(30, activation="relu"), layers.TimeDistributed(layers.Dense(3))]
+    return ((5, 6) if kind == "tokens" else (6,)), [layers.Dense(30, activation="relu"), layers.Dense(3)]
+
+
+@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("kind", ["examples", "tokens", "time distributed", "convolution"])
+def test_predictions_of_a_classifier_come_closer(kind: str, softmax: bool) -> None:
+    """Those for each position as well."""
     keras.utils.set_random_seed(0)
-    model = keras.Sequential(
-        [keras.Input((6,)), layers.Dense(30, activation="relu"), layers.Dense(3, activation=activation)]
-    )
-    weights = model.get_weights()
-    model.set_weights([3 * weight for weight in weights])
+    shape, used = last_layer(kind)
+    model = keras.Sequential([keras.Input(shape), *used, *([layers.Softmax()] if softmax else [])])
+    model.set_weights([3 * weight for weight in model.get_weights()])
     rng = np.random.default_rng(0)
-    x, unseen = (rng.normal(size=(n, 6)).astype(np.float32) for n in (2000, 500))
-    y = run(model, x).argmax(axis=1)
+    x, unseen = (rng.normal(size=(n, *shape)).astype(np.float32) for n in (2000, 500))
+    y = run(model, x).argmax(axis=-1)
     selection = dr.Selection.random(dr.elements(model), 0.6)
 
     def divergence(small: keras.Model) -> float:
         outputs = [run(each, unseen) for each in (model, small)]
-        p, q = outputs if activation else [np.asarray(keras.ops.softmax(scores)) for scores in outputs]
-        return float(np.sum(p * (np.log(p + 1e-9) - np.log(q + 1e-9)), axis=1).mean())
+        p, q = outputs if softmax else [np.asarray(keras.ops.softmax(scores)) for scores in outputs]
+        return float(np.sum(p * (np.log(p + 1e-9) - np.log(q + 1e-9)), axis=-1).mean())
 
     scores, both = (
         divergence(dr.prune(model, selection, (x, y), merge=dr.LeastSquares(predictions=fit)).model)

@@ -303,6 +303,17 @@ def source(call: Call, count: int, kind: str, channels: Channels) -> Labels:
     return labels
 
 
+def readout(rule: Rule, call: Call) -> tuple[Array, Array] | None:
+    """Kernel (inputs, outputs) and bias (outputs,) of a layer that treats every position by itself; None for others."""
+    if not isinstance(rule, LinearReader) or not rule.has_bias(call):
+        return None
+    weights = call.layer.get_weights()
+    rows, bias = rule.kernel_rows(call, weights), weights[-1]
+    if rows is None or len(rows) > 1 or len(weights) != 2 or rows[0].shape[1] != len(bias):
+        return None
+    return rows[0].astype(np.float64), bias.astype(np.float64)
+
+
 def is_elementwise(function: Callable[[Any], Any]) -> bool:
     """Whether `function` maps every entry by itself, found by changing one entry of a probe."""
     probe = np.linspace(-2.0, 2.0, 8, dtype=np.float32)[np.newaxis].repeat(2, axis=0)
