@@ -61,8 +61,8 @@ class LeastSquares(Merge):
     ridges : tuple of float
         Penalties to choose from, in units of the mean second moment of what stays.
     predictions : bool
-        Whether the last layer of a softmax classifier then gives the whole network's probabilities as closely as
-        it can (a convex fit, without labels), not only its scores.
+        Whether the last layer of a softmax classifier, of examples or of their positions, then gives the whole
+        network's probabilities as closely as it can (a convex fit, without labels), not only its scores.
     pairs : DataFrame, optional
         Of ``ImpactTable.redundant_pairs()``: a removed element that is in one with an element that stays is shrunk
         towards its prediction from such partners instead of towards nothing.

@@ -8,7 +8,9 @@ smaller network computes them. `LeastSquares` gives it the rows V that minimise
 where P W are the rows that deletion leaves, and its bias takes the change of the mean. Convolutions mix channels:
 the same matrix at every tap. Layers are treated in order, each against the activations of the network that is
 smaller already, so a layer also makes up for errors before it; up to 1 GiB of what later layers read is kept
-meanwhile. Neuron merging [1]_ mixes by the similarity of
+meanwhile. A recurrent layer also reads its own states, by another kernel: x are then the states of the whole network
+and x' those that stay, so that errors are not fed back while it is fitted (a GRU with ``reset_after=False``, which
+multiplies states before it mixes them, is left as deletion leaves it). Neuron merging [1]_ mixes by the similarity of
 incoming weights instead; reconstructing what the next layer reads is ThiNet's view [2]_.
 
 References

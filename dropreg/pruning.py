@@ -197,8 +197,9 @@ def anneal_path(
         Whether derivatives with respect to the masks help. Forward passes alone do with anything that can be called.
     ablation : {"zero", "merged"}
         What a layer reads in place of what is dropped: nothing, or its least-squares prediction from what stays
-        (`dropreg.merged`), while the last layer learns along as merging will fit it (`dropreg.last_layer`). Choose
-        "merged" for selections that will be merged, "zero" for plain deletion.
+        (`dropreg.merged`; heads and whole layers beside units are deleted), while the last layer learns along as
+        merging will fit it (`dropreg.last_layer`). Choose "merged" for selections that will be merged, "zero" for plain
+        deletion.
     schedule : Annealing, optional
         How logits move; for single weights the default is a learning rate of .03, sharpened by 15. For "merged" it
         also says whether second derivatives are estimated, and what is made of them.
@@ -363,7 +364,7 @@ def _annealed(
     seed: int,
     progress: bool,
 ) -> Selection:
-    """A selection for the network as it will be; units that cannot be predicted from others are deleted."""
+    """A selection for the network as it will be; where nothing can be predicted from others, for deletion."""
     if data is None or (fraction is None) == (target is None):
         raise ParameterError(
             "`prune` must have a selection, or data and one of `fraction` and `target`, received "
