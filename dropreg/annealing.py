@@ -198,6 +198,29 @@ def expanded(
     return interactions * others - (0.5 + explored * (0.5 - p)) * squares
 
 
+def differences(sums: Array, squares: Array, n_kept: npt.NDArray[Any], n_masks: int) -> Array:
+    """By how much derivatives differ between masks that keep an element and that drop it, and by how much they should.
+
+    A mask of a recurrent unit acts at every step, so that its effect soon ceases to grow with the square of what the
+    derivatives say, and second derivatives promise far more than the derivatives at both ends show.
+
+    Parameters
+    ----------
+    sums, squares, n_kept, n_masks
+        As in `expanded`.
+
+    Returns
+    -------
+    ndarray of float64, shape (2, n_elements)
+        Measured, and `squares`; both times the weight of the measurement, the inverse of its variance if that of single
+        masks is 1, which is 0 where one of the ends was not observed. On a square they agree on average.
+    """
+    n_dropped = n_masks - n_kept
+    weight = n_kept * n_dropped / n_masks
+    measured = sums[0] / np.maximum(n_kept, 1) - sums[1] / np.maximum(n_dropped, 1)
+    return weight * np.stack([measured, squares])
+
+
 def slopes(masks: BoolMasks, y: Array, p: Array) -> Array:
     """Coefficients of the masks, which estimate the derivatives of the expected outcome.
 

@@ -59,6 +59,8 @@ class MaskedNetwork:
         Whether consecutive rows share a mask, masks being of shape (groups, n_elements).
     last : LastLayer or None
         The last layer's weights where they learn along, else None.
+    recurrent : sequence of ndarray of int64
+        Elements of each cell whose states are merged, else none.
 
     Raises
     ------
@@ -70,6 +72,7 @@ class MaskedNetwork:
 
     takes_groups: ClassVar[bool] = False
     last: "LastLayer | None" = None
+    recurrent: Sequence[npt.NDArray[np.int64]] = ()
 
     def __init__(
         self,

@@ -96,6 +96,7 @@ class MergedNetwork(MaskedNetwork):
         }
         self._states = {gate.layer: found for gate in elements.inner_gates if (found := self._owners(gate))}
         self._columns |= {gate.layer: gate.columns for gate in elements.inner_gates if gate.layer in self._states}
+        self.recurrent = [np.unique(self._columns[cell][self._columns[cell] >= 0]) for cell in self._states]
         self.moments, self.last = self._measure(examples)
 
     def _owners(self, gate: InnerGate) -> list[tuple[Call, int]]:

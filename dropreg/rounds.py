@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .annealing import draw_masks, draw_signs, expanded, slopes, trapezoid
+from .annealing import differences, draw_masks, draw_signs, expanded, slopes, trapezoid
 from .baselines.probe import Probe
 from .designs import BoolMasks, examples_of_rows
 from .errors import ModelError
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 Array = npt.NDArray[np.float64]
+
+_REMEMBERED = 0.95
+"""What a round leaves of the measured differences of the rounds before."""
 
 
 class _Measured(NamedTuple):
@@ -72,6 +75,8 @@ class Round:
         self.columns, self.n_elements = columns, n_elements
         at_hand = gradients and probe.network.takes_groups and isinstance(probe.question.outcome, Divergence)
         self.curved = second_order and at_hand
+        self._recurrent = probe.network.recurrent
+        self._differences = np.zeros((len(self._recurrent), 2))
         self._row = probe.whole.shape[1:]
         self._curvature = Divergence.curvature(probe.question.examples.task, self._row[-1:])  # of one position
         specs = [tf.TensorSpec([None, *shape], tf.float32) for shape in ((probe.n_elements,), self._row)]
@@ -107,12 +112,23 @@ class Round:
         slope = np.zeros(self.n_elements)
         counts = masks.sum(axis=0), len(masks)
         if self.curved:
+            squares = self._calibrated(sums, squares, *counts)
             slope[alive] = expanded(sums, squares, *counts, interactions=interactions, explored=explored)[alive]
         elif self.gradients:
             slope[alive] = trapezoid(sums, *counts)[alive]
         else:
             slope[alive] = slopes(masks[:, alive], outcomes - whole, p[alive])
         return self._impact(slope), float(outcomes.mean())
+
+    def _calibrated(self, sums: Array, squares: Array, *counts: Any) -> Array:
+        """Second derivatives, those of recurrent units times the share of them that this and former rounds measured."""
+        scale = np.ones(self.n_elements)
+        for number, units in enumerate(self._recurrent):
+            self._differences[number] *= _REMEMBERED
+            self._differences[number] += differences(sums, squares, *counts)[:, units].sum(axis=1)
+            measured, expected = self._differences[number]
+            scale[units] = np.clip(measured / expected, 0.0, 1.0) if expected > 0 else 1.0
+        return scale * squares
 
     def at(self, kept: npt.NDArray[np.bool_], examples: npt.NDArray[np.int64]) -> Array:
         """Impacts (n_elements,) by the derivatives where exactly `kept` stay."""

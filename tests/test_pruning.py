@@ -1,6 +1,7 @@
 """Laws of annealing: reproducible, nested, exact in number, right where the answer is known."""
 
 from collections.abc import Callable
+from itertools import product
 from typing import Any
 
 import keras
@@ -128,12 +129,12 @@ def test_what_nothing_reads_goes_first(mode: dict[str, Any]) -> None:
     assert tuple(selection.dropped) == useless
 
 
-@pytest.mark.parametrize("outcome", ["loss", "divergence"])
 @pytest.mark.parametrize(
-    ("name", "kinds"),
+    ("name", "kinds", "outcome"),
     [
-        *((name, "neurons") for name in ("mlp", "cnn_bn", "residual", "concatenating", "nested", "recurrent")),
-        ("transformer_block", ["heads", "neurons"]),
+        *product(("mlp", "cnn_bn", "residual", "concatenating", "nested"), ["neurons"], ["loss", "divergence"]),
+        ("recurrent", "neurons", "divergence"),
+        *product(["transformer_block"], [["heads", "neurons"]], ["loss", "divergence"]),
     ],
 )
 def test_later_stages_do_the_same_on_a_smaller_network(
@@ -337,6 +338,17 @@ def test_merged_masks_predict_dropped_states() -> None:
         predicted(second, two) @ model.get_layer("out").get_weights()[0] + model.get_layer("out").get_weights()[1]
     )
     np.testing.assert_allclose(np.asarray(network([x], kept[np.newaxis])), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_recurrent_units_are_annealed_for_merging() -> None:
+    """As many of either direction stay, though masks drop them one by one."""
+    keras.utils.set_random_seed(0)
+    both = layers.Bidirectional(layers.SimpleRNN(6, name="cells"))
+    model = keras.Sequential([keras.Input((4, 3)), both, layers.Dense(3)])
+    data, elements = models.data_for(model, 64), dr.elements(model)
+    path = run(model, data, elements, ablation="merged", examples_per_mask=16)
+    counts = path.selections[0].by_layer().set_index("layer")["kept"]
+    assert counts.to_dict() == {"forward_cells": 3, "backward_cells": 3}
 
 
 @pytest.mark.parametrize("kinds", [["neurons", "heads"], ["neurons", "layers"]])

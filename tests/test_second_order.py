@@ -14,7 +14,7 @@ from test_last_layer import classifier, examples
 
 import dropreg as dr
 from dropreg.annealer import Annealer
-from dropreg.annealing import draw_signs, expanded
+from dropreg.annealing import differences, draw_signs, expanded
 from dropreg.baselines.probe import Probe
 from dropreg.baselines.question import ask
 from dropreg.merged import MergedNetwork
@@ -51,6 +51,35 @@ def test_exploration_and_interactions_of_second_derivatives() -> None:
     np.testing.assert_allclose(alone, -own / 2)
     at_once = expanded(sums, own, n_kept, 40, interactions=1.0, explored=1.0)
     np.testing.assert_allclose(at_once, g.mean(axis=0))
+
+
+def test_measured_differences_are_the_second_derivatives_of_a_square() -> None:
+    """Over many masks, where they drop elements independently; and half of them if these are twice as large."""
+    q = quadratic(5, 1, 1)[0]
+    masks = np.random.default_rng(0).random((40_000, 5)) < 0.6
+    g = -(1.0 - masks) @ q
+    sums, n_kept = np.stack([(g * masks).sum(axis=0), (g * ~masks).sum(axis=0)]), masks.sum(axis=0)
+    for factor in (1.0, 2.0):
+        measured, expected = differences(sums, factor * np.diag(q), n_kept, len(masks))
+        np.testing.assert_allclose(factor * measured / expected, 1.0, atol=0.1)
+    never = differences(sums, np.diag(q), np.full(5, len(masks)), len(masks))
+    assert (never == 0).all()
+
+
+def test_second_derivatives_of_recurrent_units_are_what_was_measured() -> None:
+    """Of cells by themselves, never more than they are; those of other layers as they are."""
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((6, 3)), layers.GRU(8, name="cells"), layers.Dense(8), layers.Dense(3)])
+    x, elements = np.random.default_rng(0).normal(size=(64, 6, 3)).astype(np.float32), dr.elements(model)
+    question = ask(model, (x, None), elements, outcome="divergence", task=None, kept=None, seed=0)
+    network = MergedNetwork(model, elements, question.examples)
+    taken = Round(Probe(question, network=network), True, 16, 64, np.arange(16), 16, second_order=True)
+    squares, n_kept = np.linspace(1.0, 2.0, 16), np.full(16, 3)
+    for measured, scale in [(0.5, 0.5), (0.5, 0.5), (3.0, 1.0)]:
+        sums = np.stack([3 * measured * squares, np.zeros(16)])
+        found = taken._calibrated(sums, squares, n_kept, 4)
+        np.testing.assert_allclose(found[8:], squares[8:])
+        np.testing.assert_allclose(found[:8], scale * squares[:8])
 
 
 def test_exploration_ends_with_the_stage() -> None:

@@ -12,7 +12,7 @@ from keras import layers
 from test_pruning import planted
 
 import dropreg as dr
-from dropreg import swaps
+from dropreg import annealer, swaps
 from dropreg.annealer import Annealer
 from dropreg.selection import is_allowed
 
@@ -242,7 +242,7 @@ def test_an_accuracy_limit_is_checked_at_every_twentieth(monkeypatch: pytest.Mon
     np.testing.assert_allclose(fractions, 0.05 * np.arange(1, 9))
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
+@pytest.mark.parametrize("name", ["mlp", "residual"])
 def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
     """With steps of no size what goes is what the spread ranks lowest, whatever its scale."""
     model = models.build(name)
@@ -278,13 +278,13 @@ def test_the_limit_of_a_loss_is_an_upper_one() -> None:
     assert limits[1] == pytest.approx(estimate + 1.6486 * error, rel=1e-3)
 
 
-@pytest.mark.parametrize("name", ["mlp", "cnn", "bidirectional"])
-def test_prune_chooses_by_itself(name: str) -> None:
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_prune_chooses_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annealer, "_ROWS", 128)  # fewer rounds
     model = models.build(name)
     data = models.data_for(model, 80)
     small = dr.prune(model, data=data, fraction=0.4)
-    spare = len(small.selection.elements.equal)
-    assert small.selection.fraction == pytest.approx(0.4, abs=(0.5 + spare) / len(small.selection.kept))
+    assert small.selection.fraction == pytest.approx(0.4, abs=0.5 / len(small.selection.kept))
     again = dr.prune(model, small.selection, data)
     for mine, other in zip(small.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, other)
