@@ -33,7 +33,7 @@ from scipy.special import log_softmax
 
 from .graph import Call
 from .layers.base import Carry, Kept, LinearReader, readout, rule_for
-from .merges import LeastSquares, Merge
+from .merges import RIDGES, LeastSquares, Merge
 from .mixing import Array, copies, fit_predictions, from_partners, solve
 from .rebuild import Rebuilt
 from .twins import Batch, Rows, Target, Twins, joined
@@ -156,6 +156,13 @@ class Patient:
 
         return [Channels(slots, partial(rows, k), kept[k], columns[k]) for k in range(len(kept))]
 
+    def unexplained(self, ridges: Sequence[float]) -> float:
+        """Squared error of what the layer gave in the network before, predicted from what it gives now (held out)."""
+        kept = self.rebuilt.plan.kept[self.old.outputs[0]]
+        target = Target(np.eye(len(kept)), np.zeros((int(kept.sum()), len(kept))))
+        fit, held_out = self.twins.sums([old.outputs[0] for old in self.calls], joined, [target])
+        return solve(fit[0], held_out[0], np.eye(len(kept)), tuple(ridges), centre=True).error
+
 
 @dataclass(frozen=True)
 class Channels:
@@ -205,7 +212,10 @@ def _merge_reader(patient: Patient, rule: LinearReader, strategy: Merge) -> dict
 
 
 def _merge_states(patient: Patient, rule: LinearReader, strategy: Merge) -> list[dict[str, Any]]:
-    """The same for what a layer reads of its own states."""
+    """The same for what a layer reads of its own states, unless its outputs then tell less of those before.
+
+    Errors are fed back, and can do harm where few states are left.
+    """
     old, new = patient.old, patient.new
     mixed = []
     for read, kernel in zip(patient.states(), rule.state_rows(old, old.layer.get_weights()), strict=False):
@@ -213,9 +223,14 @@ def _merge_states(patient: Patient, rule: LinearReader, strategy: Merge) -> list
         mixed.append(_mix(patient, read, [kernel[:, columns]], strategy, centre=rule.has_bias(old)))
     if not mixed:
         return []
+    row: dict[str, Any] = {"layer": f"{old.name} (state)"}
+    deleted, without = new.layer.get_weights(), patient.unexplained(RIDGES)
     rows, shifts = [m.rows[0] for m in mixed], [m.shifts[0] for m in mixed]
-    new.layer.set_weights(rule.with_state_rows(new, new.layer.get_weights(), rows, shifts))
-    return [{"layer": f"{old.name} (state)", **m.row} for m in mixed]
+    new.layer.set_weights(rule.with_state_rows(new, deleted, rows, shifts))
+    if isinstance(strategy, LeastSquares) and patient.unexplained(RIDGES) >= without:
+        new.layer.set_weights(deleted)
+        return [{**row, "ridge": np.inf, "unexplained": 1.0} for _ in mixed]
+    return [{**row, **m.row} for m in mixed]
 
 
 def _feeds_matched(patient: Patient) -> bool:

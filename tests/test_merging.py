@@ -11,7 +11,12 @@ from keras import layers
 
 import dropreg as dr
 from dropreg import mixing
+from dropreg.finders.units import trace_channels
+from dropreg.graph import trace_graph
+from dropreg.merging import Patient
 from dropreg.mixing import Sums, copies, fit_predictions, from_partners, solve
+from dropreg.plan import columns_of_labels, make_plan
+from dropreg.rebuild import rebuild
 from dropreg.twins import Twins
 
 
@@ -174,6 +179,38 @@ def test_the_mean_of_what_recurrent_layers_read_stays(kind: Any, merge: str) -> 
             parts = np.stack([x_mean @ kernel, h_mean @ recurrent])
             responses.append(parts + bias if bias.ndim > 1 else parts.sum(axis=0) + bias)
         np.testing.assert_allclose(*responses, atol=1e-3)
+
+
+@pytest.mark.parametrize("harmful", [False, True])
+def test_states_are_left_alone_where_merging_does_harm(harmful: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the layer's output then tells less of that of the network before than after deletion."""
+    model = models.build("recurrent")
+    data, selection = models.data_for(model, 60), dr.Selection.dropping(dr.elements(model, include=["lstm"]), [1])
+    errors = iter([1.0, 2.0 if harmful else 0.5])
+    monkeypatch.setattr(Patient, "unexplained", lambda self, ridges: next(errors))
+    small, plain = dr.prune(model, selection, data), dr.prune(model, selection)
+    kernels = [each.model.get_layer("lstm").get_weights()[1] for each in (small, plain)]
+    assert np.array_equal(*kernels) == harmful
+    assert small.merged is not None
+    ridges = dict(zip(small.merged["layer"], small.merged["ridge"], strict=True))
+    assert np.isinf(ridges["lstm (state)"]) == harmful
+
+
+def test_the_output_before_is_told_from_that_after() -> None:
+    """The unexplained squared error is that of the regression on held-out examples: none where nothing is lost."""
+    model = models.build("recurrent")
+    x, _ = models.data_for(model, 60)
+    found = {}
+    for gone in ([], [1], [0, 1, 2]):
+        graph = trace_graph(model)
+        selection = dr.Selection.dropping(dr.elements(model, include=["lstm"]), gone)
+        channels = trace_channels(graph)
+        columns = columns_of_labels(channels, selection.elements)
+        rebuilt = rebuild(model, graph, make_plan(model, graph, channels, columns, selection))
+        patient = Patient(rebuilt, Twins(rebuilt, [x], 0.2, 20), 0, selection.elements.names)
+        found[len(gone)] = patient.unexplained((1e-6,))
+    assert found[0] < 1e-6
+    assert 1e-3 < found[1] < found[3]
 
 
 @pytest.mark.parametrize("merge", ["mean", "least_squares"])
