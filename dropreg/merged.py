@@ -102,7 +102,7 @@ class MergedNetwork(MaskedNetwork):
     def _owners(self, gate: InnerGate) -> list[tuple[Call, int]]:
         """Calls of the layer whose states a gate is for, and which of its cells it belongs to.
 
-        None where merging does not reach them.
+        Empty where merging does not reach them.
         """
         found = []
         for call in self.graph.calls if gate.where == "state" else ():

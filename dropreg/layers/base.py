@@ -224,7 +224,7 @@ class LinearReader(Rule):
     def state_rows(self, call: Call, weights: list[Array]) -> list[Array]:
         """The kernels that states are multiplied with, each of shape (units, numbers), one for each cell.
 
-        None where there are no states, or a cell does not read them that simply.
+        Empty where there are no states, or a cell does not read them that simply.
         """
         return []
 
