@@ -57,9 +57,10 @@ from .targets import AccuracyLimit, Budget
 if TYPE_CHECKING:
     from . import layers
     from .callback import PruningCallback
+    from .choosing import anneal, anneal_path
     from .iterative import prune_iteratively
     from .latency import measure_latency
-    from .pruning import anneal, anneal_path, prune
+    from .pruning import prune
     from .recovery import Recovered, Recovery, recover
     from .surgery import Pruned
     from .zeros import hold_zeros
@@ -158,8 +159,8 @@ _LAZY = {
     "PruningCallback": "callback",
     "Recovered": "recovery",
     "Recovery": "recovery",
-    "anneal": "pruning",
-    "anneal_path": "pruning",
+    "anneal": "choosing",
+    "anneal_path": "choosing",
     "hold_zeros": "zeros",
     "measure_latency": "latency",
     "prune": "pruning",

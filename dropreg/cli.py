@@ -32,8 +32,9 @@ stopped and goes on when the same command is given again.
 """
 
 PRUNE_HELP = """\
-Make a trained Keras model smaller: choose in small steps what goes, remove it, and merge it into what
-stays, without training. The result is a plain Keras model, which loads without dropreg and trains on.
+Make a trained Keras model smaller: choose in small steps what goes, remove it, merge it into what stays,
+and let what stays learn what the whole model predicts. The result is a plain Keras model, which
+loads without dropreg and trains on.
 
 Say how much goes by one of
   --fraction 0.8        of the elements
@@ -124,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     amount.add_argument("--max-loss", metavar="LOSS", type=float, help="accuracy that may be lost, such as 0.005")
     prune.add_argument(
         "--test", metavar="FILE.npz", type=Path, help="other examples: says how well the model does before and after"
+    )
+    prune.add_argument(
+        "--no-distillation", action="store_true", help="merge alone: what stays does not learn from the whole model"
     )
     prune.add_argument(
         "--out",
@@ -280,6 +284,7 @@ def _prune(options: argparse.Namespace) -> None:
         fraction=options.fraction,
         target=target,
         elements=found,
+        recovery="none" if options.no_distillation else None,
         seed=options.seed,
         progress=not options.quiet,
     )

@@ -48,11 +48,16 @@ def seed_layers(model: keras.Model, seed: int) -> None:
         state.assign(np.array([seed % 2**32, number], dtype=np.uint32))
 
 
-def call_model(model: keras.Model, inputs: Sequence[Any], *, training: bool, output: int = 0) -> Any:
-    """One of the model's outputs for one tensor an input."""
+def call_outputs(model: keras.Model, inputs: Sequence[Any], *, training: bool) -> list[Any]:
+    """The model's outputs for one tensor an input."""
     pack: Any = keras.tree.pack_sequence_as
     arranged = inputs[0] if isinstance(model, keras.Sequential) else pack(model.input, list(inputs))
-    return keras.tree.flatten(model(arranged, training=training))[output]
+    return keras.tree.flatten(model(arranged, training=training))
+
+
+def call_model(model: keras.Model, inputs: Sequence[Any], *, training: bool, output: int = 0) -> Any:
+    """One of the model's outputs for one tensor an input."""
+    return call_outputs(model, inputs, training=training)[output]
 
 
 def traced(function: Callable[..., Any], *arrays: Any) -> Callable[..., Any]:

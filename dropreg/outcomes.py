@@ -394,3 +394,13 @@ def guess_from_logits(task: Task, outputs: Any) -> bool:
     if task == "classes":
         return not bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3))
     return not bool(((outputs >= 0) & (outputs <= 1)).all())
+
+
+def guess_task(outputs: Any) -> Task:
+    """What the outputs (n, ..., n_outputs) of a model without labels are: "classes" or "multilabel" if they show it.
+
+    Numbers that are no probabilities may be logits or a regression; they are taken for the latter.
+    """
+    if outputs.shape[-1] > 1 and not guess_from_logits("classes", outputs):
+        return "classes"
+    return "regression" if guess_from_logits("multilabel", outputs) else "multilabel"

@@ -1,269 +1,24 @@
-"""Pruning in small steps: annealed dropout regression.
+"""A smaller model: annealed, cut, merged and distilled."""
 
-Every element has a logit. Each round draws masks from the keep-probabilities that belong to the logits, estimates what
-dropping each element costs at these very masks, and moves the logits by a bounded step; the expected fraction that is
-dropped rises on a schedule. In the end the elements with the highest logits stay, and a few of them are exchanged for
-others as long as that helps (`dropreg.swaps`). Logits of one stage are prejudices in the next, which drops more: a
-second run without them is made as well. With F(p) the expected outcome under independent keep-probabilities p, a
-round estimates the gradient of F: by the coefficients of a regression on the masks, which equal it, or by the
-trapezoid rule from derivatives with respect to the masks at both ends of the step. One round at equal probabilities
-is plain dropout regression.
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
-Where what is dropped is merged, the outcome is the divergence from the whole model, which is nearly a square of what
-is dropped. Its second derivatives by single masks (Gauss-Newton) are averages of squares, far less noisy than
-differences between masks that keep an element and masks that drop it. With them every mask tells of both ends of the
-step, what an element costs by itself is told from its interactions, and how early a stage decides can be set
-(`dropreg.Annealing`: `interactions`, `exploration`, `carried`).
-"""
-
-from collections.abc import Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
-
-import numpy.typing as npt
-from tqdm.auto import tqdm
-
-from .annealer import Ablation, Annealer
-from .annealing import Annealing
-from .baselines.spread import spread
+from .choosing import choose
 from .data import Data, read_once
+from .distillation import distilled, resolve_recovery
 from .elements import Elements
 from .elements import elements as find_elements
-from .errors import ParameterError, positive
-from .impact import ImpactTable
+from .errors import ParameterError
 from .merged import can_predict
 from .merges import LeastSquares, Merge, resolve_merge
-from .outcomes import Outcome, Task
-from .path import SelectionPath
-from .search import down_to, normal_scores, within
-from .selection import Floor, Selection, check_fractions
+from .recovery import Recovery
+from .search import Make
+from .selection import Floor, Selection
 from .surgery import OnBlocked, Pruned, check_can_cut, cut
-from .targets import AccuracyLimit, Budget, Target
+from .targets import Target
 
 if TYPE_CHECKING:
     import keras
-
-
-def anneal(
-    model: "keras.Model",
-    data: Data,
-    elements: Elements,
-    *,
-    fraction: float | None = None,
-    target: Target | None = None,
-    rounds: int | None = None,
-    rows_per_round: int | None = None,
-    outcome: str | Outcome | None = None,
-    gradients: bool = True,
-    ablation: Ablation = "zero",
-    schedule: Annealing | None = None,
-    examples_per_mask: int | None = None,
-    start: ImpactTable | npt.ArrayLike | None = None,
-    restarts: bool | None = None,
-    swaps: int | None = None,
-    floor: Floor = 1,
-    task: Task | None = None,
-    seed: int = 0,
-    progress: bool = False,
-) -> Selection:
-    """Choose which elements stay, in small steps.
-
-    With a fraction, the selection of `anneal_path` with this fraction alone. With a target, a path of rising
-    fractions whose smaller models are built (merged with `data` where `ablation` is "merged") and measured. For a
-    budget, until one keeps to it; the number of elements is then found by bisection. For an accuracy limit, in two
-    steps for each of the path (of a twentieth of the elements, later less) until one fails: as nothing is tried after
-    the first failure, the limit's level holds for what is handed back, however many were measured.
-
-    Parameters
-    ----------
-    fraction : float, optional
-        Of the elements to drop, strictly between 0 and 1.
-    target : Budget or AccuracyLimit, optional
-        In its place: a size or latency to come down to, or the loss of accuracy to stay under.
-    rounds : int, optional
-        By default as many as spend twice what a stage of `anneal_path` does; for a target, two fifths of that for each
-        step of its path.
-    start : ImpactTable or array of float, shape (n_elements,), optional
-        As in `anneal_path`; where a target is searched for with labels, gradients and "merged", by default the normal
-        scores of the ranks by `spread`: a search begins where little goes, and what masks tell of elements that hardly
-        matter is mostly noise.
-    model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, restarts, swaps, \
-floor, task, seed, progress
-        As in `anneal_path`.
-
-    Returns
-    -------
-    Selection
-
-    Raises
-    ------
-    TargetError
-        If the target cannot be met; the error's `best` is the selection that came closest.
-    ParameterError
-        If not exactly one of `fraction` and `target` is given, or as in `anneal_path`.
-    DataError
-        As in `anneal_path`, or if an accuracy limit is of a regression or shares examples with `data`.
-    ModelError
-        As in `anneal_path`, or if there is a target and the elements cannot be cut.
-    """
-    if (fraction is None) == (target is None):
-        raise ParameterError(
-            f"exactly one of `fraction` and `target` must be given, received {'none' if fraction is None else 'both'}: "
-            "pass fraction=0.8, target=Budget('params', 0.2) or target=AccuracyLimit(0.005, (x, y))."
-        )
-    if fraction is not None:
-        check_path(elements, (fraction,), floor)
-    elif elements.one_mask_a_batch and isinstance(target, Budget):
-        raise ParameterError(
-            "`target` must be an accuracy limit where single weights go, whose zeros leave sizes as they are, received "
-            f"a budget of {target.quantity}: pass fraction=..., or elements of another kind."
-        )
-    else:
-        check_can_cut(model, elements, floor)
-        if isinstance(target, AccuracyLimit):
-            target.check(model, data)
-    data = read_once(data)
-    run = Annealer(
-        *(model, data, elements),
-        rows_per_round=rows_per_round,
-        outcome=outcome,
-        gradients=gradients,
-        ablation=ablation,
-        schedule=schedule,
-        examples_per_mask=examples_per_mask,
-        start=start,
-        restarts=restarts,
-        swaps=swaps,
-        floor=floor,
-        task=task,
-        seed=seed,
-    )
-    if target is not None:
-        if start is None and ablation == "merged" and gradients and run.question.examples.labels is not None:
-            run.begin_at(normal_scores(spread(model, data, elements, task=task, seed=seed).impact))
-        search: Any = within if isinstance(target, AccuracyLimit) else down_to
-        return search(run, model, data if ablation == "merged" else None, target, rounds, progress=progress)
-    assert fraction is not None
-    n_rounds = run.default_rounds(100) if rounds is None else positive("rounds", rounds)
-    with tqdm(total=n_rounds, unit="rounds", disable=not progress) as bar:
-        return run.stage(fraction, n_rounds, bar)
-
-
-def anneal_path(
-    model: "keras.Model",
-    data: Data,
-    elements: Elements,
-    *,
-    fractions: Sequence[float] = (0.5, 0.7, 0.8, 0.9),
-    rounds: int | None = None,
-    rows_per_round: int | None = None,
-    outcome: str | Outcome | None = None,
-    gradients: bool = True,
-    ablation: Ablation = "zero",
-    schedule: Annealing | None = None,
-    examples_per_mask: int | None = None,
-    start: ImpactTable | npt.ArrayLike | None = None,
-    restarts: bool | None = None,
-    swaps: int | None = None,
-    floor: Floor = 1,
-    task: Task | None = None,
-    seed: int = 0,
-    progress: bool = False,
-) -> SelectionPath:
-    """Nested selections for several fractions, in small steps.
-
-    Parameters
-    ----------
-    model : keras.Model
-        It is not changed.
-    data : (x, y)
-        Held-out examples, as in `sample`; y may be None where the outcome needs no labels.
-    elements : Elements
-    fractions : sequence of float
-        Of the elements to drop, ascending, strictly between 0 and 1. Each is a stage of the run, which goes on from
-        the one before and drops more; what a stage drops is gone for good.
-    rounds : int, optional
-        Of each stage; by default as many as make 102,400 rows with gradients (25,600 for "merged" where outputs have
-        positions), 50 without.
-    rows_per_round : int, optional
-        Masked forward passes of one example in a round, a multiple of `examples_per_mask`. By default 256 with
-        gradients, many small rounds being better than few large ones; 512 for "merged", 128 where outputs have
-        positions; two masks where masks multiply weights; without gradients eight for each element and at least 8,192.
-    outcome : str or Outcome, optional
-        What must not get worse. By default "retained", the accuracy on what the model decides right
-        (`RetainedAccuracy`; its surrogate where derivatives help), or the loss of a regression; the divergence from
-        the whole model without labels, for single weights, and where what is dropped is merged.
-    gradients : bool
-        Whether derivatives with respect to the masks help. Forward passes alone do with anything that can be called.
-    ablation : {"zero", "merged"}
-        What a layer reads in place of what is dropped: nothing, or its least-squares prediction from what stays
-        (`dropreg.merged`; heads and whole layers beside units are deleted), while the last layer learns along as
-        merging will fit it (`dropreg.last_layer`). Choose "merged" for selections that will be merged, "zero" for plain
-        deletion.
-    schedule : Annealing, optional
-        How logits move; for single weights the default is a learning rate of .03, sharpened by 15. For "merged" it
-        also says whether second derivatives are estimated, and what is made of them.
-    examples_per_mask : int, optional
-        Consecutive rows that share a mask. By default 1; 64 for "merged", whose every mask takes a matrix inverse,
-        16 where outputs have positions; 256 where masks multiply weights.
-    start : ImpactTable or array of float, shape (n_elements,), optional
-        Scores whose standardized values the logits start from (an array may hold the logits of another run); zero
-        by default, for weights their magnitude.
-    restarts : bool, optional
-        Whether every stage but the first makes a second run of as many rounds, which starts from the first logits
-        again in place of those of the stage before, and takes the selection that has the better outcome on all
-        examples. By default so where units are deleted; not for "merged", nor where masks multiply weights, which it
-        does not help (``experiments/results/anneal``).
-    swaps : int, optional
-        Sweeps of swaps at the end of each stage at most (`dropreg.swaps`), each of which needs forward passes over
-        1,000 examples for up to 96 selections, and over all for 7; together they are kept if their gain is three
-        times its standard error. By default 10; 0 where masks multiply weights, which are too many, and where what is
-        dropped is merged, which they do not help (``experiments/results/anneal``).
-    floor : int or mapping of str to int or float
-        Elements that stay in every layer at least, as in `select`: a mapping gives it by layer, and
-        ``{"name": 1.0}`` protects a layer.
-    task : str, optional
-        As in `sample`.
-    seed : int
-        Chooses masks and the order of examples.
-    progress : bool
-        Show a bar with the dropped fraction and the outcome.
-
-    Returns
-    -------
-    SelectionPath
-        The same for the same arguments.
-
-    Raises
-    ------
-    ParameterError
-        If an argument is out of range, or a fraction leaves less than the floors ask for.
-    ModelError
-        If `gradients` and a layer has none, or derivatives are not finite.
-    DataError
-        If the data do not fit the model or the outcome.
-    """
-    check_path(elements, fractions, floor)
-    run = Annealer(
-        *(model, data, elements),
-        rows_per_round=rows_per_round,
-        outcome=outcome,
-        gradients=gradients,
-        ablation=ablation,
-        schedule=schedule,
-        examples_per_mask=examples_per_mask,
-        start=start,
-        restarts=restarts,
-        swaps=swaps,
-        floor=floor,
-        task=task,
-        seed=seed,
-    )
-    n_rounds = run.default_rounds(50) if rounds is None else positive("rounds", rounds)
-    with tqdm(total=run.n_rounds(n_rounds, len(fractions)), unit="rounds", disable=not progress) as bar:
-        for fraction in fractions:
-            run.stage(fraction, n_rounds, bar)
-    return run.path()
 
 
 def prune(
@@ -276,15 +31,16 @@ def prune(
     elements: Elements | None = None,
     floor: Floor = 1,
     merge: str | Merge | None = None,
+    recovery: str | Recovery | None = None,
     on_blocked: OnBlocked = "raise",
     seed: int = 0,
     progress: bool = False,
 ) -> Pruned:
     """Build the model without the elements that a selection drops.
 
-    Without merging it computes what the masked network computes (`dropreg.masking`), up to rounding. In place of a
-    selection a fraction or a target may be given: `dropreg.anneal` then chooses, for the network as it will be after
-    merging, what goes.
+    Without merging and recovery it computes what the masked network computes (`dropreg.masking`), up to rounding. In
+    place of a selection a fraction or a target may be given: `dropreg.anneal` then chooses, for the network as it will
+    be after merging, what goes, and what is left is distilled from the whole network.
 
     Parameters
     ----------
@@ -306,16 +62,22 @@ def prune(
     merge : {"least_squares", "mean", "none"} or Merge, optional
         How layers that read what was removed make up for it; by default "least_squares" if there is `data`,
         else "none". See `dropreg.merging`.
+    recovery : {"distill", "none"} or Recovery, optional
+        How the smaller model is then trained with `data` (the first 10,000 examples), the original one being its
+        teacher: "distill" learns all outputs from it without labels (`dropreg.distillation`). By default "distill" in
+        place of a selection where layers are merged by least squares and any weights are trainable, else "none". An
+        accuracy limit is shown by models that were trained so.
     on_blocked : {"raise", "keep"}
         What to do where a layer cannot be cut: refuse, or keep all that it holds and say so in `Pruned.blocked`.
     seed : int
-        Of annealing.
+        Of annealing and recovery.
     progress : bool
-        Show its progress.
+        Show the progress of annealing and recovery.
 
     Returns
     -------
     Pruned
+        With `recovered` where it was trained.
 
     Raises
     ------
@@ -325,46 +87,55 @@ def prune(
         If the selection was made for another model or for this one before it changed, a layer would be empty, or a
         layer cannot be cut.
     ParameterError
-        If merging lacks data, or a parameter is unknown.
+        If merging or recovery lacks data, a parameter is unknown, or as in `recover`.
     DataError
         If the data do not fit the model.
     """
+    data = None if data is None else read_once(data)
+    strategy = resolve_merge(merge, data is not None)
+    if selection is not None and recovery is None:
+        recovery = "none"
+    settings = resolve_recovery(recovery, strategy, has_data=data is not None)
+
+    def make(chosen: Selection) -> Pruned:
+        smaller = cut(model, chosen, data, merge=merge, on_blocked=on_blocked)
+        if settings is None or (recovery is None and not smaller.model.trainable_variables):
+            return smaller
+        return distilled(smaller, data, settings, seed=seed, progress=progress)
+
     if selection is None:
-        data = None if data is None else read_once(data)
-        selection = _annealed(
-            model,
-            data,
-            fraction,
-            target,
-            elements,
-            floor,
-            resolve_merge(merge, data is not None),
+        return _annealed(
+            *(model, data, elements, strategy, make),
+            fraction=fraction,
+            target=target,
             on_blocked=on_blocked,
+            floor=floor,
             seed=seed,
             progress=progress,
         )
-    elif fraction is not None or target is not None or elements is not None or floor != 1:
+    if fraction is not None or target is not None or elements is not None or floor != 1:
         raise ParameterError(
             "`fraction`, `target`, `elements` and `floor` must be left out where a selection is given, received both: "
             "pass one."
         )
-    return cut(model, selection, data, merge=merge, on_blocked=on_blocked)
+    return make(selection)
 
 
 def _annealed(
     model: "keras.Model",
     data: Data | None,
+    elements: Elements | None,
+    strategy: Merge | None,
+    make: Make,
+    *,
     fraction: float | None,
     target: Target | None,
-    elements: Elements | None,
-    floor: Floor,
-    strategy: Merge | None,
-    *,
     on_blocked: OnBlocked,
+    floor: Floor,
     seed: int,
     progress: bool,
-) -> Selection:
-    """A selection for the network as it will be; where nothing can be predicted from others, for deletion."""
+) -> Pruned:
+    """The smaller model by a selection for the network as it will be; for deletion where nothing can be predicted."""
     if data is None or (fraction is None) == (target is None):
         raise ParameterError(
             "`prune` must have a selection, or data and one of `fraction` and `target`, received "
@@ -375,26 +146,15 @@ def _annealed(
     if fraction is not None and on_blocked == "raise":
         check_can_cut(model, elements, floor)
     merged = isinstance(strategy, LeastSquares) and can_predict(elements)
-    return anneal(
+    make = lru_cache(maxsize=2)(make)  # a search hands back one of the last two that it made
+    chosen = choose(
         *(model, data, elements),
         fraction=fraction,
         target=target,
+        make=make,
+        progress=progress,
         ablation="merged" if merged else "zero",
         floor=floor,
         seed=seed,
-        progress=progress,
     )
-
-
-def check_path(elements: Elements, fractions: Sequence[float], floor: Floor) -> None:
-    """Raise ParameterError unless fractions ascend within (0, 1) and leave what the floors ask for."""
-    if not len(fractions):
-        raise ParameterError("`fractions` must hold at least one fraction, received none.")
-    for fraction in fractions:
-        if isinstance(fraction, bool) or not 0 < fraction < 1:
-            raise ParameterError(
-                f"fractions must lie strictly between 0 and 1, received {fraction!r}: it is the fraction that goes."
-            )
-    if any(b <= a for a, b in pairwise(fractions)):
-        raise ParameterError(f"`fractions` must ascend, received {tuple(fractions)}.")
-    check_fractions(elements, fractions, floor)
+    return make(chosen)

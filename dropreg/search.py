@@ -1,6 +1,6 @@
 """The search for a target: a path of rising fractions whose smaller models are built and measured."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,14 +9,16 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from .annealer import Annealer
-from .data import Data
 from .errors import TargetError, positive
 from .selection import Selection, balanced, largest_fraction, select
-from .surgery import cut
+from .surgery import Pruned, cut
 from .targets import AccuracyLimit, Budget
 
 if TYPE_CHECKING:
     import keras
+
+Make = Callable[[Selection], Pruned]
+"""Builds the smaller model."""
 
 STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
 """Fractions that a search for a target goes through."""
@@ -44,37 +46,27 @@ def _stages(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[tu
             lower = upper
 
 
-def down_to(
-    run: Annealer, model: "keras.Model", merging: Data | None, budget: Budget, rounds: int | None, *, progress: bool
-) -> Selection:
+def down_to(run: Annealer, model: "keras.Model", budget: Budget, rounds: int | None, *, progress: bool) -> Selection:
     """Go on until a selection keeps to the budget, then find the number of elements by bisection."""
     best = select(run.elements, run.start, fraction=largest_fraction(run.elements, run.floor), floor=run.floor)
     value = budget.measure(cut(model, best))
     if value > budget.at_most:
         raise TargetError(f"{budget.describe(value)} is the least, at {best.fraction:.1%} dropped.", best)
     for lower, upper in _stages(run, rounds, progress=progress):
-        value = budget.measure(cut(model, upper, merging))
+        value = budget.measure(cut(model, upper))
         if value <= budget.at_most:
             gone = _order(run, lower, upper)
             low, high = 0, len(gone)  # dropping the first `low` of them is not enough, the first `high` is
             while high - low > 1:
                 middle = (low + high) // 2
-                value = budget.measure(cut(model, _without(run, lower, gone[:middle]), merging))
+                value = budget.measure(cut(model, _without(run, lower, gone[:middle])))
                 low, high = (low, middle) if value <= budget.at_most else (middle, high)
             return _without(run, lower, gone[:high])
         best = upper
     raise TargetError(f"{budget.describe(value)} was the least, at {best.fraction:.1%} dropped.", best)
 
 
-def within(
-    run: Annealer,
-    model: "keras.Model",
-    merging: Data | None,
-    limit: AccuracyLimit,
-    rounds: int | None,
-    *,
-    progress: bool,
-) -> Selection:
+def within(run: Annealer, make: Make, limit: AccuracyLimit, rounds: int | None, *, progress: bool) -> Selection:
     """Drop a few more as long as the loss is shown to stay under the limit; the first failure ends it.
 
     Tests in a fixed order, of which none follows a failure, need no correction for their number (fixed sequence
@@ -86,7 +78,7 @@ def within(
         gone = _order(run, lower, upper)
         for n_gone in np.unique(np.linspace(0, len(gone), _CHECKS + 1).round().astype(int))[1:]:
             more = _without(run, lower, gone[:n_gone])
-            value = limit.measure(cut(model, more, merging))
+            value = limit.measure(make(more))
             if value > limit.most:
                 if best.kept.all():
                     count = f"{n_gone} element{'s' if n_gone > 1 else ''}"

@@ -23,6 +23,7 @@ from .merging import merge_into
 from .outcomes import Outcome, Task
 from .plan import columns_of_labels, keep_by_slot, make_plan
 from .rebuild import rebuild
+from .recovery import Recovered
 from .selection import Floor, Selection, largest_fraction
 from .sizes import Sizes, compare_sizes
 from .zeros import drop_weights
@@ -53,6 +54,8 @@ class Pruned:
         Parameters, multiply-adds and bytes before and after.
     history : DataFrame or None
         One row a step of `dropreg.prune_iteratively`, None of `dropreg.prune`.
+    recovered : Recovered or None
+        How `dropreg.prune` trained the model after merging; None if it did not.
     """
 
     model: keras.Model
@@ -63,6 +66,7 @@ class Pruned:
     blocked: tuple[tuple[str, str], ...]
     report: Sizes
     history: pd.DataFrame | None = None
+    recovered: Recovered | None = None
 
     def measure(
         self,
@@ -107,6 +111,7 @@ class Pruned:
 
     def __repr__(self) -> str:
         lines = [f"Pruned model '{self.model.name}', merge: {self.merge}", repr(self.report)]
+        lines += [] if self.recovered is None else [repr(self.recovered)]
         lines += [f"kept whole: '{layer}': {reason}" for layer, reason in self.blocked]
         return "\n".join(lines)
 

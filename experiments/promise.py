@@ -2,12 +2,13 @@
 
 For each model, seed (a trained network of its own) and method: the largest fraction of the units whose removal, merged
 by least squares, is shown on held-out images to lose less than --limit of accuracy (`dropreg.AccuracyLimit`, level
-.95), and what the smaller network loses on the test images, which nothing is chosen on. "annealed for merging" is
-what `dropreg.prune(model, data=..., target=...)` does, "first order" the same without second derivatives. The others
-remove a twentieth of the units at a time until one step fails: in the order of one ranking (random, spread, squared
-first order, gates trained for .5, gradient-assisted regression), or scored again in each step ("taylor, iterated").
+.95), and what the smaller network loses on the test images, which nothing is chosen on. "annealed for merging,
+distilled" is what `dropreg.prune(model, data=..., target=...)` does, "annealed for merging" the same without
+distillation, "first order" without second derivatives either. The others remove a twentieth of the units at a time
+until one step fails: in the order of one ranking (random, spread, squared first order, gates trained for .5,
+gradient-assisted regression), or scored again in each step ("taylor, iterated"); "distilled" as the default is.
 
-Of the 10,000 estimation images, the first 4,000 choose and merge, the other 6,000 hold the promise to account.
+Of the 10,000 estimation images, the first 4,000 choose, merge and distil, the other 6,000 hold the promise to account.
 
 Writes promise.csv, summary.csv (mean and SD over seeds) and settings.json. What promise.csv holds already is not
 computed again.
@@ -41,7 +42,10 @@ ANNEALED = {
     "annealed for merging": None,
     "annealed for merging, first order": dr.Annealing(second_order=False),
 }
-METHODS = (*ONCE, AGAIN, *ANNEALED)
+DISTILLED = ", distilled"
+DEFAULT = "annealed for merging" + DISTILLED
+USUAL = (*ONCE, AGAIN, "annealed for merging", DEFAULT)
+METHODS = (*ONCE, *(name + DISTILLED for name in ONCE), AGAIN, *ANNEALED, DEFAULT)
 Pair = tuple[np.ndarray, np.ndarray]
 
 
@@ -55,6 +59,8 @@ def selections(method: str, model: Any, data: Pair, elements: dr.Elements, seed:
 
 def make(method: str, model: Any, data: Pair, elements: dr.Elements, limit: dr.AccuracyLimit, seed: int) -> Any:
     """One method's smaller model: the last before the first that fails."""
+    if method == DEFAULT:
+        return dr.prune(model, data=data, target=limit, seed=seed)
     if method in ANNEALED:
         options = {"ablation": "merged", "schedule": ANNEALED[method], "seed": seed}
         try:
@@ -62,8 +68,9 @@ def make(method: str, model: Any, data: Pair, elements: dr.Elements, limit: dr.A
         except dr.TargetError as error:
             return dr.prune(model, error.best)
     best = dr.prune(model, dr.Selection.dropping(elements, []))
-    for selection in selections(method, model, data, elements, seed):
-        small = dr.prune(model, selection, data)
+    recovery = "distill" if method.endswith(DISTILLED) else "none"
+    for selection in selections(method.removesuffix(DISTILLED), model, data, elements, seed):
+        small = dr.prune(model, selection, data, recovery=recovery, seed=seed)
         if limit.measure(small) > limit.most:
             break
         best = small
@@ -99,7 +106,9 @@ def measure(name: str, seed: int, method: str, most: float, quick: bool) -> pd.D
 def main() -> None:
     parser = new_parser(__doc__, "promise")
     parser.add_argument("--models", nargs="+", choices=("mlp", "cnn", "resnet", "vit"), default=["mlp"])
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument(
+        "--methods", nargs="+", choices=METHODS, default=[*ONCE, AGAIN, "annealed for merging", DEFAULT]
+    )
     parser.add_argument("--limit", type=float, default=0.005, help="largest loss of accuracy (default: 0.005)")
     arguments = parser.parse_args()
     frame = run_jobs(

@@ -77,6 +77,7 @@ def test_file(data: Labelled) -> str:
         (["--fraction", "0.4"], {"fraction": 0.4}),
         (["--fraction", "0.2", "--seed", "3", "--include", "first"], {"fraction": 0.2, "seed": 3}),
         (["--params", "0.8"], {"target": dr.Budget("params", 0.8)}),
+        (["--fraction", "0.4", "--no-distillation"], {"fraction": 0.4, "recovery": "none"}),
     ],
 )
 def test_smaller_model_is_that_of_the_library(
@@ -281,6 +282,7 @@ def exit_code(arguments: list[str]) -> object:
                 "dropreg prune model.keras --data heldout.npz --fraction 0.5 --test test.npz --out small.keras",
                 "loads without dropreg",
                 *("--fraction", "--params", "--macs", "--bytes", "--latency", "--max-loss", "--test", "--exclude"),
+                "--no-distillation",
                 "default: small.keras",
             ],
         ),

@@ -71,9 +71,17 @@ def test_a_model_of_several_outputs_gets_smaller(output: str) -> None:
     assert [y.shape for y in small.model(x)] == [(200, 3), (200, 1)]
     gone = np.array(small.selection.elements.layers)[~small.selection.kept]
     assert (set(gone) == {"own"}) == (output == "second")
-    again = dr.prune(model, small.selection, (x, [np.zeros(200, int), np.zeros(200)]))  # all labels, as fit takes them
-    for one, other in zip(small.model(x), again.model(x), strict=True):
+    labels = [np.zeros(200, int), np.zeros(200)]  # all of them, as fit takes them
+    merged, again = (
+        dr.prune(model, small.selection, data, recovery="none") for data in ((x, {output: None}), (x, labels))
+    )
+    for one, other in zip(merged.model(x), again.model(x), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
+    errors = [
+        sum(np.square(np.subtract(y, whole)).mean() / np.var(whole) for y, whole in zip(one(x), model(x), strict=True))
+        for one in (small.model, merged.model)
+    ]
+    assert errors[0] < errors[1]
 
 
 def test_an_accuracy_limit_measures_the_output_that_labels_name() -> None:
@@ -91,7 +99,9 @@ def test_an_accuracy_limit_measures_the_output_that_labels_name() -> None:
 
 def test_fine_tuning_one_output_of_several_is_refused() -> None:
     model = two_outputs()
-    with pytest.raises(dr.ModelError, match=r"`recover` must have a model of one output, received 2 \(first, second\)"):
+    with pytest.raises(
+        dr.ModelError, match=r"`recover` must have a model of one output to learn.*received 2 \(first, second\)"
+    ):
         dr.recover(model, (inputs(model, 20), {"first": np.zeros(20, int)}))
 
 

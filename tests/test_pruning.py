@@ -13,7 +13,7 @@ from keras import layers
 from tqdm.auto import tqdm
 
 import dropreg as dr
-from dropreg import pruning
+from dropreg import choosing
 from dropreg.annealer import Annealer
 from dropreg.annealing import bounded, draw_masks, keep_probabilities, slopes, trapezoid
 from dropreg.baselines.probe import Probe
@@ -255,7 +255,7 @@ def test_the_bar_ends_where_it_said(
             bars.append((self.n, self.total))
             super().close()
 
-    monkeypatch.setattr(pruning, "tqdm", Bar)
+    monkeypatch.setattr(choosing, "tqdm", Bar)
     asked: dict[str, Any] = {"fractions": (0.2, 0.4, 0.5), "rounds": 4, "rows_per_round": 64, "swaps": 0}
     dr.anneal_path(model, data, elements, restarts=restarts, progress=True, **asked)
     assert set(bars) == {(4 * runs, 4 * runs)}

@@ -350,7 +350,7 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_measured(monkeypatch: 
     def measure(*arguments: Any, **options: Any) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr("dropreg.pruning.Annealer", measure)
+    monkeypatch.setattr("dropreg.choosing.Annealer", measure)
     model = models.build("bidirectional")
     elements = dr.elements(model, include=["forward_gru"])
     data = models.data_for(model, 20)

@@ -1,0 +1,64 @@
+"""What `prune` does in the end: all weights of the smaller model learn together what the whole one predicts.
+
+Merging fits layers one by one, each to what the layer computed before, and the last one to the predictions. What is
+left to gain lies in all of them together: knowledge distillation (Hinton et al. 2015) on the examples that merging
+has, which needs no labels, and few examples, as every one of them tells the probabilities of all classes (Li et al.
+2020, "Few Sample Knowledge Distillation for Efficient Network Compression").
+"""
+
+from dataclasses import replace
+
+from .data import Data, check_data
+from .errors import ParameterError
+from .graph import trace_graph
+from .merges import LeastSquares, Merge
+from .recovery import Recovery, recover
+from .surgery import Pruned
+
+DISTILLATION = Recovery(epochs=20, learning_rate=(3e-3, 1e-3, 3e-4, 1e-4), patience=None, distill=1.0, temperature=2.0)
+"""What ``recovery="distill"`` stands for."""
+
+_MOST_EXAMPLES = 10_000
+
+
+def resolve_recovery(recovery: str | Recovery | None, strategy: Merge | None, *, has_data: bool) -> Recovery | None:
+    """The recovery that is named, None for none.
+
+    Raises
+    ------
+    ParameterError
+        If the name is unknown, or there are no data to learn from.
+    """
+    if recovery == "none" or (recovery is None and not isinstance(strategy, LeastSquares)):
+        return None
+    if not has_data:
+        raise ParameterError(
+            "`recovery` must have examples to learn from, received none: pass data=(x, y), or recovery='none'."
+        )
+    if isinstance(recovery, Recovery):
+        return recovery
+    if recovery in (None, "distill"):
+        return DISTILLATION
+    raise ParameterError(f"`recovery` must be one of distill, none or a Recovery, received {recovery!r}.")
+
+
+def distilled(pruned: Pruned, data: Data, recovery: Recovery, *, seed: int, progress: bool) -> Pruned:
+    """The smaller model, recovered with the first 10,000 of the examples; the original is the teacher.
+
+    Errors are those of `recover`.
+    """
+    labelled = recovery.distill < 1
+    examples = check_data(pruned.original, data, measured=labelled)
+    inputs = [array[:_MOST_EXAMPLES] for array in examples.inputs]
+    labels = None if examples.labels is None else examples.labels[:_MOST_EXAMPLES]
+    names = trace_graph(pruned.original).output_names
+    teacher = pruned.original if recovery.distill > 0 else None
+    found = recover(
+        pruned.model,
+        (inputs if len(inputs) > 1 else inputs[0], {names[examples.output]: labels} if len(names) > 1 else labels),
+        teacher=teacher,
+        recovery=replace(recovery, seed=seed),
+        task=examples.task,
+        progress=progress,
+    )
+    return replace(pruned, model=found.model, recovered=found)

@@ -1,0 +1,220 @@
+"""Training of a copy of a model: the loss of each row, and the epochs of `dropreg.recover`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from .copying import BATCH, call_outputs, run_model, seed_layers, traced
+from .data import Examples, check_data
+from .errors import ModelError
+from .outcomes import Divergence, Loss, Prediction, Task, guess_from_logits, guess_task
+
+if TYPE_CHECKING:
+    from .recovery import Recovery
+
+Array = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the examples: to train on, or held out."""
+
+    examples: Examples
+    rows: Numbers
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned at one output.
+
+    Attributes
+    ----------
+    output : int
+        Its number.
+    task : str
+    from_logits, teacher_from_logits : bool
+        Whether outputs of student and teacher are logits.
+    scale : float
+        What a row's loss from the teacher is multiplied with.
+    soft : list of ndarray
+        The teacher's outputs for the examples of each part; empty without a teacher.
+    """
+
+    output: int
+    task: Task
+    from_logits: bool
+    teacher_from_logits: bool
+    scale: float
+    soft: list[Array]
+
+
+class Objective:
+    """The loss of each row.
+
+    Parameters
+    ----------
+    model, teacher : keras.Model, the latter or None
+        Every output of the model is learned from the teacher alone; where labels are learned from, the one that
+        they belong to.
+    parts : (Part, Part)
+        The examples; what outputs mean is seen from the first part's.
+    settings : Recovery
+    """
+
+    def __init__(
+        self, model: keras.Model, teacher: keras.Model | None, parts: tuple[Part, Part], settings: "Recovery"
+    ) -> None:
+        self.settings, self.parts = settings, parts
+        for part in parts if teacher is not None else ():
+            x: Any = list(part.examples.inputs)
+            check_data(teacher, (x if len(x) > 1 else x[0], None), measured=False)
+        numbers = range(len(model.outputs)) if settings.distill == 1 else [parts[0].examples.output]
+        self.lessons = [self._lesson(model, teacher, number) for number in numbers]
+
+    def _lesson(self, model: keras.Model, teacher: keras.Model | None, number: int) -> Lesson:
+        mine = [
+            given if given.output == number else replace(given, output=number, labels=None)
+            for given in (part.examples for part in self.parts)
+        ]
+        outputs = run_model(model, mine[0])
+        alone = len(model.outputs) == 1
+        task = mine[0].task if alone or mine[0].labels is not None else guess_task(outputs)
+        from_logits = guess_from_logits(task, outputs)
+        if teacher is None:
+            return Lesson(number, task, from_logits, False, 1.0, [])
+        same = self.parts[0].examples is self.parts[1].examples
+        soft = [run_model(teacher, mine[0])]
+        soft += soft if same else [run_model(teacher, mine[1])]
+        if soft[0].shape != outputs.shape:
+            raise ModelError(
+                f"`teacher` must have outputs of shape {outputs.shape[1:]}, as model '{model.name}', received "
+                f"{soft[0].shape[1:]}: pass the model that it was made from."
+            )
+        scale = self.settings.temperature**2
+        if task == "regression":  # beside other outputs in units of its variance
+            scale = 1.0 if alone else 1.0 / max(float(soft[0].var()), 1e-12)
+        return Lesson(number, task, from_logits, guess_from_logits(task, soft[0]), scale, soft)
+
+    def targets(self, number: int, rows: Numbers) -> list[Any]:
+        """Labels, if they are learned from, and the teacher's outputs, if they are, of some rows of a part."""
+        labels = self.parts[number].examples.labels if self.settings.distill < 1 else None
+        known = [labels] if labels is not None else []
+        known += [lesson.soft[number] for lesson in self.lessons if lesson.soft]
+        return [tf.constant(values[rows]) for values in known]
+
+    def __call__(self, outputs: list[Any], targets: list[Any]) -> Any:
+        """Loss of each row, shape (rows,), in nats or squared units, from all outputs of the student."""
+        distill, terms = self.settings.distill, []
+        students = [Prediction(tf.cast(outputs[a.output], tf.float32), a.task, a.from_logits) for a in self.lessons]
+        if distill < 1:
+            terms.append((1.0 - distill) * Loss().measure(students[0], targets[0], students[0]))
+        if distill > 0:
+            for lesson, student, soft in zip(self.lessons, students, targets[-len(self.lessons) :], strict=True):
+                teacher = Prediction(soft, lesson.task, lesson.teacher_from_logits)
+                here, there = (_tempered(given, self.settings.temperature) for given in (student, teacher))
+                terms.append(distill * lesson.scale * Divergence().measure(here, soft, there))
+        return tf.add_n(terms)
+
+
+def _tempered(prediction: Prediction, temperature: float) -> Prediction:
+    """The prediction at a temperature, as logits; numbers of a regression stay as they are."""
+    if prediction.task == "regression":
+        return prediction
+    scores = prediction.log_probabilities() if prediction.task == "classes" else prediction.logits()
+    return Prediction(scores / temperature, prediction.task, True)
+
+
+class Trainer:
+    """Trains one student, as often as it takes.
+
+    Parameters
+    ----------
+    student : keras.Model
+        It is changed.
+    objective : Objective
+    progress : bool
+        Show a bar of epochs with the held-out loss.
+    """
+
+    def __init__(self, student: keras.Model, objective: Objective, *, progress: bool) -> None:
+        self.student, self.objective, self.progress = student, objective, progress
+        self.parts, self.settings = objective.parts, objective.settings
+        self.variables = student.trainable_variables
+        self.optimizer = self.settings.make_optimizer()
+        self.optimizer.build(self.variables)
+        self._fresh = [variable.numpy() for variable in self.optimizer.variables]
+        one = next(self._batches(0, self.parts[0].rows[:1], 1))
+        self._step, self._measure = traced(self._trained, *one), traced(self._judged, *one)
+
+    def bearable_rate(self) -> float:
+        """The largest learning rate whose trial lowers the held-out loss, the smallest if none does."""
+        *larger, smallest = sorted(self.settings.rates, reverse=True)
+        for rate in larger:
+            log = self.run(rate, self.settings.trial_epochs, patience=None, keep=False)
+            if log[-1]["held_out"] < log[0]["held_out"]:
+                return rate
+        return smallest
+
+    def run(
+        self, learning_rate: float, epochs: int, *, patience: int | None, keep: bool = True
+    ) -> list[dict[str, Any]]:
+        """Train until held-out loss no longer falls or is not finite; one row an epoch.
+
+        With `keep` the student has the best weights of all epochs afterwards, else those from before.
+        """
+        settings, rows = self.settings, self.parts[0].rows
+        for variable, value in zip(self.optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
+        seed_layers(self.student, settings.seed)
+        rng = np.random.default_rng([settings.seed, 1])
+        log = [{"epoch": 0, "loss": float("nan"), "held_out": self._held_out()}]
+        best, first = log[0], self.student.get_weights()
+        best_weights, n_steps = first, -(-len(rows) // settings.batch_size)
+        shown = {"desc": f"learning rate {learning_rate:g}", "unit": "epochs", "leave": keep}
+        for epoch in (bar := tqdm(range(1, epochs + 1), disable=not self.progress, **shown)):
+            order, losses = rng.permutation(rows), []
+            for number, batch in enumerate(self._batches(0, order, settings.batch_size)):
+                self.optimizer.learning_rate = learning_rate * settings.fallen((epoch - 1 + number / n_steps) / epochs)
+                losses.append((float(self._step(*batch)), len(batch[0][0])))
+            loss = sum(value * count for value, count in losses) / len(order)
+            log.append({"epoch": epoch, "loss": loss, "held_out": self._held_out()})
+            bar.set_postfix(held_out=f"{log[-1]['held_out']:.4g}", refresh=False)
+            if not np.isfinite(log[-1]["held_out"]):
+                break
+            if log[-1]["held_out"] < best["held_out"]:
+                best, best_weights = log[-1], self.student.get_weights()
+            if patience is not None and epoch - best["epoch"] >= patience:
+                break
+        self.student.set_weights(best_weights if keep else first)
+        return log
+
+    def _trained(self, inputs: list[Any], targets: list[Any]) -> Any:
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean(self._losses(inputs, targets, training=True))
+            total = tf.add_n([value, *(tf.cast(loss, tf.float32) for loss in self.student.losses)])
+        gradient = tape.gradient(total, [variable.value for variable in self.variables])
+        self.optimizer.apply(gradient, self.variables)
+        return value
+
+    def _judged(self, inputs: list[Any], targets: list[Any]) -> Any:
+        return self._losses(inputs, targets, training=False)
+
+    def _losses(self, inputs: list[Any], targets: list[Any], *, training: bool) -> Any:
+        return self.objective(call_outputs(self.student, inputs, training=training), targets)
+
+    def _held_out(self) -> float:
+        """Mean loss of the student on held-out examples."""
+        batches = self._batches(1, self.parts[1].rows, BATCH)
+        return float(np.concatenate([self._measure(*batch) for batch in batches]).mean())
+
+    def _batches(self, part: int, order: Numbers, size: int) -> Iterator[tuple[list[Any], list[Any]]]:
+        inputs = self.parts[part].examples.inputs
+        for rows in np.array_split(order, -(-len(order) // size)):
+            yield [tf.convert_to_tensor(x[rows]) for x in inputs], self.objective.targets(part, rows)

@@ -1,0 +1,91 @@
+"""What distillation adds to merging: the same selections, merged, then distilled on the images they were merged with.
+
+For each model, seed (a trained network of its own), method and fraction of the units removed: test accuracy of the
+smaller network after least-squares merging, and after all its weights have learned the whole network's predictions on
+the same images (``dropreg.prune(..., recovery="distill")``, which needs no labels). Selections are those of
+``anneal.py``, from its anneal.csv: made with 5,000 estimation images, merged and distilled with the other 5,000. No
+training image is used.
+
+Writes distill.csv, summary.csv (mean and SD over seeds) and settings.json. What distill.csv holds already is not
+computed again.
+
+Example: ``python experiments/distill.py --models mlp --seeds 0 1 2``
+"""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from anneal import METHODS, accuracy, load, unpacked
+from common import RESULTS, new_parser, run_methods, save_settings
+
+import dropreg as dr
+
+COMPARED = (
+    "random",
+    "spread",
+    "obd",
+    "taylor, iterated",
+    "spread, iterated",
+    "gates",
+    "annealed",
+    "annealed for merging",
+)
+FRACTIONS = (0.3, 0.5, 0.7, 0.8, 0.9)
+VALUES = ("merged", "distilled", "divergence", "divergence_distilled", "seconds", "params")
+
+
+def measure(name: str, seed: int, method: str, arguments: Any) -> pd.DataFrame:
+    """One row for each fraction."""
+    model, test = load(name, seed), dr.examples.fashion_mnist("test")
+    if method == "dense":
+        row = {"fraction": 0.0, "merged": accuracy(model, test), "params": model.count_params()}
+        return pd.DataFrame([{"model": name, "seed": seed, "method": method, **row}])
+    x, y = dr.examples.fashion_mnist("estimation")
+    last = 6000 if arguments.quick else len(x)
+    data = x[5000:last], y[5000:last]  # labels say that outputs are logits of classes; nothing learns from them
+    made = pd.read_csv(arguments.selections).query("model == @name and seed == @seed and method == @method")
+    rows = []
+    for fraction in arguments.fractions[1:3] if arguments.quick else arguments.fractions:
+        found = made[np.isclose(made["fraction"], fraction)]
+        if found.empty:
+            raise SystemExit(f"{arguments.selections} has no {method} of {name} {seed} at {fraction}: run anneal.py.")
+        selection = unpacked(found["kept"].iloc[0], dr.elements(model))
+        merged = dr.prune(model, selection, data)
+        start = time.perf_counter()
+        distilled = dr.prune(model, selection, data, recovery="distill")
+        seconds = time.perf_counter() - start
+        divergence = [small.measure((test[0], None))["after"].item() for small in (merged, distilled)]
+        row = {"merged": accuracy(merged.model, test), "distilled": accuracy(distilled.model, test)}
+        row |= dict(zip(VALUES[2:4], divergence, strict=True))
+        row |= {"seconds": seconds, "params": distilled.model.count_params()}
+        assert distilled.recovered is not None
+        row |= {"learning_rate": distilled.recovered.learning_rate, "epoch": distilled.recovered.best_epoch}
+        rows.append({"model": name, "seed": seed, "method": method, "fraction": fraction, **row})
+        print(*rows[-1].values(), flush=True)
+    return pd.DataFrame(rows)
+
+
+def main() -> None:
+    parser = new_parser(__doc__, "distill")
+    parser.add_argument("--models", nargs="+", choices=("mlp", "cnn", "resnet", "vit", "lstm", "gru"), default=["mlp"])
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(COMPARED))
+    parser.add_argument("--fractions", type=float, nargs="+", default=list(FRACTIONS))
+    parser.add_argument(
+        "--selections", type=Path, default=RESULTS / "anneal" / "anneal.csv", help="anneal.csv with the selections"
+    )
+    arguments = parser.parse_args()
+    frame = run_methods(arguments, "distill", partial(measure, arguments=arguments))
+    columns = ["model", "method", "fraction", *VALUES]
+    groups = frame.reindex(columns=columns).groupby(columns[:3], sort=False)[list(VALUES)]
+    summary = groups.mean().join(groups.std()[list(VALUES[:4])].add_suffix("_sd"))
+    summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
+    save_settings(arguments.out, arguments)
+    print(summary.to_string(float_format=lambda value: f"{value:.4f}"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""Laws of what pruning does after merging: the smaller model learns what the whole one predicts."""
+
+from dataclasses import replace
+from typing import Any
+
+import keras
+import models
+import numpy as np
+import pytest
+from keras import layers
+from scipy.special import log_softmax
+
+import dropreg as dr
+from dropreg import annealer
+from dropreg.distillation import DISTILLATION
+from dropreg.outcomes import guess_task
+
+FAST: dict[str, Any] = {"epochs": 3, "batch_size": 16, "trial_epochs": 1}
+GRID = ("mlp", "mlp_activations", "cnn_bn", "two_inputs", "bidirectional", "tagger")
+
+
+def outputs_of(model: keras.Model, x: Any) -> list[np.ndarray]:
+    return [np.asarray(y, np.float64) for y in keras.tree.flatten(model(x, training=False))]
+
+
+def weights_of(model: keras.Model) -> list[np.ndarray]:
+    return [np.array(weight) for weight in model.get_weights()]
+
+
+def assert_same(before: list[np.ndarray], after: list[np.ndarray]) -> None:
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
+
+
+def smaller(model: keras.Model, fraction: float = 0.4) -> dr.Selection:
+    return dr.Selection.random(dr.elements(model), fraction)
+
+
+def three_outputs() -> keras.Model:
+    """Probabilities of classes, of two labels, and numbers."""
+    keras.utils.set_random_seed(3)
+    inputs = keras.Input((5,))
+    x = layers.Dense(8, activation="relu", name="a")(inputs)
+    outputs = [
+        layers.Dense(3, activation="softmax", name="class")(x),
+        layers.Dense(2, activation="sigmoid", name="labels")(x),
+        layers.Dense(2, name="numbers")(x),
+    ]
+    return keras.Model(inputs, outputs)
+
+
+@pytest.mark.parametrize("name", ["mlp_activations", "cnn_bn"])  # noise, and statistics that training changes
+def test_of_several_rates_the_largest_that_helps_is_trained_with(name: str) -> None:
+    teacher = models.build(name)
+    student = dr.prune(teacher, smaller(teacher)).model
+    x, _ = models.data_for(teacher, 80)
+
+    def run(rate: float | tuple[float, ...]) -> dr.Recovered:
+        recovery = dr.Recovery(learning_rate=rate, distill=1.0, **FAST)
+        return dr.recover(student, (x, None), teacher=teacher, recovery=recovery)
+
+    found, alone = run((0.01, 1e-5, 50.0)), run(0.01)
+    assert found.learning_rate == alone.learning_rate == 0.01
+    assert_same(weights_of(found.model), weights_of(alone.model))
+    assert found.history.equals(alone.history)
+
+
+def test_where_no_rate_helps_the_smallest_is_trained_with() -> None:
+    model = models.build("mlp")
+    x, _ = models.data_for(model, 40)
+    right = np.argmax(model(x), axis=1)
+    data, validation = (x[:20], (right[:20] + 1) % models.N_CLASSES), (x[20:], right[20:])
+    recovery = dr.Recovery(learning_rate=(1.0, 0.5, 0.1), **FAST)
+    found = dr.recover(model, data, validation=validation, recovery=recovery)
+    assert found.learning_rate == 0.1
+    assert found.best_epoch == 0
+    recovery = dr.Recovery(learning_rate=(1e30, 0.1), optimizer="sgd", **FAST)  # one that does not stay finite
+    assert dr.recover(model, data, validation=validation, recovery=recovery).learning_rate == 0.1
+
+
+def test_all_outputs_are_learned_from_the_teacher() -> None:
+    """T^2 KL of classes and labels, and the squared error in units of the teacher's variance, added up."""
+    teacher = three_outputs()
+    x = np.random.default_rng(0).normal(size=(120, 5)).astype(np.float32)
+    student = dr.prune(teacher, smaller(teacher)).model
+    recovery = dr.Recovery(distill=1.0, temperature=2.0, learning_rate=0.01, epochs=20, batch_size=16)
+
+    def losses(model: keras.Model) -> list[float]:
+        (q, a, one), (p, b, other) = outputs_of(teacher, x[80:]), outputs_of(model, x[80:])
+        log_q, log_p = (log_softmax(np.log(probabilities) / 2.0, axis=1) for probabilities in (q, p))
+        halved = [np.sqrt(v) / (np.sqrt(v) + np.sqrt(1.0 - v)) for v in (a, b)]  # the sigmoid of half the logit
+        a, b = halved
+        of_labels = a * np.log(a / b) + (1.0 - a) * np.log((1.0 - a) / (1.0 - b))
+        variance = float(outputs_of(teacher, x[:80])[2].var())
+        return [
+            4.0 * float((np.exp(log_q) * (log_q - log_p)).sum(axis=1).mean()),
+            4.0 * float(of_labels.mean()),
+            float(np.square(one - other).mean()) / variance,
+        ]
+
+    found = dr.recover(student, (x[:80], None), teacher=teacher, validation=(x[80:], None), recovery=recovery)
+    assert found.loss_before == pytest.approx(sum(losses(student)), rel=1e-3)
+    assert found.loss_after == pytest.approx(sum(losses(found.model)), rel=1e-3)
+    for before, after in zip(losses(student), losses(found.model), strict=True):
+        assert after < before
+    named = {"labels": (np.random.default_rng(1).random((120, 2)) < 0.5).astype(int)}  # says what the output is
+    again = dr.recover(student, (x, named), teacher=teacher, validation=(x.copy(), None), recovery=recovery)
+    assert again.loss_after < again.loss_before
+    with pytest.raises(dr.ModelError, match=r"of one output to learn from labels, received 3 .*Recovery\(distill=1\)"):
+        dr.recover(student, (x, named), recovery=dr.Recovery())
+
+
+def test_what_outputs_show() -> None:
+    scores = np.random.default_rng(0).normal(size=(20, 3))
+    assert guess_task(np.exp(log_softmax(scores, axis=1))) == "classes"
+    assert guess_task(1.0 / (1.0 + np.exp(-scores))) == "multilabel"
+    assert guess_task(1.0 / (1.0 + np.exp(-scores[:, :1]))) == "multilabel"
+    assert guess_task(scores) == "regression"
+
+
+@pytest.mark.parametrize("name", GRID)
+def test_pruning_may_distil_and_says_so(name: str) -> None:
+    """The result is `recover` of the merged model; the whole one, its teacher, stays."""
+    model = models.build(name)
+    x, y = models.data_for(model, 60)
+    before, selection = weights_of(model), smaller(model)
+    recovery = dr.Recovery(learning_rate=(0.01, 0.001), distill=1.0, **FAST)
+    merged = dr.prune(model, selection, (x, y))
+    assert merged.recovered is None
+    found = dr.prune(model, selection, (x, y), recovery=recovery, seed=4)
+    settings = dr.Recovery(learning_rate=(0.01, 0.001), distill=1.0, seed=4, **FAST)
+    expected = dr.recover(merged.model, (x, y), teacher=model, recovery=settings)
+    assert found.recovered is not None
+    assert found.recovered.recovery == settings
+    assert_same(weights_of(found.model), weights_of(expected.model))
+    assert_same(before, weights_of(model))
+    assert "held-out loss" in repr(found)
+    assert "held-out loss" not in repr(merged)
+    assert found.report.totals().equals(merged.report.totals())
+
+
+def test_pruning_distils_by_default_where_it_chooses_and_merges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(annealer, "_ROWS", 128)  # fewer rounds
+    model = models.build("mlp")
+    x, y = models.data_for(model, 80)
+    small = dr.prune(model, data=(x, y), fraction=0.4, seed=1)
+    assert small.recovered is not None
+    assert small.recovered.recovery == replace(DISTILLATION, seed=1)
+    named = dr.prune(model, small.selection, (x, y), recovery="distill", seed=1)
+    assert_same(weights_of(small.model), weights_of(named.model))
+    merged = dr.prune(model, small.selection, (x, y))
+    divergences = [one.measure((x, None))["after"].item() for one in (small, merged)]
+    assert divergences[0] < divergences[1]
+    for more in ({"recovery": "none"}, {"merge": "mean"}, {"merge": "none"}):
+        options: dict[str, Any] = {"fraction": 0.4, "seed": 1, **more}
+        assert dr.prune(model, data=(x, y), **options).recovered is None
+    model.trainable = False
+    assert dr.prune(model, data=(x, y), fraction=0.4).recovered is None
+    with pytest.raises(dr.ModelError, match="must have trainable weights, received none"):
+        dr.prune(model, small.selection, (x, y), recovery="distill")
+
+
+def test_zeros_of_removed_weights_stay_while_distilling() -> None:
+    model = models.build("mlp")
+    selection = dr.Selection.random(dr.elements(model, "weights"), 0.5)
+    small = dr.prune(model, selection, models.data_for(model, 60), recovery="distill")
+    assert small.recovered is not None
+    assert small.recovered.best_epoch > 0
+    assert sum(int((weight == 0).sum()) for weight in weights_of(small.model)) == (~selection.kept).sum()
+
+
+def test_an_accuracy_limit_is_shown_by_the_distilled_model() -> None:
+    model = models.build("mlp")
+    x = models.data_for(model, 400)[0]
+    y = np.argmax(model(x), axis=1)
+    limit = dr.AccuracyLimit(0.3, (x[200:].copy(), y[200:]))
+    data = x[:200].copy(), y[:200]
+    small = dr.prune(model, data=data, target=limit)
+    assert small.recovered is not None
+    assert limit.measure(small) <= 0.3
+    again = dr.prune(model, small.selection, data, recovery="distill")
+    assert_same(weights_of(small.model), weights_of(again.model))
+    merged = dr.prune(model, data=data, target=limit, recovery="none")
+    assert merged.selection.fraction <= small.selection.fraction
+
+
+def test_bad_recoveries() -> None:
+    model = models.build("mlp")
+    x, y = models.data_for(model, 40)
+    selection = smaller(model)
+    with pytest.raises(dr.ParameterError, match="`recovery` must be one of distill, none or a Recovery, received 'x'"):
+        dr.prune(model, selection, (x, y), recovery="x")
+    with pytest.raises(dr.ParameterError, match=r"`recovery` must have examples to learn from, received none: pass"):
+        dr.prune(model, selection, recovery="distill")
+    with pytest.raises(dr.DataError, match=r"`data` must have labels where distill is below 1"):
+        dr.prune(model, selection, (x, None), recovery=dr.Recovery())
+    with pytest.raises(dr.ParameterError, match=r"`learning_rate` must be positive and finite, received \(\)"):
+        dr.Recovery(learning_rate=())
+    with pytest.raises(dr.ParameterError, match=r"`learning_rate` must be positive and finite, received \(0.1, -1\)"):
+        dr.Recovery(learning_rate=(0.1, -1))
+    with pytest.raises(dr.ParameterError, match="`trial_epochs` must be an integer of at least 1, received 0"):
+        dr.Recovery(trial_epochs=0)
