@@ -8,10 +8,12 @@ has, which needs no labels, and few examples, as every one of them tells the pro
 
 from dataclasses import replace
 
+from .copying import BATCH, run_model
 from .data import Data, check_data
 from .errors import ParameterError
 from .graph import trace_graph
 from .merges import LeastSquares, Merge
+from .outcomes import guess_task
 from .recovery import Recovery, recover
 from .surgery import Pruned
 
@@ -45,12 +47,14 @@ def resolve_recovery(recovery: str | Recovery | None, strategy: Merge | None, *,
 def distilled(pruned: Pruned, data: Data, recovery: Recovery, *, seed: int, progress: bool) -> Pruned:
     """The smaller model, recovered with the first 10,000 of the examples; the original is the teacher.
 
+    Without labels, outputs that are no probabilities may be logits or a regression: their squared error is learned.
     Errors are those of `recover`.
     """
-    labelled = recovery.distill < 1
-    examples = check_data(pruned.original, data, measured=labelled)
+    examples = check_data(pruned.original, data, measured=recovery.distill < 1)
     inputs = [array[:_MOST_EXAMPLES] for array in examples.inputs]
     labels = None if examples.labels is None else examples.labels[:_MOST_EXAMPLES]
+    first = replace(examples, inputs=tuple(array[:BATCH] for array in inputs), labels=None)
+    task = guess_task(run_model(pruned.original, first)) if labels is None else examples.task
     names = trace_graph(pruned.original).output_names
     teacher = pruned.original if recovery.distill > 0 else None
     found = recover(
@@ -58,7 +62,7 @@ def distilled(pruned: Pruned, data: Data, recovery: Recovery, *, seed: int, prog
         (inputs if len(inputs) > 1 else inputs[0], {names[examples.output]: labels} if len(names) > 1 else labels),
         teacher=teacher,
         recovery=replace(recovery, seed=seed),
-        task=examples.task,
+        task=task,
         progress=progress,
     )
     return replace(pruned, model=found.model, recovered=found)

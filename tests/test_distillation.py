@@ -139,6 +139,35 @@ def test_pruning_may_distil_and_says_so(name: str) -> None:
     assert found.report.totals().equals(merged.report.totals())
 
 
+@pytest.mark.parametrize("activation", ["linear", "sigmoid", "softmax"])
+def test_without_labels_the_outputs_themselves_are_learned(activation: str) -> None:
+    """Numbers may be a regression, of which a softmax would only keep the differences."""
+    keras.utils.set_random_seed(0)
+    last = layers.Dense(3, activation=activation)
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(12, activation="relu"), last])
+    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    selection = smaller(model, 0.6)
+    merged = dr.prune(model, selection, (x[:150], None))
+    found = dr.prune(model, selection, (x[:150], None), recovery="distill")
+    errors = [
+        np.square(outputs_of(one, x[150:])[0] - outputs_of(model, x[150:])[0]) for one in (found.model, merged.model)
+    ]
+    assert errors[0].mean() < 0.95 * errors[1].mean()
+    assert found.recovered is not None
+    kind = {"linear": 1.0, "sigmoid": 4.0, "softmax": 4.0}[activation]
+    held_out = np.random.default_rng(0).permutation(150)[:15]
+    q, p = (outputs_of(one, x[held_out])[0] for one in (model, found.model))
+    if activation == "softmax":
+        q, p = (v**0.5 / (v**0.5).sum(axis=1, keepdims=True) for v in (q, p))
+        told = (q * np.log(q / p)).sum(axis=1).mean()
+    elif activation == "sigmoid":
+        q, p = (v**0.5 / (v**0.5 + (1.0 - v) ** 0.5) for v in (q, p))
+        told = (q * np.log(q / p) + (1.0 - q) * np.log((1.0 - q) / (1.0 - p))).mean()
+    else:
+        told = np.square(q - p).mean()
+    assert found.recovered.loss_after == pytest.approx(kind * told, rel=2e-3)
+
+
 def test_pruning_distils_by_default_where_it_chooses_and_merges(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annealer, "_ROWS", 128)  # fewer rounds
     model = models.build("mlp")
