@@ -163,11 +163,15 @@ class Recovered:
         """Held-out loss of the model."""
         return float(self.history["held_out"].to_numpy().min())
 
-    def __repr__(self) -> str:
+    def describe(self) -> str:
+        """What training did to the held-out loss, in a line."""
         return (
-            f"Recovered model '{self.model.name}': held-out loss {self.loss_before:.4g} -> {self.loss_after:.4g} "
-            f"(best epoch {self.best_epoch} of {len(self.history) - 1}), {self.recovery}"
+            f"held-out loss {self.loss_before:.4g} -> {self.loss_after:.4g} (best epoch {self.best_epoch} of "
+            f"{len(self.history) - 1}) at learning rate {self.learning_rate:g}"
         )
+
+    def __repr__(self) -> str:
+        return f"Recovered model '{self.model.name}': {self.describe()}, {self.recovery}"
 
 
 def recover(

@@ -111,7 +111,7 @@ class Pruned:
 
     def __repr__(self) -> str:
         lines = [f"Pruned model '{self.model.name}', merge: {self.merge}", repr(self.report)]
-        lines += [] if self.recovered is None else [repr(self.recovered)]
+        lines += [] if self.recovered is None else [f"recovered: {self.recovered.describe()}"]
         lines += [f"kept whole: '{layer}': {reason}" for layer, reason in self.blocked]
         return "\n".join(lines)
 

@@ -135,8 +135,8 @@ def test_pruning_may_distil_and_says_so(name: str) -> None:
     assert found.recovered.recovery == settings
     assert_same(weights_of(found.model), weights_of(expected.model))
     assert_same(before, weights_of(model))
-    assert "held-out loss" in repr(found)
-    assert "held-out loss" not in repr(deleted)
+    assert f"\nrecovered: {expected.describe()}" in repr(found)
+    assert "recovered" not in repr(deleted)
     assert found.report.totals().equals(deleted.report.totals())
 
 
