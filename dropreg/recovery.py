@@ -3,7 +3,8 @@
 With p the student's and q the teacher's probabilities, both at temperature T, and c the cross-entropy of the student
 with the labels, a row's loss is (1 - distill) c + distill T^2 KL(q | p): the mix of soft and hard targets of
 Hinton et al. [1]_, whose factor T^2 keeps the gradients of the two on one scale. For a regression both terms are mean
-squared errors.
+squared errors. Where a model of several outputs learns from the teacher alone, the losses of all outputs are added,
+squared errors in units of the variance of the teacher's outputs.
 
 References
 ----------
