@@ -23,8 +23,10 @@ DISTILLATION = Recovery(epochs=20, learning_rate=(3e-3, 1e-3, 3e-4, 1e-4), patie
 _MOST_EXAMPLES = 10_000
 
 
-def resolve_recovery(recovery: str | Recovery | None, strategy: Merge | None, *, has_data: bool) -> Recovery | None:
-    """The recovery that is named, None for none.
+def resolve_recovery(
+    recovery: str | Recovery | None, strategy: Merge | None, *, has_data: bool, seed: int
+) -> Recovery | None:
+    """The recovery that is named, with this seed, or given, with its own; None for none.
 
     Raises
     ------
@@ -40,11 +42,11 @@ def resolve_recovery(recovery: str | Recovery | None, strategy: Merge | None, *,
     if isinstance(recovery, Recovery):
         return recovery
     if recovery in (None, "distill"):
-        return DISTILLATION
+        return replace(DISTILLATION, seed=seed)
     raise ParameterError(f"`recovery` must be one of distill, none or a Recovery, received {recovery!r}.")
 
 
-def distilled(pruned: Pruned, data: Data, recovery: Recovery, *, seed: int, progress: bool) -> Pruned:
+def distilled(pruned: Pruned, data: Data, recovery: Recovery, *, progress: bool) -> Pruned:
     """The smaller model, recovered with the first 10,000 of the examples; the original is the teacher.
 
     Without labels, outputs that are no probabilities may be logits or a regression: their squared error is learned.
@@ -61,7 +63,7 @@ def distilled(pruned: Pruned, data: Data, recovery: Recovery, *, seed: int, prog
         pruned.model,
         (inputs if len(inputs) > 1 else inputs[0], {names[examples.output]: labels} if len(names) > 1 else labels),
         teacher=teacher,
-        recovery=replace(recovery, seed=seed),
+        recovery=recovery,
         task=task,
         progress=progress,
     )

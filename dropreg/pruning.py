@@ -70,7 +70,7 @@ def prune(
     on_blocked : {"raise", "keep"}
         What to do where a layer cannot be cut: refuse, or keep all that it holds and say so in `Pruned.blocked`.
     seed : int
-        Of annealing and recovery.
+        Of annealing and distillation; a `Recovery` has its own.
     progress : bool
         Show the progress of annealing and recovery.
 
@@ -95,13 +95,13 @@ def prune(
     strategy = resolve_merge(merge, data is not None)
     if selection is not None and recovery is None:
         recovery = "none"
-    settings = resolve_recovery(recovery, strategy, has_data=data is not None)
+    settings = resolve_recovery(recovery, strategy, has_data=data is not None, seed=seed)
 
     def make(chosen: Selection) -> Pruned:
         smaller = cut(model, chosen, data, merge=merge, on_blocked=on_blocked)
         if settings is None or (recovery is None and not smaller.model.trainable_variables):
             return smaller
-        return distilled(smaller, data, settings, seed=seed, progress=progress)
+        return distilled(smaller, data, settings, progress=progress)
 
     if selection is None:
         return _annealed(

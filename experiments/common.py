@@ -3,7 +3,7 @@
 import argparse
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
@@ -105,3 +105,13 @@ def run_methods(arguments: argparse.Namespace, name: str, measure: Callable[...,
     """`run_jobs` for each model, seed and method of the arguments, and for the whole network ("dense")."""
     jobs = product(arguments.models, arguments.seeds, ["dense", *arguments.methods])
     return run_jobs(arguments.out / f"{name}.csv", ["model", "seed", "method"], jobs, measure)
+
+
+def save_summary(arguments: argparse.Namespace, frame: pd.DataFrame, values: Sequence[str], n_spread: int) -> None:
+    """Write and print summary.csv, means over seeds of the values and SD of the first few, and settings.json."""
+    columns = ["model", "method", "fraction", *values]
+    groups = frame.reindex(columns=columns).groupby(columns[:3], sort=False)[list(values)]
+    summary = groups.mean().join(groups.std()[list(values[:n_spread])].add_suffix("_sd"))
+    summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
+    save_settings(arguments.out, arguments)
+    print(summary.to_string(float_format=lambda value: f"{value:.4f}"))

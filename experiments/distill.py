@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from anneal import METHODS, accuracy, load, unpacked
-from common import RESULTS, new_parser, run_methods, save_settings
+from common import RESULTS, new_parser, run_methods, save_summary
 
 import dropreg as dr
 
@@ -79,12 +79,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     frame = run_methods(arguments, "distill", partial(measure, arguments=arguments))
-    columns = ["model", "method", "fraction", *VALUES]
-    groups = frame.reindex(columns=columns).groupby(columns[:3], sort=False)[list(VALUES)]
-    summary = groups.mean().join(groups.std()[list(VALUES[:4])].add_suffix("_sd"))
-    summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
-    save_settings(arguments.out, arguments)
-    print(summary.to_string(float_format=lambda value: f"{value:.4f}"))
+    save_summary(arguments, frame, VALUES, 4)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import keras
 import numpy as np
 import pandas as pd
 from anneal import IN_STEPS, METHODS, accuracy, in_steps, load, unpacked
-from common import RESULTS, new_parser, run_methods, save_settings
+from common import RESULTS, new_parser, run_methods, save_summary
 from train_models import DEBIAN_FOLDER, EPOCHS, N_TRAIN, fit, full_training_set
 
 import dropreg as dr
@@ -121,12 +121,7 @@ def main() -> None:
     n_train = 2_000 if arguments.quick else N_TRAIN
     train = dr.examples.as_inputs(images[:n_train]), labels[:n_train].astype(np.int64)
     frame = run_methods(arguments, "finetune", partial(measure, arguments=arguments, train=train))
-    columns = ["model", "method", "fraction", *VALUES]
-    groups = frame.reindex(columns=columns).groupby(columns[:3], sort=False)[list(VALUES)]
-    summary = groups.mean().join(groups.std()[list(VALUES[:4])].add_suffix("_sd"))
-    summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
-    save_settings(arguments.out, arguments)
-    print(summary.to_string(float_format=lambda value: f"{value:.4f}"))
+    save_summary(arguments, frame, VALUES, 4)
 
 
 if __name__ == "__main__":
