@@ -50,6 +50,10 @@ class Recovery:
     distill : float
         Weight of the original model's outputs beside the labels, in [0, 1]: 0 learns from labels only, 1 from the
         original model only, which needs no labels.
+    mixup : float
+        Share of the examples, in [0, 1], in whose place each batch has a mixture with another example,
+        r x + (1 - r) x' with r uniform in [0, 1), drawn anew each time; the teacher says what it should give. Above 0
+        it needs ``distill=1``. Inputs that outputs have no gradient by, such as tokens, are never mixed.
     temperature : float
         Of both models' probabilities where one learns from the other; no matter for a regression.
     optimizer : str
@@ -78,6 +82,7 @@ class Recovery:
     batch_size: int = 64
     patience: int | None = 3
     distill: float = 0.0
+    mixup: float = 0.0
     temperature: float = 2.0
     optimizer: str = "adam"
     held_out: float = 0.1
@@ -99,6 +104,13 @@ class Recovery:
             raise ParameterError(f"`decay` must be one of {', '.join(get_args(Decay))}, received {self.decay!r}.")
         if not 0 <= self.distill <= 1:
             raise ParameterError(f"`distill` must lie in [0, 1], received {self.distill}: 0 learns from labels only.")
+        if not 0 <= self.mixup <= 1:
+            raise ParameterError(f"`mixup` must lie in [0, 1], received {self.mixup}: 0 mixes no examples.")
+        if self.mixup > 0 and self.distill < 1:
+            raise ParameterError(
+                f"`mixup` must go with distill=1, received distill={self.distill:g}: mixtures have no labels; pass "
+                "distill=1, or mixup=0."
+            )
         if not 0 < self.held_out < 1:
             raise ParameterError(f"`held_out` must lie strictly between 0 and 1, received {self.held_out}.")
         self.make_optimizer()

@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from .copying import BATCH, call_outputs, run_model, seed_layers, traced
 from .data import Examples, check_data
 from .errors import ModelError
+from .mixup import continuous, mixed
 from .outcomes import Divergence, Loss, Prediction, Task, guess_from_logits, guess_task
 
 if TYPE_CHECKING:
@@ -71,12 +72,16 @@ class Objective:
     def __init__(
         self, model: keras.Model, teacher: keras.Model | None, parts: tuple[Part, Part], settings: "Recovery"
     ) -> None:
-        self.settings, self.parts = settings, parts
+        self.settings, self.parts, self.teacher = settings, parts, teacher
         for part in parts if teacher is not None else ():
             x: Any = list(part.examples.inputs)
             check_data(teacher, (x if len(x) > 1 else x[0], None), measured=False)
         numbers = range(len(model.outputs)) if settings.distill == 1 else [parts[0].examples.output]
         self.lessons = [self._lesson(model, teacher, number) for number in numbers]
+        inputs = parts[0].examples.inputs
+        self.may_mix = continuous(model, inputs) if settings.mixup > 0 else [False] * len(inputs)
+        if any(self.may_mix):
+            self._taught = traced(self._answers, [tf.convert_to_tensor(x[:1]) for x in inputs])
 
     def _lesson(self, model: keras.Model, teacher: keras.Model | None, number: int) -> Lesson:
         mine = [
@@ -101,6 +106,18 @@ class Objective:
         if task == "regression":  # beside other outputs in units of its variance
             scale = 1.0 if alone else 1.0 / max(float(soft[0].var()), 1e-12)
         return Lesson(number, task, from_logits, guess_from_logits(task, soft[0]), scale, soft)
+
+    def _answers(self, inputs: list[Any]) -> list[Any]:
+        assert self.teacher is not None
+        with keras.StatelessScope(collect_losses=True):
+            outputs = call_outputs(self.teacher, inputs, training=False)
+        return [tf.cast(outputs[lesson.output], tf.float32) for lesson in self.lessons]
+
+    def mixtures(self, rows: Numbers, rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
+        """Mixtures of some rows of the first part, and the teacher's outputs for them."""
+        inputs = [x[rows] for x in self.parts[0].examples.inputs]
+        tensors = [tf.convert_to_tensor(x) for x in mixed(inputs, self.may_mix, self.settings.mixup, rng)]
+        return tensors, self._taught(tensors)
 
     def targets(self, number: int, rows: Numbers) -> list[Any]:
         """Labels, if they are learned from, and the teacher's outputs, if they are, of some rows of a part."""
@@ -180,7 +197,7 @@ class Trainer:
         shown = {"desc": f"learning rate {learning_rate:g}", "unit": "epochs", "leave": keep}
         for epoch in (bar := tqdm(range(1, epochs + 1), disable=not self.progress, **shown)):
             order, losses = rng.permutation(rows), []
-            for number, batch in enumerate(self._batches(0, order, settings.batch_size)):
+            for number, batch in enumerate(self._lessons(order, rng)):
                 self.optimizer.learning_rate = learning_rate * settings.fallen((epoch - 1 + number / n_steps) / epochs)
                 losses.append((float(self._step(*batch)), len(batch[0][0])))
             loss = sum(value * count for value, count in losses) / len(order)
@@ -213,6 +230,13 @@ class Trainer:
         """Mean loss of the student on held-out examples."""
         batches = self._batches(1, self.parts[1].rows, BATCH)
         return float(np.concatenate([self._measure(*batch) for batch in batches]).mean())
+
+    def _lessons(self, order: Numbers, rng: np.random.Generator) -> Iterator[tuple[list[Any], list[Any]]]:
+        """Batches to train on."""
+        size = self.settings.batch_size
+        if not any(self.objective.may_mix):
+            return self._batches(0, order, size)
+        return (self.objective.mixtures(rows, rng) for rows in np.array_split(order, -(-len(order) // size)))
 
     def _batches(self, part: int, order: Numbers, size: int) -> Iterator[tuple[list[Any], list[Any]]]:
         inputs = self.parts[part].examples.inputs
