@@ -39,8 +39,10 @@ class Recovery:
         Passes over the examples, at most.
     learning_rate : float or tuple of float
         Of the first step. Of several the largest that can be borne: they are tried from the same weights, largest
-        first, until one lowers the held-out loss within `trial_epochs`; the smallest if none does. Large ones suit a
-        model that has much to recover, and spoil one that has little.
+        first, until one lowers the held-out loss within `trial_epochs`. Large ones suit a model that has much to
+        recover, and spoil one that has little. If none helps, they are tried while layers act as in inference
+        (BatchNormalization by its moving statistics, no Dropout), whose noise alone can be too much; the smallest
+        if none helps then.
     decay : {"cosine", "none"}
         Whether it falls to 0 at the end of the last epoch, along half a period of a cosine [1]_, or stays.
     batch_size : int
@@ -153,6 +155,8 @@ class Recovered:
     recovery : Recovery
     learning_rate : float
         That it was trained with.
+    as_in_training : bool
+        Whether layers such as Dropout and BatchNormalization acted as in training.
     """
 
     model: keras.Model
@@ -160,6 +164,7 @@ class Recovered:
     history: pd.DataFrame
     recovery: Recovery
     learning_rate: float
+    as_in_training: bool = True
 
     @property
     def best_epoch(self) -> int:
@@ -181,6 +186,7 @@ class Recovered:
         return (
             f"held-out loss {self.loss_before:.4g} -> {self.loss_after:.4g} (best epoch {self.best_epoch} of "
             f"{len(self.history) - 1}) at learning rate {self.learning_rate:g}"
+            f"{'' if self.as_in_training else ', layers as in inference'}"
         )
 
     def __repr__(self) -> str:
@@ -246,14 +252,14 @@ def recover(
             f"model '{model.name}' must have trainable weights, received none: set `trainable` of some of its layers."
         )
     trainer = Trainer(student, Objective(model, teacher, parts, settings), progress=progress)
-    rate = trainer.bearable_rate()
-    log = trainer.run(rate, settings.epochs, patience=settings.patience)
+    rate, training = trainer.bearable()
+    log = trainer.run(rate, settings.epochs, training=training, patience=settings.patience)
     if not np.isfinite(log[-1]["held_out"]):
         raise ParameterError(
             f"the held-out loss must be finite, received {log[-1]['held_out']} after epoch {log[-1]['epoch']} with "
             f"learning_rate={rate:g}: pass a smaller `learning_rate`."
         )
-    return Recovered(student, model, pd.DataFrame(log), settings, rate)
+    return Recovered(student, model, pd.DataFrame(log), settings, rate, training)
 
 
 def check_teacher(teacher: keras.Model | None, recovery: Recovery) -> None:

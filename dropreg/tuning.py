@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -167,26 +169,41 @@ class Trainer:
         self.optimizer = self.settings.make_optimizer()
         self.optimizer.build(self.variables)
         self._fresh = [variable.numpy() for variable in self.optimizer.variables]
-        one = next(self._batches(0, self.parts[0].rows[:1], 1))
-        self._step, self._measure = traced(self._trained, *one), traced(self._judged, *one)
+        self._one = next(self._batches(0, self.parts[0].rows[:1], 1))
+        self._measure = traced(lambda *batch: self._losses(*batch, training=False), *self._one)
+        self._step = cache(lambda training: traced(lambda *batch: self._trained(*batch, training=training), *self._one))
 
-    def bearable_rate(self) -> float:
-        """The largest learning rate whose trial lowers the held-out loss, the smallest if none does."""
-        *larger, smallest = sorted(self.settings.rates, reverse=True)
-        for rate in larger:
-            log = self.run(rate, self.settings.trial_epochs, patience=None, keep=False)
+    def bearable(self) -> tuple[float, bool]:
+        """Learning rate, and whether layers act as in training: what is best borne.
+
+        The largest rate whose trial lowers the held-out loss; if none does, the largest while layers act as in
+        inference; the smallest of these if none does then. A single rate is not tried.
+        """
+        rates = sorted(self.settings.rates, reverse=True)
+        *tried, last = product((True, False) if len(rates) > 1 and self._noisy() else (True,), rates)
+        for training, rate in tried:
+            log = self.run(rate, self.settings.trial_epochs, training=training, patience=None, keep=False)
             if log[-1]["held_out"] < log[0]["held_out"]:
-                return rate
-        return smallest
+                return rate, training
+        return last[1], last[0]
+
+    def _noisy(self) -> bool:
+        """Whether some layer acts otherwise in training."""
+        rows = self.parts[0].rows[: self.settings.batch_size]
+        inputs, targets = next(self._batches(0, rows, len(rows)))
+        with keras.StatelessScope(collect_losses=True):
+            losses = [self._losses(inputs, targets, training=training).numpy() for training in (True, False)]
+        return not np.allclose(*losses, rtol=1e-4, atol=1e-6)
 
     def run(
-        self, learning_rate: float, epochs: int, *, patience: int | None, keep: bool = True
+        self, learning_rate: float, epochs: int, *, training: bool, patience: int | None, keep: bool = True
     ) -> list[dict[str, Any]]:
         """Train until held-out loss no longer falls or is not finite; one row an epoch.
 
-        With `keep` the student has the best weights of all epochs afterwards, else those from before.
+        `training` says whether layers act as in training. With `keep` the student has the best weights of all epochs
+        afterwards, else those from before.
         """
-        settings, rows = self.settings, self.parts[0].rows
+        settings, rows, step = self.settings, self.parts[0].rows, self._step(training)
         for variable, value in zip(self.optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
         seed_layers(self.student, settings.seed)
@@ -199,7 +216,7 @@ class Trainer:
             order, losses = rng.permutation(rows), []
             for number, batch in enumerate(self._lessons(order, rng)):
                 self.optimizer.learning_rate = learning_rate * settings.fallen((epoch - 1 + number / n_steps) / epochs)
-                losses.append((float(self._step(*batch)), len(batch[0][0])))
+                losses.append((float(step(*batch)), len(batch[0][0])))
             loss = sum(value * count for value, count in losses) / len(order)
             log.append({"epoch": epoch, "loss": loss, "held_out": self._held_out()})
             bar.set_postfix(held_out=f"{log[-1]['held_out']:.4g}", refresh=False)
@@ -212,16 +229,13 @@ class Trainer:
         self.student.set_weights(best_weights if keep else first)
         return log
 
-    def _trained(self, inputs: list[Any], targets: list[Any]) -> Any:
+    def _trained(self, inputs: list[Any], targets: list[Any], *, training: bool) -> Any:
         with tf.GradientTape() as tape:
-            value = tf.reduce_mean(self._losses(inputs, targets, training=True))
+            value = tf.reduce_mean(self._losses(inputs, targets, training=training))
             total = tf.add_n([value, *(tf.cast(loss, tf.float32) for loss in self.student.losses)])
         gradient = tape.gradient(total, [variable.value for variable in self.variables])
         self.optimizer.apply(gradient, self.variables)
         return value
-
-    def _judged(self, inputs: list[Any], targets: list[Any]) -> Any:
-        return self._losses(inputs, targets, training=False)
 
     def _losses(self, inputs: list[Any], targets: list[Any], *, training: bool) -> Any:
         return self.objective(call_outputs(self.student, inputs, training=training), targets)

@@ -65,6 +65,27 @@ def test_of_several_rates_the_largest_that_helps_is_trained_with(name: str) -> N
     assert found.history.equals(alone.history)
 
 
+def test_where_the_noise_of_training_is_too_much_layers_act_as_in_inference() -> None:
+    keras.utils.set_random_seed(0)
+    normalization = layers.BatchNormalization(name="normalization")
+    hidden = [layers.Dense(24, activation="relu"), normalization, layers.Dropout(0.8)]
+    teacher = keras.Sequential([keras.Input((6,)), *hidden, layers.Dense(3)])
+    x = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
+    student = dr.prune(teacher, smaller(teacher, 0.1), (x, np.zeros(200, int))).model
+    recovery = dr.Recovery(learning_rate=(0.01, 0.003), distill=1.0, **FAST)
+
+    def run(**more: Any) -> dr.Recovered:
+        return dr.recover(student, (x, None), teacher=teacher, recovery=replace(recovery, **more), task="classes")
+
+    found, alone = run(), run(learning_rate=0.01)
+    assert (alone.best_epoch, alone.as_in_training) == (0, True)
+    assert found.best_epoch > 0
+    assert not found.as_in_training
+    assert f"at learning rate {found.learning_rate:g}, layers as in inference" in repr(found)
+    before, after = (one.get_layer("normalization").get_weights()[2:] for one in (student, found.model))
+    assert_same(before, after)  # its moving statistics
+
+
 def test_where_no_rate_helps_the_smallest_is_trained_with() -> None:
     model = models.build("mlp")
     x, _ = models.data_for(model, 40)
