@@ -5,7 +5,8 @@ smaller network after deletion and after least-squares merging, each before and 
 training images (`dropreg.recover` on the labels: Adam, batches of 128, learning rate .002 falling to 0 along a cosine,
 best of none, one and two epochs by the loss on the estimation images). The control ("from scratch") takes the
 architecture that the default leaves ("annealed for merging") with fresh weights and trains it as the original was
-trained, for as many epochs (8; 16 for the vision transformer).
+trained, for as many epochs (8; 16 for the vision transformer). A method that ends in ", distilled" learns from the
+whole network before the two epochs, as `dropreg.prune` does by default.
 
 Selections are those of ``anneal.py``, from its anneal.csv: made with 5,000 estimation images, merged with the other
 5,000. Three disjoint sets: estimation images for selections and the choice of the epoch, training images for
@@ -46,6 +47,8 @@ COMPARED = (
 DEFAULT, CONTROL = "annealed for merging", "from scratch"
 TUNING = dr.Recovery(epochs=2, learning_rate=2e-3, decay="cosine", batch_size=128, patience=None)
 KINDS = ("plain", "merged")
+DISTILLED = ", distilled"
+LEARNED = tuple(name + DISTILLED for name in COMPARED if name not in (*IN_STEPS, CONTROL))
 VALUES = ("plain", "plain_tuned", "merged", "merged_tuned", "params")
 
 
@@ -70,13 +73,17 @@ def smaller(name: str, seed: int, method: str, fraction: float, arguments: Any) 
     if method in IN_STEPS:
         data = merging[0][:5000], merging[1][:5000]
         return {"merged": in_steps(method, model, data, seed, [fraction])[0][0]}
+    recovery = "distill" if method.endswith(DISTILLED) else "none"
+    method = method.removesuffix(DISTILLED)
     made = pd.read_csv(arguments.selections).query("model == @name and seed == @seed and method == @method")
     made = made[np.isclose(made["fraction"], fraction)]
     if made.empty:
         raise SystemExit(f"{arguments.selections} has no {method} of {name} {seed} at {fraction}: run anneal.py first.")
     selection = unpacked(made["kept"].iloc[0], dr.elements(model))
-    merged = dr.prune(model, selection, (merging[0][5000:], merging[1][5000:])).model
-    return {"merged": merged} if method == DEFAULT else {"plain": dr.prune(model, selection).model, "merged": merged}
+    merged = dr.prune(model, selection, (merging[0][5000:], merging[1][5000:]), recovery=recovery).model
+    if method == DEFAULT or recovery == "distill":
+        return {"merged": merged}
+    return {"plain": dr.prune(model, selection).model, "merged": merged}
 
 
 def measure(name: str, seed: int, method: str, arguments: Any, train: Any) -> pd.DataFrame:
@@ -110,7 +117,7 @@ def measure(name: str, seed: int, method: str, arguments: Any, train: Any) -> pd
 def main() -> None:
     parser = new_parser(__doc__, "finetune")
     parser.add_argument("--models", nargs="+", choices=("mlp", "cnn", "resnet", "vit"), default=["mlp"])
-    parser.add_argument("--methods", nargs="+", choices=(*METHODS, CONTROL), default=list(COMPARED))
+    parser.add_argument("--methods", nargs="+", choices=(*METHODS, *LEARNED, CONTROL), default=list(COMPARED))
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS), help="plain is after deletion alone")
     parser.add_argument("--full-set", type=Path, default=DEBIAN_FOLDER, help="folder of the training images")
     parser.add_argument(
