@@ -3,14 +3,15 @@
 Merging fits layers one by one, each to what the layer computed before, and the last one to the predictions. What is
 left to gain lies in all of them together: knowledge distillation (Hinton et al. 2015) on the examples that merging
 has, which needs no labels, and few examples, as every one of them tells the probabilities of all classes (Li et al.
-2020, "Few Sample Knowledge Distillation for Efficient Network Compression").
+2020, "Few Sample Knowledge Distillation for Efficient Network Compression"). Half of the examples are mixed with
+others (`dropreg.mixup`), so that few are not learned by heart in many epochs.
 """
 
 from dataclasses import replace
 
 from .copying import BATCH, run_model
 from .data import Data, check_data
-from .errors import ParameterError
+from .errors import DataError, ParameterError
 from .graph import trace_graph
 from .merges import LeastSquares, Merge
 from .outcomes import guess_task
@@ -52,9 +53,14 @@ def distilled(pruned: Pruned, data: Data, recovery: Recovery, *, progress: bool)
     """The smaller model, recovered with the first 10,000 of the examples; the original is the teacher.
 
     Without labels, outputs that are no probabilities may be logits or a regression: their squared error is learned.
-    Errors are those of `recover`.
+    Raises DataError if there is a single example, and what `recover` raises.
     """
     examples = check_data(pruned.original, data, measured=recovery.distill < 1)
+    if len(examples) < 2:
+        raise DataError(
+            "`data` must hold at least two examples to learn from, one of them to be held out, received one: pass "
+            "more, or recovery='none'."
+        )
     inputs = [array[:_MOST_EXAMPLES] for array in examples.inputs]
     labels = None if examples.labels is None else examples.labels[:_MOST_EXAMPLES]
     first = replace(examples, inputs=tuple(array[:BATCH] for array in inputs), labels=None)
