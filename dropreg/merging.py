@@ -31,6 +31,7 @@ import pandas as pd
 import tensorflow as tf
 from scipy.special import log_softmax
 
+from .errors import DataError
 from .graph import Call
 from .layers.base import Carry, Kept, LinearReader, readout, rule_for
 from .merges import RIDGES, LeastSquares, Merge
@@ -67,8 +68,18 @@ def merge_into(
         One row a layer that was merged into, in order: layer, ridge (the largest over its groups), unexplained
         (squared error of what it reads, on held-out examples, as a fraction of that of deletion with the mean
         made up for).
+
+    Raises
+    ------
+    DataError
+        If there is a single example to merge with by least squares.
     """
     examples = [array[: strategy.most_examples] for array in inputs]
+    if len(examples[0]) < 2 and isinstance(strategy, LeastSquares):
+        raise DataError(
+            "`data` must hold at least two examples to merge by least squares, one of them to be held out, received "
+            "one: pass more, or merge='mean'."
+        )
     twins = Twins(rebuilt, examples, strategy.held_out, strategy.batch_size)
     plan = rebuilt.plan
     altered = set(plan.aliases)

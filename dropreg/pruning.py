@@ -89,7 +89,7 @@ def prune(
     ParameterError
         If merging or recovery lacks data, a parameter is unknown, or as in `recover`.
     DataError
-        If the data do not fit the model.
+        If the data do not fit the model, or there is a single example to merge by least squares or to learn from.
     """
     data = None if data is None else read_once(data)
     strategy = resolve_merge(merge, data is not None)

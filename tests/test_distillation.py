@@ -250,7 +250,7 @@ def test_bad_recoveries() -> None:
     with pytest.raises(dr.ParameterError, match=r"`recovery` must have examples to learn from, received none: pass"):
         dr.prune(model, selection, recovery="distill")
     with pytest.raises(dr.DataError, match=r"at least two examples to learn from.*received one.*recovery='none'"):
-        dr.prune(model, selection, (x[:1], None), recovery="distill")
+        dr.prune(model, selection, (x[:1], None), merge="mean", recovery="distill")
     with pytest.raises(dr.DataError, match=r"`data` must have labels where distill is below 1"):
         dr.prune(model, selection, (x, None), recovery=dr.Recovery())
     with pytest.raises(dr.ParameterError, match=r"`learning_rate` must be positive and finite, received \(\)"):

@@ -275,6 +275,15 @@ def test_fit_predictions_finds_the_layer_that_made_them() -> None:
     np.testing.assert_allclose(exact[0], kernel, atol=1e-3)
 
 
+def test_a_single_example_is_refused_by_least_squares_and_enough_for_means() -> None:
+    model = models.build("mlp")
+    x, _ = models.data_for(model, 1)
+    selection = dr.Selection.random(dr.elements(model), 0.4)
+    with pytest.raises(dr.DataError, match=r"at least two examples to merge by least squares.*pass more, or merge='me"):
+        dr.prune(model, selection, (x, None))
+    assert dr.prune(model, selection, (x, None), merge="mean").merge == "mean"
+
+
 def test_bad_strategies_say_what_is_wrong() -> None:
     with pytest.raises(dr.ParameterError, match="`held_out` must lie strictly between 0 and 1, received 1"):
         dr.LeastSquares(held_out=1)
