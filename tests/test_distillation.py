@@ -95,6 +95,7 @@ def test_where_no_rate_helps_the_smallest_is_trained_with() -> None:
     found = dr.recover(model, data, validation=validation, recovery=recovery)
     assert found.learning_rate == 0.1
     assert found.best_epoch == 0
+    assert found.as_in_training  # nothing acts otherwise in it
     recovery = dr.Recovery(learning_rate=(1e30, 0.1), optimizer="sgd", **FAST)  # one that does not stay finite
     assert dr.recover(model, data, validation=validation, recovery=recovery).learning_rate == 0.1
 
