@@ -40,9 +40,9 @@ class Recovery:
     learning_rate : float or tuple of float
         Of the first step. Of several the largest that can be borne: they are tried from the same weights, largest
         first, until one lowers the held-out loss within `trial_epochs`. Large ones suit a model that has much to
-        recover, and spoil one that has little. If none helps, they are tried while layers act as in inference
-        (BatchNormalization by its moving statistics, no Dropout), whose noise alone can be too much; the smallest
-        if none helps then.
+        recover, and spoil one that has little; the smallest if none helps. Where not even the smallest helps, the
+        noise of training can be too much: layers then act as in inference (BatchNormalization by its moving
+        statistics, no Dropout).
     decay : {"cosine", "none"}
         Whether it falls to 0 at the end of the last epoch, along half a period of a cosine [1]_, or stays.
     batch_size : int

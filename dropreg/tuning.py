@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -174,18 +173,19 @@ class Trainer:
         self._step = cache(lambda training: traced(lambda *batch: self._trained(*batch, training=training), *self._one))
 
     def bearable(self) -> tuple[float, bool]:
-        """Learning rate, and whether layers act as in training: what is best borne.
+        """Learning rate, and whether layers act as in training: what is borne.
 
-        The largest rate whose trial lowers the held-out loss; if none does, the largest while layers act as in
-        inference; the smallest of these if none does then. A single rate is not tried.
+        The largest rate whose trial lowers the held-out loss, the smallest if none does; as in training unless the
+        smallest does not even help then. A single rate is not tried.
         """
-        rates = sorted(self.settings.rates, reverse=True)
-        *tried, last = product((True, False) if len(rates) > 1 and self._noisy() else (True,), rates)
-        for training, rate in tried:
-            log = self.run(rate, self.settings.trial_epochs, training=training, patience=None, keep=False)
-            if log[-1]["held_out"] < log[0]["held_out"]:
-                return rate, training
-        return last[1], last[0]
+        *larger, smallest = sorted(self.settings.rates, reverse=True)
+        training = not larger or not self._noisy() or self._helps(smallest, training=True)
+        return next((rate for rate in larger if self._helps(rate, training=training)), smallest), training
+
+    def _helps(self, rate: float, *, training: bool) -> bool:
+        """Whether a trial lowers the held-out loss."""
+        log = self.run(rate, self.settings.trial_epochs, training=training, patience=None, keep=False)
+        return log[-1]["held_out"] < log[0]["held_out"]
 
     def _noisy(self) -> bool:
         """Whether some layer acts otherwise in training."""
