@@ -164,7 +164,7 @@ class Recovered:
     history: pd.DataFrame
     recovery: Recovery
     learning_rate: float
-    as_in_training: bool = True
+    as_in_training: bool
 
     @property
     def best_epoch(self) -> int:

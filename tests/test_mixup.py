@@ -1,5 +1,6 @@
 """Laws of learning from mixtures of examples, of which the teacher says what they should give."""
 
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -88,8 +89,7 @@ def test_the_same_seed_gives_the_same_model_and_mixing_another(name: str) -> Non
     student, x = dr.prune(teacher, smaller(teacher)).model, models.data_for(teacher, 60)[0]
 
     def learned(**more: Any) -> list[np.ndarray]:
-        recovery = dr.Recovery(**{**vars(MIXED), "learning_rate": 1e-3, **more})
-        return weights_of(dr.recover(student, (x, None), teacher=teacher, recovery=recovery).model)
+        return weights_of(dr.recover(student, (x, None), teacher=teacher, recovery=replace(MIXED, **more)).model)
 
     found = learned()
     assert_same(found, learned())
