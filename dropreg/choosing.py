@@ -17,6 +17,7 @@ step, what an element costs by itself is told from its interactions, and how ear
 """
 
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,9 @@ from .errors import ParameterError, positive
 from .impact import ImpactTable
 from .outcomes import Outcome, Task
 from .path import SelectionPath
-from .search import Make, down_to, normal_scores, within
+from .search import Build, Make, down_to, normal_scores, within
 from .selection import Floor, Selection, check_fractions
-from .surgery import check_can_cut, cut
+from .surgery import Pruned, check_can_cut, cut
 from .targets import AccuracyLimit, Budget, Target
 
 if TYPE_CHECKING:
@@ -67,9 +68,11 @@ def anneal(
 
     With a fraction, the selection of `anneal_path` with this fraction alone. With a target, a path of rising
     fractions whose smaller models are built (merged with `data` where `ablation` is "merged") and measured. For a
-    budget, until one keeps to it; the number of elements is then found by bisection. For an accuracy limit, in two
-    steps for each of the path (of a twentieth of the elements, later less) until one fails: as nothing is tried after
-    the first failure, the limit's level holds for what is handed back, however many were measured.
+    budget, until one keeps to it; the number of elements is then found by bisection. For an accuracy limit, a twentieth
+    of the elements after the other until one fails: as nothing is tried after a failure, the limit's level holds for
+    what is handed back, however many were measured. With labels it begins where smaller models that are made with one
+    half of `data`, and measured on the other half, last keep to the limit although what they set right counts nothing;
+    should that fail at once, it begins anew with the first twentieth, and a tenth of the probability to err.
 
     Parameters
     ----------
@@ -104,13 +107,17 @@ floor, task, seed, progress
         As in `anneal_path`, or if there is a target and the elements cannot be cut.
     """
     data = read_once(data)
-    merging = data if ablation == "merged" else None
+
+    def build(selection: Selection, part: Data) -> Pruned:
+        return cut(model, selection, part if ablation == "merged" else None)
+
     return choose(
         *(model, data, elements),
         fraction=fraction,
         target=target,
         rounds=rounds,
-        make=lambda selection: cut(model, selection, merging),
+        build=build,
+        make=lambda selection: build(selection, data),
         progress=progress,
         rows_per_round=rows_per_round,
         outcome=outcome,
@@ -251,12 +258,13 @@ def choose(
     *,
     fraction: float | None,
     target: Target | None,
+    build: Build,
     make: Make,
     rounds: int | None = None,
     progress: bool,
     **options: Any,
 ) -> Selection:
-    """What `anneal` does; `make` builds the smaller models that an accuracy limit measures."""
+    """What `anneal` does; `make` gives the models that an accuracy limit measures, `build` those of its pilot."""
     if (fraction is None) == (target is None):
         raise ParameterError(
             f"exactly one of `fraction` and `target` must be given, received {'none' if fraction is None else 'both'}: "
@@ -285,7 +293,12 @@ def choose(
         task, seed = options.get("task"), options["seed"]
         run.begin_at(normal_scores(spread(model, data, elements, task=task, seed=seed).impact))
     if isinstance(target, AccuracyLimit):
-        return within(run, make, target, rounds, progress=progress)
+        limit, examples = target, run.question.examples
+        return within(
+            *(run, make, limit, rounds),
+            pilot=lambda selection: limit.guess(model, examples, partial(build, selection)),
+            progress=progress,
+        )
     return down_to(run, model, target, rounds, progress=progress)
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,6 +52,11 @@ class Examples:
 
     def __len__(self) -> int:
         return len(self.inputs[0])
+
+    def part(self, rows: slice) -> "Examples":
+        """Some of them."""
+        labels = None if self.labels is None else self.labels[rows]
+        return replace(self, inputs=tuple(array[rows] for array in self.inputs), labels=labels)
 
     def check_outputs(self, outputs: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float32]:
         """What model `name` gives for the examples, (n_examples, ..., n_outputs), if it can be measured.
@@ -171,6 +176,15 @@ def check_data(
     task = task or _guess_task(labels, len(expected), n_outputs)
     checked = _checked_classes(labels, expected) if task == "classes" else _checked_targets(labels, expected, task)
     return Examples(inputs, checked, task, number)
+
+
+def as_data(model: "keras.Model", examples: Examples) -> tuple[Any, Any]:
+    """The (x, y) that `check_data` makes examples of."""
+    from .graph import trace_graph
+
+    names, x = trace_graph(model).output_names, list(examples.inputs)
+    y = {names[examples.output]: examples.labels} if len(names) > 1 else examples.labels
+    return x if len(x) > 1 else x[0], y
 
 
 def check_apart(name: str, data: Data, other_name: str, other: Data) -> None:

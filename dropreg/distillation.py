@@ -10,9 +10,8 @@ others (`dropreg.mixup`), so that few are not learned by heart in many epochs.
 from dataclasses import replace
 
 from .copying import BATCH, run_model
-from .data import Data, check_data
+from .data import Data, as_data, check_data
 from .errors import DataError, ParameterError
-from .graph import trace_graph
 from .merges import LeastSquares, Merge
 from .outcomes import guess_task
 from .recovery import Recovery, recover
@@ -61,15 +60,13 @@ def distilled(pruned: Pruned, data: Data, recovery: Recovery, *, progress: bool)
             "`data` must hold at least two examples to learn from, one of them to be held out, received one: pass "
             "more, or recovery='none'."
         )
-    inputs = [array[:_MOST_EXAMPLES] for array in examples.inputs]
-    labels = None if examples.labels is None else examples.labels[:_MOST_EXAMPLES]
-    first = replace(examples, inputs=tuple(array[:BATCH] for array in inputs), labels=None)
-    task = guess_task(run_model(pruned.original, first)) if labels is None else examples.task
-    names = trace_graph(pruned.original).output_names
+    examples = examples.part(slice(_MOST_EXAMPLES))
+    unlabelled = examples.labels is None
+    task = guess_task(run_model(pruned.original, examples.part(slice(BATCH)))) if unlabelled else examples.task
     teacher = pruned.original if recovery.distill > 0 else None
     found = recover(
         pruned.model,
-        (inputs if len(inputs) > 1 else inputs[0], {names[examples.output]: labels} if len(names) > 1 else labels),
+        as_data(pruned.original, examples),
         teacher=teacher,
         recovery=recovery,
         task=task,

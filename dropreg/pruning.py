@@ -12,7 +12,7 @@ from .errors import ParameterError
 from .merged import can_predict
 from .merges import LeastSquares, Merge, resolve_merge
 from .recovery import Recovery
-from .search import Make
+from .search import Build, Make
 from .selection import Floor, Selection
 from .surgery import OnBlocked, Pruned, check_can_cut, cut
 from .targets import Target
@@ -97,15 +97,18 @@ def prune(
         recovery = "none"
     settings = resolve_recovery(recovery, strategy, has_data=data is not None, seed=seed)
 
+    def build(chosen: Selection, part: Data | None) -> Pruned:
+        return cut(model, chosen, part, merge=merge, on_blocked=on_blocked)
+
     def make(chosen: Selection) -> Pruned:
-        smaller = cut(model, chosen, data, merge=merge, on_blocked=on_blocked)
+        smaller = build(chosen, data)
         if settings is None or (recovery is None and not smaller.model.trainable_variables):
             return smaller
         return distilled(smaller, data, settings, progress=progress)
 
     if selection is None:
         return _annealed(
-            *(model, data, elements, strategy, make),
+            *(model, data, elements, strategy, build, make),
             fraction=fraction,
             target=target,
             on_blocked=on_blocked,
@@ -126,6 +129,7 @@ def _annealed(
     data: Data | None,
     elements: Elements | None,
     strategy: Merge | None,
+    build: Build,
     make: Make,
     *,
     fraction: float | None,
@@ -151,6 +155,7 @@ def _annealed(
         *(model, data, elements),
         fraction=fraction,
         target=target,
+        build=build,
         make=make,
         progress=progress,
         ablation="merged" if merged else "zero",

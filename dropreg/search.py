@@ -1,6 +1,7 @@
 """The search for a target: a path of rising fractions whose smaller models are built and measured."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -9,6 +10,7 @@ from scipy import stats
 from tqdm.auto import tqdm
 
 from .annealer import Annealer
+from .data import Data
 from .errors import TargetError, positive
 from .selection import Selection, balanced, largest_fraction, select
 from .surgery import Pruned, cut
@@ -20,11 +22,20 @@ if TYPE_CHECKING:
 Make = Callable[[Selection], Pruned]
 """Builds the smaller model."""
 
+Build = Callable[[Selection, Data], Pruned]
+"""Builds it with some examples, without recovery."""
+
+Pilot = Callable[[Selection], float]
+"""Guesses, without the examples of an accuracy limit, what it would measure."""
+
 STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
 """Fractions that a search for a target goes through."""
 
-_CHECKS = 2
-"""Sizes from one of them to the next at which an accuracy limit is checked: few, as each may fail by chance."""
+_CHECKED = 0.05
+"""Step, in fractions, from one check of an accuracy limit to the next: large, as each may fail by chance."""
+
+_FIRST = 0.9
+"""Share of the probability to err that the tests from the pilot on have, where others may follow."""
 
 
 def normal_scores(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -66,26 +77,53 @@ def down_to(run: Annealer, model: "keras.Model", budget: Budget, rounds: int | N
     raise TargetError(f"{budget.describe(value)} was the least, at {best.fraction:.1%} dropped.", best)
 
 
-def within(run: Annealer, make: Make, limit: AccuracyLimit, rounds: int | None, *, progress: bool) -> Selection:
-    """Drop a few more as long as the loss is shown to stay under the limit; the first failure ends it.
+def within(
+    run: Annealer, make: Make, limit: AccuracyLimit, rounds: int | None, *, pilot: Pilot, progress: bool
+) -> Selection:
+    """Drop a few more as long as the loss is shown to stay under the limit.
 
     Tests in a fixed order, of which none follows a failure, need no correction for their number (fixed sequence
     testing: Maurer, Hothorn and Lehmacher 1995; for settings of a trained model, Angelopoulos et al. 2021, "Learn
-    then Test").
+    then Test"). The order begins where the pilot, which knows nothing of the limit's examples, last passes, so that
+    where little goes nothing is trained, and nothing can fail by chance. Should the first test fail, a second order
+    goes through what was left out; each of the two has its share of the probability to err (Bonferroni).
     """
-    best = Selection(run.elements, np.ones(len(run.elements), dtype=bool))
+    candidates = _candidates(run, rounds, progress=progress)
+    passed = []
+    for candidate in candidates:
+        if pilot(candidate) > limit.most:
+            candidates = chain([candidate], candidates)
+            break
+        passed.append(candidate)
+    before, share = passed[:-1], 1.0 if len(passed) < 2 else _FIRST
+    failed: list[tuple[float, int]] = []
+
+    def climb(order: Iterable[Selection], share: float) -> Selection | None:
+        best, level = None, 1.0 - share * (1.0 - limit.level)
+        for selection in order:
+            value = limit.measure(make(selection), level)
+            if value > limit.most:
+                failed.append((value, len(selection.dropped)))
+                break
+            best = selection
+        return best
+
+    best = climb(chain(passed[-1:], candidates), share) or climb(before, 1.0 - share)
+    whole = Selection(run.elements, np.ones(len(run.elements), dtype=bool))
+    if best is None and failed:
+        value, n_gone = min(failed)
+        count = f"{n_gone} element{'s' if n_gone > 1 else ''}"
+        raise TargetError(f"{limit.describe(value)} was the least, with {count} dropped.", whole)
+    return best or whole
+
+
+def _candidates(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[Selection]:
+    """What an accuracy limit is checked at: a twentieth of the elements after the other."""
     for lower, upper in _stages(run, rounds, progress=progress):
         gone = _order(run, lower, upper)
-        for n_gone in np.unique(np.linspace(0, len(gone), _CHECKS + 1).round().astype(int))[1:]:
-            more = _without(run, lower, gone[:n_gone])
-            value = limit.measure(make(more))
-            if value > limit.most:
-                if best.kept.all():
-                    count = f"{n_gone} element{'s' if n_gone > 1 else ''}"
-                    raise TargetError(f"{limit.describe(value)} was the least, with {count} dropped.", best)
-                return best
-            best = more
-    return best
+        n_checks = max(round((upper.fraction - lower.fraction) / _CHECKED), 1)
+        for n_gone in np.unique(np.linspace(0, len(gone), n_checks + 1).round().astype(int))[1:]:
+            yield _without(run, lower, gone[:n_gone])
 
 
 def _order(run: Annealer, lower: Selection, upper: Selection) -> npt.NDArray[np.int64]:

@@ -1,16 +1,17 @@
 """What a pruner is to reach: a size, a speed, or the most that can go at a bearable loss of accuracy."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
+import numpy.typing as npt
 from scipy import stats
 
 from .before_after import changes
-from .data import Data, check_apart, check_data
+from .data import Data, Examples, as_data, check_apart, check_data
 from .errors import DataError, ParameterError
-from .outcomes import Accuracy
+from .outcomes import Accuracy, RetainedAccuracy
 
 if TYPE_CHECKING:
     import keras
@@ -107,13 +108,17 @@ class AccuracyLimit:
             raise DataError(
                 "`data` of an accuracy limit must be a pair (x, y) with labels, received none: pass (x, y)."
             )
-        needed = int(np.ceil(-np.log1p(-self.level) / self.most))
         n_examples = len(_labels(self.data[1]))
-        if n_examples < needed:
+        if n_examples < self.least_examples:
             raise DataError(
-                f"`data` of an accuracy limit must hold at least {needed} examples to show a loss of at most "
-                f"{self.most:g} at level {self.level:g}, received {n_examples}: pass more, or a larger limit."
+                f"`data` of an accuracy limit must hold at least {self.least_examples} examples to show a loss of at "
+                f"most {self.most:g} at level {self.level:g}, received {n_examples}: pass more, or a larger limit."
             )
+
+    @property
+    def least_examples(self) -> int:
+        """With fewer not even a model that changes nothing keeps to it."""
+        return int(np.ceil(-np.log1p(-self.level) / self.most))
 
     def check(self, model: "keras.Model", others: Data) -> None:
         """Raise DataError unless `data` fit the model, can be decided right or wrong, and are none of `others`."""
@@ -124,13 +129,22 @@ class AccuracyLimit:
                 "fraction or a Budget for a regression."
             )
 
-    def measure(self, pruned: "Pruned") -> float:
-        """Upper confidence limit of the loss of accuracy."""
-        loss = -changes(pruned.original, pruned.model, self.data, Accuracy())
-        n = len(loss)
-        error = float(loss.std(ddof=1)) / np.sqrt(n)
-        limit = float(loss.mean() + stats.t.ppf(self.level, n - 1) * error)
-        return max(limit, -float(np.log1p(-self.level)) / n) if error == 0 else limit
+    def measure(self, pruned: "Pruned", level: float | None = None) -> float:
+        """Upper confidence limit of the loss of accuracy, at another level where one is given."""
+        losses = -changes(pruned.original, pruned.model, self.data, Accuracy())
+        return upper_limit(losses, self.level if level is None else level)
+
+    def guess(self, model: "keras.Model", examples: Examples, build: Callable[[Data], "Pruned"]) -> float:
+        """A bound of what `measure` would give, from other examples: each half measures what the other has built.
+
+        What becomes right that was wrong counts nothing: of examples that something was chosen with it is by chance,
+        and without it the loss is known better. Infinite where there are too few or no labels.
+        """
+        if examples.labels is None or len(examples) < max(self.least_examples, 4):
+            return np.inf
+        halves = [as_data(model, examples.part(slice(first, None, 2))) for first in (0, 1)]
+        losses = [-changes(model, build(a).model, b, RetainedAccuracy()) for a, b in (halves, halves[::-1])]
+        return upper_limit(np.concatenate(losses), self.level)
 
     def describe(self, value: float) -> str:
         """Sentence on a target that is out of reach."""
@@ -138,6 +152,14 @@ class AccuracyLimit:
 
 
 Target = Budget | AccuracyLimit
+
+
+def upper_limit(losses: npt.NDArray[np.float64], level: float) -> float:
+    """Upper confidence limit of the mean of losses (n,), as `AccuracyLimit` says."""
+    n = len(losses)
+    error = float(losses.std(ddof=1)) / np.sqrt(n)
+    limit = float(losses.mean() + stats.t.ppf(level, n - 1) * error)
+    return max(limit, -float(np.log1p(-level)) / n) if error == 0 else limit
 
 
 def _labels(y: Any) -> Any:

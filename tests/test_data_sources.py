@@ -12,6 +12,7 @@ from keras import layers
 from test_kinds import inputs, masked, randomized
 
 import dropreg as dr
+from dropreg.data import as_data, check_data
 
 
 def two_outputs() -> keras.Model:
@@ -191,3 +192,26 @@ def test_data_may_come_in_batches_or_lie_on_disk(source: str, tmp_path) -> None:
     found, expected = (dr.sample(model, d, elements, **options) for d in (data, (x, y)))
     for one, other in zip(found.chunks(), expected.chunks(), strict=True):
         np.testing.assert_array_equal(one.effects, other.effects)
+
+
+@pytest.mark.parametrize("name", ["mlp", "two_inputs", "tagger"])
+@pytest.mark.parametrize("n_outputs", [1, 2])
+def test_examples_become_data_and_data_examples(name: str, n_outputs: int) -> None:
+    model = models.build(name)
+    x, y = models.data_for(model, 12)
+    output = model.outputs[0]
+    if n_outputs == 2:
+        model = keras.Model(model.inputs, [layers.Dense(2, name="other")(output), output])
+        y = {model.output_names[1]: y}
+    for labels in (y, {model.output_names[1]: None} if n_outputs == 2 else None):
+        examples = check_data(model, (x, labels))
+        assert examples.output == n_outputs - 1
+        assert check_data(model, as_data(model, examples)).fingerprint() == examples.fingerprint()
+        part = check_data(model, as_data(model, examples.part(slice(1, None, 3))))
+        assert part.output == examples.output
+        assert len(part) == 4
+        for mine, whole in zip(part.inputs, examples.inputs, strict=True):
+            np.testing.assert_array_equal(mine, whole[1::3])
+        assert (part.labels is None) == (labels is not y)
+        if part.labels is not None and examples.labels is not None:
+            np.testing.assert_array_equal(part.labels, examples.labels[1::3])

@@ -224,9 +224,9 @@ def test_an_accuracy_limit_is_shown_by_the_distilled_model(monkeypatch: pytest.M
     shown: list[dr.Pruned] = []
     measure = dr.AccuracyLimit.measure
 
-    def listed(limit: dr.AccuracyLimit, pruned: dr.Pruned) -> float:
+    def listed(limit: dr.AccuracyLimit, pruned: dr.Pruned, level: float | None = None) -> float:
         shown.append(pruned)
-        return measure(limit, pruned)
+        return measure(limit, pruned, level)
 
     monkeypatch.setattr(dr.AccuracyLimit, "measure", listed)
     model = models.build("mlp")

@@ -198,50 +198,6 @@ def test_budgets_out_of_reach_are_refused_at_once_with_the_smallest(
         assert best.kept[columns].tolist() == [False] * (len(columns) - 1) + [True]
 
 
-def test_accuracy_limits_drop_what_is_free() -> None:
-    useless = (1, 4, 5, 9)
-    model, data = planted(useless)
-    limit = dr.AccuracyLimit(0.02, (data[0][:200], data[1][:200]))
-    rest = data[0][200:], data[1][200:]
-    selection = dr.anneal(model, rest, dr.elements(model), target=limit, rounds=20, rows_per_round=1024)
-    assert set(useless) <= set(selection.dropped.tolist())
-    assert limit.measure(dr.prune(model, selection)) <= limit.most
-    one_more = dr.Selection.dropping(selection.elements, [*selection.dropped, np.flatnonzero(selection.kept)[0]])
-    assert limit.measure(dr.prune(model, one_more)) > limit.most
-
-
-@pytest.mark.parametrize("failing", [2, 3, 6])
-def test_nothing_is_measured_after_an_accuracy_limit_failed(failing: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = models.build("mlp")
-    x, y = models.data_for(model, 80)
-    limit, fractions = dr.AccuracyLimit(0.3, (x[:40], y[:40])), []
-
-    def measure(_: dr.AccuracyLimit, pruned: dr.Pruned) -> float:
-        fractions.append(pruned.selection.fraction)
-        return 1.0 if len(fractions) == failing else 0.0
-
-    monkeypatch.setattr(dr.AccuracyLimit, "measure", measure)
-    selection = dr.anneal(model, (x[40:], y[40:]), dr.elements(model), target=limit, swaps=0, **QUICK)
-    assert len(fractions) == failing
-    assert fractions == sorted(set(fractions))
-    assert selection.fraction == fractions[-2]
-
-
-def test_an_accuracy_limit_is_checked_at_every_twentieth(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = keras.Sequential([keras.Input((6,)), layers.Dense(100, "relu"), layers.Dense(3)])
-    rng, fractions = np.random.default_rng(0), []
-    x, y = rng.normal(size=(160, 6)).astype(np.float32), rng.integers(0, 3, 160)
-    limit = dr.AccuracyLimit(0.3, (x[80:], y[80:]))
-
-    def measure(_: dr.AccuracyLimit, pruned: dr.Pruned) -> float:
-        fractions.append(pruned.selection.fraction)
-        return 1.0 if len(fractions) == 8 else 0.0
-
-    monkeypatch.setattr(dr.AccuracyLimit, "measure", measure)
-    dr.anneal(model, (x[:80], y[:80]), dr.elements(model), target=limit, swaps=0, **QUICK)
-    np.testing.assert_allclose(fractions, 0.05 * np.arange(1, 9))
-
-
 @pytest.mark.parametrize("name", ["mlp", "residual"])
 def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
     """With steps of no size what goes is what the spread ranks lowest, whatever its scale."""
@@ -254,28 +210,6 @@ def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
     np.testing.assert_array_equal(found.kept, expected.kept)
     without = [dr.anneal(model, (data[0], None), elements, target=budget, seed=seed, **still) for seed in range(3)]
     assert any((selection.kept != found.kept).any() for selection in without)
-
-
-def test_accuracy_limits_out_of_reach() -> None:
-    model, data = planted(())
-    limit = dr.AccuracyLimit(0.02, (data[0][:200], data[1][:200]))
-    with pytest.raises(
-        dr.TargetError, match=r"at most 2.00% at level 0.95, but .*% was the least, with 1 el"
-    ) as raised:
-        dr.anneal(model, (data[0][200:], data[1][200:]), dr.elements(model), target=limit, **QUICK)
-    assert raised.value.best.kept.all()
-
-
-def test_the_limit_of_a_loss_is_an_upper_one() -> None:
-    model, data = planted(())
-    whole = dr.prune(model, dr.Selection.dropping(dr.elements(model), []))
-    assert dr.AccuracyLimit(0.02, data).measure(whole) == pytest.approx(-np.log(0.05) / 400)
-    less = dr.prune(model, dr.Selection.dropping(dr.elements(model), [0, 1, 2]))
-    estimate = 1.0 - float((np.argmax(less.model(data[0]), axis=1) == data[1]).mean())
-    limits = [dr.AccuracyLimit(0.02, data, level).measure(less) for level in (0.9, 0.95, 0.99)]
-    assert estimate < limits[0] < limits[1] < limits[2]
-    error = np.sqrt(estimate * (1 - estimate) / 399)
-    assert limits[1] == pytest.approx(estimate + 1.6486 * error, rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])

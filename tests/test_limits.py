@@ -1,0 +1,150 @@
+"""Laws of accuracy limits and of the search for them."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import keras
+import models
+import numpy as np
+import pytest
+from conftest import Labelled
+from keras import layers
+from scipy import stats
+from test_pruning import planted
+
+import dropreg as dr
+from dropreg import search
+from dropreg.data import check_data
+
+QUICK: dict[str, Any] = {"rounds": 2, "rows_per_round": 256}
+
+
+def test_accuracy_limits_drop_what_is_free() -> None:
+    useless = (1, 4, 5, 9)
+    model, data = planted(useless)
+    limit = dr.AccuracyLimit(0.02, (data[0][:200], data[1][:200]))
+    rest = data[0][200:], data[1][200:]
+    selection = dr.anneal(model, rest, dr.elements(model), target=limit, rounds=20, rows_per_round=1024)
+    assert set(useless) <= set(selection.dropped.tolist())
+    assert limit.measure(dr.prune(model, selection)) <= limit.most
+    one_more = dr.Selection.dropping(selection.elements, [*selection.dropped, np.flatnonzero(selection.kept)[0]])
+    assert limit.measure(dr.prune(model, one_more)) > limit.most
+
+
+def test_accuracy_limits_out_of_reach() -> None:
+    model, data = planted(())
+    limit = dr.AccuracyLimit(0.02, (data[0][:200], data[1][:200]))
+    with pytest.raises(
+        dr.TargetError, match=r"at most 2.00% at level 0.95, but .*% was the least, with 1 el"
+    ) as raised:
+        dr.anneal(model, (data[0][200:], data[1][200:]), dr.elements(model), target=limit, **QUICK)
+    assert raised.value.best.kept.all()
+
+
+def test_the_limit_of_a_loss_is_an_upper_one() -> None:
+    model, data = planted(())
+    whole = dr.prune(model, dr.Selection.dropping(dr.elements(model), []))
+    assert dr.AccuracyLimit(0.02, data).measure(whole) == pytest.approx(-np.log(0.05) / 400)
+    less = dr.prune(model, dr.Selection.dropping(dr.elements(model), [0, 1, 2]))
+    estimate = 1.0 - float((np.argmax(less.model(data[0]), axis=1) == data[1]).mean())
+    limits = [dr.AccuracyLimit(0.02, data, level).measure(less) for level in (0.9, 0.95, 0.99)]
+    assert estimate < limits[0] < limits[1] < limits[2]
+    error = np.sqrt(estimate * (1 - estimate) / 399)
+    assert limits[1] == pytest.approx(estimate + 1.6486 * error, rel=1e-3)
+
+
+@pytest.fixture
+def wide() -> tuple[keras.Model, Labelled]:
+    """One layer of 100 units, and 160 examples."""
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(100, "relu"), layers.Dense(3)])
+    rng = np.random.default_rng(0)
+    return model, (rng.normal(size=(160, 6)).astype(np.float32), rng.integers(0, 3, 160))
+
+
+@pytest.mark.parametrize(
+    ("hopeful", "bearable", "measured", "level"),
+    [
+        (0, 8, range(1, 10), 0.95),  # begins at once, goes up until one fails
+        (1, 2, range(1, 4), 0.95),  # nothing is left out
+        (5, 8, range(5, 10), 0.955),  # begins with the last that the pilot passes
+        (5, 3, (5, 1, 2, 3, 4), 0.995),  # fails at once: what was left out, with what is left of the level
+        (30, 14, (18, *range(1, 16)), 0.995),  # the last of all is the first
+    ],
+)
+def test_an_accuracy_limit_is_checked_in_two_orders_that_end_with_a_failure(
+    hopeful: int,
+    bearable: int,
+    measured: tuple[int, ...],
+    level: float,
+    wide: tuple[keras.Model, Labelled],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fractions in twentieths up to .9, up to which the pilot passes and up to which the limit is kept to."""
+    model, (x, y) = wide
+    elements = dr.elements(model)
+    limit, fractions, levels = dr.AccuracyLimit(0.3, (x[80:], y[80:])), [], []
+    guesses: Iterator[int] = iter(range(1, 99))
+
+    def measure(_: dr.AccuracyLimit, pruned: dr.Pruned, at: float) -> float:
+        fractions.append(pruned.selection.fraction)
+        levels.append(at)
+        return 1.0 if pruned.selection.fraction > 0.05 * bearable + 0.01 else 0.0
+
+    monkeypatch.setattr(dr.AccuracyLimit, "measure", measure)
+    monkeypatch.setattr(dr.AccuracyLimit, "guess", lambda *_: 0.0 if next(guesses) <= hopeful else 1.0)
+    selection = dr.anneal(model, (x[:80], y[:80]), elements, target=limit, floor=10, swaps=0, **QUICK)
+    np.testing.assert_allclose(fractions, 0.05 * np.array(measured))
+    assert levels[-1] == pytest.approx(level)
+    assert selection.fraction == pytest.approx(0.05 * bearable)
+
+
+@pytest.mark.parametrize("n_hopeful", [0, 1, 4, 12])
+def test_what_is_handed_back_loses_too_much_as_seldom_as_the_level_says(
+    n_hopeful: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve sizes that all lose what just is too much, measured independently, wherever the pilot begins."""
+    elements = dr.elements(models.build("mlp"))
+    sizes = [dr.Selection.dropping(elements, range(n)) for n in range(1, 6)] * 3
+    monkeypatch.setattr(search, "_candidates", lambda *_, **__: iter(sizes[:12]))
+    rng, handed_back, n_trials = np.random.default_rng(0), 0, 4000
+    limit: Any = SimpleNamespace(
+        most=0.01,
+        level=0.95,
+        measure=lambda _, level: 0.01 + 1e-9 + rng.normal() + stats.norm.ppf(level),
+        describe=str,
+    )
+    for _ in range(n_trials):
+        guesses = iter([0.0] * n_hopeful + [1.0] * 12)
+        try:
+            search.within(
+                *(SimpleNamespace(elements=elements), lambda selection: selection, limit, None),  # pyright: ignore
+                pilot=lambda _, guesses=guesses: next(guesses),
+                progress=False,
+            )
+            handed_back += 1
+        except dr.TargetError:
+            pass
+    assert 0.04 < handed_back / n_trials < 0.06
+
+
+@pytest.mark.parametrize("merge", ["least_squares", "none"])
+def test_the_pilot_measures_each_half_with_what_the_other_has_made(merge: str) -> None:
+    model = models.build("cnn")
+    x, y = models.data_for(model, 90)
+    selection = dr.Selection.random(dr.elements(model), 0.4)
+    lost = np.empty(90)
+    for mine, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
+        small = dr.prune(model, selection, (x[mine], y[mine]), merge=merge).model
+        right, still = (np.asarray(each(x[other])).argmax(axis=-1) == y[other] for each in (model, small))
+        lost[other] = right & ~still
+    expected = lost.mean() + stats.t.ppf(0.9, 89) * lost.std(ddof=1) / np.sqrt(90)
+    limit = dr.AccuracyLimit(0.5, models.data_for(model, 20), 0.9)
+
+    def build(part: Any) -> dr.Pruned:
+        return dr.prune(model, selection, part, merge=merge)
+
+    assert lost.any()
+    assert limit.guess(model, check_data(model, (x, y)), build) == pytest.approx(expected, rel=1e-6)
+    assert limit.guess(model, check_data(model, (x, None)), build) == np.inf
+    assert limit.guess(model, check_data(model, (x[:4], y[:4])), build) == np.inf
