@@ -32,7 +32,10 @@ STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0
 """Fractions that a search for a target goes through."""
 
 _CHECKED = 0.05
-"""Step, in fractions, from one check of an accuracy limit to the next: large, as each may fail by chance."""
+"""Step, in fractions, from one size at which an accuracy limit may be checked to the next."""
+
+_RISE = 1.25
+"""Factor by which the guessed loss rises from one check to the next."""
 
 _FIRST = 0.9
 """Share of the probability to err that the tests from the pilot on have, where others may follow."""
@@ -84,17 +87,18 @@ def within(
 
     Tests in a fixed order, of which none follows a failure, need no correction for their number (fixed sequence
     testing: Maurer, Hothorn and Lehmacher 1995; for settings of a trained model, Angelopoulos et al. 2021, "Learn
-    then Test"). The order begins where the pilot, which knows nothing of the limit's examples, last passes, so that
-    where little goes nothing is trained, and nothing can fail by chance. Should the first test fail, a second order
-    goes through what was left out; each of the two has its share of the probability to err (Bonferroni).
+    then Test"). A pilot, which knows nothing of the limit's examples, makes the order: it begins where the pilot last
+    passes, so that where little goes nothing is trained, and nothing can fail by chance, and goes on where the pilot's
+    guess has risen enough. Should the first test fail, a second order goes through what was left out; each of the two
+    has its share of the probability to err (Bonferroni).
     """
-    candidates = _candidates(run, rounds, progress=progress)
-    passed = []
-    for candidate in candidates:
-        if pilot(candidate) > limit.most:
-            candidates = chain([candidate], candidates)
+    guessed = ((candidate, pilot(candidate)) for candidate in _candidates(run, rounds, progress=progress))
+    passed, beyond = [], iter(())
+    for candidate, guess in guessed:
+        if guess > limit.most:
+            beyond = chain([(candidate, guess)], guessed)
             break
-        passed.append(candidate)
+        passed.append((candidate, guess))
     before, share = passed[:-1], 1.0 if len(passed) < 2 else _FIRST
     failed: list[tuple[float, int]] = []
 
@@ -108,7 +112,7 @@ def within(
             best = selection
         return best
 
-    best = climb(chain(passed[-1:], candidates), share) or climb(before, 1.0 - share)
+    best = climb(_thinned(chain(passed[-1:], beyond)), share) or climb(_thinned(before), 1.0 - share)
     whole = Selection(run.elements, np.ones(len(run.elements), dtype=bool))
     if best is None and failed:
         value, n_gone = min(failed)
@@ -117,8 +121,20 @@ def within(
     return best or whole
 
 
+def _thinned(guessed: Iterable[tuple[Selection, float]]) -> Iterator[Selection]:
+    """The first, those whose guess has risen enough since the one before, and the last."""
+    least, left_out = -np.inf, None
+    for selection, guess in guessed:
+        left_out = selection if guess < least else None
+        if left_out is None:
+            least = _RISE * guess
+            yield selection
+    if left_out is not None:
+        yield left_out
+
+
 def _candidates(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[Selection]:
-    """What an accuracy limit is checked at: a twentieth of the elements after the other."""
+    """What an accuracy limit may be checked at: a twentieth of the elements after the other."""
     for lower, upper in _stages(run, rounds, progress=progress):
         gone = _order(run, lower, upper)
         n_checks = max(round((upper.fraction - lower.fraction) / _CHECKED), 1)

@@ -82,8 +82,9 @@ class AccuracyLimit:
     data : (x, y)
         Held-out examples that nothing else uses.
     level : float
-        Confidence that the loss stays under the limit, strictly between 0.5 and 1. It holds for each check, and for
-        what `anneal` and `prune` hand back, as they go up in small steps and stop at the first that fails.
+        Confidence that the loss stays under the limit, strictly between 0.5 and 1. It holds for `measure`, and for
+        what `anneal` and `prune` hand back, however many models they measure: they go up in steps and stop at the
+        first that fails.
 
     Raises
     ------
