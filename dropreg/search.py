@@ -99,7 +99,7 @@ def within(
             beyond = chain([(candidate, guess)], guessed)
             break
         passed.append((candidate, guess))
-    before, share = passed[:-1], 1.0 if len(passed) < 2 else _FIRST
+    before, first = passed[:-1], 1.0 if len(passed) < 2 else _FIRST
     failed: list[tuple[float, int]] = []
 
     def climb(order: Iterable[Selection], share: float) -> Selection | None:
@@ -112,7 +112,7 @@ def within(
             best = selection
         return best
 
-    best = climb(_thinned(chain(passed[-1:], beyond)), share) or climb(_thinned(before), 1.0 - share)
+    best = climb(_thinned(chain(passed[-1:], beyond)), first) or climb(_thinned(before), 1.0 - first)
     whole = Selection(run.elements, np.ones(len(run.elements), dtype=bool))
     if best is None and failed:
         value, n_gone = min(failed)
