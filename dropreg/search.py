@@ -35,7 +35,7 @@ _CHECKED = 0.05
 """Step, in fractions, from one size at which an accuracy limit may be checked to the next."""
 
 _RISE = 1.25
-"""Factor by which the guessed loss rises from one check to the next."""
+"""Factor by which the guessed loss may rise from one check to the next."""
 
 _FIRST = 0.9
 """Share of the probability to err that the tests from the pilot on have, where others may follow."""
@@ -88,9 +88,9 @@ def within(
     Tests in a fixed order, of which none follows a failure, need no correction for their number (fixed sequence
     testing: Maurer, Hothorn and Lehmacher 1995; for settings of a trained model, Angelopoulos et al. 2021, "Learn
     then Test"). A pilot, which knows nothing of the limit's examples, makes the order: it begins where the pilot last
-    passes, so that where little goes nothing is trained, and nothing can fail by chance, and goes on where the pilot's
-    guess has risen enough. Should the first test fail, a second order goes through what was left out; each of the two
-    has its share of the probability to err (Bonferroni).
+    passes, so that where little goes nothing is trained, and nothing can fail by chance, and goes on in steps in which
+    the pilot's guess rises little. Should the first test fail, a second order goes through what was left out; each of
+    the two has its share of the probability to err (Bonferroni).
     """
     guessed = ((candidate, pilot(candidate)) for candidate in _candidates(run, rounds, progress=progress))
     passed, beyond = [], iter(())
@@ -122,15 +122,19 @@ def within(
 
 
 def _thinned(guessed: Iterable[tuple[Selection, float]]) -> Iterator[Selection]:
-    """The first, those whose guess has risen enough since the one before, and the last."""
-    least, left_out = -np.inf, None
+    """The first, then always the last whose guess has not risen too much since, at least the next."""
+    bound, waiting = -np.inf, None
     for selection, guess in guessed:
-        left_out = selection if guess < least else None
-        if left_out is None:
-            least = _RISE * guess
+        if guess >= bound and waiting is not None:
+            yield waiting[0]
+            bound, waiting = _RISE * waiting[1], None
+        if guess >= bound:
             yield selection
-    if left_out is not None:
-        yield left_out
+            bound = _RISE * guess
+        else:
+            waiting = selection, guess
+    if waiting is not None:
+        yield waiting[0]
 
 
 def _candidates(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[Selection]:

@@ -70,9 +70,10 @@ def wide() -> tuple[keras.Model, Labelled]:
         (5, 2.0, 8, range(5, 10), 0.955),  # begins with the last that the pilot passes
         (5, 2.0, 3, (5, 1, 2, 3, 4), 0.995),  # fails at once: what was left out, with what is left of the level
         (20, 2.0, 14, (18, *range(1, 16)), 0.995),  # the last of all is the first
-        (0, 1.15, 8, range(1, 10, 2), 0.95),  # the guess rises enough in two steps
-        (4, 1.15, 18, (*range(4, 18, 2), 18), 0.955),  # the last of all is checked in any case
-        (9, 1.15, 6, (9, *range(1, 8, 2)), 0.995),
+        (0, 1.1, 8, (1, 3, 5, 7, 9), 0.95),  # in two steps the guess rises by less than a quarter
+        (4, 1.1, 18, (*range(4, 18, 2), 18), 0.955),
+        (3, 1.1, 18, (*range(3, 18, 2), 18), 0.955),  # the last of all is checked in any case
+        (9, 1.1, 6, (9, *range(1, 8, 2)), 0.995),
     ],
 )
 def test_an_accuracy_limit_is_checked_in_two_orders_that_end_with_a_failure(
@@ -101,6 +102,23 @@ def test_an_accuracy_limit_is_checked_in_two_orders_that_end_with_a_failure(
     np.testing.assert_allclose(fractions, 0.05 * np.array(measured))
     assert levels[-1] == pytest.approx(level)
     assert selection.fraction == pytest.approx(0.05 * max(size for size in measured if size <= bearable))
+
+
+@pytest.mark.parametrize(
+    ("guesses", "checked"),
+    [
+        ([1.0, 1.1, 1.2, 2.0], [0, 2, 3]),  # what comes before a large step is not left out
+        ([1.0, 1.1, 1.2, 2.0, 2.1, 2.6, 2.0, 9.0], [0, 2, 3, 4, 6, 7]),
+        ([1.0, 1.24, 1.24], [0, 2]),
+        ([np.inf, np.inf, np.inf], [0, 1, 2]),  # nothing to guess with
+        ([], []),
+    ],
+)
+def test_guesses_rise_by_a_quarter_at_most_where_they_can(guesses: list[float], checked: list[int]) -> None:
+    elements = dr.elements(models.build("mlp"))
+    selections = [dr.Selection.dropping(elements, []) for _ in guesses]
+    found = list(search._thinned(zip(selections, guesses, strict=True)))
+    assert [[one is mine for one in selections].index(True) for mine in found] == checked
 
 
 @pytest.mark.parametrize("rise", [1.0, 1.1, 2.0])
