@@ -70,9 +70,10 @@ def anneal(
     fractions whose smaller models are built (merged with `data` where `ablation` is "merged") and measured. For a
     budget, until one keeps to it; the number of elements is then found by bisection. For an accuracy limit, a twentieth
     of the elements after the other until one fails: as nothing is tried after a failure, the limit's level holds for
-    what is handed back, however many were measured. With labels it begins where smaller models that are made with one
-    half of `data`, and measured on the other half, last keep to the limit although what they set right counts nothing;
-    should that fail at once, it begins anew with the first twentieth, and a tenth of the probability to err.
+    what is handed back, however many were measured. With labels, smaller models that are made with one half of `data`
+    and measured on the other half, what they set right counting nothing, tell what may be left out: the search begins
+    with the last that keeps to the limit and goes on in steps of a quarter of its loss. Should it fail at once, it
+    begins anew with the first twentieth, and a tenth of the probability to err.
 
     Parameters
     ----------
