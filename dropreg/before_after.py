@@ -8,7 +8,8 @@ import numpy.typing as npt
 import pandas as pd
 
 from .data import Data, Examples, check_data
-from .outcomes import Outcome, PerMask, Prediction, Task, check_labels, guess_from_logits, resolve_all
+from .logits import are_logits
+from .outcomes import Outcome, PerMask, Prediction, Task, check_labels, resolve_all
 
 if TYPE_CHECKING:
     import keras
@@ -56,7 +57,7 @@ def _predict(before: "keras.Model", after: "keras.Model", examples: Examples) ->
     from .copying import run_model
 
     outputs = [run_model(model, examples) for model in (before, after)]
-    from_logits = guess_from_logits(examples.task, outputs[0])
+    from_logits = are_logits(before, examples.output, examples.task, outputs[0])
     whole, smaller = (Prediction(tf.constant(found), examples.task, from_logits) for found in outputs)
     return whole, smaller
 

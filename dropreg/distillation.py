@@ -12,8 +12,8 @@ from dataclasses import replace
 from .copying import BATCH, run_model
 from .data import Data, as_data, check_data
 from .errors import DataError, ParameterError
+from .logits import guess_task
 from .merges import LeastSquares, Merge
-from .outcomes import guess_task
 from .recovery import Recovery, recover
 from .surgery import Pruned
 

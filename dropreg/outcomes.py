@@ -56,6 +56,23 @@ class Prediction:
         return tf.math.log(p) - tf.math.log1p(-p)
 
 
+def in_float32(outputs: "tf.Tensor") -> "tf.Tensor":
+    """Outputs in float32; what float16 cannot hold of their gradients, such as 1 / p of a small p, is cut off."""
+    import tensorflow as tf
+
+    if outputs.dtype != tf.float16:
+        return tf.cast(outputs, tf.float32)
+
+    @tf.custom_gradient
+    def widened(narrow: "tf.Tensor") -> Any:
+        def back(gradient: "tf.Tensor") -> "tf.Tensor":
+            return tf.cast(tf.clip_by_value(gradient, tf.float16.min, tf.float16.max), tf.float16)
+
+        return tf.cast(narrow, tf.float32), back
+
+    return widened(outputs)
+
+
 class Outcome(ABC):
     """A number for each row.
 
@@ -385,22 +402,3 @@ def check_labels(outcomes: "Sequence[Outcome]", labels: "np.ndarray | None") -> 
     for outcome in outcomes:
         if outcome.needs_labels and labels is None:
             raise DataError(f"outcome '{outcome.name}' must have labels, received y=None: use outcome 'divergence'.")
-
-
-def guess_from_logits(task: Task, outputs: Any) -> bool:
-    """Whether a classifier's outputs (n, ..., n_outputs) are logits: they are unless all could be probabilities."""
-    import numpy as np
-
-    if task == "classes":
-        return not bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1.0, atol=1e-3))
-    return not bool(((outputs >= 0) & (outputs <= 1)).all())
-
-
-def guess_task(outputs: Any) -> Task:
-    """What the outputs (n, ..., n_outputs) of a model without labels are: "classes" or "multilabel" if they show it.
-
-    Numbers that are no probabilities may be logits or a regression; they are taken for the latter.
-    """
-    if outputs.shape[-1] > 1 and not guess_from_logits("classes", outputs):
-        return "classes"
-    return "regression" if guess_from_logits("multilabel", outputs) else "multilabel"

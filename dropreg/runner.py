@@ -17,7 +17,8 @@ from .designs import Bernoulli, BoolMasks, Design, examples_of_rows
 from .elements import Elements
 from .errors import ModelError, ParameterError, positive
 from .fidelity import Fidelity
-from .outcomes import Outcome, PerMask, Prediction, guess_from_logits
+from .logits import are_logits
+from .outcomes import Outcome, PerMask, Prediction, in_float32
 
 if TYPE_CHECKING:
     import keras
@@ -112,10 +113,8 @@ class ChunkRunner:
         return self.examples.inputs if self._cache is None else self._cache
 
     def _forward(self, gathered: "list[tf.Tensor]", masks: "tf.Tensor | None") -> "tf.Tensor":
-        import tensorflow as tf
-
         frontier = self.network.prefix(gathered) if self._cache is None else gathered
-        return tf.cast(self.network.suffix(frontier, masks), tf.float32)
+        return in_float32(self.network.suffix(frontier, masks))
 
     def _prediction(self, outputs: "tf.Tensor") -> Prediction:
         return Prediction(outputs, self.examples.task, self.from_logits)
@@ -171,8 +170,9 @@ class ChunkRunner:
             forward([tf.convert_to_tensor(x[start : start + self.batch_size]) for x in self._source()])
             for start in starts
         ]
-        outputs = self.examples.check_outputs(tf.concat(parts, axis=0).numpy(), self._arguments[0].name)
-        return outputs, guess_from_logits(self.examples.task, outputs)
+        model = self._arguments[0]
+        outputs = self.examples.check_outputs(tf.concat(parts, axis=0).numpy(), model.name)
+        return outputs, are_logits(model, self.examples.output, self.examples.task, outputs)
 
     def _measure_baseline(self) -> npt.NDArray[np.float32]:
         """Outcomes of the whole model, shape (n_examples, n_row_outcomes)."""

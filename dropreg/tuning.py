@@ -14,8 +14,9 @@ from tqdm.auto import tqdm
 from .copying import BATCH, call_outputs, run_model, seed_layers, traced
 from .data import Examples, check_data
 from .errors import ModelError
+from .logits import are_logits, guess_task
 from .mixup import continuous, mixed
-from .outcomes import Divergence, Loss, Prediction, Task, guess_from_logits, guess_task
+from .outcomes import Divergence, Loss, Prediction, Task, in_float32
 
 if TYPE_CHECKING:
     from .recovery import Recovery
@@ -92,7 +93,7 @@ class Objective:
         outputs = run_model(model, mine[0])
         alone = len(model.outputs) == 1
         task = mine[0].task if alone or mine[0].labels is not None else guess_task(outputs)
-        from_logits = guess_from_logits(task, outputs)
+        from_logits = are_logits(model, number, task, outputs)
         if teacher is None:
             return Lesson(number, task, from_logits, False, 1.0, [])
         same = self.parts[0].examples is self.parts[1].examples
@@ -106,7 +107,7 @@ class Objective:
         scale = self.settings.temperature**2
         if task == "regression":  # beside other outputs in units of its variance
             scale = 1.0 if alone else 1.0 / max(float(soft[0].var()), 1e-12)
-        return Lesson(number, task, from_logits, guess_from_logits(task, soft[0]), scale, soft)
+        return Lesson(number, task, from_logits, are_logits(teacher, number, task, soft[0]), scale, soft)
 
     def _answers(self, inputs: list[Any]) -> list[Any]:
         assert self.teacher is not None
@@ -130,7 +131,7 @@ class Objective:
     def __call__(self, outputs: list[Any], targets: list[Any]) -> Any:
         """Loss of each row, shape (rows,), in nats or squared units, from all outputs of the student."""
         distill, terms = self.settings.distill, []
-        students = [Prediction(tf.cast(outputs[a.output], tf.float32), a.task, a.from_logits) for a in self.lessons]
+        students = [Prediction(in_float32(outputs[a.output]), a.task, a.from_logits) for a in self.lessons]
         if distill < 1:
             terms.append((1.0 - distill) * Loss().measure(students[0], targets[0], students[0]))
         if distill > 0:

@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 import dropreg as dr
 from dropreg import annealer
 from dropreg.distillation import DISTILLATION
-from dropreg.outcomes import guess_task
+from dropreg.logits import guess_task
 
 FAST: dict[str, Any] = {"epochs": 3, "batch_size": 16, "trial_epochs": 1}
 GRID = ("mlp", "mlp_activations", "cnn_bn", "two_inputs", "bidirectional", "tagger")

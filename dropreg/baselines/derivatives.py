@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError, ParameterError
-from ..outcomes import Prediction
+from ..outcomes import PerExample, Prediction
 from .probe import Probe
 from .question import Array
 
@@ -235,13 +235,20 @@ def _curvature(probe: Probe, bundle: Any, scores: "tf.Tensor") -> "tuple[tf.Tens
     """
     import tensorflow as tf
 
-    task = probe.question.examples.task
+    task, outcome = probe.question.examples.task, probe.question.outcome
+
+    def here(scores: tf.Tensor) -> Prediction:
+        if probe.from_logits or task == "regression" or not isinstance(outcome, PerExample):
+            return Prediction(scores, task, True)
+        given = tf.nn.softmax(scores) if task == "classes" else tf.sigmoid(scores)
+        return Prediction(given, task, False)
+
     with tf.GradientTape(persistent=True) as outer:
         outer.watch(scores)
         with tf.GradientTape() as inner:
             inner.watch(scores)
             whole = Prediction(bundle[-2], task, probe.from_logits)
-            value = probe.question.outcome.measure(Prediction(scores, task, True), bundle[-1], whole)
+            value = outcome.measure(here(scores), bundle[-1], whole)
         slope: Any = inner.gradient(value, scores)
         columns = tf.unstack(slope, axis=-1)
     rows: list[Any] = [outer.gradient(column, scores) for column in columns]

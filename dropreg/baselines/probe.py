@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..outcomes import Prediction, guess_from_logits
+from ..logits import are_logits
+from ..outcomes import Prediction, in_float32
 from .question import Array, Question
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class Probe:
         self._source: list[Any] = list(examples.inputs) if cache is None else cache
         labels = np.zeros(len(examples), np.int64) if examples.labels is None else examples.labels
         self.whole, self._labels = self._run_whole() if whole is None else whole, labels
-        self.from_logits = guess_from_logits(examples.task, self.whole)
+        self.from_logits = are_logits(question.model, examples.output, examples.task, self.whole)
 
     def __len__(self) -> int:
         return len(self.question.examples)
@@ -96,10 +97,8 @@ class Probe:
         return self.question.examples.check_outputs(np.concatenate(parts), self.question.model.name)
 
     def _outputs(self, gathered: Sequence[Any], masks: "tf.Tensor | None") -> "tf.Tensor":
-        import tensorflow as tf
-
         frontier = list(gathered) if self._cached else self.network.prefix(list(gathered))
-        return tf.cast(self.network.suffix(frontier, masks), tf.float32)
+        return in_float32(self.network.suffix(frontier, masks))
 
     def bundle(self, examples: npt.NDArray[np.int64]) -> "list[tf.Tensor]":
         """What the rows `examples` (their numbers) need."""
