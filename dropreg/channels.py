@@ -6,6 +6,7 @@ the model's inputs. Labels that must go together are tied (union-find); labels t
 pinned with a reason.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,10 +49,11 @@ class State:
 class Channels:
     """Labels, what ties and pins them, what each costs, and where they are read.
 
-    ``slots`` holds the labels of every slot of the graph once all its calls have been followed, ``equal`` the pairs of
-    layers that must keep as many units one as the other.
+    ``names`` holds what layers are called by their ``id``, ``slots`` the labels of every slot of the graph once all its
+    calls have been followed, ``equal`` the pairs of layers that must keep as many units one as the other.
     """
 
+    names: Mapping[int, str]
     sources: list[Source] = field(default_factory=list)
     reads: list[Read] = field(default_factory=list)
     states: list[State] = field(default_factory=list)
@@ -68,7 +70,7 @@ class Channels:
         """Labels of the `count` units that `layer` computes; the same again when it is shared."""
         if id(layer) not in self._units:
             first = len(self.sources)
-            self.sources += [Source(layer.name, kind, index) for index in range(count)]
+            self.sources += [Source(self.names.get(id(layer), layer.name), kind, index) for index in range(count)]
             self.params += [0.0] * count
             self.macs += [0.0] * count
             self._parents += range(first, first + count)

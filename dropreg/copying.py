@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from .data import Examples
 from .errors import ModelError
-from .graph import all_layers, trace_graph
+from .graph import all_layers, is_opaque, patched, trace_graph
 from .layers.base import rule_for
 from .zeros import HoldZeros
 
@@ -26,12 +26,14 @@ def copy_model(model: keras.Model) -> keras.Model:
     ModelError
         If the model is a subclassed one.
     """
-    if trace_graph(model).inside is not None:
+    if is_opaque(model):
         raise ModelError(
             f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code: it "
             "cannot be copied. Rebuild it as keras.Model(inputs, outputs)."
         )
-    copied: Any = keras.models.clone_model(model)
+    compiled = [(layer, "compiled", False) for layer in all_layers(model) if isinstance(layer, keras.Model)]
+    with patched(compiled):
+        copied: Any = keras.models.clone_model(model)
     copied.set_weights(model.get_weights())
     for layer in all_layers(copied):
         rule_for(layer).finish(layer)
@@ -49,7 +51,9 @@ def seed_layers(model: keras.Model, seed: int) -> None:
 
 
 def call_outputs(model: keras.Model, inputs: Sequence[Any], *, training: bool) -> list[Any]:
-    """The model's outputs for one tensor an input."""
+    """The model's outputs for one tensor an input; a subclassed model is called for inference alone."""
+    if is_opaque(model):
+        return trace_graph(model).calls[0].run(inputs)
     pack: Any = keras.tree.pack_sequence_as
     arranged = inputs[0] if isinstance(model, keras.Sequential) else pack(model.input, list(inputs))
     return keras.tree.flatten(model(arranged, training=training))

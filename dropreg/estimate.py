@@ -65,9 +65,10 @@ def regress(
     estimator : str or scikit-learn estimator
         "assisted": regression that shrinks towards the recorded gradients; "gradient": those alone;
         "ols", by statsmodels; "ridge" and "lasso", by scikit-learn; "marginal", for very many
-        elements; or any linear estimator of scikit-learn, as an object. "auto" is "assisted" where
-        the record holds the outcome's gradients, else "ols". Above 8,000 elements "marginal" and "assisted"
-        use the known covariance of independent masks instead of the measured one, at memory in
+        elements; or a LinearRegression, Ridge, Lasso, ElasticNet, Lars, LassoLars or
+        OrthogonalMatchingPursuit of scikit-learn, as an object. "auto" is "assisted" where the record
+        holds the outcome's gradients, else "ols". Above 8,000 elements "marginal" and "assisted" use
+        the known covariance of independent masks instead of the measured one, at memory in
         proportion to the elements; the others are refused, and "auto" without gradients is "marginal".
     covariance : {"HC1", "cluster", "nonrobust"}
         Standard errors of OLS: "HC1" for this data set, "cluster" (by example) for the population

@@ -4,9 +4,10 @@ A subclassed model, whose graph lies in Python code, is one opaque call. This is
 reads the private bookkeeping of Keras (``keras.src``).
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import RLock
 from typing import Any
 
@@ -40,6 +41,8 @@ class Call:
         Slots read and written, in the order of the flattened arguments and results.
     input_shapes, output_shapes : tuple of Shape
         Shapes of those slots, batch axis included.
+    name : str
+        Of the layer, as in `Graph.names`.
     """
 
     layer: Any
@@ -49,10 +52,7 @@ class Call:
     outputs: tuple[int, ...]
     input_shapes: tuple[Shape, ...]
     output_shapes: tuple[Shape, ...]
-
-    @property
-    def name(self) -> str:
-        return str(self.layer.name)
+    name: str
 
     @property
     def kind(self) -> str:
@@ -115,6 +115,9 @@ class Graph:
     input_names, output_names : tuple of str
     input_dtypes : tuple of (str or None)
         None where any numbers will do.
+    names : dict of int to str
+        What each layer is called, by its ``id``: its name, behind those of the models and layers around it where
+        several layers have the same one ("encoder/dense").
     inside : tuple of Inside or None
         The calls inside a subclassed model, which itself is the only call; None for other models.
     """
@@ -126,6 +129,7 @@ class Graph:
     input_names: tuple[str, ...]
     output_names: tuple[str, ...]
     input_dtypes: tuple[str | None, ...]
+    names: dict[int, str]
     inside: tuple[Inside, ...] | None = None
 
     def output_number(self, output: int | str) -> int:
@@ -159,11 +163,12 @@ def trace_graph(model: keras.Model) -> Graph:
             f"`model` must be a keras.Model, received {type(model).__name__}: load a saved one with "
             "keras.saving.load_model."
         )
-    if not isinstance(model, keras.Sequential) and not is_nested(model):
+    if is_opaque(model):
         return _opaque(model)
     functional = _functional(model)
     shapes: list[Shape] = []
     calls: list[Call] = []
+    names = _names(model)
 
     def new_slot(tensor: keras.KerasTensor) -> int:
         shapes.append(tuple(tensor.shape))
@@ -172,14 +177,31 @@ def trace_graph(model: keras.Model) -> Graph:
     inputs = tuple(new_slot(tensor) for tensor in functional.inputs)
     outputs = _write_out(functional, inputs, new_slot, calls, shapes)
     return Graph(
-        calls=tuple(calls),
+        calls=tuple(replace(call, name=names.get(id(call.layer), call.name)) for call in calls),
         inputs=inputs,
         outputs=outputs,
         shapes=tuple(shapes),
         input_names=tuple(tensor.name for tensor in functional.inputs),
         output_names=tuple(functional.output_names),
         input_dtypes=tuple(str(tensor.dtype) for tensor in functional.inputs),
+        names=names,
     )
+
+
+def _names(model: keras.Model) -> dict[int, str]:
+    """`Graph.names`."""
+    paths: dict[int, str] = {}
+
+    def walk(parent: Any, around: str) -> None:
+        for layer in parent._flatten_layers(include_self=False, recursive=False):
+            if id(layer) not in paths:
+                paths[id(layer)] = f"{around}{layer.name}"
+                walk(layer, f"{around}{layer.name}/")
+
+    walk(model, "")
+    plain = {key: path.rpartition("/")[2] for key, path in paths.items()}
+    count = Counter(plain.values())
+    return {key: name if count[name] == 1 else paths[key] for key, name in plain.items()}
 
 
 def all_layers(model: keras.Model) -> list[Any]:
@@ -242,7 +264,7 @@ def _opaque(model: Any) -> Graph:
     n_inputs, n_outputs = len(flat), len(output_shapes)
     read, written = tuple(range(n_inputs)), tuple(range(n_inputs, n_inputs + n_outputs))
     input_shapes = tuple(tuple(shape) for shape in flat)
-    call = Call(model, (arguments,), {}, read, written, input_shapes, output_shapes)
+    call = Call(model, (arguments,), {}, read, written, input_shapes, output_shapes, model.name)
     return Graph(
         calls=(call,),
         inputs=read,
@@ -251,6 +273,7 @@ def _opaque(model: Any) -> Graph:
         input_names=tuple(f"input_{k}" for k in read),
         output_names=tuple(f"output_{k}" for k in range(n_outputs)),
         input_dtypes=(None,) * n_inputs,
+        names=_names(model),
         inside=inside,
     )
 
@@ -315,6 +338,11 @@ def _functional(model: Any) -> Functional:
     return model
 
 
+def is_opaque(model: keras.Model) -> bool:
+    """Whether the graph of `model` lies in Python code, so that it is one call."""
+    return not isinstance(model, keras.Sequential) and not is_nested(model)
+
+
 def is_nested(layer: Any) -> bool:
     """Whether `layer` is a model whose calls can be written out in place of its own."""
     if isinstance(layer, keras.Sequential):
@@ -329,7 +357,10 @@ def _write_out(
     calls: list[Call],
     shapes: list[Shape],
 ) -> tuple[int, ...]:
-    """Append the calls of `functional`, fed by the slots `inputs`; gives its output slots."""
+    """Append the calls of `functional`, fed by the slots `inputs`; gives its output slots.
+
+    A nested model that is given a mask beside its inputs is one call: the layers in it read the mask unseen.
+    """
     slots = {id(tensor): slot for tensor, slot in zip(functional.inputs, inputs, strict=True)}
     for depth in sorted(functional._nodes_by_depth, reverse=True):
         for node in functional._nodes_by_depth[depth]:
@@ -337,7 +368,7 @@ def _write_out(
             if node.is_input or any(id(tensor) not in slots for tensor in tensors):
                 continue
             read = tuple(slots[id(tensor)] for tensor in tensors)
-            if is_nested(node.operation):
+            if is_nested(node.operation) and len(read) == len(_functional(node.operation).inputs):
                 written = _write_out(_functional(node.operation), read, new_slot, calls, shapes)
             else:
                 written = tuple(new_slot(tensor) for tensor in node.output_tensors)
@@ -359,4 +390,5 @@ def _call(node: Any, slots: dict[int, int], read: tuple, written: tuple, shapes:
         outputs=written,
         input_shapes=tuple(shapes[slot] for slot in read),
         output_shapes=tuple(shapes[slot] for slot in written),
+        name=str(node.operation.name),
     )

@@ -47,6 +47,8 @@ class ImpactTable:
     interactions : Interactions or None
     stop : str or None
         Why the run ended early, and what that does to the error bars.
+    df : float
+        Degrees of freedom of Student's t that tests and intervals are by; infinite for the normal.
     """
 
     frame: pd.DataFrame
@@ -59,6 +61,7 @@ class ImpactTable:
     fidelity: pd.DataFrame | None = None
     interactions: Interactions | None = None
     stop: str | None = None
+    df: float = np.inf
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -107,8 +110,9 @@ class ImpactTable:
     def negligible(self, margin: float, level: float = 0.05) -> pd.DataFrame:
         """The elements shown to have an impact below a margin, the ones that a pruner may act on.
 
-        Two one-sided tests (TOST) [1]_ of -margin < impact < margin, adjusted over all elements for
-        a false discovery rate of `level`. An element that is merely not shown to matter is not here.
+        Two one-sided tests (TOST) [1]_ of -margin < impact < margin by Student's t, adjusted over all
+        elements for a false discovery rate of `level`. An element that is merely not shown to matter
+        is not here.
 
         Parameters
         ----------
@@ -143,7 +147,7 @@ class ImpactTable:
             )
         with np.errstate(divide="ignore", invalid="ignore"):
             distance = (margin - np.abs(self.impact)) / self.std_error
-        p_value = stats.norm.sf(distance)
+        p_value = stats.t.sf(distance, self.df)
         frame = self.frame[["element", "layer", "params", "impact", "std_error"]].assign(
             p_equivalence=p_value, p_bh=adjusted(p_value, "fdr_bh")
         )
@@ -287,5 +291,5 @@ def impact_table(
         rank=stats.rankdata(-impact, method="ordinal").astype(np.int64),
     )
     return ImpactTable(
-        frame[list(COLUMNS)], method, outcome, rows, level, seed, details or {}, fidelity, interactions, stop
+        frame[list(COLUMNS)], method, outcome, rows, level, seed, details or {}, fidelity, interactions, stop, df
     )

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-2  # by which probabilities in half precision miss a sum of one
 
 
-def are_logits(model: "keras.Model", output: int, task: Task, outputs: npt.NDArray[np.float32]) -> bool:
+def are_logits(model: "keras.Model", output: int, task: Task, outputs: npt.NDArray[np.floating]) -> bool:
     """Whether an output of a classifier is logits, else it is probabilities.
 
     The last layer says so if its activation is linear (logits), a softmax over classes or a sigmoid of labels
@@ -36,14 +36,14 @@ def are_logits(model: "keras.Model", output: int, task: Task, outputs: npt.NDArr
     return not could_be_probabilities(task, outputs)
 
 
-def could_be_probabilities(task: Task, outputs: npt.NDArray[np.float32]) -> bool:
+def could_be_probabilities(task: Task, outputs: npt.NDArray[np.floating]) -> bool:
     """Whether outputs (n, ..., n_outputs) lie in [0, 1], and for classes add up to one."""
     if task == "classes":
         return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1.0, atol=_TOLERANCE))
     return bool(((outputs >= 0) & (outputs <= 1)).all())
 
 
-def guess_task(outputs: npt.NDArray[np.float32]) -> Task:
+def guess_task(outputs: npt.NDArray[np.floating]) -> Task:
     """What the outputs (n, ..., n_outputs) of a model without labels are: "classes" or "multilabel" if they show it.
 
     Numbers that are no probabilities may be logits or a regression; they are taken for the latter.

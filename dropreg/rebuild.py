@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
+import numpy as np
 
 from .graph import Call, Graph, Ref
 from .layers.base import Cut, rule_for, unchanged
@@ -51,7 +52,8 @@ def rebuild(model: keras.Model, graph: Graph, plan: Plan) -> Rebuilt:
         cut = _cut(old, plan)
         rule = rule_for(old.layer)
         if is_new:
-            made[id(old.layer)] = rule.remake(old, {**cut.config, "name": _free_name(old.name, names)})
+            config = _with_any_shape(cut.config) if cut.weights else cut.config
+            made[id(old.layer)] = rule.remake(old, {**config, "name": _free_name(old.layer.name, names)})
         new = _rewired(replace(old, layer=made[id(old.layer)]), old, index, plan)
         written = keras.tree.flatten(_symbolic(new, values))
         if is_new and cut.weights:
@@ -74,6 +76,15 @@ def _cut(call: Call, plan: Plan) -> Cut:
     if all(kept.all() for kept in (*ins, *outs)):
         return unchanged(call)
     return rule_for(call.layer).cut(call, ins, outs)
+
+
+def _with_any_shape(config: dict[str, Any]) -> dict[str, Any]:
+    """A config whose initializers hold no arrays of the old shape; the weights are known anyway."""
+    return config | {
+        name: "zeros"
+        for name, value in config.items()
+        if name.endswith("_initializer") and np.ndim(getattr(keras.initializers.get(value), "value", 0)) > 0
+    }
 
 
 def _rewired(new: Call, old: Call, index: int, plan: Plan) -> Call:
@@ -123,7 +134,8 @@ def _assemble(model: keras.Model, inputs: list[Any], outputs: list[Any], layers:
     if isinstance(model, keras.Sequential):
         nested = any(isinstance(layer, keras.Model) for layer in model.layers)
         if not nested:
-            return keras.Sequential([inputs[0], *layers], name=model.name)
+            own = [layer for layer in layers if isinstance(layer, keras.layers.Layer)]  # masks find their own way
+            return keras.Sequential([inputs[0], *own], name=model.name)
         return keras.Model(inputs[0], outputs[0], name=model.name)
     pack: Callable[..., Any] = keras.tree.pack_sequence_as
     return keras.Model(pack(model.input, inputs), pack(model.output, outputs), name=model.name)

@@ -290,12 +290,13 @@ class ChunkRunner:
         rows = _Rows.join(parts)
         changes = (rows.measured - self.baseline[examples.reshape(-1)]).reshape(n_masks, n, -1).astype(np.float64)
         unknown = np.full(rows.per_mask.shape, np.nan)
+        noise = [share_of_noise(first + k * n, n, len(self.examples)) for k in range(n_masks)]
         return FidelityMasks(
             rates=np.repeat(rates, fidelity.masks),
             packed=packed,
             n_elements=n_elements,
             effects=self._in_order(changes.mean(axis=1), rows.per_mask - rows.per_mask_whole),
-            variances=self._in_order(changes.var(axis=1, ddof=1) / n, unknown),
+            variances=self._in_order(changes.var(axis=1, ddof=1) * np.array(noise)[:, np.newaxis], unknown),
             examples=n,
         )
 
@@ -371,3 +372,13 @@ def _batch_size(floats_per_row: int) -> int:
     """A power of two whose activations take some tens of megabytes."""
     fitting = 2 ** int(np.log2(max(_BATCH_FLOATS // max(floats_per_row, 1), 1)))
     return int(np.clip(fitting, _LEAST_BATCH, _MOST_BATCH))
+
+
+def share_of_noise(first: int, count: int, n_examples: int) -> float:
+    """Variance of the mean over some rows, by that of single rows: less than 1 / count where few examples are left out.
+
+    Rows go through all examples once, then again (`examples_of_rows`): those of whole rounds have no noise, those of a
+    part are drawn without replacement.
+    """
+    _, sizes = np.unique(np.arange(first, first + count) // n_examples, return_counts=True)
+    return float((sizes * (1.0 - sizes / n_examples)).sum()) / count**2

@@ -1,4 +1,4 @@
-"""Penalized regression: ridge, lasso, any linear estimator of scikit-learn, and gradient-assisted.
+"""Penalized regression: ridge, lasso, linear estimators of scikit-learn, and gradient-assisted.
 
 All work on the compressed design; see `dropreg.regression`.
 """
@@ -167,36 +167,40 @@ def lasso(design: CompressedDesign, rows: Rows, outcome: int, penalty: Penalty) 
     return _without_errors(design, outcome, coefficients, {"penalty": chosen})
 
 
-def from_estimator(design: CompressedDesign, outcome: int, estimator: Any) -> Fit:
-    """Fit a copy of any linear estimator of scikit-learn to the pseudo-rows, without an intercept.
+_SUMS = ("LinearRegression", "Ridge", "Lars", "OrthogonalMatchingPursuit")
+_MEANS = ("Lasso", "ElasticNet", "LassoLars")
 
-    Estimators whose objective is a *mean* squared error (Lasso, ElasticNet, LassoLars and their
-    multi-task kin) get rows scaled so that their penalty means what it does on all rows; the sum of
-    squares of the others (LinearRegression, Ridge, ...) needs no scaling.
+
+def from_estimator(design: CompressedDesign, outcome: int, estimator: Any) -> Fit:
+    """Fit a copy of a linear estimator of scikit-learn to the pseudo-rows, without an intercept.
+
+    That is exact for those that know the rows by a squared error alone and choose no penalty from them. Where the
+    objective is a *mean* squared error (Lasso, ElasticNet, LassoLars) pseudo-rows are scaled so that the penalty means
+    what it does on all rows.
 
     Raises
     ------
     ParameterError
-        If `estimator` is no linear estimator, or chooses its penalty by cross-validation.
+        If `estimator` is another one.
     """
+    from sklearn import linear_model
     from sklearn.base import clone
 
     name = type(estimator).__name__
-    if not hasattr(estimator, "fit") or "fit_intercept" not in getattr(estimator, "get_params", dict)():
-        raise ParameterError(
-            f"`estimator` must be a name or a linear estimator of scikit-learn with `fit_intercept`, received {name}."
-        )
     if name.endswith(("CV", "IC")):
         raise ParameterError(
             f"`estimator` must not choose its penalty on the {design.n_elements + 1} compressed rows, received {name}: "
             "pass estimator='ridge' or 'lasso' with penalty='cv', which leaves out rows of the run."
         )
-    is_mean = name in ("Lasso", "ElasticNet", "LassoLars", "SGDRegressor")
-    x, y = _mean_scaled(design, outcome) if is_mean else design.pseudo_rows(outcome)
+    known = {kind: getattr(linear_model, kind) for kind in (*_SUMS, *_MEANS)}
+    if type(estimator) not in known.values():
+        raise ParameterError(
+            f"`estimator` must be a name or one of scikit-learn's {', '.join(known)}, whose objectives are a squared "
+            f"error and a fixed penalty, received {name}."
+        )
+    x, y = _mean_scaled(design, outcome) if name in _MEANS else design.pseudo_rows(outcome)
     copy: Any = clone(estimator)
     fitted = copy.set_params(fit_intercept=False).fit(x, y)
-    if not hasattr(fitted, "coef_"):
-        raise ParameterError(f"`estimator` must have `coef_` once fitted, received {name}.")
     return _without_errors(design, outcome, np.asarray(fitted.coef_, dtype=np.float64).reshape(-1), {})
 
 

@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from .copying import copy_model
 from .layers.base import rule_for
 from .rebuild import Rebuilt
 from .zeros import as_array
@@ -87,5 +88,5 @@ def saved_bytes(model: keras.Model) -> int:
     """Bytes of the model's ``.keras`` file, without the state of an optimizer."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
-        keras.saving.save_model(model, path)
+        keras.saving.save_model(copy_model(model), path)
         return path.stat().st_size

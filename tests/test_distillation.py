@@ -133,7 +133,7 @@ def test_all_outputs_are_learned_from_the_teacher() -> None:
 
 
 def test_what_outputs_show() -> None:
-    scores = np.random.default_rng(0).normal(size=(20, 3))
+    scores = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     assert guess_task(np.exp(log_softmax(scores, axis=1))) == "classes"
     assert guess_task(1.0 / (1.0 + np.exp(-scores))) == "multilabel"
     assert guess_task(1.0 / (1.0 + np.exp(-scores[:, :1]))) == "multilabel"

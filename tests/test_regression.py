@@ -9,7 +9,21 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import ElasticNet, Lasso, LassoCV, LinearRegression, Ridge
+from sklearn.linear_model import (
+    BayesianRidge,
+    ElasticNet,
+    HuberRegressor,
+    Lars,
+    Lasso,
+    LassoCV,
+    LassoLars,
+    LinearRegression,
+    LogisticRegression,
+    MultiTaskLasso,
+    OrthogonalMatchingPursuit,
+    Ridge,
+    SGDRegressor,
+)
 
 from dropreg.chunks import GradientSums
 from dropreg.regression import Block, CovarianceType, Rows, check_identified, compress, gram, marginal, ols
@@ -224,12 +238,29 @@ def test_marginal_regression_agrees_with_the_covariances_written_out() -> None:
     np.testing.assert_allclose(fit.std_errors, each.std(axis=0) / np.sqrt(4999), rtol=1e-3)
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        *(LinearRegression(), Ridge(3.0), Lasso(0.02), ElasticNet(0.02), Lars(n_nonzero_coefs=3)),
+        *(LassoLars(0.02), OrthogonalMatchingPursuit(n_nonzero_coefs=3), Lasso(0.02, positive=True)),
+    ],
+)
+def test_estimators_of_scikit_learn_give_what_they_give_on_all_rows(estimator: Any) -> None:
+    data = simulate(2000, 6, seed=9)
+    fit = from_estimator(compress(chunked(data, 611)), 0, estimator)
+    on_rows = estimator.fit((~data.masks).astype(float), data.effects[:, 0])
+    np.testing.assert_allclose(fit.coefficients, on_rows.coef_, rtol=1e-3, atol=1e-4)
+    assert np.abs(fit.coefficients).max() > 0.01
+
+
 def test_estimators_that_do_not_fit_are_refused() -> None:
     design = compress(chunked(simulate(100, 4, seed=0), 50))
     with pytest.raises(ValueError, match=r"must not choose its penalty on the 5 compressed rows, received LassoCV"):
         from_estimator(design, 0, LassoCV())
-    with pytest.raises(ValueError, match=r"linear estimator of scikit-learn with `fit_intercept`, received dict"):
-        from_estimator(design, 0, {})
+    for estimator in ({}, BayesianRidge(), SGDRegressor(), HuberRegressor(), MultiTaskLasso(), LogisticRegression()):
+        says = rf"a name or one of scikit-learn's LinearRegression, .*, received {type(estimator).__name__}\."
+        with pytest.raises(ValueError, match=says):
+            from_estimator(design, 0, estimator)
     again = chunked(simulate(100, 4, seed=0), 50)
     with pytest.raises(ValueError, match=r"a number or 'cv' for estimator='lasso', received 'evidence'"):
         lasso(design, again, 0, "evidence")

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from scipy import stats
 from sklearn.linear_model import Ridge
 
 import dropreg as dr
+from dropreg.designs import examples_of_rows
 from dropreg.masking import MaskedNetwork
+from dropreg.runner import share_of_noise
 
 DESIGNS = {
     "bernoulli": dr.Bernoulli(0.25),
@@ -147,6 +150,35 @@ def test_adjusted_p_values_are_those_of_statsmodels() -> None:
     np.testing.assert_allclose(frame["p_bh"], np.asarray(multipletests(frame["p_value"], method="fdr_bh")[1], float))
     np.testing.assert_allclose(frame["p_by"], np.asarray(multipletests(frame["p_value"], method="fdr_by")[1], float))
     assert (frame["p_by"] >= frame["p_bh"]).all()
+
+
+def test_negligible_is_judged_by_the_distribution_of_the_table() -> None:
+    """Few clusters: Student's t, as for the table's own intervals."""
+    model, (x, y), elements = small()
+    record = dr.sample(model, (x[:6], y[:6]), elements, rows=3000, outcomes="loss", progress=False)
+    table = dr.regress(record, outcome="loss", covariance="cluster")
+    margin = 2.0 * float(np.abs(table.impact).max())
+    shown = table.negligible(margin, level=0.999).set_index("element")["p_equivalence"]
+    own = table.frame.set_index("element").loc[shown.index]
+    half = (own["ci_high"] - own["impact"]) / own["std_error"]
+    np.testing.assert_allclose(half, stats.t.ppf(0.975, 5))
+    np.testing.assert_allclose(shown, stats.t.sf((margin - own["impact"].abs()) / own["std_error"], 5))
+
+
+def test_a_mask_that_runs_on_all_examples_is_measured_without_noise() -> None:
+    model, (x, y), elements = small()
+    few = dr.sample(model, (x[:100], y[:100]), elements, rows=2000, outcomes="loss", progress=False)
+    fidelity = dr.regress(few, outcome="loss").fidelity
+    assert fidelity is not None
+    assert fidelity["r2_ceiling"].min() > 1 - 1e-9
+
+
+@pytest.mark.parametrize(("n_examples", "n"), [(40, 10), (40, 30), (40, 60), (35, 20)])
+def test_the_noise_of_masks_that_run_on_some_examples(n_examples: int, n: int) -> None:
+    values = np.random.default_rng(0).normal(size=n_examples)
+    means = [values[examples_of_rows(seed, 3 * n, n, n_examples)].mean() for seed in range(4000)]
+    expected = values.var(ddof=1) * share_of_noise(3 * n, n, n_examples)
+    assert np.var(means) == pytest.approx(expected, rel=0.1)
 
 
 def test_negligible_is_shown_not_merely_unproven() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..elements import Elements, Gate
-from ..errors import ParameterError
+from ..errors import ModelError, ParameterError
 from .question import Array, Question
 
 UNITS = {"neuron", "filter"}
@@ -16,7 +16,13 @@ _BATCH = 500
 
 
 def check_units(elements: Elements, what: str, kinds: str = "neurons and filters") -> None:
-    """Raise ParameterError unless all elements are units of layers."""
+    """Raise ParameterError unless all elements are units of layers, and ModelError if nobody knows who reads them."""
+    if any(gate.where == "output" for gate in elements.inner_gates):
+        raise ModelError(
+            f"{what} must know which layers read a unit, received elements of a subclassed model, whose graph lies in "
+            "Python code: rebuild it as keras.Model(inputs, outputs), or use a scorer that measures, such as "
+            "leave_one_out."
+        )
     others = sorted(set(elements.kinds) - UNITS)
     if others:
         raise ParameterError(

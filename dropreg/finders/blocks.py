@@ -32,10 +32,10 @@ def find_layers(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
             fits[id(layer)] = (
                 fits.get(id(layer), True) and read is not None and read == written and None not in read[1:]
             )
-    found = [layer for key, layer in layers.items() if fits[key] and choice.takes(layer.name)]
+    found = [layer for key, layer in layers.items() if fits[key] and choice.takes(graph.names[id(layer)])]
     reason = "its output has another shape than its input, so the layers behind it could not do without it"
     return Found(
-        layers=[layer.name for layer in found],
+        layers=[graph.names[id(layer)] for layer in found],
         kinds=["layer"] * len(found),
         indices=np.zeros(len(found), dtype=np.int64),
         params=np.array([n_params(layer) for layer in found], dtype=np.int64),
@@ -43,8 +43,8 @@ def find_layers(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
         inner_gates=tuple(
             InnerGate("bypass", number[id(layer)], np.array([column])) for column, layer in enumerate(found)
         ),
-        left_out=tuple((layer.name, reason) for key, layer in layers.items() if not fits[key]),
-        known=tuple(layer.name for layer in layers.values()),
+        left_out=tuple((graph.names[id(layer)], reason) for key, layer in layers.items() if not fits[key]),
+        known=tuple(graph.names[id(layer)] for layer in layers.values()),
     )
 
 

@@ -26,18 +26,18 @@ def find(model: "keras.Model", graph: Graph, kind: Kind, choice: Choice) -> Foun
             continue
         called[id(call.layer)] = call.layer
         if call.is_output:
-            left_out[call.layer.name] = "the model's output needs it"
+            left_out[graph.names[id(call.layer)]] = "the model's output needs it"
     if called and not left_out:
         last = list(called.values())[-1]
         if graph.shapes[graph.outputs[0]][-1] == rule_for(last).units(last)[0]:  # type: ignore[index]
-            left_out[last.name] = "it comes last and is as wide as the model's output, which needs it"
+            left_out[graph.names[id(last)]] = "it comes last and is as wide as the model's output, which needs it"
     names, unit_kinds, indices, params, gates = [], [], [], [], []
     for layer in called.values():
-        if layer.name in left_out or not choice.takes(layer.name):
+        if graph.names[id(layer)] in left_out or not choice.takes(graph.names[id(layer)]):
             continue
         count, unit_kind = rule_for(layer).units(layer) or (0, "")
         gates.append(InnerGate("output", number[id(layer)], np.arange(len(names), len(names) + count)))
-        names += [layer.name] * count
+        names += [graph.names[id(layer)]] * count
         unit_kinds += [unit_kind] * count
         indices += range(count)
         params += [n_params(layer) // count] * count
@@ -49,5 +49,5 @@ def find(model: "keras.Model", graph: Graph, kind: Kind, choice: Choice) -> Foun
         macs=np.full(len(names), np.nan),
         inner_gates=tuple(gates),
         left_out=tuple(left_out.items()),
-        known=tuple(layer.name for layer in called.values()),
+        known=tuple(graph.names[id(layer)] for layer in called.values()),
     )

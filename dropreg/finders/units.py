@@ -48,7 +48,7 @@ def find(model: "keras.Model", graph: Graph, kind: Kind, choice: Choice) -> Foun
 
 def trace_channels(graph: Graph) -> Channels:
     """Follow the channels of every tensor through the rules of the layers."""
-    channels = Channels()
+    channels = Channels(graph.names)
     labels = {slot: fixed(n_channels(graph.shapes[slot])) for slot in graph.inputs}
     for index, call in enumerate(graph.calls):
         read = [labels[slot] for slot in call.inputs]

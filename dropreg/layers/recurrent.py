@@ -168,7 +168,8 @@ class BidirectionalRule(RecurrentRule):
         if layer.merge_mode is None:
             return [forward, backward]
         if layer.merge_mode == "concat":
-            channels.equal[layer.forward_layer.name, layer.backward_layer.name] = None
+            forward_name, backward_name = (channels.names.get(id(part), part.name) for part in parts)
+            channels.equal[forward_name, backward_name] = None
             return [np.concatenate([forward, backward])]
         return [channels.tie(forward, backward, f"layer '{call.name}' combines both directions")]
 

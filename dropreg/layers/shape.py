@@ -28,6 +28,8 @@ class RearrangeRule(Rule):
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         before, after = call.input_shapes[0], call.output_shapes[0]
+        if getattr(call.layer, "data_format", "channels_last") == "channels_first" and len(before) > 2:
+            return pin_all(call, inputs, channels, "has data_format='channels_first' and moves")
         labels = _rearrange(call, inputs[0], before, after)
         if labels is None:
             return pin_all(call, inputs, channels, "moves away from the trailing axis")

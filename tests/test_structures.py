@@ -1,0 +1,155 @@
+"""Structures in which it is easy to get a name, an axis or a layer's own state wrong."""
+
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import dropreg as dr
+from dropreg.copying import copy_model
+from dropreg.masking import MaskedNetwork
+
+
+def functional(inputs: Any, outputs: Any) -> keras.Model:
+    return keras.Model(inputs, outputs)
+
+
+def constant(value: Any) -> Any:
+    return keras.initializers.Constant(value)
+
+
+def padded() -> tuple[keras.Model, np.ndarray]:
+    keras.utils.set_random_seed(0)
+    parts = [keras.Input((7,), dtype="int32"), layers.Embedding(12, 5, mask_zero=True), layers.GRU(6, name="gru")]
+    model = keras.Sequential([*parts, layers.Dense(3)])
+    tokens = np.random.default_rng(0).integers(1, 12, size=(40, 7)).astype(np.int32)
+    tokens[np.arange(40), np.arange(40) % 6 + 1] = 0
+    return model, np.where(np.cumsum(tokens == 0, axis=1) > 0, 0, tokens)
+
+
+def test_a_sequential_model_that_masks_its_padding_is_cut() -> None:
+    model, tokens = padded()
+    elements = dr.elements(model)
+    selection = dr.Selection.random(elements, 0.5, seed=0)
+    small = dr.prune(model, selection).model
+    assert isinstance(small, keras.Sequential)
+    masked = MaskedNetwork(model, elements)([tokens], selection.kept[np.newaxis])
+    np.testing.assert_allclose(small(tokens), masked, atol=1e-5)
+    shorter = np.concatenate([tokens, np.zeros((40, 2), np.int32)], axis=1)
+    np.testing.assert_allclose(small(shorter), small(tokens), atol=1e-5, err_msg="padding must count nothing")
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking")
+def test_a_nested_model_that_is_given_a_mask_is_left_whole() -> None:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((7,), dtype="int32")
+    hidden = layers.Embedding(12, 5, mask_zero=True)(inputs)
+    states = keras.Input((7, 5))
+    encoder = functional(states, layers.GRU(6, return_sequences=True, name="inner")(states))
+    model = functional(inputs, layers.Dense(3)(layers.GRU(4, name="outer")(encoder(hidden))))
+    elements = dr.elements(model)
+    assert set(elements.layers) == {"outer"}
+    selection = dr.Selection.random(elements, 0.5, seed=0)
+    tokens = padded()[1]
+    masked = MaskedNetwork(model, elements)([tokens], selection.kept[np.newaxis])
+    np.testing.assert_allclose(dr.prune(model, selection).model(tokens), masked, atol=1e-5)
+
+
+def twins(*, outer: bool) -> keras.Model:
+    """Two nested models whose layers have the same name, and perhaps one beside them."""
+
+    def part(name: str, size: float) -> keras.Model:
+        dense = layers.Dense(4, kernel_initializer=constant(size), name="dense")
+        return keras.Sequential([keras.Input((4,)), dense, layers.ReLU(name=f"relu_{name}")], name=name)
+
+    inputs = keras.Input((4,))
+    hidden = part("b", 2.0)(part("a", 1.0)(inputs))
+    if outer:
+        hidden = layers.Dense(4, kernel_initializer=constant(3.0), name="dense")(hidden)
+    return functional(inputs, layers.Dense(3, name="out")(hidden))
+
+
+@pytest.mark.parametrize("outer", [False, True])
+def test_layers_of_one_name_are_told_apart(outer: bool) -> None:
+    elements = dr.elements(model := twins(outer=outer))
+    expected = ["a/dense", "b/dense", *(["dense"] if outer else [])]
+    assert list(dict.fromkeys(elements.layers)) == expected
+    assert len(set(elements.names)) == len(elements)
+    norms = dr.magnitude(model, None, elements).impact
+    np.testing.assert_allclose(norms, np.repeat([2.0, 4.0, 6.0][: len(expected)], 4))
+    scores = np.arange(len(elements))[::-1]
+    kept = dr.select(elements, scores, fraction=0.75, floor=1).kept
+    assert kept.reshape(-1, 4).any(axis=1).all(), "every layer keeps one"
+    assert set(dr.elements(model, include=["b/dense"]).layers) == {"b/dense"}
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    selection = dr.Selection(elements, kept)
+    masked = MaskedNetwork(model, elements)([x], kept[np.newaxis])
+    np.testing.assert_allclose(dr.prune(model, selection).model(x), masked, rtol=1e-5)
+
+
+def test_flattening_channels_first_is_left_whole() -> None:
+    inputs = keras.Input((6, 6, 2))
+    first = layers.Conv2D(4, 3, activation="relu", name="first")(inputs)
+    second = layers.Conv2D(3, 3, activation="relu", name="second")(first)
+    model = functional(inputs, layers.Dense(3)(layers.Flatten(data_format="channels_first")(second)))
+    elements = dr.elements(model)
+    assert set(elements.layers) == {"first"}
+    assert "data_format='channels_first'" in dict(elements.left_out)["second"]
+
+
+@pytest.mark.parametrize("units", [6, 8])
+@pytest.mark.parametrize("called", [False, True])
+def test_a_layer_as_activation_is_not_touched(units: int, called: bool) -> None:
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(units, activation=layers.PReLU(), name="learned")(inputs)
+    model = functional(inputs, layers.Dense(3)(layers.Dense(5, activation=layers.LeakyReLU(0.2), name="fixed")(hidden)))
+    x = np.ones((2, 4), np.float32)
+    if called:
+        model(x)
+    n_params = model.count_params()
+    elements = dr.elements(model)
+    assert set(elements.layers) == {"fixed"}
+    assert model.count_params() == n_params
+    assert np.asarray(model(x)).shape == (2, 3)
+
+
+def test_heads_whose_scores_are_read_as_well_are_left_out() -> None:
+    inputs = keras.Input((6, 4))
+    mixed, scores = layers.MultiHeadAttention(4, 3, name="read")(inputs, inputs, return_attention_scores=True)
+    again, _ = layers.MultiHeadAttention(4, 3, name="unread")(mixed, mixed, return_attention_scores=True)
+    both = layers.Concatenate()([layers.Flatten()(again), layers.Flatten()(keras.ops.mean(scores, axis=1))])
+    model = functional(inputs, layers.Dense(3)(both))
+    elements = dr.elements(model, "heads")
+    assert set(elements.layers) == {"unread"}
+    assert "attention scores" in dict(elements.left_out)["read"]
+    selection = dr.Selection.dropping(elements, [0, 1])
+    x = np.random.default_rng(0).normal(size=(5, 6, 4)).astype(np.float32)
+    masked = MaskedNetwork(model, elements)([x], selection.kept[np.newaxis])
+    np.testing.assert_allclose(dr.prune(model, selection).model(x), masked, atol=1e-5)
+
+
+def test_initializers_that_hold_arrays_do_not_hinder_cutting() -> None:
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(6, activation="relu", bias_initializer=constant(np.arange(6.0)))(inputs)
+    model = functional(inputs, layers.Dense(3)(hidden))
+    elements = dr.elements(model)
+    selection = dr.Selection.random(elements, 0.5, seed=0)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    masked = MaskedNetwork(model, elements)([x], selection.kept[np.newaxis])
+    np.testing.assert_allclose(dr.prune(model, selection).model(x), masked, atol=1e-5)
+
+
+def test_copies_are_not_compiled_and_sizes_leave_the_optimizer_out() -> None:
+    inputs = keras.Input((20,))
+    model = functional(inputs, layers.Dense(3)(layers.Dense(60, activation="relu")(inputs)))
+    x, y = np.random.default_rng(0).normal(size=(64, 20)).astype(np.float32), np.arange(64) % 3
+    plain = copy_model(model)
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    silent: Any = 0
+    model.fit(x, y, verbose=silent)
+    assert model.compiled
+    assert not copy_model(model).compiled
+    one_less = [dr.prune(m, dr.Selection.dropping(dr.elements(m), [0])).report.totals() for m in (plain, model)]
+    assert one_less[1].loc["bytes", "ratio"] == pytest.approx(one_less[0].loc["bytes", "ratio"], rel=1e-3)
