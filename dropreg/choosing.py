@@ -19,6 +19,7 @@ step, what an element costs by itself is told from its interactions, and how ear
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -271,6 +272,11 @@ def choose(
             f"exactly one of `fraction` and `target` must be given, received {'none' if fraction is None else 'both'}: "
             "pass fraction=0.8, target=Budget('params', 0.2) or target=AccuracyLimit(0.005, (x, y))."
         )
+    if target is not None and not isinstance(target, Target):
+        raise ParameterError(
+            f"`target` must be a Budget or an AccuracyLimit, received {target!r}: pass fraction= for a fraction of the "
+            "elements."
+        )
     floor = options["floor"]
     if fraction is not None:
         check_path(elements, (fraction,), floor)
@@ -308,9 +314,14 @@ def check_path(elements: Elements, fractions: Sequence[float], floor: Floor) -> 
     if not len(fractions):
         raise ParameterError("`fractions` must hold at least one fraction, received none.")
     for fraction in fractions:
-        if isinstance(fraction, bool) or not 0 < fraction < 1:
+        if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 < fraction < 1:
             raise ParameterError(
                 f"fractions must lie strictly between 0 and 1, received {fraction!r}: it is the fraction that goes."
+            )
+        if round(float(fraction) * len(elements)) < 1:
+            raise ParameterError(
+                f"fractions must drop at least one of the {len(elements)} elements, received {fraction!r}: pass "
+                f"{1 / len(elements):.2g} or more."
             )
     if any(b <= a for a, b in pairwise(fractions)):
         raise ParameterError(f"`fractions` must ascend, received {tuple(fractions)}.")

@@ -32,8 +32,14 @@ def copy_model(model: keras.Model) -> keras.Model:
             "cannot be copied. Rebuild it as keras.Model(inputs, outputs)."
         )
     compiled = [(layer, "compiled", False) for layer in all_layers(model) if isinstance(layer, keras.Model)]
-    with patched(compiled):
-        copied: Any = keras.models.clone_model(model)
+    try:
+        with patched(compiled):
+            copied: Any = keras.models.clone_model(model)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ModelError(
+            f"model '{model.name}' must have layers that can be made anew from their config, received the error "
+            f"{error}: give their classes a get_config that names all arguments."
+        ) from error
     copied.set_weights(model.get_weights())
     for layer in all_layers(copied):
         rule_for(layer).finish(layer)

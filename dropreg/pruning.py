@@ -4,11 +4,11 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from .choosing import choose
-from .data import Data, read_once
+from .data import Data, check_data, read_once
 from .distillation import distilled, resolve_recovery
 from .elements import Elements
 from .elements import elements as find_elements
-from .errors import ParameterError
+from .errors import DataError, ParameterError
 from .merged import can_predict
 from .merges import LeastSquares, Merge, resolve_merge
 from .recovery import Recovery
@@ -147,6 +147,11 @@ def _annealed(
             "prune(model, data=(x, y), fraction=0.5)."
         )
     elements = find_elements(model) if elements is None else elements
+    if isinstance(strategy, LeastSquares) and len(check_data(model, data, measured=False)) < 2:
+        raise DataError(
+            "`data` must hold at least two examples to merge by least squares, received one: pass more, or "
+            "merge='none'."
+        )
     if fraction is not None and on_blocked == "raise":
         check_can_cut(model, elements, floor)
     merged = isinstance(strategy, LeastSquares) and can_predict(elements)

@@ -7,8 +7,9 @@ from typing import Any
 import keras
 import numpy as np
 
+from .errors import ModelError
 from .graph import Call, Graph, Ref
-from .layers.base import Cut, rule_for, unchanged
+from .layers.base import Cut, Rule, rule_for, unchanged
 from .plan import Plan
 
 
@@ -53,7 +54,7 @@ def rebuild(model: keras.Model, graph: Graph, plan: Plan) -> Rebuilt:
         rule = rule_for(old.layer)
         if is_new:
             config = _with_any_shape(cut.config) if cut.weights else cut.config
-            made[id(old.layer)] = rule.remake(old, {**config, "name": _free_name(old.layer.name, names)})
+            made[id(old.layer)] = _remade(rule, old, {**config, "name": _free_name(old.layer.name, names)})
         new = _rewired(replace(old, layer=made[id(old.layer)]), old, index, plan)
         written = keras.tree.flatten(_symbolic(new, values))
         if is_new and cut.weights:
@@ -76,6 +77,18 @@ def _cut(call: Call, plan: Plan) -> Cut:
     if all(kept.all() for kept in (*ins, *outs)):
         return unchanged(call)
     return rule_for(call.layer).cut(call, ins, outs)
+
+
+def _remade(rule: Rule, call: Call, config: dict[str, Any]) -> Any:
+    """A new layer from its config, or ModelError if that does not say all."""
+    try:
+        return rule.remake(call, config)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise ModelError(
+            f"layer '{call.name}' ({call.kind}) must be made anew from its config, received the error {error}: give "
+            "the class a get_config that names all its arguments, and register functions of your own with "
+            "keras.saving.register_keras_serializable."
+        ) from error
 
 
 def _with_any_shape(config: dict[str, Any]) -> dict[str, Any]:

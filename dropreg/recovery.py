@@ -281,14 +281,14 @@ def check_tuning(model: keras.Model, data: Data, task: Task | None, name: str, s
     if len(names) > 1 and settings.distill < 1:
         raise ModelError(
             f"`recover` must have a model of one output to learn from labels, received {len(names)} "
-            f"({', '.join(names)}), of which it would train one alone: pass Recovery(distill=1) and teacher=, or train "
-            "with model.fit."
+            f"({', '.join(names)}), of which it would train one alone: pass Recovery(distill=1), to `recover` "
+            "with teacher=, or train with model.fit."
         )
     examples = check_data(model, data, task, measured=settings.distill < 1)
     if examples.labels is None and settings.distill < 1:
         raise DataError(
             f"`{name}` must have labels where distill is below 1, received y=None with distill={settings.distill:g}: "
-            "pass (x, y), or Recovery(distill=1) and teacher=."
+            "pass (x, y), or Recovery(distill=1), to `recover` with teacher=."
         )
     return examples
 

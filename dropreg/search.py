@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 
 from .annealer import Annealer
 from .data import Data
-from .errors import TargetError, positive
+from .errors import ModelError, TargetError, positive
 from .selection import Selection, balanced, largest_fraction, select
 from .surgery import Pruned, cut
 from .targets import AccuracyLimit, Budget
@@ -64,6 +64,11 @@ def down_to(run: Annealer, model: "keras.Model", budget: Budget, rounds: int | N
     """Go on until a selection keeps to the budget, then find the number of elements by bisection."""
     best = select(run.elements, run.start, fraction=largest_fraction(run.elements, run.floor), floor=run.floor)
     value = budget.measure(cut(model, best))
+    if np.isnan(value):
+        raise ModelError(
+            f"model '{model.name}' must have known sizes for a budget of {budget.quantity}, received an input or a "
+            "layer without: give the Input a full shape, or pass a budget of 'params' or 'latency'."
+        )
     if value > budget.at_most:
         raise TargetError(f"{budget.describe(value)} is the least, at {best.fraction:.1%} dropped.", best)
     for lower, upper in _stages(run, rounds, progress=progress):

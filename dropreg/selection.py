@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
@@ -245,8 +246,8 @@ def _equal_columns(elements: Elements) -> dict[tuple[str, str], list[npt.NDArray
 
 def _n_kept(elements: Elements, fraction: float, needed: int, floor: Floor) -> int:
     """Elements that stay, at least the `needed` ones."""
-    if isinstance(fraction, bool) or not 0 <= fraction < 1:
-        raise ParameterError(f"`fraction` must lie in [0, 1), received {fraction}: it is the fraction that goes.")
+    if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 <= fraction < 1:
+        raise ParameterError(f"`fraction` must lie in [0, 1), received {fraction!r}: it is the fraction that goes.")
     n_kept = len(elements) - round(fraction * len(elements))
     if n_kept < max(needed, 1):
         asked = floor if isinstance(floor, Mapping) else f"{floor} for each layer"
@@ -321,13 +322,14 @@ def _rounded(
     if round_to == 1:
         return kept
     kept = kept.copy()
-    layers = np.array(elements.layers, dtype=object)
+    layers, by_layer = np.array(elements.layers, dtype=object), _columns_by_layer(elements)
     for layer in dict.fromkeys(elements.layers):
         columns = np.flatnonzero(layers == layer)
         count = int(kept[columns].sum())
         if count == len(columns):
             continue
-        lowest = -(-floors.get(layer, 0) // round_to) * round_to
+        tied = [floors[name] for name, others in by_layer.items() if np.isin(columns, others).all()]
+        lowest = -(-max(tied, default=0) // round_to) * round_to
         target = min(max(round(count / round_to) * round_to, lowest), len(columns))
         kept[columns] = False
         kept[_best(columns, scores)[:target]] = True

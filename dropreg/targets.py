@@ -109,6 +109,11 @@ class AccuracyLimit:
             raise DataError(
                 "`data` of an accuracy limit must be a pair (x, y) with labels, received none: pass (x, y)."
             )
+        if (n_outputs := _n_outputs(self.data[1])) > 1:
+            raise DataError(
+                f"`data` of an accuracy limit must have labels of one output, received those of {n_outputs}: pass the "
+                "ones that count, as (x, {'name': y})."
+            )
         n_examples = len(_labels(self.data[1]))
         if n_examples < self.least_examples:
             raise DataError(
@@ -166,3 +171,9 @@ def upper_limit(losses: npt.NDArray[np.float64], level: float) -> float:
 def _labels(y: Any) -> Any:
     """Labels of one output, which may have its name."""
     return next(iter(y.values())) if isinstance(y, Mapping) and len(y) == 1 else y
+
+
+def _n_outputs(y: Any) -> int:
+    """How many outputs labels are of: arrays by name, or a sequence of arrays."""
+    several = isinstance(y, Mapping) or (isinstance(y, list | tuple) and len(y) > 0 and isinstance(y[0], np.ndarray))
+    return len(y) if several else 1

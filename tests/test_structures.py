@@ -141,6 +141,61 @@ def test_initializers_that_hold_arrays_do_not_hinder_cutting() -> None:
     np.testing.assert_allclose(dr.prune(model, selection).model(x), masked, atol=1e-5)
 
 
+class Scale(layers.Layer):
+    """A layer whose config does not name its argument."""
+
+    def __init__(self, factor: float, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.factor = factor
+
+    def call(self, inputs: Any) -> Any:
+        return inputs * self.factor
+
+
+def test_layers_that_cannot_be_made_anew_are_named() -> None:
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(6, activation="relu", name="first")(inputs)
+    model = functional(inputs, layers.Dense(3)(layers.Dense(5)(Scale(2.0, name="mine")(hidden))))
+    selection = dr.Selection.random(dr.elements(model), 0.5, seed=0)
+    with pytest.raises(dr.ModelError, match=r"layer 'mine' \(Scale\) must be made anew from its config.*get_config"):
+        dr.prune(model, selection)
+    with pytest.raises(dr.ModelError, match=r"must have layers that can be made anew from their config.*get_config"):
+        copy_model(model)
+
+
+def test_the_floor_of_a_tied_layer_holds_where_numbers_are_rounded() -> None:
+    inputs = keras.Input((6,))
+    model = functional(inputs, layers.Dense(3)(layers.Dense(8, name="c")(inputs) + layers.Dense(8, name="d")(inputs)))
+    elements = dr.elements(model)
+    scores = np.arange(8.0)
+    for floor, expected in ((1, 4), ({"c": 5}, 8), ({"d": 5}, 8)):
+        assert dr.select(elements, scores, fraction=0.375, floor=floor, round_to=4).kept.sum() == expected
+
+
+def test_a_subclassed_model_has_taylor_scores_and_no_magnitudes() -> None:
+    class Mine(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.out = layers.Dense(5, activation="relu"), layers.Dense(3)
+
+        def call(self, values: Any) -> Any:
+            return self.out(self.hidden(values))
+
+    keras.utils.set_random_seed(0)
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(50, 4)).astype(np.float32), rng.integers(0, 3, 50)
+    model = Mine()
+    model(data[0])
+    inputs = keras.Input((4,))
+    same = functional(inputs, model.out(model.hidden(inputs)))
+    for scorer in (dr.taylor, dr.spread, dr.obd):
+        found, expected = (scorer(m, data, dr.elements(m)).impact for m in (model, same))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+    for scorer in (dr.magnitude, dr.activation, dr.weight_activation):
+        with pytest.raises(dr.ModelError, match=r"must know which layers read a unit.*keras.Model\(inputs, outputs\)"):
+            scorer(model, data, dr.elements(model))
+
+
 def test_copies_are_not_compiled_and_sizes_leave_the_optimizer_out() -> None:
     inputs = keras.Input((20,))
     model = functional(inputs, layers.Dense(3)(layers.Dense(60, activation="relu")(inputs)))

@@ -303,6 +303,25 @@ def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) 
         dr.prune(model, data=data, target=dr.AccuracyLimit(0.5, (data[0][:20], data[1][:20])))
     with pytest.raises(dr.ParameterError, match=r"`target` must be an accuracy limit where single weights go"):
         dr.anneal(model, data, dr.elements(model, "weights"), target=budget)
+    wrong: Any = 0.5
+    with pytest.raises(dr.ParameterError, match=r"`target` must be a Budget or an AccuracyLimit, received 0.5: pass f"):
+        dr.prune(model, data=data, target=wrong)
+    text: Any = "half"
+    with pytest.raises(dr.ParameterError, match=r"fractions must lie strictly between 0 and 1, received 'half'"):
+        dr.prune(model, data=data, fraction=text)
+    with pytest.raises(dr.ParameterError, match=r"fractions must drop at least one of the .* elements, received 0.001"):
+        dr.prune(model, data=data, fraction=0.001)
+    with pytest.raises(dr.DataError, match=r"`data` must hold at least two examples to merge by least squares"):
+        dr.prune(model, data=(data[0][:1], data[1][:1]), fraction=0.5)
+    several: list[Any] = [{"a": data[1], "b": data[1]}, [data[1], data[1]]]
+    for labels in several:
+        with pytest.raises(dr.DataError, match=r"must have labels of one output, received those of 2"):
+            dr.AccuracyLimit(0.1, (data[0], labels))
+    any_size = keras.Input((None, None, 3))
+    hidden = layers.GlobalAveragePooling2D()(layers.Conv2D(5, 3, activation="relu")(any_size))
+    images = np.random.default_rng(0).random((64, 6, 6, 3)).astype(np.float32), np.arange(64) % 3
+    with pytest.raises(dr.ModelError, match=r"must have known sizes for a budget of macs.*'params' or 'latency'"):
+        dr.prune(keras.Model(any_size, layers.Dense(3)(hidden)), data=images, target=dr.Budget("macs", 0.5))
     with pytest.raises(dr.ParameterError, match=r"`prune` must have a selection, or data and one of.*received neither"):
         dr.prune(model, data=data)
     with pytest.raises(dr.ParameterError, match=r"must have a selection.*received no data"):
