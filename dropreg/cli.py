@@ -214,16 +214,17 @@ def _check_writable(option: str, path: Path, suffixes: Sequence[str]) -> None:
 
 
 def _estimate(options: argparse.Namespace) -> None:
-    from . import Bernoulli, elements, estimate
+    from . import elements, estimate
     from .graph import trace_graph
     from .npz import load_npz
+    from .sampler import default_design
 
     _check_writable("--out", options.out, [".csv", ".parquet"])
     if options.plot:
         _check_writable("--plot", options.plot, [".png", ".svg", ".pdf"])
-    design = Bernoulli(options.rate)
     model = load_model_file(options.model)
     found = elements(model, options.elements, include=options.include, exclude=options.exclude)
+    design = default_design(found, options.rate)
     data = load_npz(options.data, trace_graph(model).input_names)
     table = estimate(
         model,

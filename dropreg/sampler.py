@@ -135,9 +135,9 @@ def sample(
     return record
 
 
-def default_design(elements: Elements) -> Design:
-    """Bernoulli masks at rate .3; a mask for each small batch where masks multiply weights."""
-    return Bernoulli(examples_per_mask=_EXAMPLES_PER_WEIGHT_MASK if elements.one_mask_a_batch else 1)
+def default_design(elements: Elements, rate: float = 0.3) -> Design:
+    """Bernoulli masks; a mask for each small batch where masks multiply weights."""
+    return Bernoulli(rate, examples_per_mask=_EXAMPLES_PER_WEIGHT_MASK if elements.one_mask_a_batch else 1)
 
 
 def _check_outcomes(

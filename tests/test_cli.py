@@ -179,6 +179,18 @@ def test_options_are_those_of_the_library(
     pd.testing.assert_frame_equal(pd.read_parquet("table.parquet"), expected)
 
 
+def test_masks_of_weights_are_shared_by_as_many_examples_as_in_the_library(
+    files: tuple[str, str], model: keras.Model, data: Labelled
+) -> None:
+    options = ["--elements", "weights", "--include", "second", "--rows", "12800", "--record", "run"]
+    assert main(["estimate", files[0], "--data", files[1], "--quiet", *options, "--rate", "0.2"]) == 0
+    assert dr.load_record("run").settings.design == dr.Bernoulli(0.2, examples_per_mask=128).settings()
+    assert main(["estimate", files[0], "--data", files[1], "--quiet", *options[:-2]]) == 0
+    weights = dr.elements(model, "weights", include=["second"])
+    expected = dr.estimate(model, data, weights, rows=12800, progress=False).to_frame()
+    pd.testing.assert_frame_equal(pd.read_csv("impact.csv"), expected)
+
+
 @pytest.mark.parametrize(
     ("options", "layers"),
     [
