@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from .errors import DataError, ParameterError, concatenate_names
 from .outcomes import TASKS, Task
-from .streams import stream
+from .streams import as_array, stream
 
 if TYPE_CHECKING:
     import keras
@@ -233,7 +233,7 @@ def _as_list(x: Any, names: Sequence[str]) -> list[Any]:
 
 def _checked_input(array: Any, name: str, expected: "Shape", dtype: str | None) -> npt.NDArray[Any]:
     try:
-        array = np.asarray(array)
+        array = as_array(array)
     except ValueError as error:
         raise DataError(f"input '{name}' must be one array, received values of different lengths: pad them.") from error
     if dtype == "string":

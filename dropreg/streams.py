@@ -3,7 +3,7 @@
 import shutil
 import tempfile
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -32,7 +32,7 @@ class _Columns:
                 raise DataError(
                     f"all batches must have the same shape, received {leaf.shape[1:]} after {shape}: pad the examples."
                 )
-            file.write(np.ascontiguousarray(leaf, dtype=dtype).data)
+            file.write(np.ascontiguousarray(_as_type(leaf, dtype)).data)
         self.count += lengths.pop()
 
     def close(self) -> None:
@@ -46,6 +46,27 @@ class _Columns:
             np.memmap(path, dtype=dtype, mode="r", shape=(self.count, *shape))
             for path, dtype, shape in zip(self.paths, self.dtypes, self.shapes, strict=True)
         ]
+
+
+def as_array(value: Any) -> npt.NDArray[Any]:
+    """`value` as an array; bfloat16, which NumPy does not know, as float32."""
+    array = np.asarray(value)
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def _as_type(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """`array` in the dtype of the first batch, if it can hold all values."""
+    if array.dtype == dtype:
+        return array
+    with np.errstate(invalid="ignore", over="ignore"):
+        values = array.astype(dtype)
+        back = values.astype(array.dtype)
+    if not (np.array_equal(values, array, equal_nan=True) and np.array_equal(back, array, equal_nan=True)):
+        raise DataError(
+            f"all batches must have the same dtype, received {array.dtype} after {dtype}, which cannot hold its "
+            f"values: convert every batch, such as x.astype('{np.result_type(array.dtype, dtype)}')."
+        )
+    return values
 
 
 def stream(batches: Any, folder: str | Path | None = None) -> tuple[Any, Any]:
@@ -70,7 +91,8 @@ def stream(batches: Any, folder: str | Path | None = None) -> tuple[Any, Any]:
     Raises
     ------
     DataError
-        If there is no batch, the stream is infinite, or batches differ in shape.
+        If there is no example, the stream is infinite, or batches differ in structure, shape or dtype (the
+        first batch's is kept, and must hold all later values).
     """
     import keras
 
@@ -80,16 +102,13 @@ def stream(batches: Any, folder: str | Path | None = None) -> tuple[Any, Any]:
     try:
         for batch in _iterate(batches):
             pair = _pair(batch)
-            leaves = [np.asarray(leaf) for leaf in keras.tree.flatten(pair)]
-            if any(leaf.ndim == 0 for leaf in leaves):
-                raise DataError("`data` must come in batches, received single examples: batch the dataset.")
-            if any(leaf.dtype.kind not in "fiub" for leaf in leaves):
-                raise DataError("batches must hold numbers, received text: pass (x, y) as arrays instead.")
+            leaves = _leaves(pair)
             if columns is None:
                 columns, structure = _Columns(place, leaves), pair
+            _check_structure(structure, pair)
             columns.append(leaves)
-        if columns is None:
-            raise DataError("`data` must hold at least one batch, received none: a generator can be read once only.")
+        if columns is None or columns.count == 0:
+            raise DataError("`data` must hold at least one example, received none: a generator can be read once only.")
     except BaseException:
         if columns is not None:
             columns.close()
@@ -124,7 +143,7 @@ def _iterate(batches: Any) -> Iterator[Any]:
         if batches.num_batches is None:
             raise DataError("`data` must be finite, received a PyDataset without a number of batches: define __len__.")
         return (batches[k] for k in range(batches.num_batches))
-    if isinstance(batches, np.ndarray) or not isinstance(batches, Iterable):
+    if isinstance(batches, np.ndarray | Mapping | str | bytes) or not isinstance(batches, Iterable):
         raise DataError(
             f"`data` must be a pair (x, y) or come in batches, received {type(batches).__name__}: pass (x, y)."
         )
@@ -137,4 +156,38 @@ def _pair(batch: Any) -> tuple[Any, ...]:
         return (batch,)
     if len(batch) > 2:
         raise DataError(f"a batch must be (x, y), received {len(batch)} values: leave sample weights out.")
-    return tuple(batch)
+    return tuple(batch) if len(batch) == 2 and batch[1] is not None else tuple(batch[:1])
+
+
+def _leaves(pair: tuple[Any, ...]) -> list[npt.NDArray[Any]]:
+    """The arrays of a batch."""
+    import keras
+
+    leaves = []
+    for leaf in keras.tree.flatten(pair):
+        array = as_array(leaf)
+        if array.ndim == 0:
+            raise DataError(
+                "`data` must come in batches, arrays with the examples along their first axis, received a single "
+                f"{type(leaf).__name__}: batch the dataset, and make lists arrays with np.asarray."
+            )
+        if array.dtype.kind not in "fiub":
+            raise DataError(
+                f"batches must hold numbers, received dtype {array.dtype}: pass text as whole arrays (x, y)."
+            )
+        leaves.append(array)
+    return leaves
+
+
+def _check_structure(first: Any, pair: tuple[Any, ...]) -> None:
+    """Raise DataError unless a batch is built as the first one is."""
+    import keras
+
+    try:
+        keras.tree.assert_same_structure(first, pair)
+    except ValueError as error:
+        shown = [keras.tree.map_structure(lambda _: "array", batch) for batch in (pair, first)]
+        raise DataError(
+            f"all batches must have the same structure, received {shown[0]} after {shown[1]}: give every batch the "
+            "same inputs and labels."
+        ) from error

@@ -91,12 +91,28 @@ def test_a_batch_size_does_not_go_with_weights() -> None:
             lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)).batch(4).repeat(),
             "repeats for ever: use dataset.take",
         ),
-        (lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)), "must come in batches, received single examples"),
-        (lambda x, y: iter([]), "must hold at least one batch, received none: a generator can be read once only"),
+        (
+            lambda x, y: tf.data.Dataset.from_tensor_slices((x, y)),
+            "must come in batches, .* received a single EagerTensor",
+        ),
+        (lambda x, y: iter([(x, y.tolist())]), "received a single int: batch .* make lists arrays with np.asarray"),
+        (lambda x, y: iter([(x, {"out": None})]), "received a single NoneType"),
+        (lambda x, y: "heldout.npz", "must be a pair .x, y. or come in batches, received str"),
+        (lambda x, y: {"x": x, "y": y}, "must be a pair .x, y. or come in batches, received dict"),
+        (lambda x, y: iter([]), "must hold at least one example, received none: a generator can be read once only"),
+        (lambda x, y: iter([(x[:0], y[:0])]), "must hold at least one example, received none"),
+        (
+            lambda x, y: iter([(x, y), (x,)]),
+            r"same structure, received .'array',. after .'array', 'array'.: give every batch the same",
+        ),
+        (
+            lambda x, y: iter([({"a": x, "b": x}, y), ({"a": x, "c": x}, y)]),
+            "same structure, received .* 'c': 'array'.* after .* 'b': 'array'",
+        ),
         (lambda x, y: iter([(x, y, y)]), "a batch must be .x, y., received 3 values: leave sample weights out"),
         (lambda x, y: iter([(x, y[:-1])]), "as many labels as examples, received lengths"),
         (lambda x, y: iter([(x, y), (x[:, :2], y)]), "must have the same shape, received .2,. after .6,."),
-        (lambda x, y: iter([(x.astype(str), y)]), "batches must hold numbers, received text"),
+        (lambda x, y: iter([(x.astype(str), y)]), "must hold numbers, received dtype <U.*: pass text"),
         (lambda x, y: iter([np.full((3, 6), np.nan)]), "must be finite, received NaN or infinity in 3 examples"),
     ],
 )
@@ -105,6 +121,24 @@ def test_batches_that_do_not_fit_are_refused(data: Any, says: str) -> None:
     x, y = models.data_for(model, 20)
     with pytest.raises(dr.DataError, match=says):
         dr.sample(model, data(x, y), dr.elements(model), rows=64, outcomes="divergence", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("first", "later", "remedy"),
+    [
+        (np.array([[0, 1]]), np.array([[0.5, 1.9]]), "float64"),
+        (np.array([[0, 1]]), np.array([[np.nan, 1.0]]), "float64"),
+        (np.array([[0, 1]], np.uint8), np.array([[300, 2]]), "int64"),
+        (np.array([[0, 1]], np.uint64), np.array([[-1, 2]]), "float64"),
+        (np.array([[0.0, 1.0]]), np.array([[2**53 + 1, 2]]), "float64"),
+        (np.array([[True]]), np.array([[2]]), "int64"),
+        (np.array([[0.5]], np.float32), np.array([[0.1]]), "float64"),
+    ],
+)
+def test_batches_are_not_rounded_to_the_first_one(first: np.ndarray, later: np.ndarray, remedy: str) -> None:
+    says = rf"received {later.dtype} after {first.dtype}, which cannot hold its values: .*x.astype.'{remedy}'"
+    with pytest.raises(dr.DataError, match=says):
+        dr.stream(iter([(first, np.zeros(1)), (later, np.zeros(1))]))
 
 
 def test_fractions_for_whole_numbers_are_refused() -> None:

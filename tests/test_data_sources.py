@@ -194,6 +194,32 @@ def test_data_may_come_in_batches_or_lie_on_disk(source: str, tmp_path) -> None:
         np.testing.assert_array_equal(one.effects, other.effects)
 
 
+def test_batches_of_another_dtype_are_taken_where_nothing_is_lost() -> None:
+    parts = [np.array([[0.5, np.nan]]), np.array([[1, 2]]), np.array([[True, False]]), np.array([[3, 4]], np.float16)]
+    x, y = dr.stream((part, np.zeros(1)) for part in parts)
+    assert x.dtype == np.float64
+    np.testing.assert_array_equal(x, np.concatenate(parts))
+    assert y.shape == (4,)
+
+
+@pytest.mark.parametrize("labels", [(), (None,)])
+def test_batches_without_labels(labels: tuple[None, ...]) -> None:
+    x, y = dr.stream((np.full((2, 3), k), *labels) for k in range(2))
+    assert y is None
+    np.testing.assert_array_equal(x[:, 0], [0, 0, 1, 1])
+
+
+def test_bfloat16_is_read_as_float32() -> None:
+    model = models.build("mlp")
+    x, y = models.data_for(model, 10)
+    x = tf.cast(x, tf.bfloat16)
+    streamed, _ = dr.stream(tf.data.Dataset.from_tensor_slices((x, y)).batch(4))
+    for given in (streamed, x):
+        (array,) = check_data(model, (given, y)).inputs
+        assert array.dtype == np.float32
+        np.testing.assert_array_equal(array, tf.cast(x, tf.float32).numpy())
+
+
 @pytest.mark.parametrize("name", ["mlp", "two_inputs", "tagger"])
 @pytest.mark.parametrize("n_outputs", [1, 2])
 def test_examples_become_data_and_data_examples(name: str, n_outputs: int) -> None:
