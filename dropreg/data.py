@@ -1,8 +1,7 @@
 """Examples and labels, checked against the model."""
 
 import hashlib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import DataError, ParameterError, concatenate_names
+from .inputs import as_list, blocks, check_ids, checked_input, fits, written
 from .outcomes import TASKS, Task
-from .streams import as_array, stream
+from .streams import stream
 
 if TYPE_CHECKING:
     import keras
@@ -25,8 +25,6 @@ Or a tf.data.Dataset, a keras.utils.PyDataset or an iterable of batches (x, y), 
 writes to disk first. Labels by name, ``{"mood": y}``, say which of several outputs is measured; y may be None.
 """
 
-_BLOCK_BYTES = 2**26
-
 
 @dataclass(frozen=True)
 class Examples:
@@ -35,7 +33,7 @@ class Examples:
     Attributes
     ----------
     inputs : tuple of ndarray, each of shape (n_examples, ...)
-        One for each input of the model, in its dtype.
+        One for each input of the model, in its dtype; text as bytes objects.
     labels : ndarray or None
         Classes as int64 of shape (n_examples, ...), axes after the first being positions such as pixels or
         tokens; float32 of shape (n_examples, ..., n_outputs) for the other tasks; None if there are none.
@@ -81,16 +79,9 @@ class Examples:
         """Hash of all values."""
         digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
         for array in self.inputs:
-            for block in _blocks(array):
-                digest.update(block.tobytes() if block.dtype.kind != "O" else "\0".join(block.ravel()).encode())
+            for block in blocks(array):
+                digest.update(block.tobytes() if block.dtype.kind != "O" else b"\0".join(block.ravel()))
         return digest.hexdigest()[:16]
-
-
-def _blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """`array` in parts of consecutive examples that fit in memory, should it lie on disk."""
-    step = max(_BLOCK_BYTES // max(array.itemsize * math.prod(array.shape[1:]), 1), 1)
-    for start in range(0, len(array), step):
-        yield array[start : start + step]
 
 
 def read_once(data: Data) -> Any:
@@ -144,11 +135,12 @@ def check_data(
 
     graph = trace_graph(model)
     names = graph.input_names
-    arrays = _as_list(x, names)
+    arrays = as_list(x, names)
     inputs = tuple(
-        _checked_input(array, name, graph.shapes[slot], dtype)
+        checked_input(array, name, graph.shapes[slot], dtype)
         for array, name, slot, dtype in zip(arrays, names, graph.inputs, graph.input_dtypes, strict=True)
     )
+    _check_ids(graph, inputs)
     n_examples = len(inputs[0])
     for array, name in zip(inputs, names, strict=True):
         if len(array) != n_examples:
@@ -215,93 +207,15 @@ def _overlap(a: Any, b: Any) -> bool:
     return a is b or (isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.shares_memory(a, b))
 
 
-def _as_list(x: Any, names: Sequence[str]) -> list[Any]:
-    """`x` as a list in the order of the model's inputs."""
-    if isinstance(x, Mapping):
-        missing = [name for name in names if name not in x]
-        if missing:
-            raise DataError(f"`x` must have the inputs {', '.join(names)}, received {', '.join(map(str, x))}.")
-        return [x[name] for name in names]
-    if isinstance(x, tuple | list) and len(names) > 1:
-        if len(x) != len(names):
-            raise DataError(f"`x` must hold {len(names)} arrays ({', '.join(names)}), received {len(x)}.")
-        return list(x)
-    if len(names) > 1:
-        raise DataError(f"`x` must hold {len(names)} arrays ({', '.join(names)}), received one: pass a list or a dict.")
-    return [x]
+def _check_ids(graph: "Graph", inputs: Sequence[npt.NDArray[Any]]) -> None:
+    """Layers that look up what an input numbers must know all its numbers."""
+    from .layers.base import rule_for
 
-
-def _checked_input(array: Any, name: str, expected: "Shape", dtype: str | None) -> npt.NDArray[Any]:
-    try:
-        array = as_array(array)
-    except ValueError as error:
-        raise DataError(f"input '{name}' must be one array, received values of different lengths: pad them.") from error
-    if dtype == "string":
-        return _checked_shape(array.astype(object), name, expected)
-    if array.dtype.kind not in "fiub":
-        raise DataError(f"input '{name}' must be numbers ({dtype or 'any'}), received dtype {array.dtype}.")
-    _checked_shape(array, name, expected)
-    if dtype is None:
-        dtype = "float32" if array.dtype.kind == "f" else str(array.dtype)
-    _check_finite(array, name)
-    if array.dtype == dtype:
-        return array
-    values = _converted(array, name, dtype)
-    _check_finite(values, name)  # what overflows in the model's dtype is refused too
-    return values
-
-
-def _check_finite(values: npt.NDArray[Any], name: str) -> None:
-    if values.dtype.kind != "f":
-        return
-    n_bad, first = 0, -1
-    for start, block in _numbered(values):
-        bad = np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))
-        first = start + int(bad[0]) if len(bad) and first < 0 else first
-        n_bad += len(bad)
-    if n_bad:
-        raise DataError(
-            f"input '{name}' must be finite, received NaN or infinity in {n_bad} examples (the first is "
-            f"example {first}): remove or impute them."
-        )
-
-
-def _converted(array: npt.NDArray[Any], name: str, dtype: str) -> npt.NDArray[Any]:
-    """`array` in the dtype that the model reads; fractions are refused where it takes whole numbers."""
-    with np.errstate(over="ignore", invalid="ignore"):
-        values = array.astype("float32" if dtype == "bfloat16" else dtype)
-        if array.dtype.kind == "f" and np.issubdtype(values.dtype, np.integer) and (values != array).any():
-            raise DataError(
-                f"input '{name}' must be whole numbers ({dtype}), received fractions or values out of range such as "
-                f"{array[values != array].flat[0]}: round them if they are meant to be whole."
-            )
-    return values
-
-
-def _numbered(array: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Blocks of `array` with the number of their first example."""
-    start = 0
-    for block in _blocks(array):
-        yield start, block
-        start += len(block)
-
-
-def _checked_shape(array: npt.NDArray[Any], name: str, expected: "Shape") -> npt.NDArray[Any]:
-    if not _fits(array, expected):
-        hint = " Add the channel axis: x[..., np.newaxis]." if (*array.shape, 1)[1:] == expected[1:] else ""
-        raise DataError(f"input '{name}' must have shape {_written(expected)}, received {array.shape}.{hint}")
-    return array
-
-
-def _fits(array: npt.NDArray[Any], expected: "Shape") -> bool:
-    """Whether an array has a shape, in which None is any length."""
-    same = len(array.shape) == len(expected)
-    return same and all(want in (None, got) for got, want in zip(array.shape, expected, strict=True))
-
-
-def _written(shape: "Shape") -> str:
-    """A shape as Python writes it, "any" for None."""
-    return str(tuple(shape)).replace("None", "any")
+    for call in graph.calls:
+        count = rule_for(call.layer).vocabulary(call.layer)
+        for number, slot in enumerate(graph.inputs):
+            if count is not None and slot in call.inputs:
+                check_ids(inputs[number], graph.input_names[number], count)
 
 
 def _output_of(graph: "Graph", y: Any, output: int | str | None, *, measured: bool) -> int:
@@ -360,8 +274,8 @@ def _guess_task(labels: npt.NDArray[Any], rank: int, n_outputs: int) -> Task:
 def _checked_targets(labels: npt.NDArray[Any], expected: "Shape", task: Task) -> npt.NDArray[np.float32]:
     """Targets of a binary, multi-label or regression task in the shape of the output."""
     targets = labels[..., np.newaxis] if labels.ndim == len(expected) - 1 else labels
-    if not _fits(targets, expected):
-        raise DataError(f"`y` must have shape {_written(expected)} for task '{task}', received {labels.shape}.")
+    if not fits(targets, expected):
+        raise DataError(f"`y` must have shape {written(expected)} for task '{task}', received {labels.shape}.")
     if not np.isfinite(targets).all():
         raise DataError(f"`y` must be finite, received {int((~np.isfinite(targets)).sum())} NaN or infinite values.")
     if task != "regression" and not ((targets == 0) | (targets == 1)).all():
@@ -374,15 +288,15 @@ def _checked_classes(labels: npt.NDArray[Any], expected: "Shape") -> npt.NDArray
     n_classes = expected[-1] or 0
     if n_classes < 2:
         raise DataError("the model's output must have at least two classes for task 'classes', received one.")
-    if _fits(labels, expected):
+    if fits(labels, expected):
         one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=-1) == 1).all()
         if not one_hot:
             raise DataError(f"`y` of shape {labels.shape} must be one-hot, received rows that are not.")
         return labels.argmax(axis=-1).astype(np.int64)
     received = labels.shape
     labels = labels[..., 0] if labels.ndim == len(expected) and labels.shape[-1] == 1 else labels
-    if not _fits(labels, expected[:-1]):
-        raise DataError(f"`y` must have shape {_written(expected[:-1])} or {_written(expected)}, received {received}.")
+    if not fits(labels, expected[:-1]):
+        raise DataError(f"`y` must have shape {written(expected[:-1])} or {written(expected)}, received {received}.")
     wrong = ~np.isfinite(labels) | (labels != np.round(labels)) | (labels < 0) | (labels >= n_classes)
     if wrong.any():
         first = int(np.argwhere(wrong)[0][0])

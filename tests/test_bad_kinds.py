@@ -6,7 +6,7 @@ import models
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_data_sources import two_outputs
+from test_data_sources import reads_text, two_outputs
 from test_kinds import RELATIVE, attention, inputs, randomized, subclassed
 
 import dropreg as dr
@@ -146,6 +146,35 @@ def test_fractions_for_whole_numbers_are_refused() -> None:
     x, y = models.data_for(model, 20)
     with pytest.raises(dr.DataError, match=r"must be whole numbers .int32., received fractions .* such as 0.5"):
         dr.sample(model, (np.where(x == 3, 0.5, x), y), dr.elements(model), rows=64, progress=False)
+
+
+@pytest.mark.parametrize("number", [10, -1])
+def test_numbers_that_an_embedding_does_not_know_are_refused(number: int) -> None:
+    model = models.build("bidirectional")
+    x, y = models.data_for(model, 20)
+    x = np.where(np.arange(20)[:, None] == 7, number, x)
+    says = f"must be numbers from 0 to 9, as the embedding .*received {number} at example 7: number the tokens as in"
+    with pytest.raises(dr.DataError, match=says):
+        dr.sample(model, (x, y), dr.elements(model), rows=64, progress=False)
+
+
+def test_whole_numbers_out_of_range_are_refused() -> None:
+    model = models.build("bidirectional")
+    x, y = models.data_for(model, 20)
+    with pytest.raises(dr.DataError, match=r"must be whole numbers .int32., .*out of range such as 42949673"):
+        dr.sample(model, (x.astype(np.int64) + 2**32, y), dr.elements(model), rows=64, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [(None, "None .NoneType."), (np.nan, "nan .float."), (3, "3 .int.")],
+    ids=["None", "nan", "number"],
+)
+def test_what_is_no_text_is_refused(word: Any, says: str) -> None:
+    model = reads_text()
+    x = np.array([["a"], ["b c"], [word]], dtype=object)
+    with pytest.raises(dr.DataError, match=rf"must be text, received {says} at example 2: convert or remove it"):
+        dr.sample(model, (x, np.arange(3)), dr.elements(model), rows=64, progress=False)
 
 
 def test_an_unknown_output_is_refused() -> None:

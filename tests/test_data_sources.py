@@ -194,6 +194,26 @@ def test_data_may_come_in_batches_or_lie_on_disk(source: str, tmp_path) -> None:
         np.testing.assert_array_equal(one.effects, other.effects)
 
 
+def reads_text() -> keras.Model:
+    """Classes of texts of up to four words."""
+    vocabulary = layers.TextVectorization(output_sequence_length=4, vocabulary=["a", "b", "c"])
+    x = inputs_tensor = keras.Input((1,), dtype="string", name="text")
+    x = layers.Dense(4, activation="relu", name="a")(layers.Flatten()(layers.Embedding(5, 3)(vocabulary(x))))
+    return randomized(keras.Model(inputs_tensor, layers.Dense(3, name="out")(x)))
+
+
+def test_text_may_be_strings_or_bytes() -> None:
+    model = reads_text()
+    texts, y = np.array([["a b"], ["\N{LATIN SMALL LETTER C WITH CEDILLA}"], ["a c"]] * 4), np.arange(12) % 3
+    elements, tables = dr.elements(model), []
+    for x in (texts, texts.astype(object), texts.tolist(), np.char.encode(texts, "utf-8"), tf.constant(texts)):
+        tables.append(dr.estimate(model, (x, y), elements, rows=300, outcome="loss", progress=False).impact)
+        assert check_data(model, (x, y)).fingerprint() == check_data(model, (texts, y)).fingerprint()
+    assert tables[0].any()
+    for table in tables:
+        np.testing.assert_array_equal(table, tables[0])
+
+
 def test_batches_of_another_dtype_are_taken_where_nothing_is_lost() -> None:
     parts = [np.array([[0.5, np.nan]]), np.array([[1, 2]]), np.array([[True, False]]), np.array([[3, 4]], np.float16)]
     x, y = dr.stream((part, np.zeros(1)) for part in parts)

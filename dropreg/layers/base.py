@@ -89,6 +89,10 @@ class Rule:
         """How many units `layer` computes along the trailing axis, and their kind; None if none."""
         return None
 
+    def vocabulary(self, layer: Any) -> int | None:
+        """How many numbers `layer` looks up, from 0; None if it computes with any."""
+        return None
+
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         """Labels of the outputs of `call`.
 

@@ -16,6 +16,9 @@ class EmbeddingRule(Rule):
     def units(self, layer: Any) -> tuple[int, str] | None:
         return layer.output_dim, "dimension"
 
+    def vocabulary(self, layer: Any) -> int | None:
+        return layer.input_dim
+
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         before = len(channels.sources)
         labels = source(call, call.layer.output_dim, "dimension", channels)
