@@ -211,12 +211,15 @@ def _check_writable(option: str, path: Path, suffixes: Sequence[str]) -> None:
         raise DataError(f"{option} must end in {' or '.join(suffixes)}, received {path}.")
     if not path.resolve().parent.is_dir():
         raise DataError(f"{option} {path}: expected an existing folder, received {path.parent}: make it first.")
+    if path.is_dir():
+        raise DataError(f"{option} must be a file, received the folder {path}: choose another name.")
 
 
 def _estimate(options: argparse.Namespace) -> None:
     from . import elements, estimate
     from .graph import trace_graph
     from .npz import load_npz
+    from .outcomes import resolve
     from .sampler import default_design
 
     _check_writable("--out", options.out, [".csv", ".parquet"])
@@ -225,7 +228,8 @@ def _estimate(options: argparse.Namespace) -> None:
     model = load_model_file(options.model)
     found = elements(model, options.elements, include=options.include, exclude=options.exclude)
     design = default_design(found, options.rate)
-    data = load_npz(options.data, trace_graph(model).input_names)
+    names, labelled = trace_graph(model).input_names, resolve(options.outcome).needs_labels
+    data = load_npz(options.data, names, labelled=labelled)
     table = estimate(
         model,
         data,
@@ -304,7 +308,12 @@ def _demo(options: argparse.Namespace) -> None:
     from .masking import MaskedNetwork
     from .plotting import plot_impacts
 
-    options.out.mkdir(parents=True, exist_ok=True)
+    try:
+        options.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(
+            f"--out must be a folder, received {options.out}, which cannot be made ({error.strerror}): choose another."
+        ) from error
     model = examples.load_model("cnn")
     found = elements(model)
     print(f"{found}\n")

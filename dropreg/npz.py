@@ -1,6 +1,7 @@
 """Examples in an ``.npz`` file, for the command line."""
 
 import zipfile
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,9 +10,13 @@ import numpy as np
 from .data import Data
 from .errors import DataError
 
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
 
-def load_npz(path: str | Path, input_names: Sequence[str]) -> Data:
+
+def load_npz(path: str | Path, input_names: Sequence[str], *, labelled: bool = True) -> Data:
     """Read (x, y) from an ``.npz`` file with ``x`` (or one array for each input's name) and ``y``.
+
+    Without `labelled`, y may be missing, and is None then.
 
     Raises
     ------
@@ -24,13 +29,13 @@ def load_npz(path: str | Path, input_names: Sequence[str]) -> Data:
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, RuntimeError, *_ZIP_ERRORS) as error:
         raise DataError(f"data file {path}: expected an .npz archive of arrays, received {error}.") from error
     holds = ", ".join(arrays) or "nothing"
-    if "y" not in arrays or not ("x" in arrays or all(name in arrays for name in input_names)):
+    if (labelled and "y" not in arrays) or not ("x" in arrays or all(name in arrays for name in input_names)):
+        expected, saved = ("arrays 'x' and 'y'", "x=x, y=y") if labelled else ("an array 'x'", "x=x")
         raise DataError(
-            f"data file {path}: expected arrays 'x' and 'y', received {holds}: write it with np.savez(path, x=x, y=y)."
+            f"data file {path}: expected {expected}, received {holds}: write it with np.savez(path, {saved})."
         )
-    if "x" in arrays:
-        return arrays["x"], arrays["y"]
-    return {name: arrays[name] for name in input_names}, arrays["y"]
+    x = arrays["x"] if "x" in arrays else {name: arrays[name] for name in input_names}
+    return x, arrays.get("y")

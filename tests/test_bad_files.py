@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import Labelled
 from keras import layers
@@ -137,13 +138,22 @@ def save_cut_off(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-100])
 
 
+def save_compressed_and_damaged(path: Path) -> None:
+    np.savez_compressed(path, x=np.arange(120.0).reshape(30, 4) % 7.3, y=np.zeros(30))
+    content = path.read_bytes()
+    path.write_bytes(content[:60] + b"\xff" * 40 + content[100:])
+
+
 @pytest.mark.parametrize(
     ("save", "says"),
     [
         (lambda path: None, ("expected an .npz file, received no such file",)),
         *[
             (save, ("expected an .npz archive of arrays, received ",))
-            for save in (Path.touch, save_text, save_single_array, save_objects, save_cut_off)
+            for save in (
+                *(Path.touch, save_text, save_single_array, save_objects, save_cut_off),
+                save_compressed_and_damaged,
+            )
         ],
         *[
             (
@@ -165,6 +175,46 @@ def test_bad_data_file(
     path = tmp_path / "heldout.npz"
     save(path)
     assert_refused(capsys, [model_file, "--data", path], f"data file {path}: ", *says)
+
+
+@pytest.mark.parametrize("option", ["--out", "--plot"])
+def test_a_folder_where_a_file_is_to_go(
+    tmp_path: Path, model_file: Path, data_file: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    folder = tmp_path / ("table.csv" if option == "--out" else "figure.png")
+    folder.mkdir()
+    says = f"{option} must be a file, received the folder {folder}: choose another name."
+    assert_refused(capsys, [model_file, "--data", data_file, "--rows", "64", option, folder], says)
+
+
+def test_a_file_where_the_demo_is_to_go(data_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for path in (data_file, data_file / "below"):
+        assert main(["demo", "--rows", "64", "--quiet", "--out", str(path)]) == 2
+        printed = capsys.readouterr()
+        assert re.match(rf"dropreg: --out must be a folder, received {path}, which cannot be made", printed.err)
+        assert not printed.out
+
+
+def test_only_outcomes_that_compare_with_labels_need_them(
+    tmp_path: Path,
+    model_file: Path,
+    model: keras.Model,
+    data: Labelled,
+    elements: dr.Elements,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    np.savez("unlabelled.npz", x=data[0])
+    command = [model_file, "--data", "unlabelled.npz", "--rows", "300"]
+    assert_refused(capsys, command, "expected arrays 'x' and 'y', received x: write it with np.savez(path, x=x, y=y)")
+    assert main(["estimate", *map(str, command), "--quiet", "--outcome", "divergence"]) == 0
+    capsys.readouterr()
+    expected = dr.estimate(model, (data[0], None), elements, rows=300, outcome="divergence", progress=False)
+    np.testing.assert_allclose(pd.read_csv("impact.csv")["impact"], expected.impact)
+    np.savez("nothing.npz", y=data[1])
+    command = [model_file, "--data", "nothing.npz", "--outcome", "divergence"]
+    assert_refused(capsys, command, "expected an array 'x', received y: write it with np.savez(path, x=x)")
 
 
 @pytest.mark.parametrize(
