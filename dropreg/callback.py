@@ -8,13 +8,13 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from .data import Data, check_data, read_once
-from .elements import Elements, check_fits
+from .elements import Elements, check_elements, check_fits
 from .errors import ModelError, ParameterError
 from .estimate import estimate
 from .graph import trace_graph
 from .schedules import Schedule, counts_by_step
 from .selection import Selection, check_fractions
-from .steps import AnyScorer, check_elements, score, select_left
+from .steps import AnyScorer, score, select_left
 from .switches import find_switches
 from .zeros import HoldZeros, as_array
 

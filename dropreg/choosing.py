@@ -19,7 +19,6 @@ step, what an element costs by itself is told from its interactions, and how ear
 from collections.abc import Sequence
 from functools import partial
 from itertools import pairwise
-from numbers import Real
 from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
@@ -30,7 +29,7 @@ from .annealing import Annealing
 from .baselines.spread import spread
 from .data import Data, read_once
 from .elements import Elements
-from .errors import ParameterError, positive
+from .errors import ParameterError, check_between, check_several, positive
 from .impact import ImpactTable
 from .outcomes import Outcome, Task
 from .path import SelectionPath
@@ -311,16 +310,14 @@ def choose(
 
 def check_path(elements: Elements, fractions: Sequence[float], floor: Floor) -> None:
     """Raise ParameterError unless fractions ascend within (0, 1) and leave what the floors ask for."""
+    check_several("fractions", fractions)
     if not len(fractions):
         raise ParameterError("`fractions` must hold at least one fraction, received none.")
     for fraction in fractions:
-        if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 < fraction < 1:
+        check_between("fractions", fraction, hint="it is the fraction that goes")
+        if round(fraction * len(elements)) < 1:
             raise ParameterError(
-                f"fractions must lie strictly between 0 and 1, received {fraction!r}: it is the fraction that goes."
-            )
-        if round(float(fraction) * len(elements)) < 1:
-            raise ParameterError(
-                f"fractions must drop at least one of the {len(elements)} elements, received {fraction!r}: pass "
+                f"`fractions` must drop at least one of the {len(elements)} elements, received {fraction!r}: pass "
                 f"{1 / len(elements):.2g} or more."
             )
     if any(b <= a for a, b in pairwise(fractions)):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from .elements import KINDS
-from .errors import DataError, DropregError, ModelError
+from .errors import DataError, DropregError, ModelError, check_writable
 
 if TYPE_CHECKING:
     import keras
@@ -205,16 +205,6 @@ def load_model_file(path: Path) -> "keras.Model":
     return model
 
 
-def _check_writable(option: str, path: Path, suffixes: Sequence[str]) -> None:
-    """Fail before the run, not after it."""
-    if path.suffix not in suffixes:
-        raise DataError(f"{option} must end in {' or '.join(suffixes)}, received {path}.")
-    if not path.resolve().parent.is_dir():
-        raise DataError(f"{option} {path}: expected an existing folder, received {path.parent}: make it first.")
-    if path.is_dir():
-        raise DataError(f"{option} must be a file, received the folder {path}: choose another name.")
-
-
 def _estimate(options: argparse.Namespace) -> None:
     from . import elements, estimate
     from .graph import trace_graph
@@ -222,9 +212,9 @@ def _estimate(options: argparse.Namespace) -> None:
     from .outcomes import resolve
     from .sampler import default_design
 
-    _check_writable("--out", options.out, [".csv", ".parquet"])
+    check_writable("--out", options.out, [".csv", ".parquet"])
     if options.plot:
-        _check_writable("--plot", options.plot, [".png", ".svg", ".pdf"])
+        check_writable("--plot", options.plot, [".png", ".svg", ".pdf"])
     model = load_model_file(options.model)
     found = elements(model, options.elements, include=options.include, exclude=options.exclude)
     design = default_design(found, options.rate)
@@ -259,7 +249,7 @@ def _prune(options: argparse.Namespace) -> None:
     from .npz import load_npz
     from .targets import Quantity
 
-    _check_writable("--out", options.out, [".keras"])
+    check_writable("--out", options.out, [".keras"])
     if options.test is not None and options.test.resolve() == options.data.resolve():
         raise DataError(
             f"--test must be another file than --data, received {options.test} for both: split the examples."

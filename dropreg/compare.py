@@ -19,7 +19,7 @@ from .chunks import write_atomically
 from .cost import cost_of, total_macs
 from .data import Data, check_data, read_once
 from .elements import Elements
-from .errors import ParameterError, RecordError
+from .errors import ParameterError, RecordError, check_several, positive
 from .impact import ImpactTable
 from .outcomes import Accuracy, Loss, Task
 from .selection import check_fractions, select
@@ -162,7 +162,10 @@ def compare(
 def _checked_scorers(
     scorers: Mapping[str, Scorer | Callable[..., ImpactTable]] | None, seeds: Sequence[int]
 ) -> dict[str, Scorer]:
-    if not seeds or len(set(seeds)) != len(seeds):
+    check_several("seeds", seeds)
+    for seed in seeds:
+        positive("seeds", seed, least=0)
+    if not len(seeds) or len(set(seeds)) != len(seeds):
         raise ParameterError(f"`seeds` must be one or more different integers, received {list(seeds)}.")
     found = default_scorers() if scorers is None else scorers
     if not isinstance(found, Mapping) or not found:

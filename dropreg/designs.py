@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ParameterError
+from .errors import ParameterError, check_between, positive
 
 BoolMasks = npt.NDArray[np.bool_]
 """Shape (rows, n_elements), True = kept."""
@@ -80,8 +80,7 @@ class Design(ABC):
     is_independent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        if isinstance(self.examples_per_mask, bool) or self.examples_per_mask < 1:
-            raise ParameterError(f"`examples_per_mask` must be at least 1, received {self.examples_per_mask}.")
+        object.__setattr__(self, "examples_per_mask", positive("examples_per_mask", self.examples_per_mask))
 
     @property
     def rows_per_group(self) -> int:
@@ -108,7 +107,10 @@ class Design(ABC):
 
 def _checked_rate(rate: float | tuple[float, ...], highest: float = 1.0) -> float | tuple[float, ...]:
     """`rate` as a float or a tuple of floats, each strictly between 0 and `highest`."""
-    rates = np.asarray(rate, dtype=np.float64)
+    try:
+        rates = np.asarray(rate, dtype=np.float64)
+    except (ValueError, TypeError) as error:
+        raise ParameterError(f"`rate` must be a number or one for each element, received {rate!r}.") from error
     if rates.ndim > 1:
         raise ParameterError(f"`rate` must be a number or one for each element, received shape {rates.shape}.")
     wrong = ~((rates > 0) & (rates < highest))
@@ -220,8 +222,12 @@ class FixedSize(Design):
     n_dropped: int = 1
     is_independent: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "n_dropped", positive("n_dropped", self.n_dropped))
+
     def check(self, n_elements: int) -> None:
-        if not 0 < self.n_dropped < n_elements:
+        if not self.n_dropped < n_elements:
             raise ParameterError(
                 f"`n_dropped` must lie between 1 and {n_elements - 1} for {n_elements} elements, "
                 f"received {self.n_dropped}."
@@ -255,7 +261,8 @@ class Balanced(Design):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _checked_rate(self.rate)
+        check_between("rate", self.rate)
+        object.__setattr__(self, "block", positive("block", self.block))
         if not 0 < round(self.rate * self.block) < self.block:
             raise ParameterError(
                 f"`block` must be long enough to drop an element at rate {self.rate:g} in some of its masks and keep "

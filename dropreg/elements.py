@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from .errors import ModelError, ParameterError
+from .errors import ModelError, ParameterError, check_type
 
 if TYPE_CHECKING:
     import keras
@@ -266,7 +266,7 @@ def elements(
     ParameterError
         If `kind` is unknown, a name is no layer with such elements, or a named layer cannot be dropped.
     """
-    kinds: list[Any] = [kind] if isinstance(kind, str) else list(kind)
+    kinds: list[Any] = list(kind) if isinstance(kind, Collection) and not isinstance(kind, str) else [kind]
     wrong = [name for name in kinds if name not in KINDS]
     if wrong or not kinds or len(set(kinds)) != len(kinds):
         received = repr(wrong[0]) if wrong else f"{kinds}"
@@ -386,8 +386,14 @@ def model_signature(graph: "Graph") -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
+def check_elements(elements: Elements) -> None:
+    """Raise ParameterError unless these are elements."""
+    check_type("elements", elements, Elements, "call dropreg.elements(model)")
+
+
 def check_fits(elements: Elements, graph: "Graph", name: str, what: str = "`elements` were found") -> None:
     """Raise ModelError unless `elements` were found in a model of this structure."""
+    check_elements(elements)
     if elements.signature != model_signature(graph):
         raise ModelError(
             f"{what} in another model than '{name}', or it has changed since: call dropreg.elements(model) again."

@@ -9,8 +9,8 @@ import numpy as np
 from . import regression, shrinkage
 from .data import Data
 from .designs import Design
-from .elements import Elements
-from .errors import ParameterError
+from .elements import Elements, check_elements
+from .errors import ParameterError, check_between, check_type, is_number
 from .fidelity import score
 from .impact import ImpactTable, impact_table
 from .interactions import interactions as pairwise
@@ -97,6 +97,8 @@ def regress(
     RecordError
         If the estimator needs gradients that were not recorded.
     """
+    check_type("record", record, Record, "call dropreg.sample, or dropreg.load_record(folder)")
+    check_between("level", level)
     settings = record.settings
     _check_arguments(record, outcome, estimator, covariance, penalty)
     column = settings.outcomes.index(outcome)
@@ -136,6 +138,8 @@ def _best_estimator(record: Record, outcome: str) -> Estimator:
 
 
 def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: str, penalty: Any) -> None:
+    from sklearn.base import ClassifierMixin
+
     settings = record.settings
     if outcome not in settings.outcomes:
         raise ParameterError(
@@ -145,6 +149,11 @@ def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: s
     if isinstance(estimator, str) and estimator not in ESTIMATORS:
         raise ParameterError(
             f"`estimator` must be one of {', '.join(ESTIMATORS)} or a scikit-learn estimator, received {estimator!r}."
+        )
+    if isinstance(estimator, ClassifierMixin):
+        raise ParameterError(
+            f"`estimator` must be a regression, received {type(estimator).__name__}, which tells classes apart: pass "
+            "sklearn.linear_model.Ridge() or another."
         )
     if covariance not in COVARIANCES:
         raise ParameterError(f"`covariance` must be one of {', '.join(COVARIANCES)}, received {covariance!r}.")
@@ -159,8 +168,8 @@ def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: s
         raise ParameterError(
             f"`penalty` goes with estimator='ridge' or 'lasso', received {penalty} with {estimator!r}."
         )
-    if not (penalty in ("evidence", "cv") if isinstance(penalty, str) else penalty > 0):
-        raise ParameterError(f"`penalty` must be positive, 'evidence' or 'cv', received {penalty!r}.")
+    if not (penalty in ("evidence", "cv") if isinstance(penalty, str) else is_number(penalty) and 0 < penalty < np.inf):
+        raise ParameterError(f"`penalty` must be positive and finite, 'evidence' or 'cv', received {penalty!r}.")
 
 
 def _in_pairs(record: Record, estimator: Any, paired: bool | None) -> bool:
@@ -345,9 +354,11 @@ def estimate(
     ModelError, DataError, ParameterError, RecordError
         As `sample` and `regress` do.
     """
+    check_elements(elements)
     measured = resolve(outcome)
     assisted = measured.differentiable if gradients is None else gradients
     design = default_design(elements) if design is None else design
+    check_type("design", design, Design, "pass dropreg.Bernoulli(rate)")
     is_dense = len(elements) <= MOST_DENSE
     n_rows = min(max(LEAST_ROWS, ROWS_PER_ELEMENT * len(elements)), MOST_DEFAULT_ROWS) if rows is None else rows
     if rows is None:

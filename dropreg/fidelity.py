@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from .errors import ParameterError
+from .errors import positive
 
 if TYPE_CHECKING:
     from .chunks import FidelityMasks
@@ -32,11 +32,8 @@ class Fidelity:
     examples: int = 100
 
     def __post_init__(self) -> None:
-        if self.masks < 3 or self.examples < 2:
-            raise ParameterError(
-                "`fidelity` must have at least 3 masks and 2 examples, "
-                f"received masks={self.masks} and examples={self.examples}."
-            )
+        positive("masks", self.masks, least=3)
+        positive("examples", self.examples, least=2)
 
     def rates(self, rate: float) -> tuple[float, float, float]:
         """The three drop rates around `rate`."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from .errors import ParameterError
+from .errors import ParameterError, check_between, check_positive, positive
 from .interactions import Interactions, adjusted
 
 COLUMNS = (
@@ -100,10 +100,9 @@ class ImpactTable:
         Raises
         ------
         ParameterError
-            If `n` is not at least 1.
+            If `n` is no integer of at least 1.
         """
-        if n < 1:
-            raise ParameterError(f"`n` must be at least 1, received {n}.")
+        positive("n", n)
         ordered = self.frame.sort_values("rank", ascending=not lowest, kind="stable")
         return ordered.head(n).reset_index(drop=True)
 
@@ -136,10 +135,8 @@ class ImpactTable:
         ----------
         .. [1] Schuirmann (1987), J. Pharmacokinetics and Biopharmaceutics 15.
         """
-        if not margin > 0:
-            raise ParameterError(f"`margin` must be positive, received {margin}.")
-        if not 0 < level < 1:
-            raise ParameterError(f"`level` must lie strictly between 0 and 1, received {level}.")
+        check_positive("margin", margin)
+        check_between("level", level)
         if not np.isfinite(self.std_error).all():
             raise ParameterError(
                 f"`negligible` must have standard errors, received impacts by {self.method} without: "
@@ -174,6 +171,7 @@ class ImpactTable:
                 "`redundant_pairs` must have interactions, received a table without: pass interactions=True to "
                 "regress or estimate."
             )
+        check_between("level", level)
         return self.interactions.redundant(level)
 
     def by_layer(self) -> pd.DataFrame:
@@ -271,8 +269,7 @@ def impact_table(
     ParameterError
         If `level` lies outside (0, 1).
     """
-    if not 0 < level < 1:
-        raise ParameterError(f"`level` must lie strictly between 0 and 1, received {level}.")
+    check_between("level", level)
     error = np.full(len(impact), np.nan) if std_error is None else std_error
     with np.errstate(divide="ignore", invalid="ignore"):
         z = impact / error

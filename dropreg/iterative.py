@@ -7,14 +7,14 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .data import Data, check_apart, check_data, read_once
-from .elements import Elements
+from .elements import Elements, check_elements
 from .errors import ParameterError
 from .estimate import estimate
 from .merges import Merge, resolve_merge
 from .recovery import Recovery, check_tuning, recover
 from .schedules import Schedule, counts_by_step
 from .selection import check_fractions
-from .steps import AnyScorer, Units, Weights, begin, check_elements
+from .steps import AnyScorer, Units, Weights, begin
 from .surgery import OnBlocked, Pruned
 
 

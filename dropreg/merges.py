@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pandas as pd
 
-from .errors import ParameterError
+from .errors import ParameterError, check_between, positive
 
 RIDGES = tuple(float(ridge) for ridge in 10.0 ** np.arange(-8.0, 1.5, 0.5))
 
@@ -36,11 +36,9 @@ class Merge:
     name: ClassVar[str]
 
     def __post_init__(self) -> None:
-        if not 0 < self.held_out < 1:
-            raise ParameterError(f"`held_out` must lie strictly between 0 and 1, received {self.held_out}.")
+        check_between("held_out", self.held_out)
         for name in ("most_examples", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ParameterError(f"`{name}` must be at least 1, received {getattr(self, name)}.")
+            positive(name, getattr(self, name))
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,7 +5,15 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from .errors import ParameterError, check_type, check_writable
 from .impact import ImpactTable
+
+
+def _check_path(path: str | Path) -> None:
+    """Raise ParameterError unless a figure can be written there."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    check_writable("`path`", path, [f".{kind}" for kind in FigureCanvasBase.get_supported_filetypes()])
 
 
 def plot_impacts(table: ImpactTable, path: str | Path) -> None:
@@ -16,9 +24,16 @@ def plot_impacts(table: ImpactTable, path: str | Path) -> None:
     table : ImpactTable
     path : str or Path
         File to write; its ending chooses the format (PNG, SVG, PDF).
+
+    Raises
+    ------
+    ParameterError
+        If `path` cannot be written to.
     """
     from matplotlib.figure import Figure
 
+    check_type("table", table, ImpactTable, "call dropreg.estimate or another scorer")
+    _check_path(path)
     frame = table.frame
     layers = list(dict.fromkeys(frame["layer"]))
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -51,9 +66,22 @@ def plot_comparison(frame: pd.DataFrame, path: str | Path, *, value: str = "accu
     value : str
         Column to draw: "accuracy", "loss", "params" or "macs".
     title : str
+
+    Raises
+    ------
+    ParameterError
+        If `frame` lacks a column, or `path` cannot be written to.
     """
     from matplotlib.figure import Figure
 
+    check_type("frame", frame, pd.DataFrame, "call dropreg.compare")
+    missing = [name for name in ("scorer", "fraction", value) if name not in frame]
+    if missing:
+        raise ParameterError(
+            f"`value` and the columns scorer and fraction must be in `frame`, received {', '.join(map(str, frame))} "
+            f"without {', '.join(map(str, missing))}: pass a table of dropreg.compare, and value='accuracy' or 'loss'."
+        )
+    _check_path(path)
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
     whole = frame[frame["fraction"] == 0.0]

@@ -20,7 +20,7 @@ import pandas as pd
 
 from .copying import copy_model
 from .data import Data, Examples, check_apart, check_data
-from .errors import DataError, ModelError, ParameterError
+from .errors import DataError, ModelError, ParameterError, check_between
 from .graph import trace_graph
 from .outcomes import Task
 from .tuning import Objective, Part, Trainer
@@ -113,8 +113,7 @@ class Recovery:
                 f"`mixup` must go with distill=1, received distill={self.distill:g}: mixtures have no labels; pass "
                 "distill=1, or mixup=0."
             )
-        if not 0 < self.held_out < 1:
-            raise ParameterError(f"`held_out` must lie strictly between 0 and 1, received {self.held_out}.")
+        check_between("held_out", self.held_out)
         self.make_optimizer()
 
     @property

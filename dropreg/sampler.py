@@ -14,8 +14,8 @@ from tqdm.auto import tqdm
 from .chunks import ChunkResult
 from .data import Data, Examples, check_data
 from .designs import Bernoulli, Design
-from .elements import Elements
-from .errors import ParameterError, positive
+from .elements import Elements, check_elements
+from .errors import ParameterError, check_type, positive
 from .fidelity import Fidelity
 from .outcomes import Outcome, PerMask, Task, check_labels, resolve_all
 from .record import Record, clear_stop, create_record, write_stop
@@ -112,7 +112,13 @@ def sample(
         If `out` holds another run or cannot be written, or an outcome is not finite; what was
         recorded stays.
     """
+    check_elements(elements)
     design = default_design(elements) if design is None else design
+    check_type("design", design, Design, "pass dropreg.Bernoulli(rate)")
+    if stop is not None:
+        check_type("stop", stop, StopRule, "pass dropreg.Precision(outcome, std_error)")
+    if fidelity is not None:
+        check_type("fidelity", fidelity, Fidelity, "pass dropreg.Fidelity(masks, examples)")
     rows, seed = positive("rows", rows), positive("seed", seed, least=0)
     if seed >= 2**64:
         raise ParameterError(f"`seed` must lie below 2**64, received {seed}.")
@@ -128,7 +134,7 @@ def sample(
     examples = check_data(model, data, task, output)
     _check_outcomes(measured, tuple(gradients), design, examples)
     runner = ChunkRunner(*(model, elements, examples, design, measured, tuple(gradients), ablation, seed, batch_size))
-    unseen = runner.run_fidelity(fidelity) if fidelity else None
+    unseen = None if fidelity is None else runner.run_fidelity(fidelity)
     record = create_record(out, runner.settings(rows), elements, runner.baseline_frame(), design, unseen)
     with tqdm(total=rows, initial=record.rows, unit="rows", unit_scale=True, disable=not progress) as bar:
         _run(record, runner, executor, stop, bar.update)

@@ -4,7 +4,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .errors import ParameterError
+from .errors import ParameterError, check_between
 
 Schedule = Literal["cubic", "linear", "one_shot"]
 
@@ -36,10 +36,7 @@ def fractions_by_step(fraction: float, steps: int, schedule: Schedule) -> list[f
     .. [1] Zhu, Gupta (2017), "To prune, or not to prune: exploring the efficacy of pruning for model compression",
        section 3, equation 1, from no sparsity at first.
     """
-    if isinstance(fraction, bool) or not 0 < fraction < 1:
-        raise ParameterError(
-            f"`fraction` must lie strictly between 0 and 1, received {fraction}: it is the fraction that goes."
-        )
+    check_between("fraction", fraction, hint="it is the fraction that goes")
     _check_steps(steps)
     if schedule not in get_args(Schedule):
         raise ParameterError(f"`schedule` must be one of {', '.join(get_args(Schedule))}, received {schedule!r}.")

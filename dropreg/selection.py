@@ -2,15 +2,14 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from .elements import Elements
-from .errors import ParameterError, concatenate_names, positive
+from .elements import Elements, check_elements
+from .errors import ParameterError, check_several, concatenate_names, is_number, positive
 from .impact import ImpactTable
 
 Scores = npt.NDArray[np.float64]
@@ -200,6 +199,8 @@ def _floors(elements: Elements, floor: Floor) -> dict[str, int]:
 
 def check_fractions(elements: Elements, fractions: Sequence[float], floor: Floor) -> None:
     """Raise ParameterError unless every layer can keep `floor` elements at every fraction."""
+    check_elements(elements)
+    check_several("fractions", fractions)
     floors = _floors(elements, floor)
     needed = int(_guarded(np.zeros(len(elements)), _columns_by_layer(elements), floors).sum())
     for fraction in fractions:
@@ -246,7 +247,7 @@ def _equal_columns(elements: Elements) -> dict[tuple[str, str], list[npt.NDArray
 
 def _n_kept(elements: Elements, fraction: float, needed: int, floor: Floor) -> int:
     """Elements that stay, at least the `needed` ones."""
-    if isinstance(fraction, bool) or not isinstance(fraction, Real) or not 0 <= fraction < 1:
+    if not is_number(fraction) or not 0 <= fraction < 1:
         raise ParameterError(f"`fraction` must lie in [0, 1), received {fraction!r}: it is the fraction that goes.")
     n_kept = len(elements) - round(fraction * len(elements))
     if n_kept < max(needed, 1):

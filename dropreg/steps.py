@@ -32,14 +32,6 @@ _FINDERS = {kind: name for name, kinds in KINDS_OF_UNITS.items() for kind in kin
 _FINDERS |= {"head": "heads", "layer": "layers", "branch": "branches"}
 
 
-def check_elements(elements: Elements) -> None:
-    """Raise ParameterError unless these are elements."""
-    if not isinstance(elements, Elements):
-        raise ParameterError(
-            f"`elements` must be Elements, received {type(elements).__name__}: call dropreg.elements(model)."
-        )
-
-
 def score(
     scorer: AnyScorer, model: keras.Model, data: Data, elements: Elements, *, fraction: float, kept: Kept, seed: int
 ) -> ImpactTable:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from scipy import stats
 
-from .errors import ParameterError
+from .errors import ParameterError, check_between, check_positive, is_number
 
 if TYPE_CHECKING:
     from .impact import ImpactTable
@@ -64,8 +64,7 @@ class Precision(StopRule):
     effect: ClassVar[str] = "error bars are as good as without the rule, which does not look at the impacts"
 
     def __post_init__(self) -> None:
-        if not self.std_error > 0:
-            raise ParameterError(f"`std_error` must be positive, received {self.std_error}.")
+        check_positive("std_error", self.std_error)
 
     def reached(self, table: "ImpactTable", record: "Record") -> str | None:
         largest = float(table.std_error.max())
@@ -88,8 +87,7 @@ class StableOrder(StopRule):
     )
 
     def __post_init__(self) -> None:
-        if not 0 < self.reliability < 1:
-            raise ParameterError(f"`reliability` must lie strictly between 0 and 1, received {self.reliability}.")
+        check_between("reliability", self.reliability)
 
     def reached(self, table: "ImpactTable", record: "Record") -> str | None:
         from .regression import compress, observations, ols
@@ -133,11 +131,10 @@ class Separated(StopRule):
     )
 
     def __post_init__(self) -> None:
-        for name in ("fraction", "level"):
-            if not 0 < getattr(self, name) < 1:
-                raise ParameterError(f"`{name}` must lie strictly between 0 and 1, received {getattr(self, name)}.")
-        if not 0 <= self.undecided < 1:
-            raise ParameterError(f"`undecided` must lie between 0 and 1, received {self.undecided}.")
+        check_between("fraction", self.fraction)
+        check_between("level", self.level)
+        if not is_number(self.undecided) or not 0 <= self.undecided < 1:
+            raise ParameterError(f"`undecided` must lie between 0 and 1, received {self.undecided!r}.")
 
     def reached(self, table: "ImpactTable", record: "Record") -> str | None:
         ordered = np.sort(table.impact)

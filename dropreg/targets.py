@@ -10,7 +10,7 @@ from scipy import stats
 
 from .before_after import changes
 from .data import Data, Examples, as_data, check_apart, check_data
-from .errors import DataError, ParameterError
+from .errors import DataError, ParameterError, check_between
 from .outcomes import Accuracy, RetainedAccuracy
 
 if TYPE_CHECKING:
@@ -50,10 +50,7 @@ class Budget:
             raise ParameterError(
                 f"`quantity` must be one of {', '.join(get_args(Quantity))}, received {self.quantity!r}."
             )
-        if isinstance(self.at_most, bool) or not 0 < self.at_most < 1:
-            raise ParameterError(
-                f"`at_most` must lie strictly between 0 and 1, received {self.at_most!r}: the fraction that stays."
-            )
+        check_between("at_most", self.at_most, hint="the fraction that stays")
 
     def measure(self, pruned: "Pruned") -> float:
         """The quantity of the smaller model, as a fraction of the whole one's."""
@@ -99,12 +96,8 @@ class AccuracyLimit:
     level: float = 0.95
 
     def __post_init__(self) -> None:
-        if isinstance(self.most, bool) or not 0 < self.most < 1:
-            raise ParameterError(
-                f"`most` must lie strictly between 0 and 1, received {self.most!r}: 0.005 is half a percentage point."
-            )
-        if not 0.5 < self.level < 1:
-            raise ParameterError(f"`level` must lie strictly between 0.5 and 1, received {self.level!r}.")
+        check_between("most", self.most, hint="0.005 is half a percentage point")
+        check_between("level", self.level, low=0.5)
         if not isinstance(self.data, tuple | list) or len(self.data) != 2 or _labels(self.data[1]) is None:
             raise DataError(
                 "`data` of an accuracy limit must be a pair (x, y) with labels, received none: pass (x, y)."

@@ -326,8 +326,14 @@ def test_bad_arguments_of_estimate(
         ),
         ({"covariance": "HC3"}, "`covariance` must be one of HC1, cluster, nonrobust, received 'HC3'."),
         ({"penalty": 1.0}, "`penalty` goes with estimator='ridge' or 'lasso', received 1.0 with 'auto'."),
-        ({"penalty": -1.0, "estimator": "ridge"}, "`penalty` must be positive, 'evidence' or 'cv', received "),
-        ({"penalty": np.nan, "estimator": "ridge"}, "`penalty` must be positive, 'evidence' or 'cv', received "),
+        (
+            {"penalty": -1.0, "estimator": "ridge"},
+            "`penalty` must be positive and finite, 'evidence' or 'cv', received ",
+        ),
+        (
+            {"penalty": np.nan, "estimator": "ridge"},
+            "`penalty` must be positive and finite, 'evidence' or 'cv', received ",
+        ),
         *[
             ({"level": level}, f"`level` must lie strictly between 0 and 1, received {level}.")
             for level in (0, 1, -0.5, 95, np.nan)
@@ -358,5 +364,5 @@ def test_element_that_is_dropped_in_every_row(model: keras.Model, data: Labelled
 
 @pytest.mark.parametrize("n", [0, -3])
 def test_top_of_no_elements(record: dr.Record, n: int) -> None:
-    with refused(dr.ParameterError, f"`n` must be at least 1, received {n}."):
+    with refused(dr.ParameterError, f"`n` must be an integer of at least 1, received {n}."):
         dr.regress(record).top(n)

@@ -289,6 +289,6 @@ def test_bad_strategies_say_what_is_wrong() -> None:
         dr.LeastSquares(held_out=1)
     with pytest.raises(dr.ParameterError, match="`ridges` must be one or more positive numbers"):
         dr.LeastSquares(ridges=())
-    with pytest.raises(dr.ParameterError, match="`batch_size` must be at least 1, received 0"):
+    with pytest.raises(dr.ParameterError, match="`batch_size` must be an integer of at least 1, received 0"):
         dr.MeanShift(batch_size=0)
     assert mixing.EXACT < 1e-6

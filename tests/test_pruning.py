@@ -341,7 +341,7 @@ def run(model: keras.Model, data: Any, elements: dr.Elements, **more: Any) -> dr
 @pytest.mark.parametrize(
     ("more", "text"),
     [
-        ({"fractions": (1.2,)}, r"fractions must lie strictly between 0 and 1, received 1.2"),
+        ({"fractions": (1.2,)}, r"`fractions` must lie strictly between 0 and 1, received 1.2"),
         ({"fractions": (0.5, 0.3)}, r"`fractions` must ascend, received \(0.5, 0.3\)"),
         ({"fractions": ()}, r"`fractions` must hold at least one"),
         ({"fractions": (0.9,)}, r"`fraction` 0.9 leaves 1 of 9.*at least 2 \(1 for each layer\)"),

@@ -332,7 +332,7 @@ def test_bad_input_names_what_is_expected() -> None:
         dr.regress(record, outcome="loss", estimator="assisted")
     with pytest.raises(dr.ParameterError, match=r"must have interactions, received a table without"):
         dr.regress(record).redundant_pairs()
-    with pytest.raises(dr.ParameterError, match=r"`margin` must be positive, received 0"):
+    with pytest.raises(dr.ParameterError, match=r"`margin` must be positive and finite, received 0"):
         dr.regress(record).negligible(0)
     with pytest.raises(dr.ParameterError, match=r"`negligible` must have standard errors, received impacts by lasso"):
         dr.regress(record, estimator="lasso").negligible(0.1)

@@ -1,0 +1,204 @@
+"""Arguments of another type than expected are refused by name, never by an error from within."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import Labelled
+from sklearn.linear_model import LogisticRegression
+from test_bad_input import refused, sample
+
+import dropreg as dr
+from dropreg import plotting
+
+untyped: Any = dr  # takes what a type checker refuses
+
+
+@pytest.fixture(scope="module")
+def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Record:
+    return sample(model, data, elements)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (
+            lambda: untyped.Bernoulli(0.3, examples_per_mask=2.0),
+            "`examples_per_mask` must be an integer of at least 1, re",
+        ),
+        (
+            lambda: untyped.Bernoulli(0.3, examples_per_mask=0),
+            "`examples_per_mask` must be an integer of at least 1, rec",
+        ),
+        (lambda: untyped.Paired(0.2, examples_per_mask="3"), "must be an integer of at least 1, received '3'."),
+        (lambda: untyped.Bernoulli("high"), "`rate` must be a number or one for each element, received 'high'."),
+        (lambda: untyped.FixedSize(1.5), "`n_dropped` must be an integer of at least 1, received 1.5."),
+        (lambda: untyped.Balanced((0.3, 0.3)), "`rate` must lie strictly between 0 and 1, received (0.3, 0.3)."),
+        (lambda: untyped.Balanced(0.3, "4"), "`block` must be an integer of at least 1, received '4'."),
+        (lambda: untyped.Balanced(0.5, 2.5), "`block` must be an integer of at least 1, received 2.5."),
+        (lambda: untyped.Fidelity(3.5, 10), "`masks` must be an integer of at least 3, received 3.5."),
+        (lambda: untyped.Fidelity(3, 1), "`examples` must be an integer of at least 2, received 1."),
+        (lambda: untyped.Precision("loss", "fine"), "`std_error` must be positive and finite, received 'fine'."),
+        (lambda: untyped.StableOrder("loss", None), "`reliability` must lie strictly between 0 and 1, received None."),
+        (
+            lambda: untyped.Separated("loss", 0.5, level="95"),
+            "`level` must lie strictly between 0 and 1, received '95'.",
+        ),
+        (
+            lambda: untyped.Separated("loss", 0.5, undecided="no"),
+            "`undecided` must lie between 0 and 1, received 'no'.",
+        ),
+        (lambda: untyped.Budget("params", "half"), "received 'half': the fraction that stays."),
+        (
+            lambda: untyped.Budget("params", True),
+            "`at_most` must lie strictly between 0 and 1, received True: the frac",
+        ),
+        (lambda: untyped.AccuracyLimit("5%", None), "received '5%': 0.005 is half a percentage point."),
+        (
+            lambda: untyped.AccuracyLimit(0.1, None, level="95"),
+            "`level` must lie strictly between 0.5 and 1, received '95'.",
+        ),
+        (lambda: untyped.LeastSquares(held_out="all"), "`held_out` must lie strictly between 0 and 1, received 'all'."),
+        (lambda: untyped.LeastSquares(batch_size=2.5), "`batch_size` must be an integer of at least 1, received 2.5."),
+        (lambda: untyped.Recovery(held_out="all"), "`held_out` must lie strictly between 0 and 1, received 'all'."),
+    ],
+)
+def test_settings(make: Callable[[], object], says: str) -> None:
+    with refused(dr.ParameterError, says):
+        make()
+
+
+def test_numbers_of_numpy_will_do() -> None:
+    assert untyped.Bernoulli(np.float32(0.5), examples_per_mask=np.int64(2)).settings() == {
+        "name": "Bernoulli",
+        "examples_per_mask": 2,
+        "rate": 0.5,
+    }
+    assert type(untyped.FixedSize(np.int64(2)).n_dropped) is int
+    assert untyped.Precision("loss", np.float32(0.5)).std_error == 0.5
+
+
+@pytest.mark.parametrize("elements", ["neurons", ["first"], None])
+@pytest.mark.parametrize(
+    "use",
+    [
+        sample,
+        dr.estimate,
+        lambda *arguments: dr.estimate(*arguments, design=untyped.Bernoulli(0.3)),
+        dr.taylor,
+        dr.compare,
+    ],
+    ids=["sample", "estimate", "estimate with a design", "taylor", "compare"],
+)
+def test_elements(model: keras.Model, data: Labelled, use: Callable[..., Any], elements: Any) -> None:
+    if elements is None:
+        elements = {"first": 5}
+    says = f"`elements` must be Elements, received {type(elements).__name__}: call dropreg.elements(model)."
+    with refused(dr.ParameterError, says, model=model):
+        use(model, data, elements)
+
+
+@pytest.mark.parametrize("kind", [None, 5])
+def test_kinds(model: keras.Model, kind: Any) -> None:
+    with refused(dr.ParameterError, "`kind` must be one of neurons, ", f", or several of them, received {kind!r}."):
+        dr.elements(model, kind)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"design": "bernoulli"}, "`design` must be Design, received str: pass dropreg.Bernoulli(rate)."),
+        ({"design": 0.3}, "`design` must be Design, received float: pass dropreg.Bernoulli(rate)."),
+        ({"stop": 0.01}, "`stop` must be StopRule, received float: pass dropreg.Precision(outcome, std_error)."),
+        ({"fidelity": 5}, "`fidelity` must be Fidelity, received int: pass dropreg.Fidelity(masks, examples)."),
+    ],
+)
+def test_arguments_of_sample(
+    model: keras.Model, data: Labelled, elements: dr.Elements, changes: dict[str, Any], says: str
+) -> None:
+    with refused(dr.ParameterError, says, model=model):
+        sample(model, data, elements, **changes)
+    if "design" in changes:
+        with refused(dr.ParameterError, says, model=model):
+            dr.estimate(model, data, elements, **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"level": "95"}, "`level` must lie strictly between 0 and 1, received '95'."),
+        *[
+            (
+                {"estimator": "ridge", "penalty": penalty},
+                "`penalty` must be positive and finite, 'evidence' or 'cv', rec",
+            )
+            for penalty in (np.inf, True, [1.0, 2.0])
+        ],
+        (
+            {"estimator": LogisticRegression()},
+            "`estimator` must be a regression, received LogisticRegression, which tells classes apart: pass sklearn.",
+        ),
+    ],
+)
+def test_arguments_of_regress(record: dr.Record, changes: dict[str, Any], says: str) -> None:
+    with refused(dr.ParameterError, says):
+        untyped.regress(record, **changes)
+
+
+def test_what_is_no_record() -> None:
+    says = "`record` must be Record, received str: call dropreg.sample, or dropreg.load_record(folder)."
+    with refused(dr.ParameterError, says):
+        untyped.regress("run")
+
+
+@pytest.mark.parametrize(
+    ("ask", "says"),
+    [
+        (lambda table: table.top(2.5), "`n` must be an integer of at least 1, received 2.5."),
+        (lambda table: table.negligible("small"), "`margin` must be positive and finite, received 'small'."),
+        (lambda table: table.negligible(0.1, level="5%"), "`level` must lie strictly between 0 and 1, received '5%'."),
+        (lambda table: table.redundant_pairs(level=5), "`level` must lie strictly between 0 and 1, received 5."),
+    ],
+)
+def test_questions_to_a_table(record: dr.Record, ask: Callable[[dr.ImpactTable], object], says: str) -> None:
+    with refused(dr.ParameterError, says):
+        ask(untyped.regress(record, interactions=True))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"seeds": 0}, "`seeds` must be a list, received 0: pass [0]."),
+        ({"seeds": (0.5,)}, "`seeds` must be an integer of at least 0, received 0.5."),
+        ({"seeds": (-1,)}, "`seeds` must be an integer of at least 0, received -1."),
+        ({"fractions": 0.5}, "`fractions` must be a list, received 0.5: pass [0.5]."),
+        ({"fractions": ("half",)}, "`fraction` must lie in [0, 1), received 'half'"),
+    ],
+)
+def test_arguments_of_compare(
+    model: keras.Model, data: Labelled, elements: dr.Elements, changes: dict[str, Any], says: str
+) -> None:
+    with refused(dr.ParameterError, says, model=model):
+        dr.compare(model, data, elements, scorers={"magnitude": dr.magnitude}, progress=False, **changes)
+
+
+def test_figures(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"scorer": ["a"], "fraction": [0.5], "accuracy": [0.9]})
+    path = tmp_path / "figure.png"
+    with refused(dr.ParameterError, "`frame` must be DataFrame, received NoneType: call dropreg.compare."):
+        untyped.plot_comparison(None, path)
+    with refused(dr.ParameterError, "received scorer, fraction, accuracy without f1: ", "value='accuracy' or 'loss'"):
+        untyped.plot_comparison(frame, path, value="f1")
+    with refused(dr.ParameterError, "`path` must end in ", ".png", f", received {tmp_path / 'figure.xyz'}."):
+        untyped.plot_comparison(frame, tmp_path / "figure.xyz")
+    with refused(dr.ParameterError, "expected an existing folder, received ", "missing: make it first."):
+        untyped.plot_comparison(frame, tmp_path / "missing" / "figure.png")
+    with refused(dr.ParameterError, "`table` must be ImpactTable, received DataFrame: call dropreg.estimate or"):
+        plotting.plot_impacts(cast(Any, frame), path)
+    assert not list(tmp_path.iterdir())
+    untyped.plot_comparison(frame, path)
+    assert path.stat().st_size > 0
