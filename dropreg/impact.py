@@ -80,7 +80,7 @@ class ImpactTable:
     def intervals(self) -> str:
         """What the intervals are: "95% intervals", or "95% posterior intervals", which promise no coverage."""
         kind = "posterior intervals" if self.details.get("errors") == "posterior" else "intervals"
-        return f"{self.level:.0%} {kind}"
+        return f"{100 * self.level:.10g}% {kind}"
 
     def to_frame(self) -> pd.DataFrame:
         """A copy of the table."""

@@ -266,7 +266,10 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
     b0, b0_error = trapezoid(sums)
     size = float((b0**2).mean())
     if size == 0:
-        raise ParameterError("gradient-assisted regression must have gradients other than zero, received only zeros.")
+        raise ParameterError(
+            "gradient-assisted regression must have gradients other than zero, received only zeros: the outcome may "
+            "not depend on the elements at all; pass gradients=False to estimate, or estimator='ols' to regress."
+        )
     ratios = np.logspace(-3, 1, 81)
     posterior = _Posterior(design, outcome, b0)
     parts = [posterior.at(variance) for variance in ratios**2 * size]

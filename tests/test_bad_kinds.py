@@ -177,6 +177,19 @@ def test_what_is_no_text_is_refused(word: Any, says: str) -> None:
         dr.sample(model, (x, np.arange(3)), dr.elements(model), rows=64, progress=False)
 
 
+def test_elements_that_nothing_depends_on_are_refused_with_a_remedy() -> None:
+    model = models.build("mlp")
+    kernel, bias = model.get_layer("out").get_weights()
+    model.get_layer("out").set_weights([np.zeros_like(kernel), bias])
+    data, elements = models.data_for(model, 20), dr.elements(model)
+    says = "received only zeros: the outcome may not depend .* pass gradients=False to estimate, or estimator='ols'"
+    with pytest.raises(dr.ParameterError, match=says):
+        dr.estimate(model, data, elements, rows=640, progress=False)
+    assert not dr.estimate(model, data, elements, rows=640, gradients=False, progress=False).impact.any()
+    record = dr.sample(model, data, elements, rows=640, gradients=("loss",), progress=False)
+    assert np.abs(dr.regress(record, outcome="loss", estimator="ols").impact).max() < 1e-6
+
+
 def test_an_unknown_output_is_refused() -> None:
     model = two_outputs()
     with pytest.raises(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
@@ -26,6 +27,7 @@ from sklearn.linear_model import (
 )
 
 from dropreg.chunks import GradientSums
+from dropreg.impact import impact_table
 from dropreg.regression import Block, CovarianceType, Rows, check_identified, compress, gram, marginal, ols
 from dropreg.shrinkage import assisted, best_penalty, from_estimator, lasso, ridge
 
@@ -141,6 +143,16 @@ def test_estimates_converge_on_a_set_function_with_pairs() -> None:
     for fit in (ols(compress(again), again, 0, "HC1"), ridge(compress(again), again, 0, "evidence")):
         assert (np.abs(fit.coefficients - expected) < 5 * fit.std_errors + 1e-6).all()
         np.testing.assert_allclose(fit.coefficients, expected, atol=0.01)
+
+
+@pytest.mark.parametrize(("level", "shown"), [(0.95, "95%"), (0.999, "99.9%"), (0.975, "97.5%"), (0.07, "7%")])
+def test_a_table_says_the_level_of_its_intervals(level: float, shown: str) -> None:
+    elements = pd.DataFrame({"element": ["a[0]"], "layer": ["a"], "kind": ["neuron"], "index": [0], "params": [1]})
+    table = impact_table(
+        *(elements, np.ones(1), np.ones(1)), method="OLS", outcome="loss", rows=10, seed=0, level=level
+    )
+    assert table.intervals == f"{shown} intervals"
+    assert f"seed 0, {shown} intervals" in table.summary()
 
 
 def test_intervals_cover_at_their_level_where_noise_depends_on_masks() -> None:
