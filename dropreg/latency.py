@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .errors import DropregError, ParameterError
+from .errors import DropregError, check_several, check_type, positive
 
 if TYPE_CHECKING:
     import keras
@@ -61,9 +61,10 @@ def measure_latency(
     """
     import keras
 
+    check_type("models", models, Mapping, "pass {'whole': model}")
+    check_several("batch_sizes", batch_sizes)
     for name, value in (("threads", threads), ("repeats", repeats), ("warm_up", warm_up), *_named(batch_sizes)):
-        if value < 1:
-            raise ParameterError(f"`{name}` must be at least 1, received {value}.")
+        positive(name, value)
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: str(Path(folder) / f"{number}.keras") for number, name in enumerate(models)}
         for name, model in models.items():

@@ -186,6 +186,19 @@ def test_arguments_of_compare(
         dr.compare(model, data, elements, scorers={"magnitude": dr.magnitude}, progress=False, **changes)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ({"models": "small.keras"}, "`models` must be Mapping, received str: pass {'whole': model}."),
+        ({"batch_sizes": 8}, "`batch_sizes` must be a list, received 8: pass [8]."),
+        ({"repeats": 2.5}, "`repeats` must be an integer of at least 1, received 2.5."),
+    ],
+)
+def test_arguments_of_measure_latency(arguments: dict[str, Any], says: str) -> None:
+    with refused(dr.ParameterError, says):
+        untyped.measure_latency(**({"models": {}} | arguments))
+
+
 def test_figures(tmp_path: Path) -> None:
     frame = pd.DataFrame({"scorer": ["a"], "fraction": [0.5], "accuracy": [0.9]})
     path = tmp_path / "figure.png"

@@ -221,7 +221,7 @@ def test_latency_is_measured_before_and_after() -> None:
     assert frame[["model", "batch"]].to_numpy().tolist() == [["before", 1], ["after", 1], ["before", 4], ["after", 4]]
     assert (frame["p95"].to_numpy() >= frame["median"].to_numpy()).all()
     assert frame["median"].min() > 0
-    with pytest.raises(dr.ParameterError, match="`threads` must be at least 1, received 0"):
+    with pytest.raises(dr.ParameterError, match="`threads` must be an integer of at least 1, received 0"):
         small.measure_latency(threads=0)
 
 
