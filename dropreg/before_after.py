@@ -9,7 +9,7 @@ import pandas as pd
 
 from .data import Data, Examples, check_data
 from .logits import are_logits
-from .outcomes import Outcome, PerMask, Prediction, Task, check_labels, resolve_all
+from .outcomes import Outcome, PerMask, Prediction, Task, check_outcomes, resolve_all
 
 if TYPE_CHECKING:
     import keras
@@ -27,7 +27,7 @@ def measure(
     """One row an outcome; parameters, columns and errors as in `dropreg.Pruned.measure`."""
     examples = check_data(before, data, task)
     chosen = resolve_all(_usual(examples) if outcomes is None else outcomes)
-    check_labels(chosen, examples.labels)
+    check_outcomes(chosen, examples.labels, examples.task)
     predictions = _predict(before, after, examples)
     rows = []
     for outcome in chosen:

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 class DropregError(Exception):
     """Base class of everything that dropreg raises on its own account."""
 
+    ag_pass_through = True  # TensorFlow hands such errors on as they are when one ends its tracing
+
 
 class ModelError(DropregError, ValueError):
     """The model cannot be used as asked: not built, subclassed, corrupt, a layer that is unknown."""

@@ -84,6 +84,8 @@ class Outcome(ABC):
         Direction of the outcome; impacts are positive when losing the element hurts, whichever it is.
     needs_labels : bool
         False where the outcome compares with the whole model only.
+    needs_classes : bool
+        Whether the outcome makes no sense for a regression.
     differentiable : bool
         Whether `surrogate` has a gradient.
     averages : bool
@@ -93,6 +95,7 @@ class Outcome(ABC):
     name: str
     greater_is_better: bool
     needs_labels: bool = True
+    needs_classes: bool = False
     differentiable: bool = True
     averages: bool = False
 
@@ -128,6 +131,7 @@ class Accuracy(Outcome):
 
     name = "accuracy"
     greater_is_better = True
+    needs_classes = True
     averages = True
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
@@ -140,8 +144,6 @@ class Accuracy(Outcome):
         """Whether decisions are right, 0 or 1, in the shape of `labels`."""
         import tensorflow as tf
 
-        if prediction.task == "regression":
-            raise ParameterError(f"outcome '{self.name}' must have classes, received a regression task: use 'loss'.")
         if prediction.task == "classes":
             return tf.cast(tf.equal(tf.argmax(prediction.outputs, axis=-1), labels), tf.float32)
         return tf.cast(tf.equal(prediction.logits() > 0, labels > 0.5), tf.float32)
@@ -192,11 +194,10 @@ class Margin(Outcome):
 
     name = "margin"
     greater_is_better = True
+    needs_classes = True
     averages = True
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        if prediction.task == "regression":
-            raise ParameterError("outcome 'margin' must have classes, received a regression task: use 'loss'.")
         return _mean(_margins(prediction, labels))
 
 
@@ -325,10 +326,10 @@ class PerExample(Outcome):
         import tensorflow as tf
 
         values = tf.convert_to_tensor(self.function(labels, prediction.outputs))
-        if values.shape.rank != 1:
+        if values.shape.rank != 1 or not values.shape.is_compatible_with(prediction.outputs.shape[:1]):
             raise ParameterError(
                 f"outcome '{self.name}' must return one number for each row, shape (rows,), received shape "
-                f"{tuple(values.shape)}: reduce the other axes."
+                f"{tuple(values.shape)} for {prediction.outputs.shape[0]} rows: reduce the other axes."
             )
         return tf.cast(values, tf.float32)
 
@@ -397,8 +398,10 @@ def resolve_all(outcomes: "Sequence[str | Outcome] | str | Outcome") -> tuple[Ou
     return resolved
 
 
-def check_labels(outcomes: "Sequence[Outcome]", labels: "np.ndarray | None") -> None:
-    """Raise DataError where an outcome needs labels and there are none."""
+def check_outcomes(outcomes: "Sequence[Outcome]", labels: "np.ndarray | None", task: Task) -> None:
+    """Raise DataError where an outcome needs labels and there are none, ParameterError where it needs classes."""
     for outcome in outcomes:
         if outcome.needs_labels and labels is None:
             raise DataError(f"outcome '{outcome.name}' must have labels, received y=None: use outcome 'divergence'.")
+        if outcome.needs_classes and task == "regression":
+            raise ParameterError(f"outcome '{outcome.name}' must have classes, received a regression task: use 'loss'.")

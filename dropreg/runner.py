@@ -149,8 +149,8 @@ class ChunkRunner:
 
         if gradient is None:
             raise ModelError(
-                f"outcome '{name}' must be differentiable with respect to the masks, received a model with a layer "
-                "that has no gradient: pass gradients=() to sample, gradients=False to estimate."
+                f"outcome '{name}' must be differentiable with respect to the masks, received no gradient from it "
+                "or from a layer of the model: pass gradients=() to sample, gradients=False to estimate."
             )
         if self.elements.one_mask_a_batch:
             gradient = gradient / float(self.design.examples_per_mask)

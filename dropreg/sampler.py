@@ -17,7 +17,7 @@ from .designs import Bernoulli, Design
 from .elements import Elements, check_elements
 from .errors import ParameterError, check_type, positive
 from .fidelity import Fidelity
-from .outcomes import Outcome, PerMask, Task, check_labels, resolve_all
+from .outcomes import Outcome, PerMask, Task, check_outcomes, resolve_all
 from .record import Record, clear_stop, create_record, write_stop
 from .runner import Ablation, ChunkRunner
 from .stopping import StopRule
@@ -150,7 +150,7 @@ def _check_outcomes(
     outcomes: tuple[Outcome, ...], gradients: tuple[str, ...], design: Design, examples: Examples
 ) -> None:
     by_name = {outcome.name: outcome for outcome in outcomes}
-    check_labels(outcomes, examples.labels)
+    check_outcomes(outcomes, examples.labels, examples.task)
     for outcome in outcomes:
         if isinstance(outcome, PerMask) and design.examples_per_mask < 2:
             raise ParameterError(

@@ -120,6 +120,62 @@ def test_labels_are_asked_for(model: keras.Model, data: Labelled, elements: dr.E
     assert np.isfinite(dr.obd(model, (data[0], None), elements, outcome="divergence").impact).all()
 
 
+SCORERS_OF_MASKS = [
+    (dr.leave_one_out, {}),
+    (dr.greedy, {}),
+    (dr.shapley, {"rows": 1000}),
+    (dr.ablation_regression, {"rows": 1000}),
+    (dr.gates, {"rows": 300}),
+]
+
+
+@pytest.mark.parametrize(
+    ("scorer", "settings", "outcome"),
+    [
+        *((*scorer, outcome) for scorer in SCORERS_OF_MASKS for outcome in ("accuracy", "retained", "margin")),
+        (dr.taylor, {}, "margin"),
+    ],
+)
+def test_a_regression_has_no_classes(scorer: Any, settings: dict, outcome: str, data: Labelled) -> None:
+    model = regression()
+    with pytest.raises(dr.ParameterError, match=says(f"'{outcome}' must have classes, received a regression task")):
+        scorer(model, (data[0], data[0].sum(axis=1)), dr.elements(model), outcome=outcome, **settings)
+
+
+def regression() -> keras.Model:
+    keras.utils.set_random_seed(0)
+    return keras.Sequential([keras.Input((4,)), layers.Dense(3, "relu", name="first"), layers.Dense(1, name="out")])
+
+
+def test_ablation_regression_of_a_regression_looks_at_its_loss(data: Labelled) -> None:
+    model = regression()
+    table = dr.ablation_regression(model, (data[0], data[0].sum(axis=1)), dr.elements(model), rows=1000)
+    assert table.outcome == "loss"
+    assert np.isfinite(table.impact).all()
+
+
+@pytest.mark.parametrize(("scorer", "settings"), SCORERS_OF_MASKS)
+@pytest.mark.parametrize("function", [lambda y, p: p, lambda y, p: p[:1, 0]])
+def test_a_metric_of_another_shape_is_refused(
+    scorer: Any, settings: dict, function: Any, model: keras.Model, data: Labelled, elements: dr.Elements
+) -> None:
+    own = dr.PerExample(function, "own", greater_is_better=True, differentiable=True)
+    with pytest.raises(dr.ParameterError, match=says("'own' must return one number for each row", "received shape")):
+        scorer(model, data, elements, outcome=own, **settings)
+
+
+def test_what_is_refused_while_tensorflow_traces_is_said_in_plain_words(
+    model: keras.Model, data: Labelled, elements: dr.Elements
+) -> None:
+    step = dr.PerExample(
+        lambda labels, outputs: tf.cast(tf.argmax(outputs, -1) == labels, tf.float32),
+        *("step", True),
+        differentiable=True,
+    )
+    with pytest.raises(dr.ModelError, match=says("outcome 'step' must be differentiable", "pass gradients=()")):
+        dr.sample(model, data, elements, rows=40, outcomes=step, gradients=("step",), progress=False)
+
+
 def test_exact_curvature_of_many_elements_asks_for_a_budget(make_model: Any) -> None:
     model, elements = make_model(), dr.elements(make_model())
     x = np.zeros((300_000, 4), np.float32)

@@ -155,6 +155,9 @@ def test_outcomes_that_do_not_fit_are_refused() -> None:
             dr.sample(
                 *(regression, (data[0], data[1] + 0.5), dr.elements(regression)), rows=10, outcomes=name, progress=False
             )
+    short = dr.PerExample(lambda labels, outputs: outputs[:1, 0], "short", greater_is_better=True)
+    with pytest.raises(dr.ParameterError, match=r"outcome 'short' must return .*received shape \(1,\) for \d+ rows"):
+        dr.sample(model, data, elements, rows=100, outcomes=short, progress=False)
     plain = dr.PerExample(error_of, "error", greater_is_better=False)
     with pytest.raises(dr.ParameterError, match=r"`gradients` must name outcomes that have one, received 'error'"):
         dr.sample(model, data, elements, rows=10, outcomes=plain, gradients=("error",), progress=False)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..data import Data
+from ..data import Data, check_data, read_once
 from ..elements import Elements
 from ..errors import ParameterError
 from ..impact import ImpactTable, impact_table
@@ -28,7 +28,7 @@ def ablation_regression(
     rows: int,
     keep: float = 0.95,
     examples: int | None = None,
-    outcome: str | Outcome = "margin",
+    outcome: str | Outcome | None = None,
     task: Task | None = None,
     seed: int = 0,
 ) -> ImpactTable:
@@ -49,8 +49,8 @@ def ablation_regression(
         Probability that an element is kept, strictly between 0 and 1.
     examples : int, optional
         Random examples that a pass goes through, the same for every mask; all by default.
-    outcome : str or Outcome
-        Any; published with margins.
+    outcome : str or Outcome, optional
+        Any; "margin" by default, as published, and "loss" for a regression, which has none.
     seed : int
         Chooses masks and examples.
 
@@ -71,6 +71,9 @@ def ablation_regression(
     """
     if not 0 < keep < 1:
         raise ParameterError(f"`keep` must lie strictly between 0 and 1, received {keep}.")
+    data = read_once(data)
+    if outcome is None:
+        outcome = "loss" if check_data(model, data, task).task == "regression" else "margin"
     question = ask(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
     if examples is not None:
         question = question.first(affordable(examples, 1, len(question.examples), "example"))

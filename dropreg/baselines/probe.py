@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _PREFIX_BYTES = 2**30
 _BATCH_FLOATS = 2**24
 _LEAST_BATCH, _MOST_BATCH = 16, 4096
+_TRIAL_ROWS = 3
 
 
 class Probe:
@@ -66,6 +67,7 @@ class Probe:
         labels = np.zeros(len(examples), np.int64) if examples.labels is None else examples.labels
         self.whole, self._labels = self._run_whole() if whole is None else whole, labels
         self.from_logits = are_logits(question.model, examples.output, examples.task, self.whole)
+        self._check_metric()
 
     def __len__(self) -> int:
         return len(self.question.examples)
@@ -99,6 +101,17 @@ class Probe:
     def _outputs(self, gathered: Sequence[Any], masks: "tf.Tensor | None") -> "tf.Tensor":
         frontier = list(gathered) if self._cached else self.network.prefix(list(gathered))
         return in_float32(self.network.suffix(frontier, masks))
+
+    def _check_metric(self) -> None:
+        """Raise unless the outcome gives a number for each row; judged by shapes, nothing is run."""
+        import tensorflow as tf
+
+        def measured(outputs: Any, labels: Any) -> Any:
+            prediction = Prediction(outputs, self.question.examples.task, self.from_logits)
+            return self.question.outcome.measure(prediction, labels, prediction)
+
+        specs = [tf.TensorSpec([_TRIAL_ROWS, *x.shape[1:]], x.dtype) for x in (self.whole, self._labels)]
+        tf.function(measured, input_signature=specs).get_concrete_function()
 
     def bundle(self, examples: npt.NDArray[np.int64]) -> "list[tf.Tensor]":
         """What the rows `examples` (their numbers) need."""

@@ -17,7 +17,7 @@ from ..designs import examples_of_rows
 from ..elements import Elements
 from ..errors import ParameterError
 from ..impact import ImpactTable
-from ..outcomes import Outcome, PerMask, Task, check_labels, resolve
+from ..outcomes import Outcome, PerMask, Task, check_outcomes, resolve
 
 if TYPE_CHECKING:
     import keras
@@ -112,7 +112,7 @@ def ask(
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
         raise ParameterError(f"`seed` must be an integer from 0 to 2**64 - 1, received {seed!r}.")
     examples = check_data(model, data, task)
-    check_labels([measured], examples.labels)
+    check_outcomes([measured], examples.labels, examples.task)
     return Question(model, elements, examples, measured, check_kept(kept, len(elements)), int(seed))
 
 
