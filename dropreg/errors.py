@@ -29,6 +29,10 @@ class ParameterError(DropregError, ValueError):
     """An argument lies outside what it may be."""
 
 
+class UnidentifiedError(ParameterError):
+    """The rows cannot tell the elements apart; more rows may."""
+
+
 class RecordError(DropregError, RuntimeError):
     """A record cannot be written, continued or read."""
 

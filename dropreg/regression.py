@@ -15,7 +15,7 @@ from scipy import linalg
 from scipy.linalg import blas
 from threadpoolctl import ThreadpoolController
 
-from .errors import ParameterError, RecordError, concatenate_names
+from .errors import ParameterError, RecordError, UnidentifiedError, concatenate_names
 
 if TYPE_CHECKING:
     from .record import Record
@@ -386,21 +386,21 @@ def marginal(rows: Rows, outcome: int, rates: Array) -> Fit:
 
 
 def check_identified(design: CompressedDesign, names: list[str]) -> None:
-    """Raise ParameterError, naming the reason, unless OLS is defined."""
+    """Raise UnidentifiedError, naming the reason, unless OLS is defined."""
     p = design.n_elements
     if design.n_rows < p + 2:
-        raise ParameterError(
+        raise UnidentifiedError(
             f"{design.n_rows:,} rows cannot identify {p:,} elements by OLS: draw at least {10 * p:,}, "
             "or pass estimator='ridge'."
         )
     constant = [names[j] for j in np.flatnonzero((design.root**2).sum(axis=0) < 1e-9 * design.n_rows)]
     if constant:
-        raise ParameterError(
+        raise UnidentifiedError(
             f"every element must be dropped in some rows and kept in others for OLS, received {len(constant)} that "
             f"never change ({concatenate_names(constant)}): draw more rows, or pass estimator='ridge'."
         )
     if not design.is_full_rank:
-        raise ParameterError(
+        raise UnidentifiedError(
             f"the masks of {design.n_rows:,} rows are collinear, so OLS cannot tell {p:,} elements apart: draw more "
             "rows (masks that all drop equally many elements stay collinear), or pass estimator='ridge'."
         )

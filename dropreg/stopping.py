@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 from scipy import stats
 
-from .errors import ParameterError, check_between, check_positive, is_number
+from .errors import ParameterError, UnidentifiedError, check_between, check_positive, is_number
 
 if TYPE_CHECKING:
     from .impact import ImpactTable
@@ -40,14 +40,10 @@ class StopRule(ABC):
         """The reason to stop after the rows of `record`, with the effect on the error bars, or None."""
         from .estimate import regress
 
-        if record.settings.n_elements + 2 > record.rows // record.settings.examples_per_mask:
-            return None
         try:
             table = regress(record, outcome=self.outcome, estimator="ols")
-        except ParameterError as error:
-            if "draw more rows" in str(error):
-                return None
-            raise
+        except UnidentifiedError:
+            return None
         reason = self.reached(table, record)
         return None if reason is None else f"stopped after {record.rows:,} rows because {reason}; {self.effect}"
 
@@ -92,7 +88,7 @@ class StableOrder(StopRule):
     def reached(self, table: "ImpactTable", record: "Record") -> str | None:
         from .regression import compress, observations, ols
 
-        rows = observations(record)
+        rows = observations(record, paired=record.settings.masks_per_group == 2)
         column = record.settings.outcomes.index(self.outcome)
         halves = []
         for half in (0, 1):

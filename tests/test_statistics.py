@@ -15,6 +15,7 @@ from sklearn.linear_model import Ridge
 import dropreg as dr
 from dropreg.designs import examples_of_rows
 from dropreg.masking import MaskedNetwork
+from dropreg.regression import compress, observations, ols
 from dropreg.runner import share_of_noise
 
 DESIGNS = {
@@ -315,6 +316,28 @@ def test_stop_rules_end_the_run_and_say_so(rule: dr.StopRule) -> None:
     assert rule.effect in repr(table)
     if isinstance(rule, dr.Precision):
         assert table.std_error.max() <= 0.02
+
+
+@pytest.mark.parametrize("rule", [dr.Precision("loss", 0.05), dr.StableOrder("loss", 0.9)])
+def test_stop_rules_count_pairs(rule: dr.StopRule) -> None:
+    """The first looks come after fewer pairs than OLS needs, though not fewer masks."""
+    design = dr.Paired(0.25)
+    record = dr.sample(
+        *small(), rows=20_000, batch_size=1, design=design, outcomes="loss", stop=rule, fidelity=None, progress=False
+    )
+    assert record.stop is not None
+    assert record.rows < 20_000
+
+
+def test_stable_order_compares_halves_of_the_pairs() -> None:
+    """Masks of a pair are not independent, so neither half may hold one of every pair."""
+    record = dr.sample(*small(), rows=600, design=dr.Paired(0.25), outcomes="loss", fidelity=None, progress=False)
+    reason = dr.StableOrder("loss", 1e-9).check(record)
+    rows = observations(record, paired=True)
+    halves = [ols(compress(half), half, 0, "nonrobust").coefficients for half in map(rows.every_second, (0, 1))]
+    correlation = stats.spearmanr(*halves).statistic
+    assert reason is not None
+    assert f"(reliability {2 * correlation / (1 + correlation):.3f})" in reason
 
 
 def test_a_rule_that_is_not_met_runs_to_the_end() -> None:
