@@ -10,7 +10,7 @@ from . import regression, shrinkage
 from .data import Data
 from .designs import Design
 from .elements import Elements, check_elements
-from .errors import ParameterError, check_between, check_type, is_number
+from .errors import ParameterError, UnidentifiedError, check_between, check_type, is_number
 from .fidelity import score
 from .impact import ImpactTable, impact_table
 from .interactions import interactions as pairwise
@@ -162,6 +162,10 @@ def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: s
             f"`covariance='cluster'` must have one example for each mask, received {settings.examples_per_mask}: "
             "pass covariance='HC1'."
         )
+    if covariance == "cluster" and settings.n_examples < 2:
+        raise ParameterError(
+            "`covariance='cluster'` must have at least two examples, received a record of one: pass covariance='HC1'."
+        )
     if penalty is None:
         return
     if not (isinstance(estimator, str) and estimator in ("ridge", "lasso")):
@@ -197,7 +201,7 @@ def _fit(
         sums = record.gradient_sums(outcome)
         if record.settings.n_elements <= MOST_DENSE:
             combine = shrinkage.assisted if estimator == "assisted" else shrinkage.gradient_only
-            return combine(regression.compress(rows), column, sums)
+            return combine(_compress(rows), column, sums)
         _check_independent(record, f"estimator={estimator!r} of more than {MOST_DENSE:,} elements")
         marginal = regression.marginal(rows, column, _rates(record))
         if estimator == "gradient":
@@ -210,7 +214,7 @@ def _fit(
             f"{record.settings.n_elements:,} (a matrix of {gib:,.1f} GiB): pass estimator='marginal', or sample with "
             f"gradients=({outcome!r},) and pass 'assisted'."
         )
-    design = regression.compress(rows)
+    design = _compress(rows)
     if not isinstance(estimator, str):
         return shrinkage.from_estimator(design, column, estimator)
     if estimator == "ridge":
@@ -219,6 +223,13 @@ def _fit(
         return shrinkage.lasso(design, rows, column, penalty or "cv")
     regression.check_identified(design, record.elements["element"].tolist())
     return regression.ols(design, rows, column, covariance)
+
+
+def _compress(rows: Rows) -> regression.CompressedDesign:
+    design = regression.compress(rows)
+    if design.n_rows < 2:
+        raise UnidentifiedError("a regression must have at least two masks (or pairs), received one: draw more rows.")
+    return design
 
 
 def _rates(record: Record) -> regression.Array:

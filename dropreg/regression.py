@@ -334,14 +334,15 @@ def _meat_cluster(
     design: CompressedDesign, rows: Rows, outcome: int, coefficients: Array, intercept: float
 ) -> tuple[Array, int]:
     """Sum over examples of the outer product of their summed scores, with the usual factor; number of examples."""
-    scores = np.zeros((0, design.n_elements))
+    scores, seen = np.zeros((0, design.n_elements)), np.zeros(0, np.int64)
     for block in rows.blocks():
         u_hat = residuals(block, outcome, coefficients, intercept)
         longest = int(block.clusters.max()) + 1
         if longest > len(scores):
             scores = np.vstack([scores, np.zeros((longest - len(scores), design.n_elements))])
         np.add.at(scores, block.clusters, (block.x - design.x_mean) * u_hat[:, None])
-    n_clusters = int(scores.any(axis=1).sum())
+        seen = np.union1d(seen, block.clusters)
+    n_clusters = len(seen)
     n, p = design.n_rows, design.n_elements
     return scores.T @ scores * (n_clusters / (n_clusters - 1) * (n - 1) / (n - p - 1)), n_clusters
 

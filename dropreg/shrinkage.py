@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from scipy import linalg, optimize
 
-from .errors import ParameterError
+from .errors import ParameterError, UnidentifiedError
 from .regression import Array, CompressedDesign, Fit, Rows, moments, one_blas_thread
 
 if TYPE_CHECKING:
@@ -127,6 +127,11 @@ def _mean_scaled(design: CompressedDesign, outcome: int) -> tuple[Array, Array]:
 def _cross_validate(rows: Rows, outcome: int, penalties: Array, path: Any) -> float:
     """The penalty with the smallest squared error on rows left out, from the moments of each fold."""
     total = moments(rows)
+    if total.n_rows < 2 * N_FOLDS:
+        raise UnidentifiedError(
+            f"`penalty='cv'` must have at least {2 * N_FOLDS} masks (or pairs) for {N_FOLDS}-fold cross-validation, "
+            f"received {total.n_rows}: draw more rows, or pass a number as the penalty."
+        )
     errors = np.zeros(len(penalties))
     for fold in range(N_FOLDS):
         held_out = moments(rows, fold=fold, n_folds=N_FOLDS)

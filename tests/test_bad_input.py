@@ -356,6 +356,36 @@ def test_fewer_rows_than_ols_needs(
     assert np.isfinite(dr.regress(short, estimator="ridge", penalty=1.0).impact).all(), "the remedy must work"
 
 
+def test_a_single_row_is_too_few(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+    says = "a regression must have at least two masks (or pairs), received one: draw more rows."
+    with refused(dr.ParameterError, says, model=model):
+        dr.estimate(model, data, elements, rows=1, progress=False)
+    single = sample(model, data, elements, rows=1)
+    for estimator in ("ols", "ridge", "lasso"):
+        with refused(dr.ParameterError, says):
+            dr.regress(single, estimator=estimator)
+    assert np.isfinite(dr.estimate(model, data, elements, rows=2, outcome="loss", progress=False).impact).all()
+
+
+def test_fewer_rows_than_cross_validation_needs(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+    short = sample(model, data, elements, rows=9)
+    says = "`penalty='cv'` must have at least 10 masks (or pairs) for 5-fold cross-validation, received 9: draw more"
+    for estimator in ("lasso", "ridge"):
+        with refused(dr.ParameterError, says):
+            dr.regress(short, estimator=estimator, penalty="cv")
+        assert np.isfinite(dr.regress(short, estimator=estimator, penalty=0.1).impact).all(), "the remedy must work"
+
+
+def test_clusters_of_one_example(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+    one = sample(model, (data[0][:1], data[1][:1]), elements)
+    says = "`covariance='cluster'` must have at least two examples, received a record of one: pass covariance='HC1'."
+    with refused(dr.ParameterError, says):
+        dr.regress(one, outcome="loss", covariance="cluster")
+    with refused(dr.ParameterError, says):
+        dr.to_statsmodels(one, outcome="loss", covariance="cluster")
+    assert (dr.regress(one, outcome="loss").std_error > 0).all(), "the remedy must work"
+
+
 def test_element_that_is_dropped_in_every_row(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     constant = sample(model, data, elements, design=dr.Bernoulli((1 - 2**-32, *[0.3] * 8)))
     with refused(dr.ParameterError, "received 1 that never change (first[0]): draw more rows, or pass estimator="):
