@@ -2,7 +2,7 @@
 
 import errno
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -206,12 +206,13 @@ class FidelityMasks:
         for j, name in enumerate(outcomes):
             columns[f"{name}_change"] = pa.array(self.effects[:, j])
             columns[f"{name}_variance"] = pa.array(self.variances[:, j])
-        write_atomically(path, lambda passing: pq.write_table(pa.table(columns), passing), 0)
+        write_table(pa.table(columns), path, 0)
 
     @classmethod
     def read(cls, path: Path, outcomes: tuple[str, ...], n_elements: int) -> "FidelityMasks":
-        """Read what `write` wrote."""
-        table = pq.read_table(path)
+        """Read what `write` wrote, or raise RecordError."""
+        columns = [f"{name}_{suffix}" for name in outcomes for suffix in ("change", "variance")]
+        table = read_table(path, [*columns, "rate", "mask", "examples"])
         effects, variances = (
             np.stack([table[f"{name}_{suffix}"].to_numpy() for name in outcomes], axis=1)
             for suffix in ("change", "variance")
@@ -219,6 +220,33 @@ class FidelityMasks:
         packed = packed_masks(table["mask"].combine_chunks())
         examples = int(table["examples"][0].as_py())
         return cls(table["rate"].to_numpy(), packed, n_elements, effects, variances, examples)
+
+
+def write_table(table: pa.Table, path: Path, rows: int) -> None:
+    """Write Parquet with checksums, whole or not at all; `rows` are recorded so far."""
+    write_atomically(path, lambda passing: pq.write_table(table, passing, write_page_checksum=True), rows)
+
+
+def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
+    """Read Parquet that must hold these columns.
+
+    Raises
+    ------
+    RecordError
+        If the file is missing, damaged or another.
+    """
+    try:
+        table = pq.read_table(path, page_checksum_verification=True)
+        lacking = sorted(set(columns).difference(table.column_names))
+        if lacking:
+            raise pa.ArrowKeyError(f"a table without columns {', '.join(lacking)}")
+    except (OSError, pa.ArrowException) as error:
+        reason = " ".join(str(error).split())  # on one line
+        raise RecordError(
+            f"{path}: expected a file of a record, received {reason}: sample into the same folder again, which "
+            "makes up for it."
+        ) from error
+    return table
 
 
 def packed_masks(column: pa.Array) -> npt.NDArray[np.uint8]:

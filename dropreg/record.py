@@ -22,8 +22,10 @@ from .chunks import (
     GradientSums,
     RunSettings,
     examples_of_masks,
+    read_table,
     unpack_masks,
     write_atomically,
+    write_table,
 )
 from .designs import BoolMasks, Design, design_from
 from .elements import Elements
@@ -141,8 +143,8 @@ class Record:
             )
         total: GradientSums | None = None
         for k in self._chunks:
-            frame = pd.read_parquet(self._gradient_path(k))
-            columns = [frame[f"{outcome}_{f.name}"].to_numpy(np.float64) for f in fields(GradientSums)]
+            table = self._gradient_table(k)
+            columns = [table[f"{outcome}_{f.name}"].to_numpy().astype(np.float64) for f in fields(GradientSums)]
             here = GradientSums(*columns)
             total = here if total is None else total + here
         assert total is not None
@@ -171,11 +173,30 @@ class Record:
         return self.folder / f"gradients-{chunk:06d}.parquet"
 
     def _is_done(self, chunk: int) -> bool:
-        """Whether the chunk is there whole; one that is damaged or shorter is run again."""
+        """Whether the chunk is there at its length, judged by the end of its file."""
         try:
             return pq.read_metadata(self._path(chunk)).num_rows == self.settings.masks_in(chunk)
-        except (FileNotFoundError, pa.ArrowInvalid):
+        except (OSError, pa.ArrowException):
             return False
+
+    def forget_damaged(self) -> None:
+        """Read all chunks, and take those that cannot be read for missing, so that they are run again."""
+        self._chunks = [k for k in self._chunks if self._is_readable(k)]
+
+    def _is_readable(self, chunk: int) -> bool:
+        try:
+            self._table(chunk)
+            return not self.settings.gradients or self._gradient_table(chunk).num_rows == self.settings.n_elements
+        except RecordError:
+            return False
+
+    def _table(self, chunk: int) -> pa.Table:
+        return read_table(self._path(chunk), [f"{name}{s}" for name in self.settings.outcomes for s in ("", "_change")])
+
+    def _gradient_table(self, chunk: int) -> pa.Table:
+        keys = [f.name for f in fields(GradientSums)]
+        names = [f"{name}_{key}" for name in self.settings.gradients for key in keys]
+        return read_table(self._gradient_path(chunk), names)
 
     def missing(self) -> list[int]:
         """Chunks that are still to be run."""
@@ -214,8 +235,8 @@ class Record:
         if result.gradients:
             sums = {f"{name}_{key}": value for name, g in result.gradients.items() for key, value in vars(g).items()}
             sums = sums if s.n_elements <= MOST_STORED else {k: v.astype(np.float32) for k, v in sums.items()}
-            write_atomically(self._gradient_path(chunk), pd.DataFrame(sums).to_parquet, self.rows)
-        write_atomically(self._path(chunk), lambda path: pq.write_table(pa.table(columns), path), self.rows)
+            write_table(pa.table(sums), self._gradient_path(chunk), self.rows)
+        write_table(pa.table(columns), self._path(chunk), self.rows)
         self._chunks = sorted({*self._chunks, chunk})
 
     def _examples(self, chunk: int) -> npt.NDArray[np.int64]:
@@ -227,7 +248,7 @@ class Record:
         return design.draw(s.seed, chunk, s.masks_in(chunk), s.n_elements)
 
     def _read(self, k: int) -> Chunk:
-        table = pq.read_table(self._path(k))
+        table = self._table(k)
         outcomes, effects = (
             np.stack([table[f"{name}{suffix}"].to_numpy() for name in self.settings.outcomes], axis=1).astype(
                 np.float64
@@ -278,7 +299,9 @@ def create_record(
     write_atomically(place / _BASELINE, baseline.to_parquet, 0)
     if fidelity_masks is not None:
         fidelity_masks.write(place / _FIDELITY, settings.outcomes)
-    return Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks)
+    record = Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks)
+    record.forget_damaged()
+    return record
 
 
 def load_record(folder: str | Path) -> Record:
@@ -293,7 +316,7 @@ def load_record(folder: str | Path) -> Record:
     settings = _read_settings(place)
     try:
         elements, baseline = (pd.read_parquet(place / name) for name in (_ELEMENTS, _BASELINE))
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise RecordError(
             f"folder {place}: expected a record with {_ELEMENTS} and {_BASELINE}, received {error}: "
             "sample into the same folder again."
@@ -308,9 +331,15 @@ def _apply_stop(record: Record) -> Record:
     """Note why the run in the record's folder was stopped, if a rule did."""
     path = record.folder / _STOP
     if path.exists():
-        values = json.loads(path.read_text())
-        record.stop = values["stop"]
-        record.keep_first(values["chunks"])
+        try:
+            values = json.loads(path.read_text())
+            record.stop, n_chunks = str(values["stop"]), int(values["chunks"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RecordError(
+                f"{path}: expected why a run was stopped and after how many chunks, received {error!r}: sample into "
+                "the same folder again, which makes up for it."
+            ) from error
+        record.keep_first(n_chunks)
     return record
 
 

@@ -119,6 +119,81 @@ def test_record_that_lacks_a_table(
     assert dr.load_record(tmp_path).is_complete, "the remedy must work"
 
 
+def flipped(path: Path) -> None:
+    """A few bytes of the first values are others."""
+    content = bytearray(path.read_bytes())
+    content[60:90] = bytes(value ^ 255 for value in content[60:90])
+    path.write_bytes(bytes(content))
+
+
+def halved(path: Path) -> None:
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def another_table(path: Path) -> None:
+    frame = pd.DataFrame({"other": np.zeros(pq.read_metadata(path).num_rows)})
+    frame.to_parquet(path)
+
+
+WITH_GRADIENTS: dict[str, Any] = {"outcomes": ("loss",), "gradients": ("loss",), "fidelity": dr.Fidelity(3, 5)}
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *(("chunk-000001.parquet", damage) for damage in (flipped, another_table)),
+        *(("gradients-000001.parquet", damage) for damage in (flipped, another_table, halved, Path.unlink)),
+    ],
+)
+def test_damaged_chunks_are_refused_and_run_again(
+    model: keras.Model,
+    data: Labelled,
+    elements: dr.Elements,
+    tmp_path: Path,
+    name: str,
+    damage: Callable[[Path], object],
+) -> None:
+    whole = sample(model, data, elements, out=tmp_path, **WITH_GRADIENTS)
+    expected = dr.regress(whole, outcome="loss").impact
+    before = contents(tmp_path)
+    damage(tmp_path / name)
+    with refused(dr.RecordError, f"{tmp_path / name}: expected a file of a record, received ", "sample into the same"):
+        dr.regress(dr.load_record(tmp_path), outcome="loss")
+    again = sample(model, data, elements, out=tmp_path, **WITH_GRADIENTS)
+    np.testing.assert_array_equal(dr.regress(again, outcome="loss").impact, expected)
+    assert contents(tmp_path) == before, "the remedy must work"
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *(("fidelity.parquet", damage) for damage in (halved, flipped, another_table)),
+        *(("stop.json", lambda path, text=text: path.write_text(text)) for text in ("", "{", "{}", "[]")),
+    ],
+)
+def test_damage_beside_the_chunks(
+    model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path, name: str, damage: Callable[[Path], Any]
+) -> None:
+    sample(model, data, elements, out=tmp_path, **WITH_GRADIENTS)
+    before = contents(tmp_path)
+    damage(tmp_path / name)
+    with refused(dr.RecordError, f"{tmp_path / name}: expected ", "received ", "sample into the same folder again"):
+        dr.load_record(tmp_path)
+    sample(model, data, elements, out=tmp_path, **WITH_GRADIENTS)
+    assert contents(tmp_path) == before, "the remedy must work"
+
+
+def test_chunk_that_is_a_folder(model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path) -> None:
+    sample(model, data, elements, out=tmp_path)
+    chunk = tmp_path / "chunk-000001.parquet"
+    chunk.unlink()
+    chunk.mkdir()
+    assert dr.load_record(tmp_path).rows == 300 - 128
+    with refused(dr.RecordError, f"{chunk}: cannot be written (", "choose another folder.", model=model):
+        sample(model, data, elements, out=tmp_path)
+
+
 # --- a full disk -----------------------------------------------------------------------------------------------
 
 
