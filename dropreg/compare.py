@@ -29,7 +29,9 @@ if TYPE_CHECKING:
 
 COLUMNS = ("scorer", "fraction", "seed", "accuracy", "loss", "params", "macs", "rows", "seconds")
 FRACTIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
+_TYPES: Any = dict.fromkeys(COLUMNS, float) | {"scorer": str} | dict.fromkeys(("seed", "params", "rows"), int)
 _SETTINGS, _DONE = "comparison.json", "comparison.csv"
+_WHOLE = "whole model"
 
 
 @dataclass(frozen=True)
@@ -144,8 +146,8 @@ def compare(
     data = read_once(data)
     judge = _Judge(model, data if test_data is None else test_data, elements, task)
     kept = _Kept(out, _fingerprint(judge, data, chosen, fractions, floor, task))
-    if not kept.has("whole model", 0, 1):
-        kept.add([judge.line(np.ones(len(elements), bool), scorer="whole model", fraction=0.0, seed=0)])
+    if not kept.has(_WHOLE, 0, 1):
+        kept.add([judge.line(np.ones(len(elements), bool), scorer=_WHOLE, fraction=0.0, seed=0)])
     for seed in seeds:
         for name, scorer in chosen.items():
             for draw in range(scorer.draws):
@@ -172,6 +174,10 @@ def _checked_scorers(
         raise ParameterError(f"`scorers` must be a dict of names to scorers, received {scorers!r}.")
     chosen = {name: s if isinstance(s, Scorer) else Scorer(s) for name, s in found.items()}
     for name, scorer in chosen.items():
+        if not isinstance(name, str):
+            raise ParameterError(f"`scorers` must have names as keys, received {name!r}: pass {str(name)!r}.")
+        if name == _WHOLE:
+            raise ParameterError(f"`scorers` must not be called {_WHOLE!r}, the line of fraction 0: rename it.")
         if not callable(scorer.function):
             raise ParameterError(f"scorer '{name}' must be callable, received {scorer.function!r}.")
     return chosen
@@ -254,8 +260,7 @@ class _Kept:
         if path.exists():
             self._check_same(path, settings)
         if (self.folder / _DONE).exists():
-            there: Any = pd.read_csv(self.folder / _DONE).to_dict("records")
-            self._lines = there
+            self._lines = _read_lines(self.folder / _DONE)
         write_atomically(path, lambda passing: Path(passing).write_text(json.dumps(settings, indent=1) + "\n"), 0)
 
     def _check_same(self, path: Path, settings: dict[str, Any]) -> None:
@@ -287,6 +292,19 @@ class _Kept:
 
     def frame(self) -> pd.DataFrame:
         return pd.DataFrame(self._lines)[list(COLUMNS)]
+
+
+def _read_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a comparison as they were written; a scorer may have any name, "None" or "1" too."""
+    try:
+        unknown = {name: [""] for name in ("accuracy", "macs")}
+        frame: Any = pd.read_csv(path, dtype=_TYPES, keep_default_na=False, na_values=unknown)
+        return frame[list(COLUMNS)].to_dict("records")
+    except (OSError, ValueError, KeyError) as error:
+        raise RecordError(
+            f"{path}: expected the lines of a comparison, received {error!r}: choose another folder, or remove the "
+            "file to begin again."
+        ) from error
 
 
 def _fingerprint(

@@ -135,6 +135,8 @@ def test_the_best_of_every_layer_stays(elements: dr.Elements) -> None:
         ({"floor": -1}, says("`floor` must be an integer of at least 0, received -1")),
         ({"seeds": ()}, says("`seeds` must be one or more different integers")),
         ({"scorers": {}}, says("`scorers` must be a dict of names to scorers")),
+        ({"scorers": {1: dr.obd}}, says("`scorers` must have names as keys, received 1: pass '1'.")),
+        ({"scorers": {"whole model": dr.obd}}, says("`scorers` must not be called 'whole model'", "rename it")),
         ({"scorers": {"obd": "obd"}}, says("scorer 'obd' must be callable, received 'obd'")),
     ],
 )
@@ -169,6 +171,29 @@ def test_a_killed_comparison_goes_on(model: keras.Model, data: Labelled, element
     pd.testing.assert_frame_equal(frame.drop(columns="seconds"), whole.drop(columns="seconds"))
 
 
+@pytest.mark.parametrize("name", ["None", "nan", "", "1", "two, names"])
+def test_scorers_may_have_any_name(
+    name: str, model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
+) -> None:
+    called: list[int] = []
+    first, again = (compare(model, data, elements, scorers={name: counting(called)}, out=tmp_path) for _ in range(2))
+    assert called == [0, 1]
+    assert first["scorer"].tolist() == ["whole model", *[name] * 4]
+    pd.testing.assert_frame_equal(again, first)
+
+
+@pytest.mark.parametrize("text", ["", "a,b\n1,2\n", ",".join(COLUMNS) + "\nx,half,0,1,1,1,1,0,0\n"])
+def test_a_damaged_comparison_is_refused(
+    text: str, model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
+) -> None:
+    compare(model, data, elements, scorers={"x": dr.random}, out=tmp_path)
+    (tmp_path / "comparison.csv").write_text(text)
+    with pytest.raises(dr.RecordError, match=says("comparison.csv: expected the lines of a comparison", "remove")):
+        compare(model, data, elements, scorers={"x": dr.random}, out=tmp_path)
+    (tmp_path / "comparison.csv").unlink()
+    assert len(compare(model, data, elements, scorers={"x": dr.random}, out=tmp_path)) == 5, "the remedy must work"
+
+
 def test_another_comparison_is_not_mixed_in(
     model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
 ) -> None:
@@ -192,7 +217,7 @@ def test_bands_are_drawn(model: keras.Model, data: Labelled, elements: dr.Elemen
     assert (tmp_path / "bands.png").stat().st_size > 10_000
 
 
-def test_a_regression_has_a_loss_and_no_accuracy(elements: dr.Elements) -> None:
+def test_a_regression_has_a_loss_and_no_accuracy(tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), layers.Dense(6, "relu"), layers.Dense(2)])
     rng = np.random.default_rng(0)
@@ -200,3 +225,6 @@ def test_a_regression_has_a_loss_and_no_accuracy(elements: dr.Elements) -> None:
     frame = compare(model, data, dr.elements(model), scorers={"spread": dr.spread}, seeds=(0,))
     assert frame["accuracy"].isna().all()
     assert np.isfinite(frame["loss"]).all()
+    for _ in range(2):
+        kept = compare(model, data, dr.elements(model), scorers={"spread": dr.spread}, seeds=(0,), out=tmp_path)
+        pd.testing.assert_frame_equal(kept.drop(columns="seconds"), frame.drop(columns="seconds"))
