@@ -231,7 +231,7 @@ class _Judge:
         probe = self._probe
         step = probe.once("judge", self._measure, tf.TensorSpec([None, probe.n_elements], tf.float32))
         kept = tf.constant(mask[np.newaxis], tf.float32)
-        parts = [step(probe.bundle(block), kept).numpy() for block in probe.blocks(len(probe))]
+        parts = [step(probe.bundle(block), kept) for block in probe.blocks(len(probe))]
         means = np.concatenate(parts).mean(axis=0, dtype=np.float64)
         params, macs = self.cost.saved(mask)
         return labels | {

@@ -211,17 +211,10 @@ class Record:
         Raises
         ------
         RecordError
-            If an outcome is not finite, or the disk does not take it; what was recorded stays.
+            If an outcome or a gradient is not finite, or the disk does not take it; what was recorded stays.
         """
         s = self.settings
-        for j, name in enumerate(s.outcomes):
-            n_bad = int((~np.isfinite(result.effects[:, j])).sum())
-            if n_bad:
-                raise RecordError(
-                    f"outcome '{name}' must be finite, received NaN or infinity for {n_bad} masks of chunk {chunk}: "
-                    f"mend the outcome or leave it out. {self.rows:,} rows are recorded in {self.folder} and stay "
-                    "usable."
-                )
+        self._check_finite(chunk, result)
         columns: dict[str, pa.Array] = {}
         if s.examples_per_mask == 1:
             columns["example"] = pa.array(self._examples(chunk)[:, 0].astype(np.int32))
@@ -238,6 +231,24 @@ class Record:
             write_table(pa.table(sums), self._gradient_path(chunk), self.rows)
         write_table(pa.table(columns), self._path(chunk), self.rows)
         self._chunks = sorted({*self._chunks, chunk})
+
+    def _check_finite(self, chunk: int, result: ChunkResult) -> None:
+        stays = f"{self.rows:,} rows are recorded in {self.folder} and stay usable."
+        for j, name in enumerate(self.settings.outcomes):
+            n_bad = int((~np.isfinite(result.effects[:, j])).sum())
+            if n_bad:
+                raise RecordError(
+                    f"outcome '{name}' must be finite, received NaN or infinity for {n_bad} masks of chunk {chunk}: "
+                    f"mend the outcome or leave it out. {stays}"
+                )
+        for name, sums in result.gradients.items():
+            n_bad = int((~np.isfinite([*vars(sums).values()])).any(axis=0).sum())
+            if n_bad:
+                raise RecordError(
+                    f"gradients of outcome '{name}' must be finite, received NaN or infinity for {n_bad} elements in "
+                    f"chunk {chunk}: mend the outcome, or pass gradients=() to sample, gradients=False to estimate. "
+                    f"{stays}"
+                )
 
     def _examples(self, chunk: int) -> npt.NDArray[np.int64]:
         s = self.settings

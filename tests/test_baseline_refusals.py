@@ -164,6 +164,29 @@ def test_a_metric_of_another_shape_is_refused(
         scorer(model, data, elements, outcome=own, **settings)
 
 
+@pytest.mark.parametrize(("scorer", "settings"), SCORERS_OF_MASKS)
+@pytest.mark.parametrize("function", [tf.math.log, lambda values: -1.0 / tf.nn.relu(values)])
+def test_outcomes_that_are_not_finite_are_refused(
+    scorer: Any, settings: dict, function: Any, model: keras.Model, data: Labelled, elements: dr.Elements
+) -> None:
+    own = dr.PerExample(
+        lambda labels, outputs: function(outputs[:, 0]), "own", greater_is_better=True, differentiable=True
+    )
+    with pytest.raises(dr.ModelError, match=says("outcome 'own' must be finite, received NaN or infinity")):
+        scorer(model, data, elements, outcome=own, **settings)
+
+
+@pytest.mark.parametrize("scorer", [dr.taylor, dr.gates])
+def test_gradients_that_are_not_finite_are_refused(
+    scorer: Any, model: keras.Model, data: Labelled, elements: dr.Elements
+) -> None:
+    norm = dr.PerExample(
+        lambda labels, outputs: tf.norm(tf.nn.relu(outputs - 5.0), axis=-1), "norm", False, differentiable=True
+    )
+    with pytest.raises(dr.ModelError, match=says("derivatives of outcome 'norm' must be finite", "forward passes")):
+        scorer(model, data, elements, outcome=norm, rows=300)
+
+
 def test_what_is_refused_while_tensorflow_traces_is_said_in_plain_words(
     model: keras.Model, data: Labelled, elements: dr.Elements
 ) -> None:

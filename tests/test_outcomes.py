@@ -163,6 +163,18 @@ def test_outcomes_that_do_not_fit_are_refused() -> None:
         dr.sample(model, data, elements, rows=10, outcomes=plain, gradients=("error",), progress=False)
 
 
+def test_gradients_that_are_not_finite_are_refused() -> None:
+    """A norm has no gradient at zero, where it is finite."""
+    norm = dr.PerExample(
+        lambda y, p: tf.norm(tf.nn.relu(p - 5.0), axis=-1), "norm", greater_is_better=False, differentiable=True
+    )
+    says = r"gradients of outcome 'norm' must be finite, received NaN .* pass gradients=\(\) to sample, gradients=False"
+    with pytest.raises(dr.RecordError, match=says):
+        dr.estimate(*small(), outcome=norm, rows=500, progress=False)
+    forward = dr.estimate(*small(), outcome=norm, rows=500, gradients=False, progress=False)
+    assert np.isfinite(forward.impact).all(), "the remedy must work"
+
+
 def test_a_metric_that_fails_leaves_the_record_usable(tmp_path: Path) -> None:
     model, data, elements = small()
     calls = itertools.count()

@@ -362,7 +362,7 @@ def expand(probe: Probe, curvature: Curvature) -> Expansion:
                 f"every operation must have a second derivative for {curvature}, received one without ({error}): pass "
                 "order=1, or curvature=GaussNewton()."
             ) from error
-        _check_finite(g, h, probe)
+        check_finite(g, h, probe)
         first.add(g)
         change.add(-g if h is None else -g + 0.5 * h)
         if h is not None:
@@ -383,7 +383,8 @@ def _is_linear(probe: Probe) -> bool:
     return bool(np.abs(np.nan_to_num(hessian)).max() < 1e-5)
 
 
-def _check_finite(g: npt.NDArray[Any], h: npt.NDArray[Any] | None, probe: Probe) -> None:
+def check_finite(g: npt.NDArray[Any], h: npt.NDArray[Any] | None, probe: Probe) -> None:
+    """Raise ModelError unless first and second derivatives, where there are any, are finite."""
     if h is not None and np.isnan(h).any() and np.isfinite(g).all():
         raise ModelError(_no_second(probe, "none"))
     if not np.isfinite(g).all() or (h is not None and not np.isfinite(h).all()):

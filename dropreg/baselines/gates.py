@@ -14,6 +14,7 @@ from ..elements import Elements
 from ..errors import ModelError, ParameterError
 from ..impact import ImpactTable, impact_table
 from ..outcomes import Outcome, Task
+from .derivatives import check_finite
 from .probe import Probe
 from .question import Array, affordable, ask
 from .smoothness import non_differentiable
@@ -167,7 +168,7 @@ def _train(
             tape.watch(log_alpha)
             prediction = probe.predict(bundle, gate.sample(log_alpha, noise))
             worse = sign * tf.reduce_mean(probe.surrogate(prediction, bundle))
-        return tape.gradient(worse, log_alpha)
+        return worse, tape.gradient(worse, log_alpha)
 
     step = probe.function(slope, tf.TensorSpec([n], tf.float32), tf.TensorSpec([None, n], tf.float32))
     logits, mean, square = np.full(n, 2.0), np.zeros(n), np.zeros(n)
@@ -176,7 +177,10 @@ def _train(
         logits = gate.center(logits, shut)
         examples = examples_of_rows(probe.question.seed, number * size, size, len(probe))
         noise = rng.uniform(1e-6, 1.0 - 1e-6, (1 if probe.one_mask else size, n))
-        g = step(probe.bundle(examples), tf.constant(logits, tf.float32), tf.constant(noise, tf.float32)).numpy()
+        found = step(probe.bundle(examples), tf.constant(logits, tf.float32), tf.constant(noise, tf.float32))
+        worse, g = (value.numpy() for value in found)
+        probe.finite(worse)
+        check_finite(g, None, probe)
         g = g - gate.slope(logits) * (g.sum() / gate.slope(logits).sum())
         mean, square = 0.9 * mean + 0.1 * g, 0.99 * square + 0.01 * np.square(g, dtype=np.float64)
         corrected = mean / (1 - 0.9 ** (number + 1)), square / (1 - 0.99 ** (number + 1))

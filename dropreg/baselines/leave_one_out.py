@@ -121,7 +121,7 @@ def _by_rows(probe: Probe, columns: npt.NDArray[np.int64], whole: Array) -> Chan
         values = np.empty((len(examples), len(columns)))
         for block in probe.blocks(len(columns), probe.batch_size // len(examples)):
             rows, chosen = np.repeat(examples, len(block)), np.tile(columns[block], len(examples))
-            part = step(probe.bundle(rows), tf.constant(chosen)).numpy()
+            part = step(probe.bundle(rows), tf.constant(chosen))
             values[:, block] = part.reshape(len(examples), len(block))
         changes.add(values - whole[examples, np.newaxis])
     return Changes(changes.mean, changes.variance)
@@ -133,7 +133,7 @@ def measured(probe: Probe, mask: npt.NDArray[np.bool_]) -> Array:
 
     step = probe.measured_under()
     kept = tf.constant(mask, tf.float32)
-    return np.concatenate([step(probe.bundle(block), kept).numpy() for block in probe.blocks(len(probe))], dtype=float)
+    return np.concatenate([step(probe.bundle(block), kept) for block in probe.blocks(len(probe))], dtype=float)
 
 
 def _is_walkable(elements: Elements) -> bool:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import ModelError
 from ..logits import are_logits
 from ..outcomes import Prediction, in_float32
 from .question import Array, Question
@@ -180,17 +181,27 @@ class Probe:
         for start in range(0, n, size):
             yield np.arange(start, min(start + size, n))
 
-    def measured_under(self) -> Callable[..., Any]:
+    def measured_under(self) -> "Callable[..., npt.NDArray[np.float32]]":
         """`value`, compiled once."""
         import tensorflow as tf
 
         return self.once("value", self.value, tf.TensorSpec([None, self.n_elements], tf.float32))
 
-    def once(self, name: str, body: Callable[..., Any], *specs: Any) -> Callable[..., Any]:
-        """`function`, compiled at the first call for this name and kept."""
+    def once(self, name: str, body: Callable[..., Any], *specs: Any) -> "Callable[..., npt.NDArray[np.float32]]":
+        """`function` of outcomes, as arrays that are finite; compiled at the first call for this name and kept."""
         if name not in self._compiled:
             self._compiled[name] = self.function(body, *specs)
-        return self._compiled[name]
+        compiled = self._compiled[name]
+        return lambda *arguments: self.finite(compiled(*arguments).numpy())
+
+    def finite(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """`values` of the outcome, or ModelError unless all are finite."""
+        if not np.isfinite(values).all():
+            raise ModelError(
+                f"outcome '{self.question.outcome.name}' must be finite, received NaN or infinity: check it, and the "
+                "model's weights and activations."
+            )
+        return values
 
     def means(self, masks: npt.NDArray[np.bool_], examples: npt.NDArray[np.int64]) -> Array:
         """Mean outcome of each mask.
@@ -218,7 +229,7 @@ class Probe:
         for block in self.blocks(len(masks), self.batch_size // n):
             kept = tf.constant(masks[block], tf.float32)
             kept = kept if self.network.takes_groups else tf.repeat(kept, n, axis=0)
-            values = measure(self.bundle(examples[block].reshape(-1)), kept).numpy()
+            values = measure(self.bundle(examples[block].reshape(-1)), kept)
             means.append(values.reshape(len(block), n).mean(axis=1, dtype=np.float64))
         return np.concatenate(means)
 
@@ -227,5 +238,5 @@ class Probe:
         import tensorflow as tf
 
         measure, kept = self.measured_under(), tf.constant(mask[np.newaxis], tf.float32)
-        parts = [measure(self.bundle(examples[block]), kept).numpy() for block in self.blocks(len(examples))]
+        parts = [measure(self.bundle(examples[block]), kept) for block in self.blocks(len(examples))]
         return np.concatenate(parts).astype(np.float64)
