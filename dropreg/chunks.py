@@ -3,7 +3,7 @@
 import errno
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,8 @@ class RunSettings:
         Number of the model's output that was measured.
     gradient_unit : str
         What squares of gradients are summed over: "row", or "mask" where a mask serves a batch.
+    metrics : dict of str to str
+        Fingerprints of the functions of `PerExample` and `PerMask` outcomes, by name.
     """
 
     rows: int
@@ -72,6 +74,7 @@ class RunSettings:
     data: str
     output: int = 0
     gradient_unit: str = "row"
+    metrics: dict[str, str] = field(default_factory=dict)
 
     @property
     def n_chunks(self) -> int:

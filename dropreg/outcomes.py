@@ -306,6 +306,10 @@ def _margins(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
 class PerExample(Outcome):
     """A metric of your own, computed for every row by itself.
 
+    A record goes on with the same function only. It is known by its code, its defaults and the plain values and
+    functions that it encloses, not by arrays that it encloses nor by what it reads by a global name: give a metric
+    that depends on such data another name when the data changes.
+
     Parameters
     ----------
     function : callable
@@ -338,7 +342,8 @@ class PerExample(Outcome):
 class PerMask(Outcome):
     """A metric of your own that needs several examples, such as F1 or AUC.
 
-    Goes with a design whose `examples_per_mask` is larger than 1.
+    Goes with a design whose `examples_per_mask` is larger than 1. Records go on with the same function only; see
+    `PerExample`.
 
     Parameters
     ----------

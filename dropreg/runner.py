@@ -17,8 +17,9 @@ from .designs import Bernoulli, BoolMasks, Design, examples_of_rows
 from .elements import Elements
 from .errors import ModelError, ParameterError, positive
 from .fidelity import Fidelity
+from .functions import function_fingerprint
 from .logits import are_logits
-from .outcomes import Outcome, PerMask, Prediction, in_float32
+from .outcomes import Outcome, PerExample, PerMask, Prediction, in_float32
 
 if TYPE_CHECKING:
     import keras
@@ -29,6 +30,7 @@ Ablation = Literal["zero", "mean"]
 PREFIX_BYTES = 2**30
 """Most memory for values that are computed once an example and reused in every row."""
 
+_METRICS = (PerExample, PerMask)
 _BATCH_FLOATS = 2**25
 _MOST_BATCH, _LEAST_BATCH, _BATCHES_PER_CHUNK, _MOST_CHUNK = 16384, 32, 16, 16384
 _CHUNK_MASK_BYTES, _LEAST_CHUNK_MASKS, _MOST_CHUNK_MASKS = 2**26, 4, 256
@@ -223,6 +225,7 @@ class ChunkRunner:
             data=data,
             output=self.examples.output,
             gradient_unit="mask" if self.elements.one_mask_a_batch else "row",
+            metrics={o.name: function_fingerprint(o.function) for o in self.outcomes if isinstance(o, _METRICS)},
         )
 
     def draw(self, chunk: int, n_masks: int) -> BoolMasks:

@@ -1,9 +1,11 @@
 """Folders that hold no record or another one, and disks that are full: refused by name, nothing lost."""
 
 import errno
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from conftest import Labelled
 from test_bad_input import refused, sample
 
 import dropreg as dr
+from dropreg.functions import function_fingerprint
 
 # --- records ---------------------------------------------------------------------------------------------------
 
@@ -65,6 +68,52 @@ def test_folder_with_a_run_of_other_weights(
     model.set_weights([weight * 1.1 for weight in model.get_weights()])
     with refused(dr.RecordError, "holds another run: weights is ", " there and ", model=model):
         sample(model, data, elements, out=tmp_path)
+
+
+def first_output(factor: float) -> dr.PerExample:
+    return dr.PerExample(lambda y, p: factor * p[:, 0], "mine", greater_is_better=True)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        first_output(2.0),
+        dr.PerExample(lambda y, p: p[:, 0], "mine", greater_is_better=True),
+        dr.PerExample(lambda y, p: p[:, 1], "mine", greater_is_better=True),
+    ],
+)
+def test_folder_with_a_run_of_another_metric(
+    model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path, other: dr.PerExample
+) -> None:
+    sample(model, data, elements, out=tmp_path, outcomes=first_output(1.0))
+    with refused(dr.RecordError, "holds another run: metrics is {'mine': ", " there and {'mine': ", model=model):
+        sample(model, data, elements, out=tmp_path, outcomes=other, rows=600)
+    assert sample(model, data, elements, out=tmp_path, outcomes=first_output(1.0), rows=600).rows == 600
+
+
+def test_folder_with_a_run_from_before_metrics_were_told_apart(
+    model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
+) -> None:
+    sample(model, data, elements, out=tmp_path)
+    settings = json.loads((tmp_path / "run.json").read_text())
+    assert settings.pop("metrics") == {}
+    (tmp_path / "run.json").write_text(json.dumps(settings))
+    assert sample(model, data, elements, out=tmp_path, rows=600).rows == 600
+
+
+def test_functions_are_known_by_their_code() -> None:
+    def metric(threshold: float, names: Any = ("a", "b")) -> Callable[..., Any]:
+        def recursive(n: int) -> int:
+            return recursive(n - 1) if n else 0
+
+        return lambda y, p: (p > threshold) + len(names) + recursive(3) + (y in {"one", "two"})
+
+    same = {function_fingerprint(metric(0.5)) for _ in range(3)}
+    assert len(same) == 1
+    others = [metric(0.6), metric(0.5, ("a", "c")), partial(metric(0.5), 1), partial(metric(0.5), 2), len, sum]
+    assert len(same | {function_fingerprint(function) for function in others}) == 1 + len(others)
+    arrays = [metric(0.5, np.zeros(n)) for n in (2, 3)]
+    assert len({function_fingerprint(function) for function in arrays}) == 1, "as documented"
 
 
 def test_folder_with_other_files(model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path) -> None:

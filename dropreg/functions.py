@@ -1,0 +1,57 @@
+"""What tells functions apart, as far as their code does."""
+
+import hashlib
+from collections.abc import Iterator
+from functools import partial
+from types import CodeType, FunctionType, MethodType
+from typing import Any
+
+_PLAIN = (str, bytes, int, float, complex, type(None), type(...))
+
+
+def function_fingerprint(function: Any) -> str:
+    """Hash of a function's compiled code, its defaults, and the functions and plain values that it encloses.
+
+    Arrays and other objects that it encloses count by their type alone, what it reads by a global name by that name
+    alone. Another version of Python compiles the same source to another hash.
+    """
+    return hashlib.sha256("\n".join(_parts(function, [])).encode()).hexdigest()[:16]
+
+
+def _parts(value: Any, inside: list[Any]) -> Iterator[str]:
+    """Texts that differ where values do; `inside` are the functions around the value."""
+    value = getattr(value, "python_function", value)  # of a tf.function
+    yield type(value).__name__
+    if isinstance(value, _PLAIN):
+        yield repr(value)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            yield from _parts(part, inside)
+        yield "end"
+    elif isinstance(value, set | frozenset):
+        yield from sorted("\n".join(_parts(part, inside)) for part in value)
+    elif isinstance(value, dict):
+        yield from _parts(list(value.items()), inside)
+    elif isinstance(value, CodeType):
+        yield value.co_code.hex()
+        yield from _parts([value.co_names, value.co_consts], inside)
+    elif isinstance(value, MethodType):
+        yield from _parts(value.__func__, inside)
+    elif isinstance(value, partial):
+        yield from _parts([value.func, value.args, value.keywords], inside)
+    elif isinstance(value, FunctionType):
+        if not any(value is outer for outer in inside):  # one may enclose itself
+            enclosed = [_content(cell) for cell in value.__closure__ or ()]
+            yield from _parts([value.__code__, value.__defaults__, value.__kwdefaults__, enclosed], [*inside, value])
+    else:
+        yield f"{type(value).__module__}.{type(value).__qualname__} {getattr(value, '__qualname__', '')}"
+        call = vars(type(value)).get("__call__")
+        if isinstance(call, FunctionType):
+            yield from _parts(call, inside)
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:  # nothing in it yet
+        return None
