@@ -334,8 +334,8 @@ def test_stable_order_compares_halves_of_the_pairs() -> None:
     record = dr.sample(*small(), rows=600, design=dr.Paired(0.25), outcomes="loss", fidelity=None, progress=False)
     reason = dr.StableOrder("loss", 1e-9).check(record)
     rows = observations(record, paired=True)
-    halves = [ols(compress(half), half, 0, "nonrobust").coefficients for half in map(rows.every_second, (0, 1))]
-    correlation = stats.spearmanr(*halves).statistic
+    first, second = (ols(compress(half), half, 0, "nonrobust") for half in map(rows.every_second, (0, 1)))
+    correlation = stats.spearmanr(first.coefficients, second.coefficients).statistic
     assert reason is not None
     assert f"(reliability {2 * correlation / (1 + correlation):.3f})" in reason
 
