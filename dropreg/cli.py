@@ -245,11 +245,14 @@ def _estimate(options: argparse.Namespace) -> None:
 
 def _prune(options: argparse.Namespace) -> None:
     from . import AccuracyLimit, Budget, elements, prune
+    from .data import check_data
     from .graph import trace_graph
     from .npz import load_npz
     from .targets import Quantity
 
     check_writable("--out", options.out, [".keras"])
+    if options.out.resolve() == options.model.resolve():
+        raise DataError(f"--out must be another file than the model, received {options.out}, which it would replace.")
     if options.test is not None and options.test.resolve() == options.data.resolve():
         raise DataError(
             f"--test must be another file than --data, received {options.test} for both: split the examples."
@@ -267,6 +270,8 @@ def _prune(options: argparse.Namespace) -> None:
         return x, y if options.output is None else {options.output: y}
 
     data, test = load(options.data), None if options.test is None else load(options.test)
+    if test is not None:
+        check_data(model, test)  # a mistake in it is told before the work, not after
     target = None
     for quantity in get_args(Quantity):
         at_most = getattr(options, quantity)
@@ -283,11 +288,11 @@ def _prune(options: argparse.Namespace) -> None:
         seed=options.seed,
         progress=not options.quiet,
     )
+    small.model.save(options.out)
     print(small)
     if test is not None:
         print(f"\non the examples of {options.test}")
         print(small.measure(test).to_string(index=False, float_format=lambda value: f"{value:.4f}"))
-    small.model.save(options.out)
     print(f"\nwritten: {options.out}")
 
 

@@ -1,7 +1,7 @@
 """As much as can go within half a percentage point: how much that is, and whether the promise holds.
 
 For each model, seed (a trained network of its own) and method: the largest fraction of the units whose removal, merged
-by least squares, is shown on held-out images to lose less than --limit of accuracy (`dropreg.AccuracyLimit`, level
+by least squares, is shown on held-out images to lose at most --limit of accuracy (`dropreg.AccuracyLimit`, level
 .95), and what the smaller network loses on the test images, which nothing is chosen on. "annealed for merging,
 distilled" is what `dropreg.prune(model, data=..., target=...)` does, "annealed for merging" the same without
 distillation, "first order" without second derivatives either. The others remove a twentieth of the units at a time

@@ -1,14 +1,14 @@
 """A network that cannot be differentiated: its selections made by forward passes and accuracy alone.
 
-The MLP of each seed with weights rounded to 8 bits (256 levels a kernel) and hidden activations rounded to 16
+The MLP of each seed with weights rounded to 8 bits (255 levels a kernel) and hidden activations rounded to 16
 levels, as integer arithmetic would. Rounding has no gradient: Taylor scores, gates and gradient-assisted annealing
 refuse, which settings.json records word by word. For each method that works on forward passes, and each fraction of the
 units removed: test accuracy of the network as deletion leaves it (plain), and merged by least squares. No fine-tuning.
 
 Methods: random; magnitude; activation (root mean square); weight x activation; leave one out; greedy; ablation
 regression as published (one mask a pass over 1,000 examples); dropout regression (OLS, one shot, 500,000 rows);
-annealed (`dropreg.anneal_path` with gradients=False). All measure accuracy, on 5,000 estimation images; the other
-5,000 are for merging.
+annealed (`dropreg.anneal_path` with gradients=False, on the retained accuracy). What is measured is accuracy, on 5,000
+estimation images; the other 5,000 are for merging.
 
 Writes rounding.csv, summary.csv (mean and SD over seeds) and settings.json.
 

@@ -5,7 +5,8 @@ fine-tuning. Every scorer estimates on the estimation split and removes a fracti
 masking them; accuracy and loss are those of the 10,000 test images. Every layer keeps its best element.
 Scorers run on equal budgets of at most --rows row-equivalents (a masked forward pass of one example is
 one, a backward pass two); those that need less spend less, which the tables say. Random has five draws
-for each model. "dropout regression" is dropreg.estimate on the loss at the same budget.
+for each model. "dropout regression" is dropreg.sample and OLS on the loss at the same
+budget, "gradient-assisted" dropreg.estimate.
 
 Rankings are compared by Spearman's correlation between all scorers, with leave one out on all examples,
 and with a dropout regression of several million rows of another seed (drop rate 0.3, outcome loss).

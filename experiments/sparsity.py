@@ -8,8 +8,8 @@ The MLP of each seed, .5 to .95 of its weights. Methods:
   backpropagation for each fraction;
 - annealed: `dropreg.anneal_path` with its defaults, which start at the magnitudes.
 
-All see the 10,000 estimation images; accuracy is on the test images, which nothing is chosen on. Seconds of a path
-or of iterated scores are those up to the fraction.
+Taylor scores, spread and OBD, iterated ones included, see 2,000 estimation images, others all 10,000; accuracy is on
+the test images, which nothing is chosen on. Seconds of a path or of iterated scores are those up to the fraction.
 
 Writes sparsity.csv, summary.csv (mean over draws, then mean and SD over seeds) and settings.json. What sparsity.csv
 holds already is not computed again.

@@ -117,6 +117,24 @@ def test_the_seed_is_that_of_annealing(files: tuple[str, str], monkeypatch: pyte
     assert seeds == [7]
 
 
+def test_what_would_be_lost_after_the_work_is_refused_before_it(
+    files: tuple[str, str],
+    data: Labelled,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def work(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("nothing may be pruned")
+
+    monkeypatch.setattr(dr, "prune", work)
+    command = ["prune", files[0], "--data", files[1], "--quiet", "--fraction", "0.4"]
+    assert main([*command, "--out", files[0]]) == 2
+    assert "--out must be another file than the model, received" in capsys.readouterr().err
+    np.savez("narrow.npz", x=data[0][:20, :-1], y=data[1][:20])
+    assert main([*command, "--test", "narrow.npz"]) == 2
+    assert "must have shape (any," in capsys.readouterr().err
+
+
 def test_smaller_model_within_a_loss(
     files: tuple[str, str], test_file: str, model: keras.Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
