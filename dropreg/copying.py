@@ -9,7 +9,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from .data import Examples
-from .errors import ModelError
+from .errors import ModelError, first_line
 from .graph import all_layers, is_opaque, patched, trace_graph
 from .layers.base import rule_for
 from .zeros import HoldZeros
@@ -38,7 +38,7 @@ def copy_model(model: keras.Model) -> keras.Model:
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelError(
             f"model '{model.name}' must have layers that can be made anew from their config, received the error "
-            f"{error}: give their classes a get_config that names all arguments."
+            f"'{first_line(error)}': give their classes a get_config that names all arguments."
         ) from error
     copied.set_weights(model.get_weights())
     for layer in all_layers(copied):

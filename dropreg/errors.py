@@ -58,6 +58,11 @@ def positive(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def first_line(error: Exception) -> str:
+    """What an error says first; those of other libraries can be long."""
+    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+
+
 def is_number(value: Any) -> bool:
     """Whether `value` is a real number; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool | np.bool_)

@@ -202,7 +202,7 @@ def _merge_reader(patient: Patient, rule: LinearReader, strategy: Merge) -> dict
     old, new, slots, kept = patient.old, patient.new, patient.slots, patient.rebuilt.plan.kept
     whole = rule.cut(old, [np.ones_like(kept[slot]) for slot in old.inputs], [kept[slot] for slot in old.outputs])
     row = {"layer": old.name, "ridge": np.inf, "unexplained": 1.0}
-    rows = rule.kernel_rows(old, whole.weights)
+    rows = None if _is_constrained(old.layer, "kernel") else rule.kernel_rows(old, whole.weights)
     if isinstance(strategy, LeastSquares) and rows is not None:
         centre = rule.has_bias(old) or _feeds_matched(patient)
         mixed = _mix(patient, patient.read, rows, strategy, centre=centre)
@@ -229,6 +229,8 @@ def _merge_states(patient: Patient, rule: LinearReader, strategy: Merge) -> list
     """
     old, new = patient.old, patient.new
     mixed = []
+    if _is_constrained(old.layer, "recurrent"):
+        return []
     for read, kernel in zip(patient.states(), rule.state_rows(old, old.layer.get_weights()), strict=False):
         columns = np.tile(read.kept, kernel.shape[1] // len(read.kept))  # gates by units
         mixed.append(_mix(patient, read, [kernel[:, columns]], strategy, centre=rule.has_bias(old)))
@@ -242,6 +244,11 @@ def _merge_states(patient: Patient, rule: LinearReader, strategy: Merge) -> list
         new.layer.set_weights(deleted)
         return [{**row, "ridge": np.inf, "unexplained": 1.0} for _ in mixed]
     return [{**row, **m.row} for m in mixed]
+
+
+def _is_constrained(layer: Any, kernel: str) -> bool:
+    """Whether a kernel is bound to something, such as positive weights, which mixing it would break."""
+    return getattr(layer, f"{kernel}_constraint", None) is not None
 
 
 def _feeds_matched(patient: Patient) -> bool:
@@ -354,6 +361,8 @@ def _match_moments(patient: Patient) -> None:
 def _match_predictions(patient: Patient, *, classes: bool) -> None:
     """Fit the last layer to the whole network's probabilities, if what it computes are their logarithms."""
     old, new, rule = patient.old, patient.new, patient.rule
+    if _is_constrained(old.layer, "kernel"):
+        return
     outputs, twins = patient.rebuilt.before.outputs, patient.twins
     rows = [readout(rule, call) for call in (old, new)]
     if len(outputs) != 1 or len(patient.slots) != 1 or rows[0] is None or rows[1] is None:

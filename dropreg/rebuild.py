@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from .errors import ModelError
+from .errors import ModelError, first_line
 from .graph import Call, Graph, Ref
 from .layers.base import Cut, Rule, rule_for, unchanged
 from .plan import Plan
@@ -83,9 +83,9 @@ def _remade(rule: Rule, call: Call, config: dict[str, Any]) -> Any:
     """A new layer from its config, or ModelError if that does not say all."""
     try:
         return rule.remake(call, config)
-    except (TypeError, ValueError, NotImplementedError) as error:
+    except (TypeError, ValueError) as error:
         raise ModelError(
-            f"layer '{call.name}' ({call.kind}) must be made anew from its config, received the error {error}: give "
+            f"layer '{call.name}' ({call.kind}) must be made anew from its config, received the error '{first_line(error)}': give "
             "the class a get_config that names all its arguments, and register functions of your own with "
             "keras.saving.register_keras_serializable."
         ) from error

@@ -141,26 +141,61 @@ def test_initializers_that_hold_arrays_do_not_hinder_cutting() -> None:
     np.testing.assert_allclose(dr.prune(model, selection).model(x), masked, atol=1e-5)
 
 
-class Scale(layers.Layer):
-    """A layer whose config does not name its argument."""
+def test_given_means_are_cut_with_their_channels() -> None:
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(6, activation="relu")(inputs)
+    known = layers.Normalization(mean=np.arange(6.0), variance=np.arange(1.0, 7.0))(hidden)
+    model = functional(inputs, layers.Dense(3)(known))
+    elements = dr.elements(model)
+    selection = dr.Selection.random(elements, 0.5, seed=0)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    masked = MaskedNetwork(model, elements)([x], selection.kept[np.newaxis])
+    np.testing.assert_allclose(dr.prune(model, selection).model(x), masked, atol=1e-5)
 
-    def __init__(self, factor: float, **settings: Any) -> None:
-        super().__init__(**settings)
+
+class Scale(layers.Layer):
+    """A layer that is not made anew from its config: it takes no name, or does not tell its argument."""
+
+    def __init__(self, factor: Any) -> None:
+        super().__init__(name="mine")
         self.factor = factor
 
     def call(self, inputs: Any) -> Any:
         return inputs * self.factor
 
 
-def test_layers_that_cannot_be_made_anew_are_named() -> None:
+@pytest.mark.parametrize(
+    ("factor", "says"),
+    [(2.0, "must be made anew from its config, received the error"), (np.ones(1), "must say how it was made")],
+)
+def test_layers_that_cannot_be_made_anew_are_named(factor: Any, says: str) -> None:
     inputs = keras.Input((4,))
     hidden = layers.Dense(6, activation="relu", name="first")(inputs)
-    model = functional(inputs, layers.Dense(3)(layers.Dense(5)(Scale(2.0, name="mine")(hidden))))
+    model = functional(inputs, layers.Dense(3)(layers.Dense(5)(Scale(factor)(hidden))))
     selection = dr.Selection.random(dr.elements(model), 0.5, seed=0)
-    with pytest.raises(dr.ModelError, match=r"layer 'mine' \(Scale\) must be made anew from its config.*get_config"):
+    with pytest.raises(dr.ModelError, match=rf"layer 'mine' \(Scale\) {says}.*get_config"):
         dr.prune(model, selection)
     with pytest.raises(dr.ModelError, match=r"must have layers that can be made anew from their config.*get_config"):
         copy_model(model)
+
+
+@pytest.mark.parametrize("name", ["read", "out"])
+def test_merging_leaves_kernels_that_are_bound_to_something(name: str) -> None:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,))
+    bound = {name: "non_neg"}
+    hidden = layers.Dense(12, activation="relu")(inputs)
+    again = layers.Dense(8, activation="relu", kernel_constraint=bound.get("read"), name="read")(hidden)
+    model = functional(inputs, layers.Dense(3, kernel_constraint=bound.get("out"), name="out")(again))
+    kernel = model.get_layer(name).kernel
+    kernel.assign(np.abs(kernel.numpy()))
+    x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
+    selection = dr.Selection.random(dr.elements(model), 0.5, seed=0)
+    small = dr.prune(model, selection, (x, None)).model
+    plain = dr.prune(model, selection).model
+    assert small.get_layer(name).kernel.numpy().min() >= 0.0
+    other = "out" if name == "read" else "read"
+    assert np.abs(small.get_layer(other).kernel.numpy() - plain.get_layer(other).kernel.numpy()).max() > 1e-3
 
 
 def test_the_floor_of_a_tied_layer_holds_where_numbers_are_rounded() -> None:

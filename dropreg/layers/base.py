@@ -273,10 +273,16 @@ class Unknown(Rule):
 
 
 def unchanged(call: Call) -> Cut:
-    """The layer of `call` as it is."""
+    """The layer of `call` as it is, or ModelError if it does not say how it was made."""
     layer = call.layer
     weights = layer.get_weights() if isinstance(layer, keras.layers.Layer) else []
-    return Cut(layer.get_config(), weights)
+    try:
+        return Cut(layer.get_config(), weights)
+    except NotImplementedError as error:
+        raise ModelError(
+            f"layer '{call.name}' ({call.kind}) must say how it was made, to be made anew: give the class a get_config "
+            "that names all its arguments."
+        ) from error
 
 
 def cut_trailing(array: Array, kept: Kept) -> Array:

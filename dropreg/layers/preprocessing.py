@@ -1,11 +1,13 @@
 """Layers that prepare data: by position or channel at inference, or changing what a channel is."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from keras import layers
 
 from ..graph import Call
-from .base import Carry, Mix, register
+from .base import Carry, Cut, Kept, Mix, cut_trailing, register
 from .shape import SpatialRule
 
 register(
@@ -16,7 +18,14 @@ register(
 
 
 class NormalizationRule(Carry):
-    """Carries channels; what it has learned takes effect once it is told so."""
+    """Carries channels; what it has learned takes effect once it is told so, what it was given is in its config."""
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        cut = super().cut(call, kept_in, kept_out)
+        for name in ("mean", "variance"):
+            if np.ndim(cut.config.get(name, 0)) > 0:
+                cut.config[name] = cut_trailing(np.asarray(cut.config[name]), kept_in[0]).tolist()
+        return cut
 
     def finish(self, layer: Any) -> None:
         layer.finalize_state()
