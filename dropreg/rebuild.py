@@ -85,9 +85,9 @@ def _remade(rule: Rule, call: Call, config: dict[str, Any]) -> Any:
         return rule.remake(call, config)
     except (TypeError, ValueError) as error:
         raise ModelError(
-            f"layer '{call.name}' ({call.kind}) must be made anew from its config, received the error '{first_line(error)}': give "
-            "the class a get_config that names all its arguments, and register functions of your own with "
-            "keras.saving.register_keras_serializable."
+            f"layer '{call.name}' ({call.kind}) must be made anew from its config, received the error "
+            f"'{first_line(error)}': give the class a get_config that names all its arguments, and register functions "
+            "of your own with keras.saving.register_keras_serializable."
         ) from error
 
 
