@@ -318,7 +318,7 @@ def check_path(elements: Elements, fractions: Sequence[float], floor: Floor) -> 
         if round(fraction * len(elements)) < 1:
             raise ParameterError(
                 f"`fractions` must drop at least one of the {len(elements)} elements, received {fraction!r}: pass "
-                f"{1 / len(elements):.2g} or more."
+                f"more than {0.5 / len(elements):.2g}."
             )
     if any(b <= a for a, b in pairwise(fractions)):
         raise ParameterError(f"`fractions` must ascend, received {tuple(fractions)}.")

@@ -81,8 +81,8 @@ def test_every_kind(kind: Any) -> None:
     more: dict[str, Any] = (
         {"rows_per_round": 64, "examples_per_mask": 16} if kind == "weights" else {"rows_per_round": 64}
     )
-    selection = dr.anneal(model, models.data_for(model, 40), elements, fraction=0.5, rounds=3, **more)
-    assert (~selection.kept).sum() == round(0.5 * len(elements))
+    selection = dr.anneal(model, models.data_for(model, 40), elements, fraction=0.6, rounds=3, **more)
+    assert (~selection.kept).sum() == round(0.6 * len(elements)) > 0
 
 
 def test_heads() -> None:
