@@ -1,6 +1,6 @@
 """What the outputs of a classifier are: logits or probabilities."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -60,7 +60,11 @@ def _last_activation(model: "keras.Model", output: int) -> str | None:
     from .graph import trace_graph
 
     graph = trace_graph(model)
-    layer = next((call.layer for call in graph.calls if graph.outputs[output] in call.outputs), None)
+    writer = {slot: call for call in graph.calls for slot in call.outputs}
+    call = writer.get(graph.outputs[output])
+    while call is not None and _passes_on(call.layer):
+        call = writer.get(call.inputs[0])
+    layer = None if call is None else call.layer
     while isinstance(layer, keras.layers.TimeDistributed):
         layer = layer.layer
     kind = type(layer).__name__
@@ -70,3 +74,12 @@ def _last_activation(model: "keras.Model", output: int) -> str | None:
     if isinstance(layer, (*known, keras.layers.Conv2D, keras.layers.Conv3D)):
         return getattr(layer.activation, "__name__", None)
     return None
+
+
+def _passes_on(layer: Any) -> bool:
+    """Whether a layer changes nothing but perhaps the precision."""
+    import keras
+
+    if isinstance(layer, keras.layers.Activation):
+        return layer.activation is keras.activations.linear
+    return isinstance(layer, keras.layers.Identity)

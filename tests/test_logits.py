@@ -39,6 +39,8 @@ def probabilities(n: int = 40) -> np.ndarray:
         (lambda x: layers.Softmax()(dense()(x)), "classes", False),
         (lambda x: layers.Activation("softmax")(dense()(x)), "classes", False),
         (lambda x: keras.ops.softmax(dense()(x)), "classes", False),
+        (lambda x: layers.Activation("linear", dtype="float32")(dense("softmax")(x)), "classes", False),
+        (lambda x: layers.Identity()(layers.Activation("linear")(dense()(x))), "classes", True),
         (lambda x: layers.Dropout(0.5)(dense()(x)), "classes", None),
         (keras.Sequential([keras.Input((5,)), dense("softmax")]), "classes", False),
         (lambda x: layers.TimeDistributed(dense("softmax"))(layers.Reshape((1, 5))(x)), "classes", False),
