@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from . import regression, shrinkage
+from . import assisted, regression, shrinkage
 from .data import Data
 from .designs import Design
 from .elements import Elements, check_elements
@@ -200,13 +200,13 @@ def _fit(
     if isinstance(estimator, str) and estimator in ("assisted", "gradient"):
         sums = record.gradient_sums(outcome)
         if record.settings.n_elements <= MOST_DENSE:
-            combine = shrinkage.assisted if estimator == "assisted" else shrinkage.gradient_only
+            combine = assisted.assisted if estimator == "assisted" else assisted.gradient_only
             return combine(_compress(rows), column, sums)
         _check_independent(record, f"estimator={estimator!r} of more than {MOST_DENSE:,} elements")
         marginal = regression.marginal(rows, column, _rates(record))
         if estimator == "gradient":
-            return shrinkage.gradient_marginal(marginal, _rates(record), sums)
-        return shrinkage.assisted_marginal(marginal, _rates(record), sums)
+            return assisted.gradient_marginal(marginal, _rates(record), sums)
+        return assisted.assisted_marginal(marginal, _rates(record), sums)
     if record.settings.n_elements > MOST_DENSE:
         gib = 8 * record.settings.n_elements**2 / 2**30
         raise ParameterError(

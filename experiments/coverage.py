@@ -22,7 +22,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 import dropreg as dr
-from dropreg import regression, shrinkage
+from dropreg import assisted, regression, shrinkage
 from dropreg.masking import MaskedNetwork
 
 RATE = 0.3
@@ -85,7 +85,7 @@ def fits(record: dr.Record, column: int, outcome: str) -> Iterator[tuple[str, re
     yield "ridge, posterior", shrinkage.ridge(design, rows, column, "evidence")
     yield (
         "gradient-assisted, posterior",
-        shrinkage.assisted(design, column, record.gradient_sums(outcome)),
+        assisted.assisted(design, column, record.gradient_sums(outcome)),
     )
 
 

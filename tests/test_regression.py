@@ -26,10 +26,11 @@ from sklearn.linear_model import (
     SGDRegressor,
 )
 
+from dropreg.assisted import assisted
 from dropreg.chunks import GradientSums
 from dropreg.impact import impact_table
 from dropreg.regression import Block, CovarianceType, Rows, check_identified, compress, gram, marginal, ols
-from dropreg.shrinkage import assisted, best_penalty, from_estimator, lasso, ridge
+from dropreg.shrinkage import best_penalty, from_estimator, lasso, ridge
 
 TOLERANCE = 1e-6  # the meat is summed in float32 within a chunk
 

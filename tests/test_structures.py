@@ -16,6 +16,15 @@ def functional(inputs: Any, outputs: Any) -> keras.Model:
     return keras.Model(inputs, outputs)
 
 
+def check_cut(model: keras.Model, x: np.ndarray) -> dr.Pruned:
+    """A random half of the units goes: the smaller model computes what the masked one does."""
+    selection = dr.Selection.random(dr.elements(model), 0.5, seed=0)
+    small = dr.prune(model, selection)
+    masked = MaskedNetwork(model, selection.elements)([x], selection.kept[np.newaxis])
+    np.testing.assert_allclose(small.model(x), masked, atol=1e-5)
+    return small
+
+
 def constant(value: Any) -> Any:
     return keras.initializers.Constant(value)
 
@@ -31,12 +40,8 @@ def padded() -> tuple[keras.Model, np.ndarray]:
 
 def test_a_sequential_model_that_masks_its_padding_is_cut() -> None:
     model, tokens = padded()
-    elements = dr.elements(model)
-    selection = dr.Selection.random(elements, 0.5, seed=0)
-    small = dr.prune(model, selection).model
+    small = check_cut(model, tokens).model
     assert isinstance(small, keras.Sequential)
-    masked = MaskedNetwork(model, elements)([tokens], selection.kept[np.newaxis])
-    np.testing.assert_allclose(small(tokens), masked, atol=1e-5)
     shorter = np.concatenate([tokens, np.zeros((40, 2), np.int32)], axis=1)
     np.testing.assert_allclose(small(shorter), small(tokens), atol=1e-5, err_msg="padding must count nothing")
 
@@ -49,12 +54,8 @@ def test_a_nested_model_that_is_given_a_mask_is_left_whole() -> None:
     states = keras.Input((7, 5))
     encoder = functional(states, layers.GRU(6, return_sequences=True, name="inner")(states))
     model = functional(inputs, layers.Dense(3)(layers.GRU(4, name="outer")(encoder(hidden))))
-    elements = dr.elements(model)
-    assert set(elements.layers) == {"outer"}
-    selection = dr.Selection.random(elements, 0.5, seed=0)
-    tokens = padded()[1]
-    masked = MaskedNetwork(model, elements)([tokens], selection.kept[np.newaxis])
-    np.testing.assert_allclose(dr.prune(model, selection).model(tokens), masked, atol=1e-5)
+    assert set(dr.elements(model).layers) == {"outer"}
+    check_cut(model, padded()[1])
 
 
 def twins(*, outer: bool) -> keras.Model:
@@ -134,11 +135,7 @@ def test_initializers_that_hold_arrays_do_not_hinder_cutting() -> None:
     inputs = keras.Input((4,))
     hidden = layers.Dense(6, activation="relu", bias_initializer=constant(np.arange(6.0)))(inputs)
     model = functional(inputs, layers.Dense(3)(hidden))
-    elements = dr.elements(model)
-    selection = dr.Selection.random(elements, 0.5, seed=0)
-    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    masked = MaskedNetwork(model, elements)([x], selection.kept[np.newaxis])
-    np.testing.assert_allclose(dr.prune(model, selection).model(x), masked, atol=1e-5)
+    check_cut(model, np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32))
 
 
 def test_given_means_are_cut_with_their_channels() -> None:
@@ -146,11 +143,7 @@ def test_given_means_are_cut_with_their_channels() -> None:
     hidden = layers.Dense(6, activation="relu")(inputs)
     known = layers.Normalization(mean=np.arange(6.0), variance=np.arange(1.0, 7.0))(hidden)
     model = functional(inputs, layers.Dense(3)(known))
-    elements = dr.elements(model)
-    selection = dr.Selection.random(elements, 0.5, seed=0)
-    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
-    masked = MaskedNetwork(model, elements)([x], selection.kept[np.newaxis])
-    np.testing.assert_allclose(dr.prune(model, selection).model(x), masked, atol=1e-5)
+    check_cut(model, np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32))
 
 
 class Scale(layers.Layer):
