@@ -248,7 +248,8 @@ def elements(
         beside which another one stays. "weights": every scalar of the kernels, or groups of them.
         Several kinds make one table.
     include : collection of str, optional
-        Names of the layers to take; all by default.
+        Names of the layers to take; all by default. Where several layers have the same name, those of the models and
+        layers around one go before its own: "encoder/dense".
     exclude : collection of str, optional
         Names of the layers to leave whole; an element tied to one of them is left out too.
     groups : optional
