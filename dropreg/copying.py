@@ -24,7 +24,7 @@ def copy_model(model: keras.Model) -> keras.Model:
     Raises
     ------
     ModelError
-        If the model is a subclassed one.
+        If the model is a subclassed one, or a layer cannot be made anew from its config.
     """
     if is_opaque(model):
         raise ModelError(

@@ -138,8 +138,6 @@ def _best_estimator(record: Record, outcome: str) -> Estimator:
 
 
 def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: str, penalty: Any) -> None:
-    from sklearn.base import ClassifierMixin
-
     settings = record.settings
     if outcome not in settings.outcomes:
         raise ParameterError(
@@ -149,11 +147,6 @@ def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: s
     if isinstance(estimator, str) and estimator not in ESTIMATORS:
         raise ParameterError(
             f"`estimator` must be one of {', '.join(ESTIMATORS)} or a scikit-learn estimator, received {estimator!r}."
-        )
-    if isinstance(estimator, ClassifierMixin):
-        raise ParameterError(
-            f"`estimator` must be a regression, received {type(estimator).__name__}, which tells classes apart: pass "
-            "sklearn.linear_model.Ridge() or another."
         )
     if covariance not in COVARIANCES:
         raise ParameterError(f"`covariance` must be one of {', '.join(COVARIANCES)}, received {covariance!r}.")

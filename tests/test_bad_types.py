@@ -140,7 +140,7 @@ def test_arguments_of_sample(
         ],
         (
             {"estimator": LogisticRegression()},
-            "`estimator` must be a regression, received LogisticRegression, which tells classes apart: pass sklearn.",
+            "`estimator` must be a name or one of scikit-learn's LinearRegression, Ridge, ",
         ),
     ],
 )

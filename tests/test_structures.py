@@ -172,6 +172,14 @@ def test_layers_that_cannot_be_made_anew_are_named(factor: Any, says: str) -> No
         copy_model(model)
 
 
+@pytest.mark.parametrize("factor", [2.0, np.ones(1)])
+def test_activations_that_cannot_be_made_anew_leave_their_units_whole(factor: Any) -> None:
+    inputs = keras.Input((4,))
+    hidden = layers.Dense(6, activation=Scale(factor), name="left")(inputs)
+    model = functional(inputs, layers.Dense(3)(layers.Dense(5, activation="relu", name="taken")(hidden)))
+    assert set(dr.elements(model).layers) == {"taken"}
+
+
 @pytest.mark.parametrize("name", ["read", "out"])
 def test_merging_leaves_kernels_that_are_bound_to_something(name: str) -> None:
     keras.utils.set_random_seed(0)

@@ -329,13 +329,13 @@ def is_elementwise(function: Callable[[Any], Any]) -> bool:
 
     A layer in place of a function is copied, for a call would build it; one with weights belongs to its channels.
     """
-    if isinstance(function, keras.layers.Layer):
-        function = type(function).from_config(function.get_config())
     probe = np.linspace(-2.0, 2.0, 8, dtype=np.float32)[np.newaxis].repeat(2, axis=0)
     probe[1, 3] += 1.0
     try:
+        if isinstance(function, keras.layers.Layer):
+            function = type(function).from_config(function.get_config())
         values = np.asarray(function(keras.ops.convert_to_tensor(probe)))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, NotImplementedError):
         return False
     if getattr(function, "weights", ()) or values.shape != probe.shape:
         return False
