@@ -58,7 +58,7 @@ def rebuild(model: keras.Model, graph: Graph, plan: Plan) -> Rebuilt:
         new = _rewired(replace(old, layer=made[id(old.layer)]), old, index, plan)
         written = keras.tree.flatten(_symbolic(new, values))
         if is_new and cut.weights:
-            new.layer.set_weights(cut.weights)
+            _give_weights(new, cut, rule.blocked(old))
             rule.finish(new.layer)
         values.update(zip(new.outputs, written, strict=True))
         pairs.append((old, _with_shapes(new, values)))
@@ -88,6 +88,17 @@ def _remade(rule: Rule, call: Call, config: dict[str, Any]) -> Any:
             f"layer '{call.name}' ({call.kind}) must be made anew from its config, received the error "
             f"'{first_line(error)}': give the class a get_config that names all its arguments, and register functions "
             "of your own with keras.saving.register_keras_serializable."
+        ) from error
+
+
+def _give_weights(new: Call, cut: Cut, reason: str | None) -> None:
+    """Give a new layer its weights, or ModelError if it has others, for example without an adapter."""
+    try:
+        new.layer.set_weights(cut.weights)
+    except ValueError as error:
+        raise ModelError(
+            f"layer '{new.name}' ({new.kind}) cannot be made anew from its config, because "
+            f"{reason or f'its weights are others then ({first_line(error)})'}."
         ) from error
 
 

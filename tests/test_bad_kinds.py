@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import keras
 import models
 import numpy as np
 import pytest
 import tensorflow as tf
+from keras import layers
 from test_data_sources import reads_text, two_outputs
 from test_kinds import RELATIVE, attention, inputs, randomized, subclassed
 
@@ -196,3 +198,24 @@ def test_an_unknown_output_is_refused() -> None:
         dr.ParameterError, match=r"`output` must be one of first, second or its number .*received 'third'"
     ):
         dr.sample(model, (inputs(model, 5), None), dr.elements(model), rows=64, output="third", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda layer: layer._output_dense.quantize("int8"), r"it is quantized .int8.: prune first, then quantize\."),
+        (lambda layer: layer._value_dense.enable_lora(2), r"it has a low-rank adapter: merge the adapter into its ker"),
+    ],
+)
+def test_attention_that_holds_a_quantized_or_adapted_projection_is_refused(change: Any, reason: str) -> None:
+    inputs = keras.Input((4, 6))
+    x = layers.Dense(6, name="read")(layers.Dense(5, activation="relu", name="units")(inputs))
+    x = layers.MultiHeadAttention(3, 2, name="attention")(x, x)
+    model = keras.Model(inputs, layers.Dense(2, name="out")(layers.Flatten()(x)))
+    change(model.get_layer("attention"))
+    for kind, verb in (("neurons", "be made anew from its config"), ("heads", "lose heads")):
+        selection = dr.Selection.dropping(dr.elements(model, kind), [1])
+        with pytest.raises(
+            dr.ModelError, match=rf"layer 'attention' .MultiHeadAttention. cannot {verb}, because {reason}"
+        ):
+            dr.prune(model, selection)

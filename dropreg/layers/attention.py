@@ -8,7 +8,7 @@ from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call, Shape
-from .base import Array, Cut, Heads, Kept, Rule, pin_all, register, unchanged
+from .base import Array, Cut, Heads, Kept, Projection, Rule, pin_all, register, unchanged
 
 
 def _positions(shape: Shape) -> float:
@@ -42,6 +42,12 @@ class AttentionRule(Rule):
             return projected + queries * keys * width
 
         return Heads(count, projection, round(params), macs)
+
+    def projections(self, layer: Any) -> dict[str, Projection]:
+        gate = getattr(layer, "_gate_dense", None)
+        readers = {"query": layer._query_dense, "key": layer._key_dense, "value": layer._value_dense, "gate": gate}
+        found = {part: Projection(reader, 1) for part, reader in readers.items() if reader is not None}
+        return {**found, "output": Projection(layer._output_dense, 2)}  # which mixes heads and their channels
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         return pin_all(call, inputs, channels, "projects (its heads are elements of kind 'heads')")

@@ -67,6 +67,37 @@ class Heads:
     macs: Callable[[tuple[Shape, ...]], float]
 
 
+@dataclass(frozen=True)
+class Projection:
+    """A layer inside another one whose kernel mixes channels that reach it.
+
+    Attributes
+    ----------
+    layer : keras.layers.Layer
+    bound : int
+        So many of the last axes of its input, and of the first of its kernel, are mixed.
+    """
+
+    layer: Any
+    bound: int
+
+    @property
+    def n_channels(self) -> int:
+        """How many are mixed."""
+        return math.prod(self.layer.kernel.shape[: self.bound])
+
+    @property
+    def kernel(self) -> Array:
+        """The kernel as a matrix (channels, numbers)."""
+        return np.reshape(np.asarray(self.layer.kernel, np.float64), (self.n_channels, -1))
+
+    def learn(self, kernel: Array, shift: Array) -> None:
+        """Take another kernel, and a bias, if there is one, that is larger by `shift`."""
+        self.layer.kernel.assign(np.reshape(kernel, self.layer.kernel.shape))
+        if self.layer.bias is not None:
+            self.layer.bias.assign_add(np.reshape(shift, self.layer.bias.shape))
+
+
 class Rule:
     """How channels flow through one kind of layer, and what becomes of it when some are removed.
 
@@ -84,6 +115,10 @@ class Rule:
     def heads(self, layer: Any) -> Heads | None:
         """The attention heads of `layer`, None if it has none."""
         return None
+
+    def projections(self, layer: Any) -> dict[str, Projection]:
+        """Layers inside `layer` that mix channels, by what they give, in an order in which none reads a later one."""
+        return {}
 
     def units(self, layer: Any) -> tuple[int, str] | None:
         """How many units `layer` computes along the trailing axis, and their kind; None if none."""
@@ -124,10 +159,11 @@ class Rule:
         """
         if type(self).cut is Rule.cut and type(self).cut_heads is Rule.cut_heads:
             return "its rule has no `cut` method"
-        if getattr(call.layer, "quantization_mode", None) is not None:
-            return f"it is quantized ({call.layer.quantization_mode}): prune first, then quantize"
-        if getattr(call.layer, "lora_enabled", False):
-            return "it has a low-rank adapter: merge the adapter into its kernel first"
+        for layer in call.layers():
+            if getattr(layer, "quantization_mode", None) is not None:
+                return f"it is quantized ({layer.quantization_mode}): prune first, then quantize"
+            if getattr(layer, "lora_enabled", False):
+                return "it has a low-rank adapter: merge the adapter into its kernel first"
         return None
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:

@@ -1,0 +1,188 @@
+"""Laws of merging inside attention layers: copies of heads are folded exactly, projections make up for what is lost."""
+
+from typing import Any
+
+import keras
+import models
+import numpy as np
+import pandas as pd
+import pytest
+from keras import layers
+
+import dropreg as dr
+from dropreg.layers.attention import AttentionRule
+
+KINDS: dict[str, tuple[type, tuple[int, ...], dict[str, Any]]] = {
+    "plain": (layers.MultiHeadAttention, (4, 3), {}),
+    "other size of values": (layers.MultiHeadAttention, (4, 3), {"value_dim": 2}),
+    "without biases": (layers.MultiHeadAttention, (4, 3), {"use_bias": False}),
+    "output of two axes": (layers.MultiHeadAttention, (4, 3), {"output_shape": (2, 3)}),
+    "gated": (layers.MultiHeadAttention, (4, 3), {"use_gate": True}),
+    "grouped queries": (layers.GroupQueryAttention, (3, 4, 2), {}),
+}
+
+
+def run(model: keras.Model, x: Any) -> np.ndarray:
+    return np.asarray(model(x, training=False), np.float64)
+
+
+def randomized(model: keras.Model, seed: int = 0) -> keras.Model:
+    rng = np.random.default_rng(seed)
+    for weight in model.trainable_variables:
+        weight.assign(rng.normal(scale=0.7, size=weight.shape))
+    return model
+
+
+def attending(kind: str, **more: Any) -> keras.Model:
+    """One attention layer and a last layer without a bias, whose scores are no logarithms of anything."""
+    cls, arguments, options = KINDS[kind]
+    inputs = keras.Input((5, 6))
+    x = cls(*arguments, **options, **more, name="attention")(inputs, inputs)
+    return randomized(keras.Model(inputs, layers.Dense(3, use_bias=False, name="out")(layers.Flatten()(x))))
+
+
+def projections(model: keras.Model, name: str = "attention") -> dict[str, Any]:
+    found = AttentionRule().projections(model.get_layer(name))
+    return {part: projection.layer for part, projection in found.items()}
+
+
+def examples(n: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=(n, 5, 6)).astype(np.float32)
+
+
+def merged(model: keras.Model, dropped: list[int], x: np.ndarray, merge: Any = None) -> keras.Model:
+    selection = dr.Selection.dropping(dr.elements(model, "heads"), dropped)
+    merge = dr.LeastSquares(predictions=False) if merge is None else merge
+    return dr.prune(model, selection, (x, None), merge=merge).model
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_that_copy_one_that_stays_are_folded_into_it(kind: str) -> None:
+    """Also on examples that merging never saw: a head and a multiple of it, each written out in its own way."""
+    model, unseen = attending(kind), examples(20, seed=1)
+    parts = projections(model)
+    for part, projection in parts.items():
+        if part == "output" or projection.kernel.shape[1] < 4:  # keys and values that heads 0 and 1 share anyway
+            continue
+        for weight in projection.weights:
+            values = weight.numpy()
+            values[..., 1, :] = values[..., 0, :] * (2.0 if part == "value" else 1.0)
+            weight.assign(values)
+    whole = run(model, unseen)
+    small = run(merged(model, [1], examples(60)), unseen)
+    deleted = run(merged(model, [1], examples(60), merge="none"), unseen)
+    np.testing.assert_allclose(small, whole, rtol=2e-3, atol=2e-3 * np.abs(whole).max())
+    assert np.abs(small - whole).max() < np.abs(deleted - whole).max() / 20
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_merging_heads_comes_closer_to_the_whole_model(kind: str) -> None:
+    model, x = attending(kind), examples(400)
+    whole = run(model, x)
+    errors = {
+        merge: np.square(run(merged(model, [0, 2], x, merge), x) - whole).mean()
+        for merge in ("none", "mean", "least_squares")
+    }
+    assert errors["least_squares"] < errors["mean"] <= errors["none"]
+    if kind == "without biases":
+        assert errors["mean"] == errors["none"]
+
+
+def test_the_output_projection_is_the_regression() -> None:
+    """What merging finds is what NumPy finds from the heads that stay, up to the smallest penalty."""
+    model, x = attending("plain"), examples(300)
+    attention = model.get_layer("attention")
+    small = merged(model, [1, 2], x, dr.LeastSquares(ridges=(1e-9,), predictions=False)).get_layer("attention")
+    query, key, value = (np.asarray(projections(model)[part](x), np.float64) for part in ("query", "key", "value"))
+    scores = np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(3)
+    weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
+    heads = np.einsum("bhqk,bkhd->bqhd", weights, value)[:, :, [0, 3]].reshape(-1, 6)
+    expected = np.linalg.lstsq(
+        np.column_stack([heads, np.ones(len(heads))]), np.asarray(attention(x, x)).reshape(-1, 6), rcond=None
+    )[0]
+    kernel, bias = (weight.numpy() for weight in AttentionRule().projections(small)["output"].layer.weights)
+    np.testing.assert_allclose(kernel.reshape(6, 6), expected[:-1], rtol=2e-3, atol=1e-3)
+    np.testing.assert_allclose(bias, expected[-1], rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "without biases"])
+def test_the_mean_of_what_attention_gives_stays(kind: str) -> None:
+    model, x = attending(kind), examples(100)
+    small = merged(model, [0], x, merge="mean")
+    before, after = (np.asarray(each.get_layer("attention")(x, x)) for each in (model, small))
+    np.testing.assert_allclose(after.mean(axis=(0, 1)), before.mean(axis=(0, 1)), rtol=1e-3, atol=1e-4)
+
+
+def crossing() -> keras.Model:
+    """Attention to what another layer gives, and to the input itself."""
+    inputs, other = keras.Input((4, 6), name="first"), keras.Input((3, 5), name="second")
+    x = layers.Dense(6, activation="tanh", name="read")(layers.Dense(8, activation="tanh", name="units")(other))
+    x = layers.MultiHeadAttention(2, 3, name="cross")(inputs, x)
+    x = layers.MultiHeadAttention(2, 3, name="self")(inputs, layers.Add()([inputs, x]))
+    return randomized(keras.Model([inputs, other], layers.Dense(3, name="out")(layers.Flatten()(x))))
+
+
+def test_projections_make_up_for_what_is_lost_before_them() -> None:
+    """Keys and values of what lost units learn; queries of what lost none stay."""
+    model = crossing()
+    rng = np.random.default_rng(0)
+    x = [rng.normal(size=(400, *tensor.shape[1:])).astype(np.float32) for tensor in model.inputs]
+    selection = dr.Selection.dropping(dr.elements(model, "neurons"), [0, 1, 2, 3, 4])
+    strategy = dr.LeastSquares(predictions=False)
+    small = dr.prune(model, selection, (x, None), merge=strategy)
+    table = small.merged
+    assert table is not None
+    parts = [f"{name} ({part})" for name in ("cross", "self") for part in ("query", "key", "value", "output")]
+    assert table["layer"].tolist() == ["read", *parts, "out"]
+    unexplained = table.set_index("layer")["unexplained"].to_dict()
+    for name in ("cross", "self"):
+        before, after = projections(model, name)["query"], projections(small.model, name)["query"]
+        for one, other in zip(before.weights, after.weights, strict=True):
+            np.testing.assert_array_equal(one.numpy(), other.numpy())
+        assert unexplained[f"{name} (query)"] == 1
+        assert max(unexplained[f"{name} ({part})"] for part in ("key", "value", "output")) < 1
+
+
+def test_attention_that_nothing_has_happened_to_stays() -> None:
+    model, x = models.build("transformer_block"), examples(50)[:, :4]
+    small = dr.prune(model, dr.Selection.dropping(dr.elements(model), [0, 1]), (x, None))
+    assert small.merged is not None
+    assert not small.merged["layer"].str.contains("attention").any()
+    name = next(layer.name for layer in model.layers if isinstance(layer, layers.MultiHeadAttention))
+    for one, other in zip(model.get_layer(name).get_weights(), small.model.get_layer(name).get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_kernels_with_a_constraint_stay_as_deletion_leaves_them() -> None:
+    model, x = attending("plain", kernel_constraint="non_neg"), examples(50)
+    for projection in projections(model).values():
+        projection.kernel.assign(np.abs(projection.kernel.numpy()))
+    small = merged(model, [1], x).get_layer("attention")
+    whole = projections(model)["output"].kernel.numpy()
+    np.testing.assert_array_equal(AttentionRule().projections(small)["output"].layer.kernel.numpy(), whole[[0, 2, 3]])
+
+
+def test_a_layer_called_twice_learns_from_both_calls() -> None:
+    shared, inputs = layers.MultiHeadAttention(3, 2, name="attention"), keras.Input((5, 6))
+    x = shared(inputs, inputs)
+    model = randomized(keras.Model(inputs, layers.Dense(3, name="out")(layers.Flatten()(shared(x, x)))))
+    x = examples(300)
+    whole = run(model, x)
+    errors = [np.square(run(merged(model, [1], x, merge), x) - whole).mean() for merge in ("none", "least_squares")]
+    assert errors[1] < errors[0]
+    assert dr.prune(model, dr.Selection.dropping(dr.elements(model, "heads"), [1]), (x, None)).merged is not None
+
+
+def test_redundant_pairs_of_heads_are_partners() -> None:
+    """With the largest penalty a head that goes is predicted from its partner alone."""
+    model, x = attending("plain"), examples(300)
+    names = dr.elements(model, "heads").names
+    pairs = pd.DataFrame({"element": [names[1]], "other": [names[0]]})
+    kernels = []
+    for given in (None, pairs):
+        strategy = dr.LeastSquares(ridges=(1e6,), predictions=False, pairs=given)
+        kernels.append(projections(merged(model, [1], x, strategy))["output"].kernel.numpy())
+    whole = projections(model)["output"].kernel.numpy()[[0, 2, 3]]
+    np.testing.assert_allclose(kernels[0], whole, atol=1e-3)
+    np.testing.assert_allclose(kernels[1][1:], whole[1:], atol=1e-3)
+    assert np.abs(kernels[1][0] - whole[0]).max() > 0.05
