@@ -213,8 +213,9 @@ def test_attention_that_holds_a_quantized_or_adapted_projection_is_refused(chang
     x = layers.MultiHeadAttention(3, 2, name="attention")(x, x)
     model = keras.Model(inputs, layers.Dense(2, name="out")(layers.Flatten()(x)))
     change(model.get_layer("attention"))
-    for kind, verb in (("neurons", "be made anew from its config"), ("heads", "lose heads")):
-        selection = dr.Selection.dropping(dr.elements(model, kind), [1])
+    both = dr.elements(model), dr.elements(model, "heads")
+    for elements, verb in zip(both, ("be made anew from its config", "lose heads"), strict=True):
+        selection = dr.Selection.dropping(elements, [1])
         with pytest.raises(
             dr.ModelError, match=rf"layer 'attention' .MultiHeadAttention. cannot {verb}, because {reason}"
         ):

@@ -8,7 +8,8 @@ from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call, Shape
-from .base import Array, Cut, Heads, Kept, Projection, Rule, pin_all, register, unchanged
+from .base import Array, Cut, Kept, Rule, pin_all, register, unchanged
+from .inside import Heads, Projection
 
 
 def _positions(shape: Shape) -> float:

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from ..channels import Channels, Labels, Read, fixed
 from ..errors import ModelError, ParameterError
 from ..graph import Call, Shape
+from .inside import Heads, Projection
 
 Kept = npt.NDArray[np.bool_]
 """Shape (channels,): True for every entry of a tensor's trailing axis that stays."""
@@ -44,58 +45,6 @@ class Moments:
 
     mean: Array
     variance: Array
-
-
-@dataclass(frozen=True)
-class Heads:
-    """The attention heads of a layer.
-
-    Attributes
-    ----------
-    count : int
-    projection : keras.layers.Layer
-        Sublayer that reads the heads, along the last axis but one of its input.
-    params : int
-        Parameters of one head.
-    macs : callable
-        Multiply-adds an example of one head, from the input shapes of the call.
-    """
-
-    count: int
-    projection: Any
-    params: int
-    macs: Callable[[tuple[Shape, ...]], float]
-
-
-@dataclass(frozen=True)
-class Projection:
-    """A layer inside another one whose kernel mixes channels that reach it.
-
-    Attributes
-    ----------
-    layer : keras.layers.Layer
-    bound : int
-        So many of the last axes of its input, and of the first of its kernel, are mixed.
-    """
-
-    layer: Any
-    bound: int
-
-    @property
-    def n_channels(self) -> int:
-        """How many are mixed."""
-        return math.prod(self.layer.kernel.shape[: self.bound])
-
-    @property
-    def kernel(self) -> Array:
-        """The kernel as a matrix (channels, numbers)."""
-        return np.reshape(np.asarray(self.layer.kernel, np.float64), (self.n_channels, -1))
-
-    def learn(self, kernel: Array, shift: Array) -> None:
-        """Take another kernel, and a bias, if there is one, that is larger by `shift`."""
-        self.layer.kernel.assign(np.reshape(kernel, self.layer.kernel.shape))
-        if self.layer.bias is not None:
-            self.layer.bias.assign_add(np.reshape(shift, self.layer.bias.shape))
 
 
 class Rule:
