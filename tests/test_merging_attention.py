@@ -88,21 +88,28 @@ def test_merging_heads_comes_closer_to_the_whole_model(kind: str) -> None:
         assert errors["mean"] == errors["none"]
 
 
-def test_the_output_projection_is_the_regression() -> None:
-    """What merging finds is what NumPy finds from the heads that stay, up to the smallest penalty."""
-    model, x = attending("plain"), examples(300)
-    attention = model.get_layer("attention")
-    small = merged(model, [1, 2], x, dr.LeastSquares(ridges=(1e-9,), predictions=False)).get_layer("attention")
-    query, key, value = (np.asarray(projections(model)[part](x), np.float64) for part in ("query", "key", "value"))
+@pytest.mark.parametrize("calls", [1, 2])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_the_output_projection_is_the_regression(calls: int, use_bias: bool) -> None:
+    """What merging finds is what NumPy finds from the heads that stay, up to the smallest penalty; of all calls."""
+    inputs = [keras.Input((5, 6)) for _ in range(calls)]
+    attention = layers.MultiHeadAttention(4, 3, use_bias=use_bias, name="attention")
+    given = layers.Concatenate()([attention(each, each) for each in inputs] * 2)
+    model = randomized(keras.Model(inputs, layers.Dense(3, use_bias=False, name="out")(layers.Flatten()(given))))
+    x = [examples(300, seed=k) for k in range(calls)]
+    strategy = dr.LeastSquares(ridges=(1e-9,), predictions=False)
+    small = dr.prune(model, dr.Selection.dropping(dr.elements(model, "heads"), [1, 2]), (x, None), merge=strategy).model
+    rows = np.concatenate(x)
+    query, key, value = (np.asarray(projections(model)[part](rows), np.float64) for part in ("query", "key", "value"))
     scores = np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(3)
     weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
     heads = np.einsum("bhqk,bkhd->bqhd", weights, value)[:, :, [0, 3]].reshape(-1, 6)
-    expected = np.linalg.lstsq(
-        np.column_stack([heads, np.ones(len(heads))]), np.asarray(attention(x, x)).reshape(-1, 6), rcond=None
-    )[0]
-    kernel, bias = (weight.numpy() for weight in AttentionRule().projections(small)["output"].layer.weights)
-    np.testing.assert_allclose(kernel.reshape(6, 6), expected[:-1], rtol=2e-3, atol=1e-3)
-    np.testing.assert_allclose(bias, expected[-1], rtol=2e-3, atol=1e-3)
+    design = np.column_stack([heads, np.ones(len(heads))]) if use_bias else heads
+    expected = np.linalg.lstsq(design, np.asarray(attention(rows, rows)).reshape(-1, 6), rcond=None)[0]
+    kernel, *bias = projections(small)["output"].get_weights()
+    np.testing.assert_allclose(kernel.reshape(6, 6), expected[:6], rtol=2e-3, atol=1e-3)
+    for one, other in zip(bias, expected[6:], strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "without biases"])
@@ -160,17 +167,6 @@ def test_kernels_with_a_constraint_stay_as_deletion_leaves_them() -> None:
     small = merged(model, [1], x).get_layer("attention")
     whole = projections(model)["output"].kernel.numpy()
     np.testing.assert_array_equal(AttentionRule().projections(small)["output"].layer.kernel.numpy(), whole[[0, 2, 3]])
-
-
-def test_a_layer_called_twice_learns_from_both_calls() -> None:
-    shared, inputs = layers.MultiHeadAttention(3, 2, name="attention"), keras.Input((5, 6))
-    x = shared(inputs, inputs)
-    model = randomized(keras.Model(inputs, layers.Dense(3, name="out")(layers.Flatten()(shared(x, x)))))
-    x = examples(300)
-    whole = run(model, x)
-    errors = [np.square(run(merged(model, [1], x, merge), x) - whole).mean() for merge in ("none", "least_squares")]
-    assert errors[1] < errors[0]
-    assert dr.prune(model, dr.Selection.dropping(dr.elements(model, "heads"), [1]), (x, None)).merged is not None
 
 
 def test_redundant_pairs_of_heads_are_partners() -> None:
