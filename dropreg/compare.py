@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from .cost import cost_of, total_macs
 from .data import Data, check_data, read_once
 from .elements import Elements
 from .errors import ParameterError, RecordError, check_several, positive
+from .functions import function_fingerprint
 from .impact import ImpactTable
 from .outcomes import Accuracy, Loss, Task
 from .selection import check_fractions, select
@@ -56,8 +58,15 @@ class Scorer:
     draws: int = 1
 
     def __str__(self) -> str:
-        shown = ", ".join(f"{name}={value!r}" for name, value in self.settings.items())
+        shown = ", ".join(_shown(name, value) for name, value in self.settings.items())
         return f"{getattr(self.function, '__name__', self.function)}({shown})"
+
+
+def _shown(name: str, value: Any) -> str:
+    """A setting, the same in every process: functions in it by what they do, not by where they lie."""
+    shown = f"{name}={value!r}"
+    plain = re.sub(r" at 0x[0-9a-fA-F]+", "", shown)
+    return plain if plain == shown else f"{plain} {function_fingerprint(value)}"
 
 
 def default_scorers(rows: int = 1_000_000) -> dict[str, Scorer]:

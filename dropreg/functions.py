@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -12,8 +13,8 @@ _PLAIN = (str, bytes, int, float, complex, type(None), type(...))
 def function_fingerprint(function: Any) -> str:
     """Hash of a function's compiled code, its defaults, and the functions and plain values that it encloses.
 
-    Arrays and other objects that it encloses count by their type alone, what it reads by a global name by that name
-    alone. Another version of Python compiles the same source to another hash.
+    Of a dataclass, that of its fields. Arrays and other objects that it encloses count by their type alone, what it
+    reads by a global name by that name alone. Another version of Python compiles the same source to another hash.
     """
     return hashlib.sha256("\n".join(_parts(function, [])).encode()).hexdigest()[:16]
 
@@ -48,6 +49,8 @@ def _parts(value: Any, inside: list[Any]) -> Iterator[str]:
         call = vars(type(value)).get("__call__")
         if isinstance(call, FunctionType):
             yield from _parts(call, inside)
+        if is_dataclass(value) and not isinstance(value, type):
+            yield from _parts([getattr(value, part.name) for part in fields(value)], inside)
 
 
 def _content(cell: Any) -> Any:

@@ -9,6 +9,7 @@ import models
 import numpy as np
 import pandas as pd
 import pytest
+import tensorflow as tf
 from conftest import says
 from keras import layers
 
@@ -209,6 +210,18 @@ def test_another_comparison_is_not_mixed_in(
     (tmp_path / "comparison.json").write_text("{")
     with pytest.raises(dr.RecordError, match=says("expected the settings of a comparison")):
         compare(model, data, elements, out=tmp_path)
+
+
+def metric(power: int) -> dr.PerExample:
+    """Of one power each, a function anew each time."""
+    return dr.PerExample(lambda labels, outputs: tf.reduce_max(outputs, axis=1) ** power, "margin", True)
+
+
+def test_scorers_with_a_metric_are_known_in_other_processes() -> None:
+    shown = [str(dr.Scorer(dr.spread, {"outcome": metric(power), "rows": 50})) for power in (1, 1, 2)]
+    assert shown[0] == shown[1] != shown[2]
+    assert " at 0x" not in shown[0]
+    assert str(dr.Scorer(dr.spread, {"outcome": "loss", "rows": 50})) == "spread(outcome='loss', rows=50)"
 
 
 def test_bands_are_drawn(model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path) -> None:
