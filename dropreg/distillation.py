@@ -18,7 +18,13 @@ from .recovery import Recovery, recover
 from .surgery import Pruned
 
 DISTILLATION = Recovery(
-    epochs=40, learning_rate=(1e-2, 3e-3, 1e-3, 3e-4, 1e-4), patience=None, distill=1.0, mixup=0.5, temperature=2.0
+    epochs=40,
+    learning_rate=(3e-3, 1e-3, 3e-4, 1e-4),
+    bold_rate=1e-2,
+    patience=None,
+    distill=1.0,
+    mixup=0.5,
+    temperature=2.0,
 )
 """What ``recovery="distill"`` stands for."""
 

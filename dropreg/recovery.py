@@ -43,8 +43,11 @@ class Recovery:
         recover, and spoil one that has little; the smallest if none helps. Where not even the smallest helps, the
         noise of training can be too much: layers then act as in inference (BatchNormalization by its moving
         statistics, no Dropout).
+    bold_rate : float, optional
+        A rate above all of these. Where the largest of them can be borne, both are tried, and it is taken if its trial
+        ends lower: networks that have lost most can gain much by it.
     decay : {"cosine", "none"}
-        Whether it falls to 0 at the end of the last epoch, along half a period of a cosine [1]_, or stays.
+        Whether the rate falls to 0 at the end of the last epoch, along half a period of a cosine [1]_, or stays.
     batch_size : int
     patience : int, optional
         Epochs without a better held-out loss after which it stops; None runs them all. The best weights are kept
@@ -80,6 +83,7 @@ class Recovery:
 
     epochs: int = 10
     learning_rate: float | tuple[float, ...] = 1e-3
+    bold_rate: float | None = None
     decay: Decay = "cosine"
     batch_size: int = 64
     patience: int | None = 3
@@ -100,6 +104,11 @@ class Recovery:
                 raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
         if not self.rates or not all(0 < rate < np.inf for rate in self.rates):
             raise ParameterError(f"`learning_rate` must be positive and finite, received {self.learning_rate}.")
+        if self.bold_rate is not None and not max(self.rates) < self.bold_rate < np.inf:
+            raise ParameterError(
+                f"`bold_rate` must be above `learning_rate` and finite, received {self.bold_rate} with "
+                f"learning_rate={self.learning_rate}."
+            )
         if not 0 < self.temperature < np.inf:
             raise ParameterError(f"`temperature` must be positive and finite, received {self.temperature}.")
         if self.decay not in get_args(Decay):

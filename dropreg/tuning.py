@@ -176,17 +176,28 @@ class Trainer:
     def bearable(self) -> tuple[float, bool]:
         """Learning rate, and whether layers act as in training: what is borne.
 
-        The largest rate whose trial lowers the held-out loss, the smallest if none does; as in training unless the
-        smallest does not even help then. A single rate is not tried.
+        The largest rate whose trial lowers the held-out loss, the smallest if none does; in place of the largest of
+        all the bold one, if its trial ends lower. As in training unless the smallest does not even help then. A
+        single rate is not tried.
         """
-        *larger, smallest = sorted(self.settings.rates, reverse=True)
+        settings = self.settings
+        *larger, smallest = sorted(settings.rates, reverse=True)
         training = not larger or not self._noisy() or self._helps(smallest, training=True)
-        return next((rate for rate in larger if self._helps(rate, training=training)), smallest), training
+        rate = next((rate for rate in larger if self._helps(rate, training=training)), smallest)
+        if settings.bold_rate is not None and rate == max(settings.rates):
+            usual, bold = (self._tried(each, training=training) for each in (rate, settings.bold_rate))
+            rate = settings.bold_rate if bold[-1] < usual[-1] else rate
+        return rate, training
 
     def _helps(self, rate: float, *, training: bool) -> bool:
         """Whether a trial lowers the held-out loss."""
+        losses = self._tried(rate, training=training)
+        return losses[-1] < losses[0]
+
+    def _tried(self, rate: float, *, training: bool) -> list[float]:
+        """Held-out losses before a trial and after each of its epochs; the student is as before."""
         log = self.run(rate, self.settings.trial_epochs, training=training, patience=None, keep=False)
-        return log[-1]["held_out"] < log[0]["held_out"]
+        return [row["held_out"] for row in log]
 
     def _noisy(self) -> bool:
         """Whether some layer acts otherwise in training."""

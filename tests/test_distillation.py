@@ -14,6 +14,7 @@ import dropreg as dr
 from dropreg import annealer
 from dropreg.distillation import DISTILLATION
 from dropreg.logits import guess_task
+from dropreg.tuning import Trainer
 
 FAST: dict[str, Any] = {"epochs": 3, "batch_size": 16, "trial_epochs": 1}
 GRID = ("mlp", "mlp_activations", "cnn_bn", "two_inputs", "bidirectional", "tagger")
@@ -63,6 +64,32 @@ def test_of_several_rates_the_largest_that_helps_is_trained_with(name: str) -> N
     assert found.learning_rate == alone.learning_rate == 0.01
     assert_same(weights_of(found.model), weights_of(alone.model))
     assert found.history.equals(alone.history)
+
+
+@pytest.mark.parametrize(
+    ("bold", "ends", "expected"),
+    [
+        (0.05, {0.05: 0.1, 0.01: 0.2}, 0.05),
+        (0.05, {0.05: 0.3, 0.01: 0.2}, 0.01),
+        (0.05, {0.05: np.nan, 0.01: 0.2}, 0.01),
+    ]
+    + [(0.05, {0.05: 0.1, 0.01: 2.0, 0.001: 0.2}, 0.001), (None, {0.05: 0.1, 0.01: 0.2}, 0.01)],
+)
+def test_a_bold_rate_is_taken_where_its_trial_ends_lower_than_that_of_the_largest(
+    bold: float | None, ends: dict[float, float], expected: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only where the largest helps."""
+    model = models.build("mlp")
+    x, _ = models.data_for(model, 40)
+    recovery = dr.Recovery(learning_rate=(0.01, 0.001), bold_rate=bold, distill=1.0, **FAST)
+    monkeypatch.setattr(Trainer, "_tried", lambda self, rate, training: [1.0, ends[rate]])
+    assert dr.recover(model, (x, None), teacher=model, recovery=recovery).learning_rate == expected
+
+
+@pytest.mark.parametrize("bold", [0.01, 0.001, np.inf, np.nan])
+def test_bold_rates_that_are_none_are_refused(bold: float) -> None:
+    with pytest.raises(dr.ParameterError, match=r"`bold_rate` must be above `learning_rate` and finite, received"):
+        dr.Recovery(learning_rate=(0.01, 0.001), bold_rate=bold)
 
 
 def test_where_the_noise_of_training_is_too_much_layers_act_as_in_inference() -> None:
