@@ -11,7 +11,7 @@ smaller already, so a layer also makes up for errors before it; up to 1 GiB of w
 meanwhile. A recurrent layer also reads its own states, by another kernel: x are then the states of the whole network
 and x' those that stay, so that errors are not fed back while it is fitted (a GRU with ``reset_after=False``, which
 multiplies states before it mixes them, is left as deletion leaves it). An attention layer reads what reaches its
-query, key and value projections, and its heads by the output projection: these four are fitted one after the other,
+query, key and value projections (and its gate), and its heads by the output projection: all are fitted in turn,
 where heads go as well as where what the layer reads has changed. Neuron merging [1]_ mixes by the similarity of
 incoming weights instead; reconstructing what the next layer reads is ThiNet's view [2]_.
 
@@ -65,7 +65,7 @@ def merge_into(
     Returns
     -------
     DataFrame
-        One row a layer that was merged into, in order: layer, ridge (the largest over its groups), unexplained
+        One row a layer that was merged into, or a projection inside it, in order: layer, ridge (the largest over its groups), unexplained
         (squared error of what it reads, on held-out examples, as a fraction of that of deletion with the mean
         made up for).
 
