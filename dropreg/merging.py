@@ -65,9 +65,9 @@ def merge_into(
     Returns
     -------
     DataFrame
-        One row a layer that was merged into, or a projection inside it, in order: layer, ridge (the largest over its groups), unexplained
-        (squared error of what it reads, on held-out examples, as a fraction of that of deletion with the mean
-        made up for).
+        One row a layer that was merged into, or a projection inside it, in order: layer, ridge (the largest over its
+        groups), unexplained (squared error of what it reads, on held-out examples, as a fraction of that of deletion
+        with the mean made up for).
 
     Raises
     ------
