@@ -1,6 +1,7 @@
 """From a record to impacts, and from a model to impacts in one call."""
 
 from concurrent.futures import Executor
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -107,6 +108,8 @@ def regress(
     in_pairs = _in_pairs(record, estimator, paired)
     rows = regression.observations(record, paired=in_pairs)
     fit = _fit(record, rows, column, outcome, estimator, covariance, penalty)
+    if in_pairs:  # what is left where nothing is dropped cancels in differences
+        fit = replace(fit, intercept=_intercept(regression.observations(record), column, fit.coefficients))
     sign = -1.0 if settings.greater_is_better[column] else 1.0
     details: dict[str, Any] = {"design": _design_text(settings.design), "errors": fit.errors}
     details |= {name: value for name, value in fit.details.items() if name != "covariance"}
@@ -126,7 +129,7 @@ def regress(
         df=fit.df,
         details=details,
         fidelity=None if unseen is None else score(unseen, column, fit.coefficients, fit.intercept),
-        interactions=_interactions(record, column, fit, sign, in_pairs) if interactions else None,
+        interactions=_interactions(record, column, fit, sign) if interactions else None,
         stop=record.stop,
     )
 
@@ -237,7 +240,13 @@ def _check_independent(record: Record, what: str) -> None:
         )
 
 
-def _interactions(record: Record, column: int, fit: Fit, sign: float, in_pairs: bool) -> Any:
+def _intercept(rows: Rows, column: int, coefficients: regression.Array) -> float:
+    """Predicted change with nothing dropped: the mean of what the coefficients leave."""
+    left = np.concatenate([regression.residuals(block, column, coefficients, 0.0) for block in rows.blocks()])
+    return float(left.mean())
+
+
+def _interactions(record: Record, column: int, fit: Fit, sign: float) -> Any:
     if record.settings.n_elements > MOST_DENSE:
         raise ParameterError(
             f"`interactions` must have at most {MOST_DENSE:,} elements, received {record.settings.n_elements:,}: "
@@ -245,9 +254,6 @@ def _interactions(record: Record, column: int, fit: Fit, sign: float, in_pairs: 
         )
     _check_independent(record, "`interactions`")
     rows = regression.observations(record)
-    if in_pairs:  # the intercept of differences is not that of single masks
-        plain = regression.compress(rows)
-        fit = Fit(fit.coefficients, fit.std_errors, fit.errors, plain.intercept(column, fit.coefficients), {})
     names = tuple(record.elements["element"])
     return pairwise(rows, column, fit, _rates(record), names, sign)
 

@@ -217,7 +217,7 @@ def moments(rows: Rows, *, fold: int | None = None, n_folds: int = 1) -> Moments
     ----------
     rows : Rows
     fold, n_folds : int
-        Take only each block's observations number fold, fold + n_folds and so on.
+        Take only the observations number fold, fold + n_folds and so on.
 
     Raises
     ------
@@ -225,8 +225,10 @@ def moments(rows: Rows, *, fold: int | None = None, n_folds: int = 1) -> Moments
         If there are no observations, or an outcome is not finite.
     """
     total: list[Any] = []
+    seen = 0
     for block in rows.blocks():
-        x, y = block.x[fold::n_folds], block.y[fold::n_folds]
+        taken = slice(None if fold is None else (fold - seen) % n_folds, None, n_folds)
+        x, y, seen = block.x[taken], block.y[taken], seen + len(block.x)
         if not np.isfinite(y).all():
             raise RecordError(f"outcomes must be finite, received NaN or infinity in {(~np.isfinite(y)).sum()} rows.")
         # products of -1, 0 and 1 are counts: exact in float32 up to 2**24 rows a block

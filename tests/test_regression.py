@@ -1,6 +1,6 @@
 """The regression on the compressed design against statsmodels and scikit-learn on all rows."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,7 @@ from sklearn.linear_model import (
 from dropreg.assisted import assisted
 from dropreg.chunks import GradientSums
 from dropreg.impact import impact_table
-from dropreg.regression import Block, CovarianceType, Rows, check_identified, compress, gram, marginal, ols
+from dropreg.regression import Block, CovarianceType, Fit, Rows, check_identified, compress, gram, marginal, ols
 from dropreg.shrinkage import best_penalty, from_estimator, lasso, ridge
 
 TOLERANCE = 1e-6  # the meat is summed in float32 within a chunk
@@ -240,6 +240,15 @@ def test_cross_validation_leaves_rows_out(kind: object) -> None:
 
     scale = 100.0 if kind is ridge else 1.0
     assert error("cv") < 1.05 * min(error(scale * penalty) for penalty in (1e-4, 1e-3, 1e-2, 0.1, 1.0))
+
+
+@pytest.mark.parametrize("kind", [ridge, lasso])
+@pytest.mark.parametrize("size", [1, 7, 200])
+def test_folds_do_not_depend_on_chunks(kind: Callable[..., Fit], size: int) -> None:
+    data = simulate(200, 12, seed=8)
+    chunks, whole = (chunked(data, n) for n in (size, 50))
+    found, expected = (kind(compress(rows), rows, 0, "cv") for rows in (chunks, whole))
+    np.testing.assert_allclose(found.coefficients, expected.coefficients, rtol=1e-6, atol=1e-9)
 
 
 def test_marginal_regression_agrees_with_the_covariances_written_out() -> None:

@@ -14,6 +14,7 @@ from sklearn.linear_model import Ridge
 
 import dropreg as dr
 from dropreg.designs import examples_of_rows
+from dropreg.fidelity import score
 from dropreg.masking import MaskedNetwork
 from dropreg.regression import compress, observations, ols
 from dropreg.runner import share_of_noise
@@ -104,6 +105,17 @@ def test_pairs_share_their_examples_and_are_regressed_as_differences() -> None:
     assert (np.abs(differences.impact - single.impact) < 4.5 * errors).all()
     examples = next(record.chunks()).examples
     np.testing.assert_array_equal(examples[::2], examples[1::2])
+
+
+def test_fidelity_of_differences_is_judged_from_the_mean_of_single_masks() -> None:
+    """What nothing dropped changes cancels within pairs, and must not be lost."""
+    record = dr.sample(*small(), rows=2_000, design=dr.Paired(0.25), outcomes="loss", progress=False)
+    found = dr.regress(record, outcome="loss", paired=True)
+    assert found.fidelity is not None
+    assert record.fidelity_masks is not None
+    left = [block.y[:, 0] - block.x @ found.impact for block in observations(record).blocks()]
+    expected = score(record.fidelity_masks, 0, found.impact, float(np.concatenate(left).mean()))
+    np.testing.assert_allclose(found.fidelity["r2"], expected["r2"], rtol=1e-5)
 
 
 @pytest.mark.parametrize("outcome", ["loss", "margin", "accuracy"])
