@@ -44,8 +44,8 @@ class Recovery:
         noise of training can be too much: layers then act as in inference (BatchNormalization by its moving
         statistics, no Dropout).
     bold_rate : float, optional
-        A rate above all of these. Where the largest of them can be borne, both are tried, and it is taken if its trial
-        ends lower: networks that have lost most can gain much by it.
+        A rate above all of these. Where the largest of them can be borne, both are tried for twice `trial_epochs`, and
+        it is taken if its trial ends lower: networks that have lost most can gain much by it.
     decay : {"cosine", "none"}
         Whether the rate falls to 0 at the end of the last epoch, along half a period of a cosine [1]_, or stays.
     batch_size : int

@@ -177,26 +177,27 @@ class Trainer:
         """Learning rate, and whether layers act as in training: what is borne.
 
         The largest rate whose trial lowers the held-out loss, the smallest if none does; in place of the largest of
-        all the bold one, if its trial ends lower. As in training unless the smallest does not even help then. A
-        single rate is not tried.
+        all the bold one, if its trial of twice the epochs ends lower. As in training unless the smallest does not even
+        help then. A single rate is not tried.
         """
         settings = self.settings
         *larger, smallest = sorted(settings.rates, reverse=True)
         training = not larger or not self._noisy() or self._helps(smallest, training=True)
         rate = next((rate for rate in larger if self._helps(rate, training=training)), smallest)
         if settings.bold_rate is not None and rate == max(settings.rates):
-            usual, bold = (self._tried(each, training=training) for each in (rate, settings.bold_rate))
+            epochs = 2 * settings.trial_epochs  # the first may do harm that later ones make up for
+            usual, bold = (self._tried(each, epochs, training=training) for each in (rate, settings.bold_rate))
             rate = settings.bold_rate if bold[-1] < usual[-1] else rate
         return rate, training
 
     def _helps(self, rate: float, *, training: bool) -> bool:
         """Whether a trial lowers the held-out loss."""
-        losses = self._tried(rate, training=training)
+        losses = self._tried(rate, self.settings.trial_epochs, training=training)
         return losses[-1] < losses[0]
 
-    def _tried(self, rate: float, *, training: bool) -> list[float]:
+    def _tried(self, rate: float, epochs: int, *, training: bool) -> list[float]:
         """Held-out losses before a trial and after each of its epochs; the student is as before."""
-        log = self.run(rate, self.settings.trial_epochs, training=training, patience=None, keep=False)
+        log = self.run(rate, epochs, training=training, patience=None, keep=False)
         return [row["held_out"] for row in log]
 
     def _noisy(self) -> bool:

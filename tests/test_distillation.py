@@ -82,8 +82,17 @@ def test_a_bold_rate_is_taken_where_its_trial_ends_lower_than_that_of_the_larges
     model = models.build("mlp")
     x, _ = models.data_for(model, 40)
     recovery = dr.Recovery(learning_rate=(0.01, 0.001), bold_rate=bold, distill=1.0, **FAST)
-    monkeypatch.setattr(Trainer, "_tried", lambda self, rate, training: [1.0, ends[rate]])
+    tried = []
+
+    def run(self: Trainer, rate: float, epochs: int, *, keep: bool = True, **_: Any) -> list[dict[str, Any]]:
+        tried.append((rate, epochs, keep))
+        return [{"epoch": epoch, "loss": 0.0, "held_out": held_out} for epoch, held_out in enumerate((1.0, ends[rate]))]
+
+    monkeypatch.setattr(Trainer, "run", run)
     assert dr.recover(model, (x, None), teacher=model, recovery=recovery).learning_rate == expected
+    in_question = bold is not None and ends[0.01] < 1
+    assert tried[-3:-1] == [(0.01, 2, False), (0.05, 2, False)] if in_question else (0.05, 2, False) not in tried
+    assert tried[-1] == (expected, 3, True)
 
 
 @pytest.mark.parametrize("bold", [0.01, 0.001, np.inf, np.nan])
