@@ -38,7 +38,7 @@ from .compare import Scorer, compare, default_scorers
 from .designs import Balanced, Bernoulli, Design, FixedSize, Paired
 from .elements import Elements, elements
 from .errors import DataError, DropregError, ModelError, ParameterError, RecordError, TargetError
-from .estimate import estimate, regress, to_statsmodels
+from .estimate import estimate
 from .fidelity import Fidelity
 from .groups import Block
 from .impact import ImpactTable
@@ -48,6 +48,7 @@ from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, P
 from .path import SelectionPath
 from .plotting import plot_comparison
 from .record import Record, load_record
+from .regress import regress, to_statsmodels
 from .sampler import sample
 from .selection import Selection, select
 from .stopping import Precision, Separated, StableOrder, StopRule

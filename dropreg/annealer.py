@@ -16,8 +16,9 @@ from .data import Data, Examples, check_data, read_once
 from .elements import Elements
 from .errors import DataError, ModelError, ParameterError, positive
 from .impact import ImpactTable
-from .outcomes import Outcome, RetainedAccuracy, Task
+from .outcomes import Outcome, RetainedAccuracy
 from .path import SelectionPath
+from .prediction import Task
 from .rounds import Array, Round
 from .selection import Floor, Selection, select
 from .steps import Units, begin

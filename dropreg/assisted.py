@@ -1,6 +1,6 @@
 """Regression that shrinks towards the gradients at the dropout states, and those gradients alone.
 
-All work on the compressed design, or on the marginal regression of very many elements; see `dropreg.regression`.
+All work on the compressed design, or on the marginal regression of very many elements; see `dropreg.compression`.
 """
 
 from dataclasses import dataclass
@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .compression import Array, CompressedDesign, one_blas_thread
 from .errors import ParameterError
-from .regression import Array, CompressedDesign, Fit, one_blas_thread
+from .regression import Fit
 from .shrinkage import spectrum
 
 if TYPE_CHECKING:

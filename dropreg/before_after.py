@@ -9,7 +9,8 @@ import pandas as pd
 
 from .data import Data, Examples, check_data
 from .logits import are_logits
-from .outcomes import Outcome, PerMask, Prediction, Task, check_outcomes, resolve_all
+from .outcomes import Outcome, PerMask, check_outcomes, resolve_all
+from .prediction import Prediction, Task
 
 if TYPE_CHECKING:
     import keras

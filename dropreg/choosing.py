@@ -31,8 +31,9 @@ from .data import Data, read_once
 from .elements import Elements
 from .errors import ParameterError, check_between, check_several, positive
 from .impact import ImpactTable
-from .outcomes import Outcome, Task
+from .outcomes import Outcome
 from .path import SelectionPath
+from .prediction import Task
 from .search import Build, Make, down_to, normal_scores, within
 from .selection import Floor, Selection, check_fractions
 from .surgery import Pruned, check_can_cut, cut

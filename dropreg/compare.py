@@ -23,7 +23,8 @@ from .elements import Elements
 from .errors import ParameterError, RecordError, check_several, positive
 from .functions import function_fingerprint
 from .impact import ImpactTable
-from .outcomes import Accuracy, Loss, Task
+from .outcomes import Accuracy, Loss
+from .prediction import Task
 from .selection import check_fractions, select
 
 if TYPE_CHECKING:

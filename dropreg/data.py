@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .errors import DataError, ParameterError, concatenate_names
 from .inputs import as_list, blocks, check_ids, checked_input, fits, written
-from .outcomes import TASKS, Task
+from .prediction import TASKS, Task
 from .streams import stream
 
 if TYPE_CHECKING:

@@ -7,8 +7,9 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
+from .compression import Array, Rows, one_blas_thread
 from .errors import ParameterError
-from .regression import Array, Fit, Rows, one_blas_thread, residuals
+from .regression import Fit, residuals
 
 
 @dataclass(frozen=True)

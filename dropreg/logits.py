@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .outcomes import Task
+from .prediction import Task
 
 if TYPE_CHECKING:
     import keras

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from .regression import one_blas_thread
+from .compression import one_blas_thread
 
 Array = npt.NDArray[np.float64]
 

@@ -4,73 +4,16 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 from .errors import DataError, ParameterError
+from .prediction import Prediction, Task
 
 if TYPE_CHECKING:
     import numpy as np
     import tensorflow as tf
 
-Task = Literal["classes", "binary", "multilabel", "regression"]
-TASKS = ("classes", "binary", "multilabel", "regression")
-
-_SMALLEST_PROBABILITY = 1e-7
 _BANDWIDTH = 0.2
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """Outputs of the network for some rows, and what they mean.
-
-    Attributes
-    ----------
-    outputs : Tensor of float32, shape (rows, ..., n_outputs)
-        As the network gives them. Axes between are positions, such as pixels or tokens, each with a decision of its
-        own; a row counts with the mean over them.
-    task : str
-        "classes" (one class of several), "binary", "multilabel" or "regression".
-    from_logits : bool
-        Whether the outputs of a classifier are logits (else probabilities).
-    """
-
-    outputs: "tf.Tensor"
-    task: Task
-    from_logits: bool
-
-    def log_probabilities(self) -> "tf.Tensor":
-        """Log-probabilities (rows, ..., classes), in nats."""
-        import tensorflow as tf
-
-        if self.from_logits:
-            return tf.nn.log_softmax(self.outputs)
-        return tf.math.log(tf.clip_by_value(self.outputs, _SMALLEST_PROBABILITY, 1.0))
-
-    def logits(self) -> "tf.Tensor":
-        """Log-odds of each label (rows, ..., labels), for binary and multi-label tasks."""
-        import tensorflow as tf
-
-        if self.from_logits:
-            return self.outputs
-        p = tf.clip_by_value(self.outputs, _SMALLEST_PROBABILITY, 1.0 - _SMALLEST_PROBABILITY)
-        return tf.math.log(p) - tf.math.log1p(-p)
-
-
-def in_float32(outputs: "tf.Tensor") -> "tf.Tensor":
-    """Outputs in float32; what float16 cannot hold of their gradients, such as 1 / p of a small p, is cut off."""
-    import tensorflow as tf
-
-    if outputs.dtype != tf.float16:
-        return tf.cast(outputs, tf.float32)
-
-    @tf.custom_gradient
-    def widened(narrow: "tf.Tensor") -> Any:
-        def back(gradient: "tf.Tensor") -> "tf.Tensor":
-            return tf.cast(tf.clip_by_value(gradient, tf.float16.min, tf.float16.max), tf.float16)
-
-        return tf.cast(narrow, tf.float32), back
-
-    return widened(outputs)
 
 
 class Outcome(ABC):

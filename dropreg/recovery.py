@@ -22,7 +22,7 @@ from .copying import copy_model
 from .data import Data, Examples, check_apart, check_data
 from .errors import DataError, ModelError, ParameterError, check_between
 from .graph import trace_graph
-from .outcomes import Task
+from .prediction import Task
 from .tuning import Objective, Part, Trainer
 from .zeros import hold_zeros
 

@@ -9,7 +9,8 @@ from .annealing import differences, draw_masks, draw_signs, expanded, slopes, tr
 from .baselines.probe import Probe
 from .designs import BoolMasks, examples_of_rows
 from .errors import ModelError
-from .outcomes import Divergence, Prediction
+from .outcomes import Divergence
+from .prediction import Prediction
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -19,7 +19,8 @@ from .errors import ModelError, ParameterError, positive
 from .fidelity import Fidelity
 from .functions import function_fingerprint
 from .logits import are_logits
-from .outcomes import Outcome, PerExample, PerMask, Prediction, in_float32
+from .outcomes import Outcome, PerExample, PerMask
+from .prediction import Prediction, in_float32
 
 if TYPE_CHECKING:
     import keras

@@ -1,6 +1,6 @@
 """Penalized regression: ridge, lasso, linear estimators of scikit-learn.
 
-All work on the compressed design; see `dropreg.regression`.
+All work on the compressed design; see `dropreg.compression`.
 """
 
 from typing import Any, Literal
@@ -8,8 +8,9 @@ from typing import Any, Literal
 import numpy as np
 from scipy import linalg, optimize
 
+from .compression import Array, CompressedDesign, Rows, moments, one_blas_thread
 from .errors import ParameterError, UnidentifiedError
-from .regression import Array, CompressedDesign, Fit, Rows, moments, one_blas_thread
+from .regression import Fit
 
 Penalty = float | Literal["evidence", "cv"]
 N_FOLDS = 5
@@ -120,7 +121,7 @@ def _cross_validate(rows: Rows, outcome: int, penalties: Array, path: Any) -> fl
         )
     errors = np.zeros(len(penalties))
     for fold in range(N_FOLDS):
-        held_out = moments(rows, fold=fold, n_folds=N_FOLDS)
+        held_out = moments(rows.every(N_FOLDS, fold))
         design = (total - held_out).compress()
         left = held_out.compress()
         x, y = left.pseudo_rows(outcome)

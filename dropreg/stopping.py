@@ -38,7 +38,7 @@ class StopRule(ABC):
 
     def check(self, record: "Record") -> str | None:
         """The reason to stop after the rows of `record`, with the effect on the error bars, or None."""
-        from .estimate import regress
+        from .regress import regress
 
         try:
             table = regress(record, outcome=self.outcome, estimator="ols")
@@ -86,13 +86,14 @@ class StableOrder(StopRule):
         check_between("reliability", self.reliability)
 
     def reached(self, table: "ImpactTable", record: "Record") -> str | None:
-        from .regression import compress, observations, ols
+        from .compression import compress, observations
+        from .regression import ols
 
         rows = observations(record, paired=record.settings.masks_per_group == 2)
         column = record.settings.outcomes.index(self.outcome)
         halves = []
-        for half in (0, 1):
-            part = rows.every_second(half)
+        for first in (0, 1):
+            part = rows.every(2, first)
             design = compress(part)
             if not design.is_full_rank:
                 return None

@@ -20,8 +20,9 @@ from .latency import measure_latency
 from .layers.base import rule_for
 from .merges import Merge, resolve_merge
 from .merging import merge_into
-from .outcomes import Outcome, Task
+from .outcomes import Outcome
 from .plan import columns_of_labels, keep_by_slot, make_plan
+from .prediction import Task
 from .rebuild import rebuild
 from .recovery import Recovered
 from .selection import Floor, Selection, largest_fraction

@@ -16,7 +16,8 @@ from .data import Examples, check_data
 from .errors import ModelError
 from .logits import are_logits, guess_task
 from .mixup import continuous, mixed
-from .outcomes import Divergence, Loss, Prediction, Task, in_float32
+from .outcomes import Divergence, Loss
+from .prediction import Prediction, Task, in_float32
 
 if TYPE_CHECKING:
     from .recovery import Recovery

@@ -22,7 +22,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 import dropreg as dr
-from dropreg import assisted, regression, shrinkage
+from dropreg import assisted, compression, regression, shrinkage
 from dropreg.masking import MaskedNetwork
 
 RATE = 0.3
@@ -78,8 +78,8 @@ def true_impacts(model: keras.Model, data: tuple[np.ndarray, np.ndarray]) -> dic
 
 def fits(record: dr.Record, column: int, outcome: str) -> Iterator[tuple[str, regression.Fit]]:
     """Every estimator that claims standard errors, on one chunk."""
-    rows = regression.observations(record)
-    design = regression.compress(rows)
+    rows = compression.observations(record)
+    design = compression.compress(rows)
     yield "OLS, HC1", regression.ols(design, rows, column, "HC1")
     yield "marginal", regression.marginal(rows, column, np.full(design.n_elements, RATE))
     yield "ridge, posterior", shrinkage.ridge(design, rows, column, "evidence")
@@ -112,8 +112,8 @@ def within_data(case: str, replications: int, seed: int) -> list[dict[str, Any]]
             for k in range(replications):
                 one = record.only(k)
                 if isinstance(design, dr.Paired):
-                    pairs = regression.observations(one, paired=True)
-                    found_here = [("OLS, HC1, pairs", regression.ols(regression.compress(pairs), pairs, 0, "HC1"))]
+                    pairs = compression.observations(one, paired=True)
+                    found_here = [("OLS, HC1, pairs", regression.ols(compression.compress(pairs), pairs, 0, "HC1"))]
                 else:
                     found_here = list(fits(one, 0, outcome))
                 sign = -1.0 if outcome == "accuracy" else 1.0
@@ -141,9 +141,9 @@ def over_population(case: str, replications: int, seed: int) -> list[dict[str, A
         at = chosen[clusters]
         masks = design.draw(seed, k, rows, n_elements)
         effects = outcomes(np.asarray(masked([x[at]], masks))[:, 0], y[at]) - outcomes(whole[at], y[at])
-        block = regression.Block((~masks).astype(np.float32), effects, clusters)
-        again = regression.Rows(lambda block=block: iter([block]))
-        compressed = regression.compress(again)
+        block = compression.Block((~masks).astype(np.float32), effects, clusters)
+        again = compression.Rows(lambda block=block: iter([block]))
+        compressed = compression.compress(again)
         for column, outcome in enumerate(("loss", "accuracy")):
             for kind in ("cluster", "HC1"):
                 fit = regression.ols(compressed, again, column, kind)

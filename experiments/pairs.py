@@ -89,7 +89,7 @@ def true_ranks(
     import tensorflow as tf
 
     from dropreg.masking import MaskedNetwork
-    from dropreg.outcomes import Prediction
+    from dropreg.prediction import Prediction
 
     n = len(elements)
     if n > MOST_ENUMERATED:

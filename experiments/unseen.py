@@ -43,7 +43,7 @@ from sklearn.linear_model import LassoCV, RidgeCV
 import dropreg as dr
 from dropreg.chunks import FidelityMasks
 from dropreg.fidelity import score
-from dropreg.outcomes import Prediction
+from dropreg.prediction import Prediction
 
 if TYPE_CHECKING:
     import tensorflow as tf

@@ -33,7 +33,8 @@ from keras import layers
 import dropreg as dr
 from dropreg.data import check_data
 from dropreg.masking import MaskedNetwork
-from dropreg.outcomes import Loss, Prediction
+from dropreg.outcomes import Loss
+from dropreg.prediction import Prediction
 
 RATE = 0.3
 WIDTHS = {10_000: 98, 100_000: 314, 1_000_000: 998, 10_000_000: 3_160}

@@ -311,7 +311,7 @@ def test_gradients_under_one_mask_are_those_of_its_mean_outcome() -> None:
 
 def test_large_and_small_estimators_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """The known covariance of masks in place of the measured one changes little with many rows."""
-    estimate = importlib.import_module("dropreg.estimate")
+    regress = importlib.import_module("dropreg.regress")
     model = models.build("mlp")
     record = dr.sample(
         *(model, models.data_for(model, 50), dr.elements(model)),
@@ -321,7 +321,7 @@ def test_large_and_small_estimators_agree(monkeypatch: pytest.MonkeyPatch) -> No
         progress=False,
     )
     small = dr.regress(record, outcome="loss")
-    monkeypatch.setattr(estimate, "MOST_DENSE", 5)
+    monkeypatch.setattr(regress, "MOST_DENSE", 5)
     large = dr.regress(record, outcome="loss")
     assert (np.abs(small.impact - large.impact) < 4 * np.hypot(small.std_error, large.std_error)).all()
     assert dr.regress(record, outcome="loss", estimator="marginal").method == "marginal regression"

@@ -16,7 +16,8 @@ from dropreg.graph import trace_graph
 from dropreg.last_layer import LastLayer
 from dropreg.masking import MaskedNetwork
 from dropreg.merged import MergedNetwork
-from dropreg.outcomes import Divergence, Prediction, Task
+from dropreg.outcomes import Divergence
+from dropreg.prediction import Prediction, Task
 
 MODES: list[dict[str, Any]] = [{}, {"gradients": False}]
 

@@ -11,7 +11,7 @@ from keras import layers
 
 import dropreg as dr
 from dropreg.logits import are_logits
-from dropreg.outcomes import in_float32
+from dropreg.prediction import in_float32
 
 N_CLASSES = 3
 

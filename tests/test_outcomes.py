@@ -16,7 +16,7 @@ from test_statistics import small
 import dropreg as dr
 from dropreg.data import check_data
 from dropreg.masking import MaskedNetwork
-from dropreg.outcomes import Prediction
+from dropreg.prediction import Prediction
 
 
 def head(units: int, activation: str | None) -> keras.Model:

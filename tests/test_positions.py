@@ -13,7 +13,8 @@ from keras import layers
 
 import dropreg as dr
 from dropreg.data import check_data
-from dropreg.outcomes import Outcome, Prediction
+from dropreg.outcomes import Outcome
+from dropreg.prediction import Prediction
 
 TASKS = {"classes": 3, "binary": 1, "multilabel": 2, "regression": 2}
 OUTCOMES = [dr.Accuracy(), dr.RetainedAccuracy(), dr.Loss(), dr.Margin(), dr.Divergence()]

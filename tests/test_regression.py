@@ -28,8 +28,9 @@ from sklearn.linear_model import (
 
 from dropreg.assisted import assisted
 from dropreg.chunks import GradientSums
+from dropreg.compression import Block, Rows, compress, gram
 from dropreg.impact import impact_table
-from dropreg.regression import Block, CovarianceType, Fit, Rows, check_identified, compress, gram, marginal, ols
+from dropreg.regression import CovarianceType, Fit, check_identified, marginal, ols
 from dropreg.shrinkage import best_penalty, from_estimator, lasso, ridge
 
 TOLERANCE = 1e-6  # the meat is summed in float32 within a chunk

@@ -18,7 +18,7 @@ from dropreg.annealing import differences, draw_signs, expanded
 from dropreg.baselines.probe import Probe
 from dropreg.baselines.question import ask
 from dropreg.merged import MergedNetwork
-from dropreg.outcomes import Prediction
+from dropreg.prediction import Prediction
 from dropreg.rounds import Round
 
 

@@ -8,7 +8,7 @@ from ..data import Data
 from ..elements import Elements
 from ..errors import ParameterError
 from ..impact import ImpactTable, impact_table
-from ..outcomes import Task
+from ..prediction import Task
 from .question import affordable, ask
 from .units import activations, by_element, check_units
 

@@ -17,7 +17,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError, ParameterError
-from ..outcomes import PerExample, Prediction
+from ..outcomes import PerExample
+from ..prediction import Prediction
 from .probe import Probe
 from .question import Array
 

@@ -13,7 +13,8 @@ from ..designs import examples_of_rows
 from ..elements import Elements
 from ..errors import ModelError, ParameterError
 from ..impact import ImpactTable, impact_table
-from ..outcomes import Outcome, Task
+from ..outcomes import Outcome
+from ..prediction import Task
 from .derivatives import check_finite
 from .probe import Probe
 from .question import Array, affordable, ask

@@ -10,7 +10,8 @@ from ..data import Data
 from ..elements import Elements
 from ..errors import ParameterError
 from ..impact import ImpactTable, impact_table
-from ..outcomes import Outcome, Task
+from ..outcomes import Outcome
+from ..prediction import Task
 from .leave_one_out import change_of_each, measured
 from .probe import Probe
 from .question import Array, affordable, ask

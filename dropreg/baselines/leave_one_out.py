@@ -9,7 +9,8 @@ import numpy.typing as npt
 from ..data import Data
 from ..elements import Elements, take
 from ..impact import ImpactTable, impact_table
-from ..outcomes import Outcome, Task
+from ..outcomes import Outcome
+from ..prediction import Task
 from .derivatives import Running
 from .probe import Probe
 from .question import Array, Question, affordable, ask

@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from ..errors import ModelError
 from ..logits import are_logits
-from ..outcomes import Prediction, in_float32
+from ..prediction import Prediction, in_float32
 from .question import Array, Question
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from ..designs import examples_of_rows
 from ..elements import Elements
 from ..errors import ParameterError
 from ..impact import ImpactTable
-from ..outcomes import Outcome, PerMask, Task, check_outcomes, resolve
+from ..outcomes import Outcome, PerMask, check_outcomes, resolve
+from ..prediction import Task
 
 if TYPE_CHECKING:
     import keras

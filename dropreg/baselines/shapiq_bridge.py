@@ -11,7 +11,8 @@ from ..data import Data
 from ..elements import Elements
 from ..errors import ParameterError
 from ..impact import ImpactTable, impact_table
-from ..outcomes import Outcome, Task
+from ..outcomes import Outcome
+from ..prediction import Task
 from .probe import Probe
 from .question import Array, affordable, ask
 

@@ -7,7 +7,8 @@ import numpy.typing as npt
 from ..data import Data
 from ..elements import Elements
 from ..impact import ImpactTable
-from ..outcomes import Outcome, Task
+from ..outcomes import Outcome
+from ..prediction import Task
 from .derivatives import Curvature
 from .taylor import taylor
 

@@ -8,7 +8,7 @@ from ..data import Data
 from ..elements import Elements
 from ..errors import ModelError
 from ..impact import ImpactTable, impact_table
-from ..outcomes import Task
+from ..prediction import Task
 from .question import Array, Question, affordable, ask
 from .units import activations, are_weights, by_element, check_units, input_squares, readers, weight_squares
 
