@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy import optimize, stats
 
 from .before_after import changes
 from .data import Data, Examples, as_data, check_apart, check_data
@@ -69,8 +69,8 @@ class AccuracyLimit:
     """Remove as much as can go at a bearable loss of accuracy, shown on held-out examples.
 
     The loss is that of the smaller model against the whole one on the same examples. Its one-sided upper confidence
-    limit counts, not its estimate: mean + t * standard error of the differences, or ``-log(1 - level) / n`` where none
-    of the n examples differs.
+    limit counts, not its estimate: the score limit of Tango [1]_ from how many become wrong and how many right, which
+    keeps its level also where few differ, and the exact one of Clopper and Pearson [2]_ where none becomes right.
 
     Parameters
     ----------
@@ -89,6 +89,12 @@ class AccuracyLimit:
         If a parameter is out of range.
     DataError
         If there are too few examples to show such a loss at all.
+
+    References
+    ----------
+    .. [1] Tango (1998), Statistics in Medicine 17, "Equivalence test and confidence interval for the difference in
+       proportions for the paired-sample design", section 2.
+    .. [2] Clopper, Pearson (1934), Biometrika 26, "The use of confidence or fiducial limits".
     """
 
     most: float
@@ -117,7 +123,7 @@ class AccuracyLimit:
     @property
     def least_examples(self) -> int:
         """With fewer not even a model that changes nothing keeps to it."""
-        return int(np.ceil(-np.log1p(-self.level) / self.most))
+        return int(np.ceil(np.log1p(-self.level) / np.log1p(-self.most)))
 
     def check(self, model: "keras.Model", others: Data) -> None:
         """Raise DataError unless `data` fit the model, can be decided right or wrong, and are none of `others`."""
@@ -154,11 +160,32 @@ Target = Budget | AccuracyLimit
 
 
 def upper_limit(losses: npt.NDArray[np.float64], level: float) -> float:
-    """Upper confidence limit of the mean of losses (n,), as `AccuracyLimit` says."""
-    n = len(losses)
-    error = float(losses.std(ddof=1)) / np.sqrt(n)
-    limit = float(losses.mean() + stats.t.ppf(level, n - 1) * error)
-    return max(limit, -float(np.log1p(-level)) / n) if error == 0 else limit
+    """Upper confidence limit of the mean of losses (n,) in [-1, 1], as `AccuracyLimit` says.
+
+    Losses other than -1, 0 and 1, such as means over positions, count as so many of one size as have their mean and
+    mean square.
+    """
+    total = float(np.abs(losses).sum())
+    size = float((losses**2).sum()) / total if total > 0 else 1.0
+    lost, gained = (float(part.sum()) / size for part in (losses[losses > 0], -losses[losses < 0]))
+    return size * _score_limit(lost, gained, len(losses), level)
+
+
+def _score_limit(lost: float, gained: float, n: int, level: float) -> float:
+    """Upper limit of the difference of two paired proportions, of which these counts differ."""
+    if gained == 0:
+        return float(stats.beta.ppf(level, lost + 1, n - lost)) if lost < n else 1.0
+    mean, z = (lost - gained) / n, float(stats.norm.ppf(level))
+
+    def excess(difference: float) -> float:
+        """How far a difference lies above what is not refuted."""
+        b = lost + gained - (2 * n - lost + gained) * difference
+        root = np.sqrt(max(b**2 + 8 * n * gained * difference * (1 - difference), 0.0))
+        p_gained = (b + root) / (4 * n)  # the most likely, given the difference
+        variance = max(2 * p_gained + difference - difference**2, 0.0) / n
+        return difference - mean - z * np.sqrt(variance)
+
+    return float(optimize.brentq(excess, mean, 1.0)) if excess(1.0) > 0 else 1.0
 
 
 def _labels(y: Any) -> Any:

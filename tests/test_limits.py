@@ -9,13 +9,17 @@ import models
 import numpy as np
 import pytest
 from conftest import Labelled
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from keras import layers
-from scipy import stats
+from scipy import optimize, stats
+from statsmodels.stats.proportion import proportion_confint
 from test_pruning import planted
 
 import dropreg as dr
 from dropreg import search
 from dropreg.data import check_data
+from dropreg.targets import upper_limit
 
 QUICK: dict[str, Any] = {"rounds": 2, "rows_per_round": 256}
 
@@ -45,13 +49,66 @@ def test_accuracy_limits_out_of_reach() -> None:
 def test_the_limit_of_a_loss_is_an_upper_one() -> None:
     model, data = planted(())
     whole = dr.prune(model, dr.Selection.dropping(dr.elements(model), []))
-    assert dr.AccuracyLimit(0.02, data).measure(whole) == pytest.approx(-np.log(0.05) / 400)
+    assert dr.AccuracyLimit(0.02, data).measure(whole) == pytest.approx(1 - 0.05 ** (1 / 400))
     less = dr.prune(model, dr.Selection.dropping(dr.elements(model), [0, 1, 2]))
-    estimate = 1.0 - float((np.argmax(less.model(data[0]), axis=1) == data[1]).mean())
+    wrong = int((np.argmax(less.model(data[0]), axis=1) != data[1]).sum())
     limits = [dr.AccuracyLimit(0.02, data, level).measure(less) for level in (0.9, 0.95, 0.99)]
-    assert estimate < limits[0] < limits[1] < limits[2]
-    error = np.sqrt(estimate * (1 - estimate) / 399)
-    assert limits[1] == pytest.approx(estimate + 1.6486 * error, rel=1e-3)
+    assert wrong / 400 < limits[0] < limits[1] < limits[2]
+    exact = proportion_confint(wrong, 400, 0.1, "beta")[1]  # two-sided: both ends at level .95
+    assert limits[1] == pytest.approx(exact)
+
+
+def losses(lost: int, gained: int, n: int) -> np.ndarray:
+    return np.concatenate([np.ones(lost), -np.ones(gained), np.zeros(n - lost - gained)])
+
+
+@pytest.mark.parametrize("n", [600, 2000])
+@pytest.mark.parametrize("p_gained", [0.0, 0.0005, 0.002, 0.01])
+def test_a_loss_at_the_limit_passes_no_more_often_than_the_level_allows(n: int, p_gained: float) -> None:
+    """Enumerated; discrete counts take a score limit a little over its level, those of a t-limit were up to .2."""
+    most, passed = 0.005, 0.0
+    chances = stats.multinomial(n, [most + p_gained, p_gained, 1 - most - 2 * p_gained])
+    highest = int(stats.binom.ppf(1 - 1e-6, n, p_gained))
+    for gained in range(highest + 1):
+        for lost in range(n):  # limits rise with it
+            if upper_limit(losses(lost, gained, n), 0.95) > most:
+                break
+            passed += float(chances.pmf([lost, gained, n - lost - gained]))
+    assert 0.01 < passed < 0.056
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data(), n=st.integers(2, 5000), level=st.sampled_from([0.6, 0.9, 0.99]))
+def test_limits_rise_with_what_is_lost_and_fall_with_what_is_gained(data: st.DataObject, n: int, level: float) -> None:
+    lost = data.draw(st.integers(0, n - 1))
+    gained = data.draw(st.integers(0, n - lost - 1))
+    limit = upper_limit(losses(lost, gained, n), level)
+    assert (lost - gained) / n < limit <= 1
+    assert limit < upper_limit(losses(lost + 1, gained, n), level) or limit == 1
+    assert upper_limit(losses(lost, gained + 1, n), level) < limit
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), [(3, 1, 50), (60, 45, 6000), (2, 7, 300)])
+def test_score_limits_are_those_of_the_constrained_likelihood(lost: int, gained: int, n: int) -> None:
+    """Tango (1998): the difference at which the score statistic is the quantile, maximized numerically."""
+    limit = upper_limit(losses(lost, gained, n), 0.95)
+
+    def unlikely(p: float) -> float:
+        return -(lost * np.log(p + limit) + gained * np.log(p) + (n - lost - gained) * np.log(1 - 2 * p - limit))
+
+    bounds = (1e-9, (1 - limit) / 2 - 1e-9)
+    found: Any = optimize.minimize_scalar(unlikely, bounds=bounds, method="bounded", options={"xatol": 1e-12})
+    variance = (2 * found.x + limit - limit**2) / n
+    assert (limit - (lost - gained) / n) / np.sqrt(variance) == pytest.approx(1.644854, rel=1e-4)
+
+
+def test_losses_of_another_size_have_limits_of_that_size() -> None:
+    """And many small ones, such as means over positions, those of a normal distribution."""
+    for size in (0.5, 0.01):
+        assert upper_limit(size * losses(7, 3, 400), 0.95) == pytest.approx(size * upper_limit(losses(7, 3, 400), 0.95))
+    changes = np.random.default_rng(0).normal(0.01, 0.1, 4000)
+    assert upper_limit(changes, 0.95) == pytest.approx(changes.mean() + 1.645 * changes.std() / np.sqrt(4000), rel=0.01)
+    assert upper_limit(np.zeros(400), 0.95) == pytest.approx(1 - 0.05 ** (1 / 400))
 
 
 @pytest.fixture
@@ -161,7 +218,7 @@ def test_the_pilot_measures_each_half_with_what_the_other_has_made(merge: str) -
         small = dr.prune(model, selection, (x[mine], y[mine]), merge=merge).model
         right, still = (np.asarray(each(x[other])).argmax(axis=-1) == y[other] for each in (model, small))
         lost[other] = right & ~still
-    expected = lost.mean() + stats.t.ppf(0.9, 89) * lost.std(ddof=1) / np.sqrt(90)
+    expected = proportion_confint(lost.sum(), 90, 0.2, "beta")[1]
     limit = dr.AccuracyLimit(0.5, models.data_for(model, 20), 0.9)
 
     def build(part: Any) -> dr.Pruned:
@@ -170,4 +227,4 @@ def test_the_pilot_measures_each_half_with_what_the_other_has_made(merge: str) -
     assert lost.any()
     assert limit.guess(model, check_data(model, (x, y)), build) == pytest.approx(expected, rel=1e-6)
     assert limit.guess(model, check_data(model, (x, None)), build) == np.inf
-    assert limit.guess(model, check_data(model, (x[:4], y[:4])), build) == np.inf
+    assert limit.guess(model, check_data(model, (x[:3], y[:3])), build) == np.inf

@@ -291,7 +291,7 @@ def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) 
         dr.AccuracyLimit(0, data)
     with pytest.raises(dr.ParameterError, match=r"`level` must lie strictly between 0.5 and 1, received 0.1"):
         dr.AccuracyLimit(0.1, data, 0.1)
-    with pytest.raises(dr.DataError, match=r"at least 600 examples to show a loss of at most 0.005.*received 10"):
+    with pytest.raises(dr.DataError, match=r"at least 598 examples to show a loss of at most 0.005.*received 10"):
         dr.AccuracyLimit(0.005, (data[0][:10], data[1][:10]))
     with pytest.raises(dr.DataError, match=r"must be a pair \(x, y\) with labels"):
         dr.AccuracyLimit(0.005, (data[0], None))
