@@ -119,7 +119,10 @@ class PruningCallback(keras.callbacks.Callback):
                 "the optimizer must not average weights over epochs, which brings back those that are gone, received "
                 "use_ema=True: pass use_ema=False."
             )
-        self._switches = [_Switch(variable) for variable, _ in find_switches(model, graph, self.selection)]
+        variables = [variable for variable, _ in find_switches(model, graph, self.selection)]
+        for variable in variables:
+            _check_free(variable)
+        self._switches = [_Switch(variable) for variable in variables]
         self._switch()
         model.make_train_function(force=True)  # one that was made before knows nothing of the constraints
 
@@ -149,22 +152,21 @@ class PruningCallback(keras.callbacks.Callback):
             switch.apply(mask)
 
 
-class _Switch(keras.constraints.Constraint):
-    """Holds zeros of a variable, more of them as time goes on, in a training step that was compiled before.
+def _check_free(variable: Any) -> None:
+    """Raise ModelError unless nothing but zeros is held in a variable."""
+    earlier = variable.constraint
+    if earlier is not None and not isinstance(earlier, HoldZeros | _Switch):
+        raise ModelError(
+            f"weight '{variable.path}' must have no constraint of its own to be held at zero, received "
+            f"{type(earlier).__name__}: build its layer without it."
+        )
 
-    Raises
-    ------
-    ModelError
-        If the variable has another constraint.
-    """
+
+class _Switch(keras.constraints.Constraint):
+    """Holds zeros of a variable, more of them as time goes on, in a training step that was compiled before."""
 
     def __init__(self, variable: Any) -> None:
         earlier = variable.constraint
-        if earlier is not None and not isinstance(earlier, HoldZeros | _Switch):
-            raise ModelError(
-                f"weight '{variable.path}' must have no constraint of its own to be held at zero, received "
-                f"{type(earlier).__name__}: build its layer without it."
-            )
         self.variable = variable
         self._fixed: npt.NDArray[np.bool_] = np.ones(variable.shape, dtype=bool)
         if earlier is not None:

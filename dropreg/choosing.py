@@ -36,7 +36,7 @@ from .path import SelectionPath
 from .prediction import Task
 from .search import Build, Make, down_to, normal_scores, within
 from .selection import Floor, Selection, check_fractions
-from .surgery import Pruned, check_can_cut, cut
+from .surgery import OnBlocked, Pruned, check_can_cut, cut
 from .targets import AccuracyLimit, Budget, Target
 
 if TYPE_CHECKING:
@@ -263,6 +263,7 @@ def choose(
     build: Build,
     make: Make,
     rounds: int | None = None,
+    on_blocked: OnBlocked = "raise",
     progress: bool,
     **options: Any,
 ) -> Selection:
@@ -286,7 +287,8 @@ def choose(
             f"a budget of {target.quantity}: pass fraction=..., or elements of another kind."
         )
     else:
-        check_can_cut(model, elements, floor)
+        if on_blocked == "raise":
+            check_can_cut(model, elements, floor)
         if isinstance(target, AccuracyLimit):
             target.check(model, data)
     run = Annealer(model, data, elements, **options)
@@ -306,7 +308,7 @@ def choose(
             pilot=lambda selection: limit.guess(model, examples, partial(build, selection)),
             progress=progress,
         )
-    return down_to(run, model, target, rounds, progress=progress)
+    return down_to(run, model, target, rounds, on_blocked=on_blocked, progress=progress)
 
 
 def check_path(elements: Elements, fractions: Sequence[float], floor: Floor) -> None:

@@ -38,6 +38,7 @@ from .mixing import Array, fit_predictions
 from .patient import Patient
 from .rebuild import Rebuilt
 from .twins import Twins
+from .zeros import HoldZeros
 
 PENALTIES = (1e-2, 1e-3, 1e-4, 1e-5)
 """On squared changes of the last layer's kernel for standardized activations, in nats."""
@@ -118,12 +119,13 @@ def _merge_reader(patient: Patient, rule: LinearReader, strategy: Merge) -> dict
     whole = rule.cut(old, [np.ones_like(kept[slot]) for slot in old.inputs], [kept[slot] for slot in old.outputs])
     row = {"layer": old.name, "ridge": np.inf, "unexplained": 1.0}
     rows = None if _is_constrained(old.layer, "kernel") else rule.kernel_rows(old, whole.weights)
+    shifts = _can_shift(rule, old)
     if isinstance(strategy, LeastSquares) and rows is not None:
-        centre = rule.has_bias(old) or _feeds_matched(patient)
+        centre = shifts or _feeds_matched(patient)
         mixed = mix(patient, patient.read, rows, strategy, centre=centre)
         new.layer.set_weights(rule.with_kernel_rows(new, new.layer.get_weights(), mixed.rows))
         row |= mixed.row
-    if rule.has_bias(old):
+    if shifts:
         before, after = patient.twins.mean_maps(slots)
         shift = np.mean(
             [
@@ -144,16 +146,17 @@ def _merge_states(patient: Patient, rule: LinearReader, strategy: Merge) -> list
     """
     old, new = patient.old, patient.new
     mixed = []
-    if _is_constrained(old.layer, "recurrent"):
+    if _is_constrained(old.layer, "recurrent_kernel"):
         return []
+    can_shift = _can_shift(rule, old)
     for read, kernel in zip(patient.states(), rule.state_rows(old, old.layer.get_weights()), strict=False):
         columns = np.tile(read.kept, kernel.shape[1] // len(read.kept))  # gates by units
-        mixed.append(mix(patient, read, [kernel[:, columns]], strategy, centre=rule.has_bias(old)))
+        mixed.append(mix(patient, read, [kernel[:, columns]], strategy, centre=can_shift))
     if not mixed:
         return []
     row: dict[str, Any] = {"layer": f"{old.name} (state)"}
     deleted, without = new.layer.get_weights(), patient.unexplained(RIDGES)
-    rows, shifts = [m.rows[0] for m in mixed], [m.shifts[0] for m in mixed]
+    rows, shifts = [m.rows[0] for m in mixed], [m.shifts[0] * can_shift for m in mixed]
     new.layer.set_weights(rule.with_state_rows(new, deleted, rows, shifts))
     if isinstance(strategy, LeastSquares) and patient.unexplained(RIDGES) >= without:
         new.layer.set_weights(deleted)
@@ -170,15 +173,23 @@ def _merge_inside(patient: Patient, strategy: Merge) -> list[dict[str, Any]]:
         if _is_constrained(after.layer, "kernel"):
             continue
         whole = after.kernel if read.kept.all() else before.kernel  # heads that go take columns, and are read as rows
-        mixed = mix(patient, read, [whole], strategy, centre=after.layer.bias is not None)
-        after.learn(mixed.rows[0], mixed.shifts[0])
+        can_shift = after.layer.bias is not None and not _is_constrained(after.layer, "bias")
+        mixed = mix(patient, read, [whole], strategy, centre=can_shift)
+        after.learn(mixed.rows[0], mixed.shifts[0] * can_shift)
         rows.append({"layer": f"{patient.old.name} ({part})", **mixed.row})
     return rows
 
 
-def _is_constrained(layer: Any, kernel: str) -> bool:
-    """Whether a kernel is bound to something, such as positive weights, which mixing it would break."""
-    return getattr(layer, f"{kernel}_constraint", None) is not None
+def _is_constrained(layer: Any, name: str) -> bool:
+    """Whether weights of a name are bound to something, such as positive values, which merging would break."""
+    bound = [v for v in layer.weights if v.constraint is not None and not isinstance(v.constraint, HoldZeros)]
+    names = [name, f"depthwise_{name}", f"pointwise_{name}"]
+    return any(variable.name in names for variable in bound)
+
+
+def _can_shift(rule: LinearReader, call: Call) -> bool:
+    """Whether a layer has biases that may take up what others no longer give."""
+    return rule.has_bias(call) and not _is_constrained(call.layer, "bias")
 
 
 def _feeds_matched(patient: Patient) -> bool:
@@ -208,7 +219,7 @@ def _match_moments(patient: Patient) -> None:
 def _match_predictions(patient: Patient, *, classes: bool) -> None:
     """Fit the last layer to the whole network's probabilities, if what it computes are their logarithms."""
     old, new, rule = patient.old, patient.new, patient.rule
-    if _is_constrained(old.layer, "kernel"):
+    if any(_is_constrained(old.layer, name) for name in ("kernel", "bias")):
         return
     outputs, twins = patient.rebuilt.before.outputs, patient.twins
     rows = [readout(rule, call) for call in (old, new)]

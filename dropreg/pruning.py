@@ -162,6 +162,7 @@ def _annealed(
         target=target,
         build=build,
         make=make,
+        on_blocked=on_blocked,
         progress=progress,
         ablation="merged" if merged else "zero",
         floor=floor,

@@ -13,7 +13,7 @@ from .annealer import Annealer
 from .data import Data
 from .errors import ModelError, TargetError, positive
 from .selection import Selection, balanced, largest_fraction, select
-from .surgery import Pruned, cut
+from .surgery import OnBlocked, Pruned, cut
 from .targets import AccuracyLimit, Budget
 
 if TYPE_CHECKING:
@@ -60,10 +60,22 @@ def _stages(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[tu
             lower = upper
 
 
-def down_to(run: Annealer, model: "keras.Model", budget: Budget, rounds: int | None, *, progress: bool) -> Selection:
+def down_to(
+    run: Annealer,
+    model: "keras.Model",
+    budget: Budget,
+    rounds: int | None,
+    *,
+    on_blocked: OnBlocked = "raise",
+    progress: bool,
+) -> Selection:
     """Go on until a selection keeps to the budget, then find the number of elements by bisection."""
+
+    def measure(selection: Selection) -> float:
+        return budget.measure(cut(model, selection, on_blocked=on_blocked))
+
     best = select(run.elements, run.start, fraction=largest_fraction(run.elements, run.floor), floor=run.floor)
-    value = budget.measure(cut(model, best))
+    value = measure(best)
     if np.isnan(value):
         raise ModelError(
             f"model '{model.name}' must have known sizes for a budget of {budget.quantity}, received an input or a "
@@ -72,13 +84,13 @@ def down_to(run: Annealer, model: "keras.Model", budget: Budget, rounds: int | N
     if value > budget.at_most:
         raise TargetError(f"{budget.describe(value)} is the least, at {best.fraction:.1%} dropped.", best)
     for lower, upper in _stages(run, rounds, progress=progress):
-        value = budget.measure(cut(model, upper))
+        value = measure(upper)
         if value <= budget.at_most:
             gone = _order(run, lower, upper)
             low, high = 0, len(gone)  # dropping the first `low` of them is not enough, the first `high` is
             while high - low > 1:
                 middle = (low + high) // 2
-                value = budget.measure(cut(model, _without(run, lower, gone[:middle])))
+                value = measure(_without(run, lower, gone[:middle]))
                 low, high = (low, middle) if value <= budget.at_most else (middle, high)
             return _without(run, lower, gone[:high])
         best = upper

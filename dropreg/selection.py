@@ -323,6 +323,8 @@ def _rounded(
     if round_to == 1:
         return kept
     kept = kept.copy()
+    for pair in _equal_columns(elements):
+        floors = floors | dict.fromkeys(pair, max(floors[layer] for layer in pair))
     layers, by_layer = np.array(elements.layers, dtype=object), _columns_by_layer(elements)
     for layer in dict.fromkeys(elements.layers):
         columns = np.flatnonzero(layers == layer)

@@ -208,6 +208,26 @@ def test_the_floor_of_a_tied_layer_holds_where_numbers_are_rounded() -> None:
         assert dr.select(elements, scores, fraction=0.375, floor=floor, round_to=4).kept.sum() == expected
 
 
+def test_floors_of_both_directions_hold_where_numbers_are_rounded() -> None:
+    inputs = keras.Input((5, 3))
+    model = functional(inputs, layers.Dense(3)(layers.Bidirectional(layers.GRU(9))(inputs)))
+    elements = dr.elements(model)
+    scores = np.tile(np.arange(9.0), 2)
+    for floor in ({elements.equal[0][0]: 5}, {elements.equal[0][1]: 5}):
+        selection = dr.select(elements, scores, fraction=0.5, floor=floor, round_to=4)
+        assert selection.by_layer()["kept"].tolist() == [8, 8]
+        dr.prune(model, selection)
+
+
+def test_magnitudes_of_a_layer_that_is_wrapped() -> None:
+    inputs = keras.Input((5, 3))
+    x = layers.TimeDistributed(layers.Dense(6, name="inner"))(inputs)
+    model = functional(inputs, layers.Dense(3, name="out")(layers.Flatten()(x)))
+    table = dr.magnitude(model, None, dr.elements(model))
+    expected = np.linalg.norm(model.layers[1].get_weights()[0], axis=0)
+    np.testing.assert_allclose(table.impact, expected, rtol=1e-6)
+
+
 def test_a_subclassed_model_has_taylor_scores_and_no_magnitudes() -> None:
     class Mine(keras.Model):
         def __init__(self) -> None:

@@ -76,10 +76,11 @@ def readers(model: Any, elements: Elements) -> Iterator[Reader]:
 
 def incoming_squares(model: Any, elements: Elements) -> Array:
     """Sum of squared weights that compute each element's units, shape (n_elements,)."""
-    from ..graph import trace_graph
+    from ..graph import all_layers, trace_graph
     from ..layers.norms import kernel_of
 
-    layers = {call.name: call.layer for call in trace_graph(model).calls}
+    names = trace_graph(model).names
+    layers = {names.get(id(layer), layer.name): layer for layer in all_layers(model)}
     squares = {name: kernel_of(layers[name]).incoming for name in {n for tied in elements.members for n, _ in tied}}
     return np.array([sum(squares[name][index] for name, index in tied) for tied in elements.members])
 

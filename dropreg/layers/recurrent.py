@@ -165,17 +165,15 @@ class BidirectionalRule(RecurrentRule):
         forward, backward = (recur(call, index, part, inputs, 1, channels)[0] for part in parts)
         # both directions read the same input: one gate serves them
         channels.reads.pop()
-        if layer.merge_mode is None:
-            return [forward, backward]
-        if layer.merge_mode == "concat":
+        if layer.merge_mode in ("concat", None):
             forward_name, backward_name = (channels.names.get(id(part), part.name) for part in parts)
             channels.equal[forward_name, backward_name] = None
-            return [np.concatenate([forward, backward])]
+            return [forward, backward] if layer.merge_mode is None else [np.concatenate([forward, backward])]
         return [channels.tie(forward, backward, f"layer '{call.name}' combines both directions")]
 
     def blocked(self, call: Call, kept_out: Sequence[Kept] = ()) -> str | None:
         counts = [int(kept.sum()) for kept in _directions(call, kept_out)] if kept_out else []
-        if call.layer.merge_mode == "concat" and len(set(counts)) > 1:
+        if call.layer.merge_mode in ("concat", None) and len(set(counts)) > 1:
             return f"Keras wants as many units in both directions, which would keep {counts[0]} and {counts[1]}"
         return super().blocked(call, kept_out)
 
