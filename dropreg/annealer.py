@@ -14,13 +14,13 @@ from .baselines.question import Question, ask
 from .baselines.smoothness import non_differentiable
 from .data import Data, Examples, check_data, read_once
 from .elements import Elements
-from .errors import DataError, ModelError, ParameterError, positive
+from .errors import DataError, ModelError, ParameterError, check_type, positive
 from .impact import ImpactTable
 from .outcomes import Outcome, RetainedAccuracy
 from .path import SelectionPath
 from .prediction import Task
 from .rounds import Array, Round
-from .selection import Floor, Selection, select
+from .selection import Floor, Selection, finite_numbers, select
 from .steps import Units, begin
 from .swaps import Swapper, exchange
 
@@ -91,6 +91,7 @@ class Annealer:
             raise ParameterError(f"`ablation` must be one of {', '.join(get_args(Ablation))}, received {ablation!r}.")
         self.elements, self.floor, self.gradients, self.ablation = elements, floor, gradients, ablation
         self.schedule = _default_schedule(elements) if schedule is None else schedule
+        check_type("schedule", self.schedule, Annealing, "pass dropreg.Annealing(...)")
         self._sweeps = _sweeps(elements, ablation, swaps)
         data = read_once(data)
         if outcome is None:
@@ -121,7 +122,8 @@ class Annealer:
         if isinstance(self.question.outcome, RetainedAccuracy) and not probe.of_whole().any():
             raise DataError(
                 f"`data` must hold examples that the model decides right, received none among {len(probe):,}: check "
-                "that labels number the classes as the model's output does, or pass outcome='divergence'."
+                "that labels number the classes as the model's output does, or pass outcome='divergence' to "
+                "dropreg.anneal."
             )
         layer = non_differentiable(probe) if gradients else None
         if layer is not None:
@@ -326,14 +328,14 @@ def _start(model: "keras.Model", elements: Elements, start: Any) -> Array:
     if start is None:
         if not elements.one_mask_a_batch:
             return np.zeros(len(elements))
+        if elements.gates or any(gate.where != "kernel" for gate in elements.inner_gates):
+            kinds = ", ".join(sorted(set(elements.kinds)))
+            raise ParameterError(
+                f"`elements` must hold no other kind beside weights, received {kinds}: anneal one kind after the other."
+            )
         start = magnitude(model, None, elements)
-    values = np.array(start.impact if isinstance(start, ImpactTable) else start, dtype=np.float64)
-    if values.shape != (len(elements),) or not np.isfinite(values).all():
-        raise ParameterError(
-            f"`start` must be finite numbers of shape ({len(elements)},), one for each element, received shape "
-            f"{values.shape} with {int((~np.isfinite(values)).sum())} that are not finite."
-        )
-    return bounded(values, np.inf)
+    values = start.impact if isinstance(start, ImpactTable) else start
+    return bounded(finite_numbers("start", values, len(elements)), np.inf)
 
 
 def _merged(question: Question) -> "MaskedNetwork":

@@ -10,7 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import expit
 
 from .designs import BoolMasks, random_words
-from .errors import ParameterError
+from .errors import ParameterError, is_number
 
 Array = npt.NDArray[np.float64]
 
@@ -68,6 +68,9 @@ class Annealing:
     carried: float = 3.0
 
     def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if name != "second_order" and not is_number(value):
+                raise ParameterError(f"`{name}` must be a number, received {value!r}.")
         for name in ("learning_rate", "most", "carried"):
             if not getattr(self, name) > 0:
                 raise ParameterError(f"`{name}` must be positive, received {getattr(self, name)}.")

@@ -9,12 +9,12 @@ import tensorflow as tf
 
 from .data import Data, check_data, read_once
 from .elements import Elements, check_elements, check_fits
-from .errors import ModelError, ParameterError
+from .errors import ModelError, ParameterError, positive
 from .estimate import estimate
 from .graph import trace_graph
 from .schedules import Schedule, counts_by_step
 from .selection import Selection, check_fractions
-from .steps import AnyScorer, score, select_left
+from .steps import AnyScorer, resolve_scorer, score, select_left
 from .switches import find_switches
 from .zeros import HoldZeros, as_array
 
@@ -86,9 +86,9 @@ class PruningCallback(keras.callbacks.Callback):
     ) -> None:
         super().__init__()
         check_elements(elements)
-        for name, value, least in (("start_epoch", start_epoch, 0), ("end_epoch", end_epoch, 0), ("every", every, 1)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
+        for name, value in (("start_epoch", start_epoch), ("end_epoch", end_epoch), ("seed", seed)):
+            positive(name, value, 0)
+        positive("every", every)
         if end_epoch < start_epoch:
             raise ParameterError(
                 f"`end_epoch` must not be before `start_epoch`, received {end_epoch} and {start_epoch}: swap them."
@@ -99,7 +99,7 @@ class PruningCallback(keras.callbacks.Callback):
         self.selection = Selection(elements, np.ones(len(elements), dtype=bool))
         self._gone = dict(zip(epochs, counts, strict=False))  # one shot has one count
         self._data = read_once(data)
-        self._scorer, self._floor, self._seed = scorer, floor, seed
+        self._scorer, self._floor, self._seed = resolve_scorer(scorer), floor, seed
         self._switches: list[_Switch] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:

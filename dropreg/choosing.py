@@ -28,7 +28,7 @@ from .annealer import Ablation, Annealer
 from .annealing import Annealing
 from .baselines.spread import spread
 from .data import Data, read_once
-from .elements import Elements
+from .elements import Elements, check_elements
 from .errors import ParameterError, check_between, check_several, positive
 from .impact import ImpactTable
 from .outcomes import Outcome
@@ -280,7 +280,7 @@ def choose(
         )
     floor = options["floor"]
     if fraction is not None:
-        check_path(elements, (fraction,), floor)
+        check_path(elements, (fraction,), floor, "fraction")
     elif elements.one_mask_a_batch and isinstance(target, Budget):
         raise ParameterError(
             "`target` must be an accuracy limit where single weights go, whose zeros leave sizes as they are, received "
@@ -311,16 +311,17 @@ def choose(
     return down_to(run, model, target, rounds, on_blocked=on_blocked, progress=progress)
 
 
-def check_path(elements: Elements, fractions: Sequence[float], floor: Floor) -> None:
+def check_path(elements: Elements, fractions: Sequence[float], floor: Floor, name: str = "fractions") -> None:
     """Raise ParameterError unless fractions ascend within (0, 1) and leave what the floors ask for."""
+    check_elements(elements)
     check_several("fractions", fractions)
     if not len(fractions):
         raise ParameterError("`fractions` must hold at least one fraction, received none.")
     for fraction in fractions:
-        check_between("fractions", fraction, hint="it is the fraction that goes")
+        check_between(name, fraction, hint="it is the fraction that goes")
         if round(fraction * len(elements)) < 1:
             raise ParameterError(
-                f"`fractions` must drop at least one of the {len(elements)} elements, received {fraction!r}: pass "
+                f"`{name}` must drop at least one of the {len(elements)} elements, received {fraction!r}: pass "
                 f"more than {0.5 / len(elements):.2g}."
             )
     if any(b <= a for a, b in pairwise(fractions)):

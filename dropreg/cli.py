@@ -130,6 +130,12 @@ def _parser() -> argparse.ArgumentParser:
         "--no-distillation", action="store_true", help="merge alone: what stays does not learn from the whole model"
     )
     prune.add_argument(
+        "--on-blocked",
+        choices=("raise", "keep"),
+        default="raise",
+        help="what to do where a layer cannot be cut: refuse, or keep all that it holds (default: raise)",
+    )
+    prune.add_argument(
         "--out",
         metavar="FILE.keras",
         type=Path,
@@ -285,6 +291,7 @@ def _prune(options: argparse.Namespace) -> None:
         target=target,
         elements=found,
         recovery="none" if options.no_distillation else None,
+        on_blocked=options.on_blocked,
         seed=options.seed,
         progress=not options.quiet,
     )

@@ -1,6 +1,8 @@
 """Copies of models, and running a model that is to stay as it is."""
 
-from collections.abc import Callable, Sequence
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -16,6 +18,16 @@ from .zeros import HoldZeros
 
 BATCH = 500
 """Examples of a forward pass."""
+
+
+@contextmanager
+def seeds_kept() -> Iterator[None]:
+    """Leave Python's random numbers as they are: Keras takes seeds from them for layers that are made without one."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
 
 
 def copy_model(model: keras.Model) -> keras.Model:

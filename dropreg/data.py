@@ -239,7 +239,10 @@ def _labels_of(y: Any, number: int, names: Sequence[str]) -> Any:
     """Labels of one output, where `y` holds those of several."""
     if isinstance(y, Mapping):
         if names[number] not in y:
-            raise DataError(f"`y` must have labels of output '{names[number]}', received {', '.join(map(str, y))}.")
+            raise DataError(
+                f"`y` must have labels of output '{names[number]}', one of the model's ({', '.join(names)}), received "
+                f"those of {', '.join(map(str, y))}."
+            )
         return y[names[number]]
     if isinstance(y, tuple | list) and len(names) > 1:
         if len(y) != len(names):

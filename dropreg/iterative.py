@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from .data import Data, check_apart, check_data, read_once
 from .elements import Elements, check_elements
-from .errors import ParameterError
+from .errors import ParameterError, check_type
 from .estimate import estimate
 from .merges import Merge, resolve_merge
 from .recovery import Recovery, check_tuning, recover
@@ -95,6 +95,8 @@ def prune_iteratively(
         If the elements are not the model's, cannot be cut, or cannot be listed again after a step.
     """
     check_elements(elements)
+    if recovery is not None:
+        check_type("recovery", recovery, Recovery, "pass dropreg.Recovery(distill=1.0), say")
     counts = sorted(set(counts_by_step(len(elements), fraction, steps, schedule)) - {0})
     check_fractions(elements, [fraction], floor)
     strategy = resolve_merge(merge, has_data=True)

@@ -117,9 +117,10 @@ def make_plan(model: "keras.Model", graph: Graph, channels: Channels, columns: C
     for slot, other in aliases.items():
         if not np.array_equal(by_slot[slot], by_slot[other]):
             kinds = ", ".join(sorted(set(elements.kinds)))
+            name = next(call.name for call in graph.calls if slot in call.outputs)
             raise ModelError(
-                "a layer or branch that goes must have all its units or lose the same as what takes its place, "
-                f"received a selection of {kinds} that cuts it as well: prune one kind after the other."
+                f"layer '{name}' must have all its units or lose the same as what takes its place where it or a branch "
+                f"of it goes, received a selection of {kinds} that cuts it as well: prune one kind after the other."
             )
     of_slot = {slot: columns[labels] for slot, labels in channels.slots.items()}
     heads = _heads(model, graph, selection)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from .choosing import choose
 from .data import Data, check_data, read_once
 from .distillation import distilled, resolve_recovery
-from .elements import Elements
+from .elements import Elements, check_elements
 from .elements import elements as find_elements
 from .errors import DataError, ParameterError
 from .merged import can_predict
@@ -91,6 +91,11 @@ def prune(
     DataError
         If the data do not fit the model, or there is a single example to merge by least squares or to learn from.
     """
+    if selection is not None and not isinstance(selection, Selection):
+        raise ParameterError(
+            f"`selection` must be a Selection, received {type(selection).__name__}: make one with dropreg.select; "
+            "examples go to data=."
+        )
     data = None if data is None else read_once(data)
     strategy = resolve_merge(merge, data is not None)
     if selection is not None and recovery is None:
@@ -147,6 +152,7 @@ def _annealed(
             "prune(model, data=(x, y), fraction=0.5)."
         )
     elements = find_elements(model) if elements is None else elements
+    check_elements(elements)
     if isinstance(strategy, LeastSquares) and len(check_data(model, data, measured=False)) < 2:
         raise DataError(
             "`data` must hold at least two examples to merge by least squares, received one: pass more, or "

@@ -18,9 +18,9 @@ import keras
 import numpy as np
 import pandas as pd
 
-from .copying import copy_model
+from .copying import copy_model, seeds_kept
 from .data import Data, Examples, check_apart, check_data
-from .errors import DataError, ModelError, ParameterError, check_between
+from .errors import DataError, ModelError, ParameterError, check_between, check_positive, check_type, is_number
 from .graph import trace_graph
 from .prediction import Task
 from .tuning import Objective, Part, Trainer
@@ -102,21 +102,21 @@ class Recovery:
                 continue
             if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
                 raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
-        if not self.rates or not all(0 < rate < np.inf for rate in self.rates):
-            raise ParameterError(f"`learning_rate` must be positive and finite, received {self.learning_rate}.")
-        if self.bold_rate is not None and not max(self.rates) < self.bold_rate < np.inf:
+        if not self.rates or not all(is_number(rate) and 0 < rate < np.inf for rate in self.rates):
+            raise ParameterError(f"`learning_rate` must be positive and finite, received {self.learning_rate!r}.")
+        bold = self.bold_rate
+        if bold is not None and not (is_number(bold) and max(self.rates) < bold < np.inf):
             raise ParameterError(
-                f"`bold_rate` must be above `learning_rate` and finite, received {self.bold_rate} with "
+                f"`bold_rate` must be above `learning_rate` and finite, received {bold!r} with "
                 f"learning_rate={self.learning_rate}."
             )
-        if not 0 < self.temperature < np.inf:
-            raise ParameterError(f"`temperature` must be positive and finite, received {self.temperature}.")
+        check_positive("temperature", self.temperature)
         if self.decay not in get_args(Decay):
             raise ParameterError(f"`decay` must be one of {', '.join(get_args(Decay))}, received {self.decay!r}.")
-        if not 0 <= self.distill <= 1:
-            raise ParameterError(f"`distill` must lie in [0, 1], received {self.distill}: 0 learns from labels only.")
-        if not 0 <= self.mixup <= 1:
-            raise ParameterError(f"`mixup` must lie in [0, 1], received {self.mixup}: 0 mixes no examples.")
+        for name, hint in (("distill", "0 learns from labels only"), ("mixup", "0 mixes no examples")):
+            share = getattr(self, name)
+            if not is_number(share) or not 0 <= share <= 1:
+                raise ParameterError(f"`{name}` must lie in [0, 1], received {share!r}: {hint}.")
         if self.mixup > 0 and self.distill < 1:
             raise ParameterError(
                 f"`mixup` must go with distill=1, received distill={self.distill:g}: mixtures have no labels; pass "
@@ -140,7 +140,7 @@ class Recovery:
         settings = {"class_name": self.optimizer, "config": {"learning_rate": self.rates[0]}}
         try:
             return keras.optimizers.get(settings)
-        except (TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ParameterError(
                 f"`optimizer` must be the name of a Keras optimizer, such as 'adam' or 'sgd', received "
                 f"{self.optimizer!r}."
@@ -201,6 +201,7 @@ class Recovered:
         return f"Recovered model '{self.model.name}': {self.describe()}, {self.recovery}"
 
 
+@seeds_kept()
 def recover(
     model: keras.Model,
     data: Data,
@@ -251,6 +252,7 @@ def recover(
         If the model cannot be copied or has nothing to train, or the teacher does not fit.
     """
     settings = Recovery() if recovery is None else recovery
+    check_type("recovery", settings, Recovery, "pass dropreg.Recovery(epochs=10), say")
     check_teacher(teacher, settings)
     parts = _parts(model, data, validation, settings, task)
     student = copy_model(model)

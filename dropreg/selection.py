@@ -74,7 +74,8 @@ class Selection:
         cls, elements: Elements, fraction: float, *, seed: int = 0, floor: Floor = 1, round_to: int = 1
     ) -> "Selection":
         """Drop a random `fraction` of the elements; see `select` for the other parameters."""
-        scores = np.random.default_rng(seed).random(len(elements))
+        check_elements(elements)
+        scores = np.random.default_rng(positive("seed", seed, 0)).random(len(elements))
         return select(elements, scores, fraction=fraction, floor=floor, round_to=round_to)
 
     @property
@@ -155,6 +156,7 @@ def select(
     ParameterError
         If a parameter is out of range, a layer would be emptied, or `impact` belongs to other elements.
     """
+    check_elements(elements)
     scores = _scores(elements, impact, by)
     positive("round_to", round_to, 1)
     floors = _floors(elements, floor)
@@ -282,13 +284,21 @@ def _scores(elements: Elements, impact: Any, by: str) -> Scores:
                 f"others{detail}: pass the elements that it was estimated for."
             )
         impact = impact.impact
-    scores = np.asarray(impact, dtype=np.float64)
-    if scores.shape != (len(elements),) or not np.isfinite(scores).all():
-        raise ParameterError(
-            f"`impact` must be finite numbers of shape ({len(elements)},), one for each element, received shape "
-            f"{scores.shape} with {int((~np.isfinite(scores)).sum())} that are not finite."
-        )
+    scores = finite_numbers("impact", impact, len(elements))
     return np.abs(scores) if by == "absolute" else scores
+
+
+def finite_numbers(name: str, values: Any, n_elements: int) -> Scores:
+    """`values` as an array of finite numbers, shape (n_elements,), or ParameterError."""
+    what = f"`{name}` must be finite numbers of shape ({n_elements},), one for each element, received"
+    try:
+        found = np.array(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ParameterError(f"{what} {type(values).__name__}: pass numbers, or an ImpactTable.") from error
+    if found.shape != (n_elements,) or not np.isfinite(found).all():
+        n_others = int((~np.isfinite(found)).sum())
+        raise ParameterError(f"{what} shape {found.shape} with {n_others} that are not finite.")
+    return found
 
 
 def _flags(elements: Elements, indices: Collection[int]) -> npt.NDArray[np.bool_]:

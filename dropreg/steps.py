@@ -42,9 +42,7 @@ def score(
     ParameterError
         If it does not return an impact table of these elements.
     """
-    chosen = scorer if isinstance(scorer, Scorer) else Scorer(scorer)
-    if not callable(chosen.function):
-        raise ParameterError(f"`scorer` must be a Scorer or callable, received {scorer!r}: pass dropreg.taylor.")
+    chosen = resolve_scorer(scorer)
     more: dict[str, Any] = {"fraction": fraction} if chosen.per_fraction else {}
     if not kept.all() and "kept" in inspect.signature(chosen.function).parameters:
         more["kept"] = kept
@@ -55,6 +53,14 @@ def score(
             f"{type(table).__name__}: pass dropreg.taylor, or a function that ends in dropreg.estimate."
         )
     return table
+
+
+def resolve_scorer(scorer: AnyScorer) -> Scorer:
+    """The scorer, or ParameterError if it cannot be called."""
+    chosen = scorer if isinstance(scorer, Scorer) else Scorer(scorer)
+    if not callable(chosen.function):
+        raise ParameterError(f"`scorer` must be a Scorer or callable, received {scorer!r}: pass dropreg.taylor.")
+    return chosen
 
 
 def select_left(elements: Elements, table: ImpactTable, kept: Kept, fraction: float, floor: int) -> Selection:

@@ -11,8 +11,9 @@ import pandas as pd
 
 from .before_after import measure
 from .channels import Channels, Labels
+from .copying import seeds_kept
 from .data import Data, check_data
-from .elements import Elements, check_fits
+from .elements import Elements, check_elements, check_fits
 from .errors import ModelError, ParameterError, concatenate_names
 from .finders.units import trace_channels
 from .graph import Graph, trace_graph
@@ -117,6 +118,7 @@ class Pruned:
         return "\n".join(lines)
 
 
+@seeds_kept()
 def cut(
     model: keras.Model,
     selection: Selection,
@@ -152,6 +154,7 @@ def cut(
 
 def check_can_cut(model: keras.Model, elements: Elements, floor: Floor) -> None:
     """Raise ModelError if a selection that drops half of the elements, at random, cannot be cut."""
+    check_elements(elements)
     trial = Selection.random(elements, min(0.5, largest_fraction(elements, floor)), floor=floor)
     graph = _trace(model, trial)
     channels = trace_channels(graph)

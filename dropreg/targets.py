@@ -10,7 +10,7 @@ from scipy import optimize, stats
 
 from .before_after import changes
 from .data import Data, Examples, as_data, check_apart, check_data
-from .errors import DataError, ParameterError, check_between
+from .errors import DataError, ParameterError, check_between, positive
 from .outcomes import Accuracy, RetainedAccuracy
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ class Budget:
                 f"`quantity` must be one of {', '.join(get_args(Quantity))}, received {self.quantity!r}."
             )
         check_between("at_most", self.at_most, hint="the fraction that stays")
+        positive("batch_size", self.batch_size)
 
     def measure(self, pruned: "Pruned") -> float:
         """The quantity of the smaller model, as a fraction of the whole one's."""
@@ -61,7 +62,7 @@ class Budget:
 
     def describe(self, value: float) -> str:
         """Sentence on a target that is out of reach."""
-        return f"the target is at most {self.at_most:.1%} of the {self.quantity}, but {value:.1%}"
+        return f"the target is at most {100 * self.at_most:.3g}% of the {self.quantity}, but {100 * value:.3g}%"
 
 
 @dataclass(frozen=True, eq=False)

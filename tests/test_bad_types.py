@@ -65,11 +65,68 @@ def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Reco
         (lambda: untyped.LeastSquares(held_out="all"), "`held_out` must lie strictly between 0 and 1, received 'all'."),
         (lambda: untyped.LeastSquares(batch_size=2.5), "`batch_size` must be an integer of at least 1, received 2.5."),
         (lambda: untyped.Recovery(held_out="all"), "`held_out` must lie strictly between 0 and 1, received 'all'."),
+        (lambda: untyped.Recovery(learning_rate="a"), "`learning_rate` must be positive and finite, received 'a'."),
+        (lambda: untyped.Recovery(learning_rate=True), "`learning_rate` must be positive and finite, received True."),
+        (lambda: untyped.Recovery(learning_rate=np.ones(2)), "must be positive and finite, received array([1., 1.])."),
+        (lambda: untyped.Recovery(bold_rate="a"), "`bold_rate` must be above `learning_rate` and finite, received 'a'"),
+        (
+            lambda: untyped.Recovery(distill="a"),
+            "`distill` must lie in [0, 1], received 'a': 0 learns from labels only.",
+        ),
+        (lambda: untyped.Recovery(mixup=None), "`mixup` must lie in [0, 1], received None: 0 mixes no examples."),
+        (lambda: untyped.Recovery(temperature="a"), "`temperature` must be positive and finite, received 'a'."),
+        (lambda: untyped.Recovery(optimizer=keras.optimizers.SGD()), "`optimizer` must be the name of a Keras optimiz"),
+        (lambda: untyped.Recovery(optimizer="LossScaleOptimizer"), "such as 'adam' or 'sgd', received 'LossScaleOpt"),
+        (lambda: untyped.Annealing(learning_rate="a"), "`learning_rate` must be a number, received 'a'."),
+        (lambda: untyped.Annealing(interactions=None), "`interactions` must be a number, received None."),
+        (lambda: untyped.Budget("latency", 0.5, 0), "`batch_size` must be an integer of at least 1, received 0."),
     ],
 )
 def test_settings(make: Callable[[], object], says: str) -> None:
     with refused(dr.ParameterError, says):
         make()
+
+
+@pytest.mark.parametrize(
+    ("use", "says"),
+    [
+        (lambda m, d, e: untyped.recover(m, d, recovery="distill"), "`recovery` must be Recovery, received str: pass"),
+        (
+            lambda m, d, e: untyped.prune_iteratively(m, d, e, fraction=0.5, recovery="distill", tuning=d),
+            "`recovery` must be Recovery, received str: pass dropreg.Recovery(distill=1.0), say.",
+        ),
+        (lambda m, d, e: untyped.select(e, ["a"] * len(e), fraction=0.5), "one for each element, received list: pass"),
+        (lambda m, d, e: untyped.anneal(m, d, e, fraction=0.5, start="a"), "`start` must be finite numbers of shape ("),
+        (lambda m, d, e: untyped.anneal(m, d, e, fraction=0.5, schedule="cubic"), "`schedule` must be Annealing, rece"),
+        (lambda m, d, e: untyped.anneal(m, d, e, fraction=0), "`fraction` must lie strictly between 0 and 1, received"),
+        (lambda m, d, e: untyped.prune(m, data=d, fraction=1e-3), "`fraction` must drop at least one of the"),
+        (
+            lambda m, d, e: untyped.prune(m, d, fraction=0.5),
+            "received tuple: make one with dropreg.select; examples go",
+        ),
+        (
+            lambda m, d, e: untyped.Selection.random(e, 0.5, seed=-1),
+            "`seed` must be an integer of at least 0, received",
+        ),
+        (
+            lambda m, d, e: untyped.anneal(m, d, untyped.elements(m, ["neurons", "weights"]), fraction=0.5),
+            "`elements` must hold no other kind beside weights, received neuron, weight: anneal one kind after the",
+        ),
+        (
+            lambda m, d, e: untyped.PruningCallback(e, d, fraction=0.5, start_epoch=0, end_epoch=1, seed=-1),
+            "`seed` must be an integer of at least 0, received -1.",
+        ),
+        (
+            lambda m, d, e: untyped.PruningCallback(e, d, fraction=0.5, start_epoch=0, end_epoch=1, scorer="x"),
+            "`scorer` must be a Scorer or callable, received 'x': pass dropreg.taylor.",
+        ),
+    ],
+)
+def test_arguments_of_pruning(
+    model: keras.Model, data: Labelled, elements: dr.Elements, use: Callable[..., object], says: str
+) -> None:
+    with refused(dr.ParameterError, says, model=model):
+        use(model, data, elements)
 
 
 def test_numbers_of_numpy_will_do() -> None:
@@ -91,12 +148,15 @@ def test_numbers_of_numpy_will_do() -> None:
         lambda *arguments: dr.estimate(*arguments, design=untyped.Bernoulli(0.3)),
         dr.taylor,
         dr.compare,
+        lambda model, data, elements: dr.anneal(model, data, elements, fraction=0.5),
+        lambda model, data, elements: dr.prune(model, data=data, elements=elements, fraction=0.5),
+        lambda model, data, elements: dr.select(elements, [1.0], fraction=0.5),
+        lambda model, data, elements: dr.Selection.random(elements, 0.5),
     ],
-    ids=["sample", "estimate", "estimate with a design", "taylor", "compare"],
+    ids=["sample", "estimate", "with a design", "taylor", "compare", "anneal", "prune", "select", "random"],
 )
 def test_elements(model: keras.Model, data: Labelled, use: Callable[..., Any], elements: Any) -> None:
-    if elements is None:
-        elements = {"first": 5}
+    elements = {"first": 5} if elements is None else elements
     says = f"`elements` must be Elements, received {type(elements).__name__}: call dropreg.elements(model)."
     with refused(dr.ParameterError, says, model=model):
         use(model, data, elements)

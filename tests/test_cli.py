@@ -105,16 +105,20 @@ def test_smaller_model_is_that_of_the_library(
     assert not printed.err
 
 
-def test_the_seed_is_that_of_annealing(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    seeds = []
+def test_the_seed_and_what_to_do_where_layers_cannot_be_cut_are_handed_on(
+    files: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
 
-    def prune(*arguments: Any, seed: int, **options: Any) -> None:
-        seeds.append(seed)
+    def prune(*arguments: Any, seed: int, on_blocked: str, **options: Any) -> None:
+        found.append((seed, on_blocked))
         raise dr.ParameterError("enough")
 
     monkeypatch.setattr(dr, "prune", prune)
-    assert main(["prune", files[0], "--data", files[1], "--fraction", "0.4", "--seed", "7"]) == 2
-    assert seeds == [7]
+    command = ["prune", files[0], "--data", files[1], "--fraction", "0.4", "--seed"]
+    assert main([*command, "7"]) == 2
+    assert main([*command, "0", "--on-blocked", "keep"]) == 2
+    assert found == [(7, "raise"), (0, "keep")]
 
 
 def test_what_would_be_lost_after_the_work_is_refused_before_it(

@@ -1,6 +1,7 @@
 """Laws of surgery: the smaller model computes what the masked network computes."""
 
 import dataclasses
+import random
 import subprocess
 import sys
 from functools import partial
@@ -320,6 +321,19 @@ def test_a_selection_for_another_model_is_refused() -> None:
     small = dr.prune(models.build("mlp"), selection).model
     with pytest.raises(dr.ModelError, match="or it has changed since"):
         dr.prune(small, selection)
+
+
+def test_random_numbers_of_the_caller_go_on_as_if_nothing_had_happened() -> None:
+    """Keras takes seeds from them for layers that it makes anew."""
+    model = models.build("mlp")
+    data, elements = models.data_for(model, 30), dr.elements(model)
+    before = random.getstate()
+    small = dr.prune(model, dr.Selection.random(elements, 0.4), data).model
+    dr.recover(small, data, recovery=dr.Recovery(epochs=1))
+    dr.prune_iteratively(model, data, elements, fraction=0.4, steps=2, scorer=dr.taylor)
+    with pytest.raises(dr.ModelError, match="must keep at least one"):
+        dr.prune(model, dr.Selection.dropping(elements, range(5)))
+    assert random.getstate() == before
 
 
 def test_an_empty_layer_is_refused() -> None:
