@@ -307,10 +307,10 @@ def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) 
     with pytest.raises(dr.ParameterError, match=r"`target` must be a Budget or an AccuracyLimit, received 0.5: pass f"):
         dr.prune(model, data=data, target=wrong)
     text: Any = "half"
-    with pytest.raises(dr.ParameterError, match=r"`fractions` must .*between 0 and 1, received .half."):
+    with pytest.raises(dr.ParameterError, match=r"`fraction` must .*between 0 and 1, received .half."):
         dr.prune(model, data=data, fraction=text)
     with pytest.raises(
-        dr.ParameterError, match=r"`fractions` must drop at least one of the .* elements, received 0.001"
+        dr.ParameterError, match=r"`fraction` must drop at least one of the .* elements, received 0.001"
     ):
         dr.prune(model, data=data, fraction=0.001)
     with pytest.raises(dr.DataError, match=r"`data` must hold at least two examples to merge by least squares"):
