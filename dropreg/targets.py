@@ -129,7 +129,11 @@ class AccuracyLimit:
     def check(self, model: "keras.Model", others: Data) -> None:
         """Raise DataError unless `data` fit the model, can be decided right or wrong, and are none of `others`."""
         check_apart("data", others, "target.data", self.data)
-        if check_data(model, self.data).task == "regression":
+        try:
+            task = check_data(model, self.data).task
+        except DataError as error:
+            raise DataError(f"`data` of an accuracy limit do not fit the model: {error}") from error
+        if task == "regression":
             raise DataError(
                 "`data` of an accuracy limit must have classes or labels 0 and 1, received other numbers: pass a "
                 "fraction or a Budget for a regression."

@@ -299,6 +299,9 @@ def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) 
     one = keras.Sequential([keras.Input((data[0].shape[1],)), layers.Dense(4), layers.Dense(1)])
     with pytest.raises(dr.DataError, match=r"accuracy limit must have classes.*pass a fraction or a Budget"):
         dr.prune(one, data=(data[0] + 1.0, None), target=limit)
+    names = dr.AccuracyLimit(0.5, (data[0], np.array(["a", "b"])[data[1] % 2]))
+    with pytest.raises(dr.DataError, match=r"of an accuracy limit do not fit the model: `y` must be integer classes"):
+        dr.prune(model, data=(data[0] + 1.0, None), target=names)
     with pytest.raises(dr.DataError, match=r"`data` and `target.data` must be different examples"):
         dr.prune(model, data=data, target=dr.AccuracyLimit(0.5, (data[0][:20], data[1][:20])))
     with pytest.raises(dr.ParameterError, match=r"`target` must be an accuracy limit where single weights go"):
