@@ -30,6 +30,7 @@ def seeds_kept() -> Iterator[None]:
         random.setstate(state)
 
 
+@seeds_kept()
 def copy_model(model: keras.Model) -> keras.Model:
     """A copy with the same structure, weights and held zeros, not compiled.
 

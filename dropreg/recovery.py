@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from .copying import copy_model, seeds_kept
+from .copying import copy_model
 from .data import Data, Examples, check_apart, check_data
 from .errors import DataError, ModelError, ParameterError, check_between, check_positive, check_type, is_number
 from .graph import trace_graph
@@ -201,7 +201,6 @@ class Recovered:
         return f"Recovered model '{self.model.name}': {self.describe()}, {self.recovery}"
 
 
-@seeds_kept()
 def recover(
     model: keras.Model,
     data: Data,

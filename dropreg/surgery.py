@@ -129,11 +129,6 @@ def cut(
 ) -> Pruned:
     """Build the model without the elements that a selection drops; parameters and errors as in `dropreg.prune`."""
     strategy = resolve_merge(merge, data is not None)
-    if not isinstance(selection, Selection):
-        raise ParameterError(
-            f"`selection` must be a Selection, received {type(selection).__name__}: make one with dropreg.select or "
-            "Selection.dropping."
-        )
     if on_blocked not in ("raise", "keep"):
         raise ParameterError(f"`on_blocked` must be one of raise, keep, received {on_blocked!r}.")
     graph = _trace(model, selection)

@@ -20,7 +20,7 @@ from ..errors import ModelError, ParameterError
 from ..outcomes import PerExample
 from ..prediction import Prediction
 from .probe import Probe
-from .question import Array
+from .running import Running
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -294,38 +294,6 @@ class FirstOrder(Curvature):
 
         step = probe.function(probe.by_row(body))
         return lambda examples: (step(probe.bundle(examples)).numpy(), None)
-
-
-class Running:
-    """Mean and spread over examples, gathered batch by batch.
-
-    Attributes
-    ----------
-    n : int
-    mean, mean_absolute : ndarray of float64, shape (n_elements,)
-    """
-
-    def __init__(self, n_elements: int) -> None:
-        self.n = 0
-        self.mean, self.mean_absolute, self._squares = np.zeros((3, n_elements))
-
-    def add(self, rows: npt.NDArray[Any]) -> None:
-        """Take in values (rows, n_elements)."""
-        n = len(rows)
-        mean = rows.mean(axis=0, dtype=np.float64)
-        shift, total = mean - self.mean, self.n + n
-        self._squares += np.square(rows - mean).sum(axis=0) + shift**2 * (self.n * n / total)
-        self.mean_absolute += (np.abs(rows).mean(axis=0, dtype=np.float64) - self.mean_absolute) * (n / total)
-        self.mean, self.n = self.mean + shift * (n / total), total
-
-    @property
-    def variance(self) -> Array:
-        """Over examples, with n - 1; zero for one example."""
-        return self._squares / max(self.n - 1, 1)
-
-    @property
-    def mean_square(self) -> Array:
-        return self.mean**2 + self._squares / max(self.n, 1)
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from ..elements import Elements, take
 from ..impact import ImpactTable, impact_table
 from ..outcomes import Outcome
 from ..prediction import Task
-from .derivatives import Running
 from .probe import Probe
 from .question import Array, Question, affordable, ask
+from .running import Running
 
 if TYPE_CHECKING:
     import keras

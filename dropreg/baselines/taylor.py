@@ -13,9 +13,10 @@ from ..errors import ParameterError
 from ..impact import ImpactTable, impact_table
 from ..outcomes import Outcome
 from ..prediction import Task
-from .derivatives import Curvature, Exact, Expansion, FirstOrder, GaussNewton, Running
+from .derivatives import Curvature, Exact, Expansion, FirstOrder, GaussNewton
 from .probe import Probe
 from .question import Array, Question, affordable, ask
+from .running import Running
 from .smoothness import check_differentiable
 
 if TYPE_CHECKING:
