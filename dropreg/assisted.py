@@ -130,18 +130,21 @@ class _Posterior:
         x, y = design.pseudo_rows(outcome)
         self.values, self.vectors = spectrum(design)
         self.n, self.total = design.n_rows - 1, float(y @ y)
-        self.noise = max(self.total / self.n, np.finfo(float).tiny)
         self.y = self.vectors.T @ (x.T @ y)
         self.b = self.vectors.T @ b0
         self.xb = self.values * self.b
+        least = max(
+            np.finfo(float).eps * float(self.b @ self.xb), np.finfo(float).tiny
+        )  # of outcomes that never change
+        self.noise = max(self.total, least) / self.n
 
     def at(self, prior_variance: float) -> _Part:
         """The posterior when deviations have this variance."""
         penalty = self.noise / prior_variance
         shrunk = self.values + penalty
         weight = self.noise / _SCALE_VARIANCE  # of s ~ N(1, _SCALE_VARIANCE), in units of squared error
-        q_bb = float(self.b @ self.xb - (self.xb**2 / shrunk).sum()) + weight
-        q_by = float(self.b @ self.y - (self.xb * self.y / shrunk).sum()) + weight
+        q_bb = penalty * float((self.b * self.xb / shrunk).sum()) + weight
+        q_by = penalty * float((self.b * self.y / shrunk).sum()) + weight
         q_yy = self.total - float((self.y**2 / shrunk).sum()) + weight
         scale = q_by / q_bb
         unexplained = max(q_yy - q_by**2 / q_bb, np.finfo(float).tiny)

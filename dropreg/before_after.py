@@ -1,7 +1,7 @@
 """What a change did to a model: outcomes of both on the same examples."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -59,7 +59,8 @@ def _predict(before: "keras.Model", after: "keras.Model", examples: Examples) ->
 
     outputs = [run_model(model, examples) for model in (before, after)]
     from_logits = are_logits(before, examples.output, examples.task, outputs[0])
-    whole, smaller = (Prediction(tf.constant(found), examples.task, from_logits) for found in outputs)
+    counted = examples.carried()[1]
+    whole, smaller = (examples.predicted(tf.constant(f), counted, from_logits=from_logits) for f in outputs)
     return whole, smaller
 
 
@@ -67,7 +68,7 @@ def _values(predictions: tuple[Prediction, Prediction], examples: Examples, outc
     """The outcome before and after, shape (2, n_examples); (2, 1) of one that takes all examples at once."""
     import tensorflow as tf
 
-    labels: Any = np.zeros(len(examples), np.int64) if examples.labels is None else examples.labels
+    labels = examples.carried()[0]
     if isinstance(outcome, PerMask):
         return np.array([[outcome.measure_mask(labels, found.outputs.numpy())] for found in predictions])
     measured = [outcome.measure(found, tf.constant(labels), predictions[0]).numpy() for found in predictions]

@@ -232,7 +232,7 @@ class _Judge:
         import tensorflow as tf
 
         prediction = self._probe.predict(bundle, mask)
-        return tf.stack([outcome.measure(prediction, bundle[-1], prediction) for outcome in self._outcomes], axis=1)
+        return tf.stack([outcome.measure(prediction, bundle.labels, prediction) for outcome in self._outcomes], axis=1)
 
     def line(self, mask: npt.NDArray[np.bool_], **labels: Any) -> dict[str, Any]:
         """One row of the comparison."""

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from .errors import DataError, ParameterError, concatenate_names
 from .inputs import as_list, blocks, check_ids, checked_input, fits, written
-from .prediction import TASKS, Task
+from .prediction import TASKS, Prediction, Task
 from .streams import stream
 
 if TYPE_CHECKING:
@@ -41,20 +41,34 @@ class Examples:
         "classes", "binary", "multilabel" or "regression".
     output : int
         Number of the model's output that is measured.
+    counted : ndarray of bool, shape (n_examples, ...), or None
+        Its positions that count: those that the model's own mask, such as that of an Embedding with mask_zero, does
+        not hide. None where all do.
     """
 
     inputs: tuple[npt.NDArray[Any], ...]
     labels: npt.NDArray[Any] | None
     task: Task
     output: int = 0
+    counted: npt.NDArray[np.bool_] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs[0])
 
-    def part(self, rows: slice) -> "Examples":
+    def part(self, rows: slice | npt.NDArray[np.int64]) -> "Examples":
         """Some of them."""
-        labels = None if self.labels is None else self.labels[rows]
-        return replace(self, inputs=tuple(array[rows] for array in self.inputs), labels=labels)
+        labels, counted = (None if array is None else array[rows] for array in (self.labels, self.counted))
+        return replace(self, inputs=tuple(array[rows] for array in self.inputs), labels=labels, counted=counted)
+
+    def carried(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
+        """Labels and `counted` that rows take along: zeros (n_examples,) and an empty (n_examples, 0) without."""
+        n = len(self)
+        labels = np.zeros(n, np.int64) if self.labels is None else self.labels
+        return labels, np.ones((n, 0), dtype=bool) if self.counted is None else self.counted
+
+    def predicted(self, outputs: Any, counted: Any, *, from_logits: bool) -> Prediction:
+        """What `outputs` of some of them mean, with their part of `counted`, as `carried` gives it."""
+        return Prediction(outputs, self.task, from_logits, None if self.counted is None else counted)
 
     def check_outputs(self, outputs: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float32]:
         """What model `name` gives for the examples, (n_examples, ..., n_outputs), if it can be measured.
@@ -103,7 +117,8 @@ def check_data(
     ----------
     model : keras.Model
         The output that is measured must have shape (batch, ..., n_outputs); axes between are positions, such as
-        pixels or tokens, of which each counts the same.
+        pixels or tokens, of which each counts the same, but for those that the model's own mask hides (padded steps):
+        as in Keras' losses and metrics they do not count, and may have any label.
     data : (x, y), dataset or iterable of batches
         Arrays may lie on disk (numpy.memmap); what comes in batches is written there first, see
         `stream`. y: a list or dict where the model has several outputs. Classes as integers (n, ...) or
@@ -125,7 +140,8 @@ def check_data(
     Raises
     ------
     DataError
-        If shapes, dtypes, lengths or values do not fit; the text says which, and what to do.
+        If shapes, dtypes, lengths or values do not fit, or all of an example is hidden; the text says which, and what
+        to do.
     """
     data = read_once(data)
     if len(data) != 2:
@@ -161,13 +177,16 @@ def check_data(
     y = _labels_of(y, number, graph.output_names)
     if task is not None and task not in TASKS:
         raise ParameterError(f"`task` must be one of {', '.join(TASKS)}, received {task!r}.")
+    from .positions import counted_positions
+
+    counted = counted_positions(model, inputs, number)
     if y is None:
-        return Examples(inputs, None, task or ("classes" if n_outputs > 1 else "regression"), number)
-    labels = _numeric_labels(y, n_examples)
+        return Examples(inputs, None, task or ("classes" if n_outputs > 1 else "regression"), number, counted)
+    labels = _without_hidden(_numeric_labels(y, n_examples), counted)
     expected = (n_examples, *shape[1:])
     task = task or _guess_task(labels, len(expected), n_outputs)
     checked = _checked_classes(labels, expected) if task == "classes" else _checked_targets(labels, expected, task)
-    return Examples(inputs, checked, task, number)
+    return Examples(inputs, checked, task, number, counted)
 
 
 def as_data(model: "keras.Model", examples: Examples) -> tuple[Any, Any]:
@@ -261,6 +280,17 @@ def _numeric_labels(y: Any, n_examples: int) -> npt.NDArray[Any]:
         raise DataError(f"`y` must have one label for each of {n_examples} examples, received {received}.")
     if labels.dtype.kind not in "fiub":
         raise DataError(f"`y` must be integer classes or one-hot rows, received dtype {labels.dtype}.")
+    return labels
+
+
+def _without_hidden(labels: npt.NDArray[Any], counted: npt.NDArray[np.bool_] | None) -> npt.NDArray[Any]:
+    """Labels with class 0, or its one-hot row, wherever they do not count."""
+    if counted is None or labels.shape[: counted.ndim] != counted.shape:
+        return labels
+    labels = labels.copy()
+    labels[~counted] = 0
+    if labels.ndim > counted.ndim and labels.shape[-1] > 1:
+        labels[~counted, ..., 0] = 1
     return labels
 
 

@@ -1,7 +1,7 @@
 """The calls of a Keras model in the order in which they run, nested models written out.
 
-A subclassed model, whose graph lies in Python code, is one opaque call. This is the only module that
-reads the private bookkeeping of Keras (``keras.src``).
+A subclassed model, whose graph lies in Python code, is one opaque call. This module and
+`dropreg.step_masks` alone read the private bookkeeping of Keras (``keras.src``).
 """
 
 from collections import Counter
@@ -10,12 +10,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import keras
 import tensorflow as tf
 from keras.src.models.functional import Functional
 
 from .errors import ModelError, ParameterError
+from .step_masks import step_mask, with_step_mask
 
 Shape = tuple[int | None, ...]
 
@@ -43,6 +45,8 @@ class Call:
         Shapes of those slots, batch axis included.
     name : str
         Of the layer, as in `Graph.names`.
+    unmasked : tuple of int
+        Slots among `inputs` that layers before have taken the masks of steps off, in the order of the model.
     """
 
     layer: Any
@@ -53,6 +57,7 @@ class Call:
     input_shapes: tuple[Shape, ...]
     output_shapes: tuple[Shape, ...]
     name: str
+    unmasked: tuple[int, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -62,6 +67,18 @@ class Call:
         """What is called and all layers in it."""
         return self.layer._flatten_layers() if isinstance(self.layer, keras.layers.Layer) else [self.layer]
 
+    def _as_given(self, slot: int, value: Any) -> Any:
+        """The value that the layer gets: another tensor where it has a mask, which some layers take off."""
+        mask = step_mask(value)
+        if mask is None:
+            return value
+        return with_step_mask(tf.identity(value), None if slot in self.unmasked else mask)
+
+    def as_read(self, value: Any) -> Any:
+        """An input, without its mask of steps where the layer has no use for one: it reads hidden steps as others."""
+        heeds = getattr(self.layer, "supports_masking", False)
+        return value if heeds or step_mask(value) is None else tf.identity(value)
+
     def positions_of(self, argument: str, place: int) -> list[int]:
         """Which of `inputs` were passed as one argument, by name or as number `place`."""
         value = self.kwargs.get(argument, self.args[place] if place < len(self.args) else None)
@@ -69,7 +86,10 @@ class Call:
 
     def run(self, values: Sequence[Any]) -> list[Any]:
         """Call the layer for inference on `values`, one tensor for each slot of `inputs`; gives a list of tensors."""
-        by_slot = dict(zip(self.inputs, values, strict=True))
+        return self.run_on({s: self._as_given(s, value) for s, value in zip(self.inputs, values, strict=True)})
+
+    def run_on(self, by_slot: dict[int, Any]) -> list[Any]:
+        """`run` on tensors by slot, which layers may take the masks of steps off."""
 
         def fill(leaf: Any) -> Any:
             return by_slot[leaf.slot] if isinstance(leaf, Ref) else leaf
@@ -118,6 +138,8 @@ class Graph:
     names : dict of int to str
         What each layer is called, by its ``id``: its name, behind those of the models and layers around it where
         several layers have the same one ("encoder/dense").
+    mask_ranks : tuple of (int or None)
+        Rank of Keras' mask of steps (`dropreg.step_masks`) that the value in each slot comes with; None without one.
     inside : tuple of Inside or None
         The calls inside a subclassed model, which itself is the only call; None for other models.
     """
@@ -130,7 +152,13 @@ class Graph:
     output_names: tuple[str, ...]
     input_dtypes: tuple[str | None, ...]
     names: dict[int, str]
+    mask_ranks: tuple[int | None, ...]
     inside: tuple[Inside, ...] | None = None
+
+    def hides(self, output: int) -> bool:
+        """Whether the model's mask of steps can hide positions of output number `output`."""
+        slot = self.outputs[output]
+        return 1 < (self.mask_ranks[slot] or 0) < len(self.shapes[slot])
 
     def output_number(self, output: int | str) -> int:
         """Position of an output given by its position or name.
@@ -164,20 +192,31 @@ def trace_graph(model: keras.Model) -> Graph:
             "keras.saving.load_model."
         )
     if is_opaque(model):
-        return _opaque(model)
+        from .opaque import trace_opaque
+
+        return trace_opaque(model)
     functional = _functional(model)
     shapes: list[Shape] = []
+    masked: list[bool] = []
     calls: list[Call] = []
-    names = _names(model)
+    names = names_of(model)
 
     def new_slot(tensor: keras.KerasTensor) -> int:
         shapes.append(tuple(tensor.shape))
+        masked.append(step_mask(tensor) is not None)
         return len(shapes) - 1
 
     inputs = tuple(new_slot(tensor) for tensor in functional.inputs)
     outputs = _write_out(functional, inputs, new_slot, calls, shapes)
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in functional.inputs]
+    masks = _StepMasks({}, ((),) * len(calls))
+    if any(masked):
+        masks = _step_masks(model, calls, inputs, specs)
     return Graph(
-        calls=tuple(replace(call, name=names.get(id(call.layer), call.name)) for call in calls),
+        calls=tuple(
+            replace(call, name=names.get(id(call.layer), call.name), unmasked=slots)
+            for call, slots in zip(calls, masks.taken_off, strict=True)
+        ),
         inputs=inputs,
         outputs=outputs,
         shapes=tuple(shapes),
@@ -185,10 +224,50 @@ def trace_graph(model: keras.Model) -> Graph:
         output_names=tuple(functional.output_names),
         input_dtypes=tuple(str(tensor.dtype) for tensor in functional.inputs),
         names=names,
+        mask_ranks=tuple(masks.ranks.get(slot) for slot in range(len(shapes))),
     )
 
 
-def _names(model: keras.Model) -> dict[int, str]:
+@dataclass(frozen=True)
+class _StepMasks:
+    """Masks of steps as a run of a model showed them: ranks by slot, and `Call.unmasked` of each call."""
+
+    ranks: dict[int, int]
+    taken_off: tuple[tuple[int, ...], ...]
+
+
+_OBSERVED: WeakKeyDictionary[Any, tuple[Any, _StepMasks]] = WeakKeyDictionary()
+
+
+def _step_masks(model: Any, calls: list[Call], inputs: tuple[int, ...], specs: list[tf.TensorSpec]) -> _StepMasks:
+    """Run a model once, on symbols, and remember what was seen as long as it has the same calls."""
+    structure = [(id(call.layer), call.inputs, call.outputs) for call in calls]
+    known, found = _OBSERVED.get(model, (None, None))
+    if found is None or known != structure:
+        found = _observe(calls, inputs, specs)
+        _OBSERVED[model] = structure, found
+    return found
+
+
+def _observe(calls: list[Call], inputs: tuple[int, ...], specs: list[tf.TensorSpec]) -> _StepMasks:
+    ranks: dict[int, int] = {}
+    taken_off: list[tuple[int, ...]] = []
+
+    def run(given: list[Any]) -> None:
+        values = dict(zip(inputs, given, strict=True))
+        taken_off.clear()
+        for call in calls:
+            taken_off.append(tuple(slot for slot in call.inputs if slot in ranks and step_mask(values[slot]) is None))
+            values.update(zip(call.outputs, call.run_on({slot: values[slot] for slot in call.inputs}), strict=True))
+            found = {slot: step_mask(values[slot]) for slot in call.outputs}
+            ranks.update((slot, len(mask.shape)) for slot, mask in found.items() if mask is not None)
+
+    with keras.StatelessScope(collect_losses=True):
+        tf.function(run).get_concrete_function(specs)
+    return _StepMasks(ranks, tuple(taken_off))
+
+
+def names_of(model: keras.Model) -> dict[int, str]:
     """`Graph.names`."""
     paths: dict[int, str] = {}
 
@@ -241,89 +320,6 @@ def patched(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
 def call_name(layer: Any) -> str:
     """The method that ``layer(...)`` ends up in."""
     return "call" if getattr(layer, "quantization_mode", None) is None else "quantized_call"
-
-
-def _opaque(model: Any) -> Graph:
-    """A subclassed model as one call, with the calls inside it as one trace saw them."""
-    shapes = _built_shapes(model)
-    for dtype in ("float32", "int32"):
-        specs = keras.tree.map_shape_structure(lambda shape, dtype=dtype: tf.TensorSpec(shape, dtype), shapes)
-        try:
-            inside, output_shapes = _record_calls(model, specs)
-            break
-        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
-            failure = error
-    else:
-        raise ModelError(
-            f"model '{model.name}' ({type(model).__name__}) must run on tensors of shape {shapes}, received the error "
-            f"{failure}: call it once on a batch of data first."
-        )
-    flat: list[Shape] = [spec.shape for spec in keras.tree.flatten(specs)]
-    slots = iter(range(len(flat)))
-    arguments = keras.tree.map_structure(lambda spec: Ref(next(slots)), specs)
-    n_inputs, n_outputs = len(flat), len(output_shapes)
-    read, written = tuple(range(n_inputs)), tuple(range(n_inputs, n_inputs + n_outputs))
-    input_shapes = tuple(tuple(shape) for shape in flat)
-    call = Call(model, (arguments,), {}, read, written, input_shapes, output_shapes, model.name)
-    return Graph(
-        calls=(call,),
-        inputs=read,
-        outputs=written,
-        shapes=(*input_shapes, *output_shapes),
-        input_names=tuple(f"input_{k}" for k in read),
-        output_names=tuple(f"output_{k}" for k in range(n_outputs)),
-        input_dtypes=(None,) * n_inputs,
-        names=_names(model),
-        inside=inside,
-    )
-
-
-def _built_shapes(model: Any) -> Any:
-    """Shapes of the model's inputs as it was built, batch axis unknown."""
-    known = model._build_shapes_dict
-    if not model.built or not known:
-        raise ModelError(
-            f"model '{model.name}' ({type(model).__name__}) is not built, so its layers cannot be counted: call it "
-            "once on a batch of data."
-        )
-    if len(known) != 1:
-        raise ModelError(
-            f"model '{model.name}' ({type(model).__name__}) must take one argument (a tensor, list or dict), received "
-            f"{len(known)} ({', '.join(known)}): put them into a list."
-        )
-    return keras.tree.map_shape_structure(lambda shape: (None, *shape[1:]), next(iter(known.values())))
-
-
-def _record_calls(model: Any, specs: Any) -> tuple[tuple[Inside, ...], tuple[Shape, ...]]:
-    """Trace `model` on tensors of these specs; its inner calls and the shapes of its outputs."""
-    calls: list[tuple[Any, Any, Any]] = []
-
-    def recorder(layer: Any) -> Callable[..., Any]:
-        original = getattr(layer, call_name(layer))
-
-        def call(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            calls.append((layer, args[0] if args else None, result))
-            return result
-
-        return call
-
-    changes = [(layer, call_name(layer), recorder(layer)) for layer in all_layers(model)[1:]]
-    found: list[Any] = []
-
-    def run(inputs: Any) -> None:
-        calls.clear()
-        found[:] = keras.tree.flatten(model(inputs, training=False))
-
-    with patched(changes), keras.StatelessScope(collect_losses=True):
-        tf.function(run).get_concrete_function(specs)
-    is_output = {id(tensor) for tensor in found}
-    inside = tuple(Inside(layer, _shape(x), _shape(y), id(y) in is_output) for layer, x, y in calls)
-    return inside, tuple(tuple(tensor.shape) for tensor in found)
-
-
-def _shape(value: Any) -> Shape | None:
-    return tuple(value.shape) if isinstance(value, tf.Tensor) else None
 
 
 def _functional(model: Any) -> Functional:

@@ -21,6 +21,7 @@ from .copying import traced
 from .elements import Columns, Elements, Gate, InnerGate, check_fits
 from .errors import ParameterError
 from .graph import Call, all_layers, call_name, patched, trace_graph, variables_of
+from .step_masks import step_mask, weights_of, with_step_mask
 
 if TYPE_CHECKING:
     from .data import Examples
@@ -118,12 +119,13 @@ class MaskedNetwork:
         return sum(int(np.prod([size or 1 for size in shape[1:]])) for shape in shapes)
 
     def prefix(self, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Values at the frontier, one tensor of shape (examples, ...) for each of its slots."""
+        """Values at the frontier, one tensor of shape (examples, ...) for each of its slots, then their step masks."""
         values = dict(zip(self.graph.inputs, inputs, strict=True))
         suffix = set(self._suffix)
         calls = {i: call for i, call in enumerate(self.graph.calls) if i not in suffix}
         self._run(calls, values, None)
-        return [values[slot] for slot in self.frontier]
+        masked = [slot for slot in self.frontier if self.graph.mask_ranks[slot] is not None]
+        return [values[slot] for slot in self.frontier] + [tf.cast(step_mask(values[slot]), tf.bool) for slot in masked]
 
     def suffix(self, frontier: Sequence[tf.Tensor], masks: tf.Tensor | None) -> tf.Tensor:
         """The model's output for rows of frontier values and masks.
@@ -131,6 +133,7 @@ class MaskedNetwork:
         Parameters
         ----------
         frontier : sequence of Tensor, shape (rows, ...)
+            As `prefix` gives them.
         masks : Tensor of float, shape (rows, n_elements) or (1, n_elements), or None
             1 = kept, 0 = dropped; None keeps everything. One mask for all rows where
             ``elements.one_mask_a_batch``.
@@ -139,7 +142,11 @@ class MaskedNetwork:
         -------
         Tensor, shape (rows, ...)
         """
-        values = dict(zip(self.frontier, frontier, strict=True))
+        found = iter(frontier[len(self.frontier) :])
+        values = {
+            slot: value if self.graph.mask_ranks[slot] is None else with_step_mask(tf.identity(value), next(found))
+            for slot, value in zip(self.frontier, frontier, strict=False)
+        }
         self._run({i: self.graph.calls[i] for i in self._suffix}, values, masks)
         return values[self.output]
 
@@ -189,10 +196,7 @@ class MaskedNetwork:
             else:
                 center = tf.constant(replacement, dtype=value.dtype)
                 gated = apply_mask(gated - center, masks, gate.columns) + center
-        keras_mask = getattr(value, "_keras_mask", None)
-        if keras_mask is not None:
-            setattr(gated, "_keras_mask", keras_mask)  # noqa: B010 - Keras' own name for a time-step mask
-        return gated
+        return with_step_mask(gated, step_mask(value))
 
     def __call__(self, inputs: Sequence[Any], masks: Any) -> tf.Tensor:
         """The model's output for examples and masks, one mask an example.
@@ -235,9 +239,16 @@ class MaskedNetwork:
                 f"ablation 'mean' must have elements that are read as channels of an activation, received {kinds}: "
                 "use ablation='zero'."
             )
-        slots = {key: self.graph.calls[key[0]].inputs[key[1]] for key in self._gates}
-        means = self.average(lambda values: [channel_means(values[k]) for k in slots.values()], examples, batch_size)
-        return dict(zip(slots, means, strict=True))
+        places = list(self._gates)
+        means = self.average(
+            lambda values: [channel_means(self._read(values, k)) for k in places], examples, batch_size
+        )
+        return dict(zip(places, means, strict=True))
+
+    def _read(self, values: dict[int, Any], place: tuple[int, int]) -> tf.Tensor:
+        """What a call reads at an input."""
+        call = self.graph.calls[place[0]]
+        return call.as_read(values[call.inputs[place[1]]])
 
     def average(
         self, function: Callable[[dict[int, Any]], list[tf.Tensor]], examples: "Examples", batch_size: int
@@ -359,9 +370,10 @@ def apply_mask(value: tf.Tensor, masks: tf.Tensor, columns: npt.NDArray[np.int64
 
 
 def channel_means(value: tf.Tensor) -> tf.Tensor:
-    """Means over all axes but the last."""
+    """Means over all axes but the last, without steps that are masked."""
+    weights, axes = weights_of(value), list(range(len(value.shape) - 1))
     value = tf.cast(value, tf.float32)
-    return tf.reduce_mean(value, axis=list(range(len(value.shape) - 1)))
+    return tf.reduce_mean(value, axis=axes) if weights is None else tf.reduce_sum(value * weights, axis=axes)
 
 
 def shortest_period(columns: npt.NDArray[np.int64]) -> int:

@@ -13,7 +13,7 @@ of the covariance of R, and A = -(G_RR)^-1 G_RK.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
@@ -29,6 +29,7 @@ from .last_layer import LastLayer
 from .layers.base import rule_for
 from .layers.recurrent import RecurrentRule
 from .masking import MaskedNetwork, change_state, channel_means, pick_masks, shortest_period
+from .step_masks import step_mask, weights_of, with_step_mask
 
 if TYPE_CHECKING:
     from .data import Examples
@@ -112,20 +113,16 @@ class MergedNetwork(MaskedNetwork):
                 found += [(call, k) for k, cell in enumerate(cells) if cell is self._layers[gate.layer]]
         return found
 
-    def _read(self, values: dict[int, Any], place: Place) -> tf.Tensor:
-        """What is read at a place, rows of channels."""
+    def _read_at(self, values: dict[int, Any], place: Place) -> "_Rows":
+        """What is read at a place."""
         if isinstance(place, tuple):
-            read = [values[self.graph.calls[place[0]].inputs[place[1]]]]
-        else:
-            read = [_states_of(call, number, values) for call, number in self._states[place]]
-        return tf.concat([tf.reshape(tf.cast(value, tf.float32), [-1, value.shape[-1]]) for value in read], 0)
+            return _Rows.of([self._read(values, place)])
+        return _Rows.of([_states_of(call, number, values) for call, number in self._states[place]])
 
     def _measure(self, examples: "Examples", batch_size: int = 500) -> tuple[dict[Place, Moments], LastLayer | None]:
         """Moments at the gates, and the last layer with those of what it reads."""
         places = list(self._columns)
-        found = self.average(
-            lambda values: [channel_means(self._read(values, p)) for p in places], examples, batch_size
-        )
+        found = self.average(lambda values: [self._read_at(values, p).mean() for p in places], examples, batch_size)
         means = dict(zip(places, found, strict=True))
         one = len(self.graph.outputs) == 1  # merging fits no last layer where there are several
         last = LastLayer.call_among([self.graph.calls[index] for index in self._suffix]) if one else None
@@ -133,13 +130,13 @@ class MergedNetwork(MaskedNetwork):
         def products(values: dict[int, Any]) -> list[tf.Tensor]:
             read = []
             for place in places:
-                centred = self._read(values, place) - tf.constant(means[place], tf.float32)
-                read.append(tf.reshape(centred, [-1, shortest_period(self._columns[place])]))
+                rows = self._read_at(values, place)
+                centred = rows.x - tf.constant(means[place], tf.float32)
+                read.append(rows.folded(centred, shortest_period(self._columns[place])))
             if last is not None:
-                x = values[last.inputs[0]]
-                x = tf.reshape(tf.cast(x, tf.float32), [-1, x.shape[-1]])
-                read.append(tf.concat([x, tf.ones_like(x[:, :1])], axis=1))
-            return [tf.matmul(x, x, transpose_a=True) / tf.cast(tf.shape(x)[0], tf.float32) for x in read]
+                rows = _Rows.of([last.as_read(values[last.inputs[0]])])
+                read.append(replace(rows, x=tf.concat([rows.x, tf.ones_like(rows.x[:, :1])], axis=1)))
+            return [rows.products() for rows in read]
 
         totals = self.average(products, examples, batch_size)
         moments = {
@@ -161,7 +158,7 @@ class MergedNetwork(MaskedNetwork):
     def _gated(self, call: int, position: int, value: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
         if masks is None or (call, position) not in self._gates:
             return value
-        return self._merging((call, position), masks)(value)
+        return with_step_mask(self._merging((call, position), masks)(value), step_mask(value))
 
     def _merging(self, place: Place, masks: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
         """What turns channels (rows, ..., channels) at a place into what is read in their place under masks."""
@@ -182,6 +179,47 @@ class MergedNetwork(MaskedNetwork):
             return tf.cast(tf.reshape(read * scale, shape) + center, value.dtype)
 
         return merged
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Channels at every position of examples.
+
+    Attributes
+    ----------
+    x : Tensor of float32, shape (rows, channels)
+    weights : Tensor of float32, shape (rows, 1), or None
+        What each counts, 1 in all; None where all count the same.
+    """
+
+    x: tf.Tensor
+    weights: tf.Tensor | None
+
+    @classmethod
+    def of(cls, values: list[Any]) -> "_Rows":
+        """All positions of tensors (rows, ..., channels)."""
+        parts = [tf.reshape(tf.cast(value, tf.float32), [-1, value.shape[-1]]) for value in values]
+        found = [weights_of(value) for value in values]
+        if all(weights is None for weights in found):
+            return cls(tf.concat(parts, 0), None)
+        ones = [tf.ones_like(x[:, :1]) / tf.cast(tf.shape(x)[0], tf.float32) for x in parts]
+        weights = [one if own is None else tf.reshape(own, [-1, 1]) for one, own in zip(ones, found, strict=True)]
+        return cls(tf.concat(parts, 0), tf.concat(weights, 0) / len(values))
+
+    def mean(self) -> tf.Tensor:
+        return channel_means(self.x) if self.weights is None else tf.reduce_sum(self.x * self.weights, axis=0)
+
+    def products(self) -> tf.Tensor:
+        """Mean products of channels, (channels, channels)."""
+        if self.weights is None:
+            return tf.matmul(self.x, self.x, transpose_a=True) / tf.cast(tf.shape(self.x)[0], tf.float32)
+        return tf.matmul(self.x * self.weights, self.x, transpose_a=True)
+
+    def folded(self, x: tf.Tensor, period: int) -> "_Rows":
+        """Values like these in rows of `period` channels."""
+        repeats = (x.shape[-1] or period) // period
+        weights = None if self.weights is None else tf.repeat(self.weights, repeats, axis=0) / repeats
+        return _Rows(tf.reshape(x, [-1, period]), weights)
 
 
 def _states_of(call: Call, number: int, values: dict[int, Any]) -> tf.Tensor:

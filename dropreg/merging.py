@@ -115,7 +115,7 @@ def merge_into(
 
 def _merge_reader(patient: Patient, rule: LinearReader, strategy: Merge) -> dict[str, Any]:
     """Mix what the layer of a call reads, if the strategy says so, and shift its biases."""
-    old, new, slots, kept = patient.old, patient.new, patient.slots, patient.rebuilt.plan.kept
+    old, new, kept = patient.old, patient.new, patient.rebuilt.plan.kept
     whole = rule.cut(old, [np.ones_like(kept[slot]) for slot in old.inputs], [kept[slot] for slot in old.outputs])
     row = {"layer": old.name, "ridge": np.inf, "unexplained": 1.0}
     rows = None if _is_constrained(old.layer, "kernel") else rule.kernel_rows(old, whole.weights)
@@ -126,7 +126,7 @@ def _merge_reader(patient: Patient, rule: LinearReader, strategy: Merge) -> dict
         new.layer.set_weights(rule.with_kernel_rows(new, new.layer.get_weights(), mixed.rows))
         row |= mixed.row
     if shifts:
-        before, after = patient.twins.mean_maps(slots)
+        before, after = patient.twins.mean_maps(patient.calls)
         shift = np.mean(
             [
                 _mean_response(rule, old, whole.config, whole.weights, b)
@@ -230,7 +230,7 @@ def _match_predictions(patient: Patient, *, classes: bool) -> None:
     found = twins.gather([outputs[0], old.inputs[0]], _MOST_ROWS)
     if found is None:
         return
-    (whole, _), (x_before, x_after) = found
+    ((whole, _), (x_before, x_after)), held_out = found
     scores = x_before @ rows[0][0] + rows[0][1]
     log_p = log_softmax(scores, axis=1)
     if scores.shape != whole.shape or scores.shape[1] < 2:
@@ -238,7 +238,6 @@ def _match_predictions(patient: Patient, *, classes: bool) -> None:
     shown = [np.exp(log_p), scores] if classes else [np.exp(log_p)]
     if not any(np.allclose(values, whole, rtol=1e-3, atol=1e-3) for values in shown):
         return
-    held_out = np.repeat(twins.is_held_out(), len(whole) // twins.n_examples)
     kernel, bias = fit_predictions(x_after, log_p, held_out, rows[1], PENALTIES)
     weights = rule.with_kernel_rows(new, new.layer.get_weights(), [kernel])
     new.layer.set_weights(rule.shifted(new, weights, bias - rows[1][1]))

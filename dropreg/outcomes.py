@@ -78,10 +78,10 @@ class Accuracy(Outcome):
     averages = True
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        return _mean(self._right(prediction, labels))
+        return _mean(self._right(prediction, labels), prediction)
 
     def surrogate(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        return _mean(self._nearly_right(prediction, labels))
+        return _mean(self._nearly_right(prediction, labels), prediction)
 
     def _right(self, prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
         """Whether decisions are right, 0 or 1, in the shape of `labels`."""
@@ -109,10 +109,10 @@ class RetainedAccuracy(Accuracy):
     name = "retained"
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        return _mean(self._right(prediction, labels) * self._right(whole, labels))
+        return _mean(self._right(prediction, labels) * self._right(whole, labels), prediction)
 
     def surrogate(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        return _mean(self._nearly_right(prediction, labels) * self._right(whole, labels))
+        return _mean(self._nearly_right(prediction, labels) * self._right(whole, labels), prediction)
 
 
 class Loss(Outcome):
@@ -126,10 +126,10 @@ class Loss(Outcome):
         import tensorflow as tf
 
         if prediction.task == "classes":
-            return _mean(-_of_labels(prediction.log_probabilities(), labels))
+            return _mean(-_of_labels(prediction.log_probabilities(), labels), prediction)
         if prediction.task == "regression":
-            return _mean(tf.square(prediction.outputs - labels))
-        return _mean(tf.nn.softplus(prediction.logits() * (1.0 - 2.0 * labels)))
+            return _mean(tf.square(prediction.outputs - labels), prediction)
+        return _mean(tf.nn.softplus(prediction.logits() * (1.0 - 2.0 * labels)), prediction)
 
 
 class Margin(Outcome):
@@ -141,7 +141,7 @@ class Margin(Outcome):
     averages = True
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        return _mean(_margins(prediction, labels))
+        return _mean(_margins(prediction, labels), prediction)
 
 
 class Divergence(Outcome):
@@ -161,14 +161,15 @@ class Divergence(Outcome):
 
         if prediction.task == "classes":
             reference = whole.log_probabilities()
-            return _mean(tf.reduce_sum(tf.exp(reference) * (reference - prediction.log_probabilities()), axis=-1))
+            change = tf.exp(reference) * (reference - prediction.log_probabilities())
+            return _mean(tf.reduce_sum(change, axis=-1), prediction)
         if prediction.task == "regression":
-            return _mean(tf.square(prediction.outputs - whole.outputs))
+            return _mean(tf.square(prediction.outputs - whole.outputs), prediction)
         reference, logits = whole.logits(), prediction.logits()
         p = tf.sigmoid(reference)
         here = p * tf.nn.softplus(-logits) + (1.0 - p) * tf.nn.softplus(logits)
         there = p * tf.nn.softplus(-reference) + (1.0 - p) * tf.nn.softplus(reference)
-        return _mean(here - there)
+        return _mean(here - there, prediction)
 
     @staticmethod
     def scores(prediction: Prediction, signs: "tf.Tensor") -> "tf.Tensor":
@@ -187,12 +188,13 @@ class Divergence(Outcome):
 
         if prediction.task == "classes":
             log_p = prediction.log_probabilities()
-            return _root_mean(tf.reduce_sum(signs * tf.stop_gradient(tf.exp(log_p / 2.0)) * log_p, axis=-1))
+            terms = signs * tf.stop_gradient(tf.exp(log_p / 2.0)) * log_p
+            return _root_mean(tf.reduce_sum(terms, axis=-1), prediction)
         if prediction.task == "regression":
-            return _root_mean(signs * prediction.outputs) * math.sqrt(2.0)
+            return _root_mean(signs * prediction.outputs, prediction) * math.sqrt(2.0)
         logits = prediction.logits()
         p = tf.stop_gradient(tf.sigmoid(logits))
-        return _root_mean(signs * tf.sqrt(p * (1.0 - p)) * logits)
+        return _root_mean(signs * tf.sqrt(p * (1.0 - p)) * logits, prediction)
 
     @staticmethod
     def curvature(task: Task, shape: tuple[int, ...]) -> float:
@@ -206,25 +208,36 @@ class Divergence(Outcome):
         return (2.0 if task == "regression" else 0.25) / math.prod(shape)
 
 
-def _mean(values: "tf.Tensor") -> "tf.Tensor":
-    """Mean of each row, shape (rows,)."""
+def _mean(values: "tf.Tensor", prediction: Prediction) -> "tf.Tensor":
+    """Mean of each row over the positions that count, shape (rows,)."""
     import tensorflow as tf
 
-    return tf.reduce_mean(_by_row(values), axis=1)
+    rows, counted = _by_row(values, prediction)
+    if counted is None:
+        return tf.reduce_mean(rows, axis=1)
+    return tf.reduce_sum(rows, axis=1) / tf.reduce_sum(counted, axis=1)
 
 
-def _root_mean(values: "tf.Tensor") -> "tf.Tensor":
-    """Sum of each row over the root of how many they are: its square is on average the mean of squares."""
+def _root_mean(values: "tf.Tensor", prediction: Prediction) -> "tf.Tensor":
+    """Sum of each row over the root of how many count: its square is on average the mean of squares."""
     import tensorflow as tf
 
-    rows = _by_row(values)
-    return tf.reduce_sum(rows, axis=1) / tf.sqrt(tf.cast(tf.shape(rows)[1], tf.float32))
+    rows, counted = _by_row(values, prediction)
+    count = tf.cast(tf.shape(rows)[1], tf.float32) if counted is None else tf.reduce_sum(counted, axis=1)
+    return tf.reduce_sum(rows, axis=1) / tf.sqrt(count)
 
 
-def _by_row(values: "tf.Tensor") -> "tf.Tensor":
+def _by_row(values: "tf.Tensor", prediction: Prediction) -> "tuple[tf.Tensor, tf.Tensor | None]":
+    """Values (rows, k), zero at positions that do not count, and which of them count, None for all."""
     import tensorflow as tf
 
-    return tf.reshape(values, [tf.shape(values)[0], -1])
+    counted, shape = prediction.counted, [tf.shape(values)[0], -1]
+    if counted is None:
+        return tf.reshape(values, shape), None
+    for _ in range(len(values.shape) - len(counted.shape)):
+        counted = tf.expand_dims(counted, -1)
+    counted = tf.broadcast_to(counted, tf.shape(values))
+    return tf.reshape(tf.where(counted, values, 0.0), shape), tf.reshape(tf.cast(counted, tf.float32), shape)
 
 
 def _of_labels(scores: "tf.Tensor", labels: "tf.Tensor") -> "tf.Tensor":

@@ -15,6 +15,7 @@ from .graph import Call, call_name, patched
 from .layers.base import Kept, rule_for
 from .mixing import solve
 from .rebuild import Rebuilt
+from .step_masks import step_mask, with_step_mask
 from .twins import Batch, Rows, Target, Twins, joined
 
 
@@ -53,7 +54,11 @@ class Patient:
     def read(self) -> "Channels":
         """What the layer reads of its first input."""
         plan, slot = self.rebuilt.plan, self.old.inputs[0]
-        return Channels(self.slots, joined, plan.kept[slot], plan.columns[slot])
+        return Channels(self.slots, self._rows, plan.kept[slot], plan.columns[slot])
+
+    def _rows(self, *sides: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        """Rows of what every call reads."""
+        return joined(*([c.as_read(v) for c, v in zip(self.calls, side, strict=True)] for side in sides))
 
     @property
     def states_kept(self) -> list[Kept]:
@@ -67,11 +72,9 @@ class Patient:
         slots = [slot for call in calls for slot in call.inputs]
 
         def rows(number: int, before: Batch, _: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-            values, parts = iter(before), []
-            for call in calls:
-                found = rule.states(call, list(islice(values, len(call.inputs))))[number]
-                parts.append(tf.reshape(found, [-1, found.shape[-1]]))
-            whole = tf.concat(parts, axis=0)
+            values = iter(before)
+            parts = [rule.states(call, list(islice(values, len(call.inputs))))[number] for call in calls]
+            whole = joined(parts, parts)[0]
             return whole, tf.gather(whole, np.flatnonzero(kept[number]), axis=1)
 
         return [Channels(slots, partial(rows, k), kept[k], columns[k]) for k in range(len(kept))]
@@ -89,7 +92,7 @@ class Patient:
 
         def rows(before: Batch, after: Batch) -> tuple[tf.Tensor, tf.Tensor]:
             olds, news = zip(*pairs, strict=True)
-            return _read_inside(olds, before, part), _read_inside(news, after, part)
+            return joined(_read_inside(olds, before, part), _read_inside(news, after, part))
 
         return Channels(slots, rows, kept, columns)
 
@@ -123,18 +126,24 @@ class Channels:
     columns: npt.NDArray[np.int64]
 
 
-def _read_inside(calls: Sequence[Call], values: Batch, part: str) -> tf.Tensor:
-    """What a projection inside a layer reads in calls with these inputs, (rows, channels)."""
+def _read_inside(calls: Sequence[Call], values: Batch, part: str) -> list[tf.Tensor]:
+    """What a projection inside a layer reads in calls with these inputs, each (rows, ..., channels), with its mask."""
     projection = rule_for(calls[0].layer).projections(calls[0].layer)[part]
-    layer, name, read = projection.layer, call_name(projection.layer), []
-    original = getattr(layer, name)
+    layer, name = projection.layer, call_name(projection.layer)
+    original, argument = getattr(layer, name), projection.argument
+    read: list[tf.Tensor] = []
+    masks: list[Any] = []
 
     def noting(value: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
-        read.append(value)
+        shape = [*tf.unstack(tf.shape(value))[: -projection.bound], projection.n_channels]
+        read.append(tf.reshape(value, shape))
         return original(value, *args, **kwargs)
 
     given = iter(values)
     with patched([(layer, name, noting)]), keras.StatelessScope(collect_losses=True):
         for call in calls:
-            call.run(list(islice(given, len(call.inputs))))
-    return tf.concat([tf.reshape(value, [-1, projection.n_channels]) for value in read], axis=0)
+            mine = list(islice(given, len(call.inputs)))
+            positions = call.positions_of(*argument)
+            masks.append(step_mask(mine[positions[0]]) if positions else None)  # the layer takes it off what it reads
+            call.run(mine)
+    return [with_step_mask(value, mask) for value, mask in zip(read, masks, strict=True)]

@@ -25,11 +25,14 @@ class Prediction:
         "classes" (one class of several), "binary", "multilabel" or "regression".
     from_logits : bool
         Whether the outputs of a classifier are logits (else probabilities).
+    counted : Tensor of bool, shape (rows, ...), or None
+        Positions that the mean is over: not those that the model's own mask hides, such as padded steps. None for all.
     """
 
     outputs: "tf.Tensor"
     task: Task
     from_logits: bool
+    counted: "tf.Tensor | None" = None
 
     def log_probabilities(self) -> "tf.Tensor":
         """Log-probabilities (rows, ..., classes), in nats."""

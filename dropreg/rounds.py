@@ -221,8 +221,7 @@ class Round:
         """Mean divergence, which the last layer learns to lower, as merging does."""
         import tensorflow as tf
 
-        whole = Prediction(bundle[-2], prediction.task, prediction.from_logits)
-        return tf.reduce_mean(Divergence().measure(prediction, bundle[-1], whole))
+        return tf.reduce_mean(Divergence().measure(prediction, bundle.labels, self.probe.predicted_whole(bundle)))
 
     def _by_last(self, tape: Any, missed: "tf.Tensor") -> "list[tf.Tensor]":
         last = self.probe.network.last
@@ -230,7 +229,7 @@ class Round:
 
     def _outcomes(self, prediction: Prediction, bundle: Any) -> "tuple[tf.Tensor, tf.Tensor]":
         """Mean outcome of each mask, and that of the whole model on the same examples."""
-        whole = Prediction(bundle[-2], prediction.task, prediction.from_logits)
+        whole = self.probe.predicted_whole(bundle)
         measured = self.probe.measure(prediction, bundle), self.probe.measure(whole, bundle)
         return self._by_mask(measured[0]), self._by_mask(measured[1])
 

@@ -80,7 +80,7 @@ class ChunkRunner:
             masks = int(np.clip(_CHUNK_MASK_BYTES // len(elements), _LEAST_CHUNK_MASKS, _MOST_CHUNK_MASKS))
             fitting = masks * design.examples_per_mask
         self.chunk_rows = max(fitting // unit, 1) * unit
-        self._labels = np.zeros(len(examples), np.int64) if examples.labels is None else examples.labels
+        self._labels, self._counted = examples.carried()
         self._cache = self.network.cached_prefix(examples, self.batch_size, PREFIX_BYTES)
         self._whole, self.from_logits = self._run_whole()
         self._step = tf.function(
@@ -89,6 +89,7 @@ class ChunkRunner:
                 [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in self._source()],
                 tf.TensorSpec([None, *self._whole.shape[1:]], tf.float32),
                 tf.TensorSpec([None, *self._labels.shape[1:]], self._labels.dtype),
+                tf.TensorSpec([None, *self._counted.shape[1:]], tf.bool),
                 tf.TensorSpec([None, len(elements)], tf.bool),
             ],
         )
@@ -119,11 +120,16 @@ class ChunkRunner:
         frontier = self.network.prefix(gathered) if self._cache is None else gathered
         return in_float32(self.network.suffix(frontier, masks))
 
-    def _prediction(self, outputs: "tf.Tensor") -> Prediction:
-        return Prediction(outputs, self.examples.task, self.from_logits)
+    def _prediction(self, outputs: "tf.Tensor", counted: "tf.Tensor") -> Prediction:
+        return self.examples.predicted(outputs, counted, from_logits=self.from_logits)
 
     def _measure(
-        self, gathered: "list[tf.Tensor]", whole: "tf.Tensor", labels: "tf.Tensor", masks: "tf.Tensor"
+        self,
+        gathered: "list[tf.Tensor]",
+        whole: "tf.Tensor",
+        labels: "tf.Tensor",
+        counted: "tf.Tensor",
+        masks: "tf.Tensor",
     ) -> "tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]":
         """Outcomes (rows, n_row_outcomes), outputs, and gradient sums (4, n_elements) for each of `gradients`."""
         import tensorflow as tf
@@ -131,7 +137,7 @@ class ChunkRunner:
         kept = tf.cast(masks, tf.float32)
         with tf.GradientTape(persistent=len(self.gradients) > 1) as tape:
             tape.watch(kept)
-            here, there = self._prediction(self._forward(gathered, kept)), self._prediction(whole)
+            here, there = (self._prediction(outputs, counted) for outputs in (self._forward(gathered, kept), whole))
             by_name = {outcome.name: outcome for outcome in self._row_outcomes}
             surrogates = [by_name[name].surrogate(here, labels, there) for name in self.gradients]
         sums = [
@@ -183,7 +189,7 @@ class ChunkRunner:
 
         if not self._row_outcomes:
             return np.zeros((len(self.examples), 0), np.float32)
-        whole = self._prediction(tf.constant(self._whole))
+        whole = self._prediction(tf.constant(self._whole), tf.constant(self._counted))
         return self._measure_rows(whole, tf.constant(self._labels), whole).numpy()
 
     def baseline_frame(self) -> pd.DataFrame:
@@ -323,8 +329,8 @@ class ChunkRunner:
             batch = order[start : start + n_batch]
             chosen = self._masks_of_batch(masks, start, len(batch), n)
             gathered = [tf.constant(x[batch]) if self._cache is None else tf.gather(x, batch) for x in self._source()]
-            labels = tf.constant(self._labels[batch])
-            part = self._step(gathered, tf.constant(self._whole[batch]), labels, tf.constant(chosen))
+            carried = [tf.constant(values[batch]) for values in (self._whole, self._labels, self._counted)]
+            part = self._step(gathered, *carried, tf.constant(chosen))
             measured.append(part[0].numpy())
             if self._mask_outcomes:
                 outputs.append(part[1].numpy())

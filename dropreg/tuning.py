@@ -17,7 +17,9 @@ from .errors import ModelError
 from .logits import are_logits, guess_task
 from .mixup import continuous, mixed
 from .outcomes import Divergence, Loss
+from .positions import counted_positions
 from .prediction import Prediction, Task, in_float32
+from .step_masks import unhidden
 
 if TYPE_CHECKING:
     from .recovery import Recovery
@@ -49,6 +51,8 @@ class Lesson:
         What a row's loss from the teacher is multiplied with.
     soft : list of ndarray
         The teacher's outputs for the examples of each part; empty without a teacher.
+    counted : list of ndarray of bool, shape (n_examples, ...)
+        Positions of each part that count; empty where all do.
     """
 
     output: int
@@ -57,6 +61,7 @@ class Lesson:
     teacher_from_logits: bool
     scale: float
     soft: list[Array]
+    counted: list[npt.NDArray[np.bool_]]
 
 
 class Objective:
@@ -88,15 +93,16 @@ class Objective:
 
     def _lesson(self, model: keras.Model, teacher: keras.Model | None, number: int) -> Lesson:
         mine = [
-            given if given.output == number else replace(given, output=number, labels=None)
+            given if given.output == number else _of_output(model, given, number)
             for given in (part.examples for part in self.parts)
         ]
         outputs = run_model(model, mine[0])
         alone = len(model.outputs) == 1
         task = mine[0].task if alone or mine[0].labels is not None else guess_task(outputs)
         from_logits = are_logits(model, number, task, outputs)
+        counted = _counted(mine, outputs.shape[1:-1])
         if teacher is None:
-            return Lesson(number, task, from_logits, False, 1.0, [])
+            return Lesson(number, task, from_logits, False, 1.0, [], counted)
         same = self.parts[0].examples is self.parts[1].examples
         soft = [run_model(teacher, mine[0])]
         soft += soft if same else [run_model(teacher, mine[1])]
@@ -108,35 +114,47 @@ class Objective:
         scale = self.settings.temperature**2
         if task == "regression":  # beside other outputs in units of its variance
             scale = 1.0 if alone else 1.0 / max(float(soft[0].var()), 1e-12)
-        return Lesson(number, task, from_logits, are_logits(teacher, number, task, soft[0]), scale, soft)
+        logits = are_logits(teacher, number, task, soft[0])
+        return Lesson(number, task, from_logits, logits, scale, soft, counted)
 
     def _answers(self, inputs: list[Any]) -> list[Any]:
         assert self.teacher is not None
         with keras.StatelessScope(collect_losses=True):
             outputs = call_outputs(self.teacher, inputs, training=False)
-        return [tf.cast(outputs[lesson.output], tf.float32) for lesson in self.lessons]
+        soft = [tf.cast(outputs[lesson.output], tf.float32) for lesson in self.lessons]
+        return soft + [unhidden(outputs[lesson.output]) for lesson in self.lessons if lesson.counted]
 
     def mixtures(self, rows: Numbers, rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
-        """Mixtures of some rows of the first part, and the teacher's outputs for them."""
+        """Mixtures of some rows of the first part, and what `targets` gives, by the teacher."""
         inputs = [x[rows] for x in self.parts[0].examples.inputs]
         tensors = [tf.convert_to_tensor(x) for x in mixed(inputs, self.may_mix, self.settings.mixup, rng)]
         return tensors, self._taught(tensors)
 
     def targets(self, number: int, rows: Numbers) -> list[Any]:
-        """Labels, if they are learned from, and the teacher's outputs, if they are, of some rows of a part."""
+        """Labels and the teacher's outputs, if they are learned from, of some rows of a part, and positions that count.
+
+        Labels of one output; the others of each lesson that has any.
+        """
         labels = self.parts[number].examples.labels if self.settings.distill < 1 else None
         known = [labels] if labels is not None else []
         known += [lesson.soft[number] for lesson in self.lessons if lesson.soft]
+        known += [lesson.counted[number] for lesson in self.lessons if lesson.counted]
         return [tf.constant(values[rows]) for values in known]
 
     def __call__(self, outputs: list[Any], targets: list[Any]) -> Any:
         """Loss of each row, shape (rows,), in nats or squared units, from all outputs of the student."""
-        distill, terms = self.settings.distill, []
-        students = [Prediction(in_float32(outputs[a.output]), a.task, a.from_logits) for a in self.lessons]
-        if distill < 1:
-            terms.append((1.0 - distill) * Loss().measure(students[0], targets[0], students[0]))
+        distill, terms, given = self.settings.distill, [], iter(targets)
+        labels = next(given) if distill < 1 else None
+        softs = [next(given) for lesson in self.lessons if lesson.soft]
+        counted = [next(given) if lesson.counted else None for lesson in self.lessons]
+        students = [
+            Prediction(in_float32(outputs[a.output]), a.task, a.from_logits, positions)
+            for a, positions in zip(self.lessons, counted, strict=True)
+        ]
+        if labels is not None:
+            terms.append((1.0 - distill) * Loss().measure(students[0], labels, students[0]))
         if distill > 0:
-            for lesson, student, soft in zip(self.lessons, students, targets[-len(self.lessons) :], strict=True):
+            for lesson, student, soft in zip(self.lessons, students, softs, strict=True):
                 teacher = Prediction(soft, lesson.task, lesson.teacher_from_logits)
                 here, there = (_tempered(given, self.settings.temperature) for given in (student, teacher))
                 terms.append(distill * lesson.scale * Divergence().measure(here, soft, there))
@@ -148,7 +166,20 @@ def _tempered(prediction: Prediction, temperature: float) -> Prediction:
     if prediction.task == "regression":
         return prediction
     scores = prediction.log_probabilities() if prediction.task == "classes" else prediction.logits()
-    return Prediction(scores / temperature, prediction.task, True)
+    return replace(prediction, outputs=scores / temperature, from_logits=True)
+
+
+def _counted(parts: list[Examples], positions: tuple[int, ...]) -> list[npt.NDArray[np.bool_]]:
+    """Positions of each part that count, nothing where all of all parts do."""
+    if all(part.counted is None for part in parts):
+        return []
+    return [np.ones((len(part), *positions), bool) if part.counted is None else part.counted for part in parts]
+
+
+def _of_output(model: keras.Model, examples: Examples, number: int) -> Examples:
+    """The same examples for another output, without labels."""
+    counted = counted_positions(model, examples.inputs, number)
+    return replace(examples, output=number, labels=None, counted=counted)
 
 
 class Trainer:

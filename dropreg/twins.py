@@ -16,12 +16,15 @@ from .graph import Call, Graph
 from .layers.base import Moments
 from .mixing import Sums
 from .rebuild import Rebuilt
+from .step_masks import packed, step_mask, unhidden, unpacked, weights_of, with_step_mask
 
 Array = npt.NDArray[np.float64]
-Numbers = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 Batch = list[tf.Tensor]
 Values = dict[int, tf.Tensor]
 """By slot."""
+Packed = dict[int, list[tf.Tensor]]
+"""Values with their masks of steps (`packed`)."""
 Rows = Callable[[Batch, Batch], tuple[tf.Tensor, tf.Tensor]]
 """Channels that are read, before and after, (rows, channels), of the values in some slots of the two networks."""
 
@@ -71,9 +74,10 @@ class Side:
         """Whether `slots` follow from the frontier."""
         return self._final.intersection(slots).issubset(self.frontier)
 
-    def run(self, start: Values, slots: Sequence[int]) -> Values:
+    def run(self, start: Packed, slots: Sequence[int]) -> Values:
         """The values of `slots` and of the frontier, from those of an earlier frontier or of the inputs."""
-        values, missing, needed = dict(start), {*slots, *self.frontier}, list[Call]()
+        values: Values = {slot: unpacked(parts) for slot, parts in start.items()}
+        missing, needed = {*slots, *self.frontier}, list[Call]()
         for call in reversed(self.graph.calls):
             if missing.intersection(call.outputs).difference(start):
                 needed.append(call)
@@ -119,7 +123,7 @@ class Twins:
         self.n_examples, self.n_fit, self.n_fit_batches = len(order), len(parts[0]), len(batches[0])
         self.batches = [np.sort(batch) for batch in (*batches[0], *batches[1])]
         self._sides = Side(rebuilt.before), Side(rebuilt.after)
-        self._kept: dict[int, tuple[Values, Values]] = {}
+        self._kept: dict[int, tuple[Packed, Packed]] = {}
 
     def settle(self, index: int) -> None:
         """Calls before those of pair `index` do not change any more."""
@@ -134,10 +138,12 @@ class Twins:
         frontiers = [side.frontier for side in self._sides]
         keeping = all(side.reaches(mine) for side, mine in zip(self._sides, wanted, strict=True))
 
-        def run(starts: tuple[Values, Values]) -> tuple[Any, Any]:
+        def run(starts: tuple[Packed, Packed]) -> tuple[Any, Any]:
             values = [side.run(start, mine) for side, start, mine in zip(self._sides, starts, wanted, strict=True)]
             found = [[filled[slot] for slot in mine] for filled, mine in zip(values, wanted, strict=True)]
-            kept = [{slot: filled[slot] for slot in mine} for filled, mine in zip(values, frontiers, strict=True)]
+            kept = [
+                {slot: packed(filled[slot]) for slot in mine} for filled, mine in zip(values, frontiers, strict=True)
+            ]
             return function(*found), kept
 
         compiled: dict[Any, Callable[..., Any]] = {}
@@ -152,8 +158,8 @@ class Twins:
                 self._kept[number] = before, after
             yield found
 
-    def _starts(self, number: int) -> tuple[Values, Values]:
-        batch = [tf.convert_to_tensor(array[self.batches[number]]) for array in self.inputs]
+    def _starts(self, number: int) -> tuple[Packed, Packed]:
+        batch = [[tf.convert_to_tensor(array[self.batches[number]])] for array in self.inputs]
         before, after = (dict(zip(side.graph.inputs, batch, strict=True)) for side in self._sides)
         return before, after
 
@@ -164,35 +170,41 @@ class Twins:
             rows = rows[np.random.default_rng(0).choice(len(rows), most_rows, replace=False)]
         return rows
 
-    def is_held_out(self) -> npt.NDArray[np.bool_]:
-        """Whether each example, in the order of `gather`, is held out."""
-        return np.arange(self.n_examples) >= self.n_fit
+    def gather(self, slots: Sequence[int], most_rows: int) -> tuple[list[tuple[Array, Array]], Flags] | None:
+        """Rows of channels before and after, for each of `slots`, and whether each row's example is held out.
 
-    def gather(self, slots: Sequence[int], most_rows: int) -> list[tuple[Array, Array]] | None:
-        """Rows of channels before and after, for each of `slots`: of all examples, those to fit first.
-
-        Of each example so many of its positions, drawn at random, that there are about `most_rows` at most. None where
-        the slots do not have the same positions.
+        Of each example so many of its positions, drawn at random, that there are about `most_rows` at most, none that
+        the mask of the first of `slots` hides. None where the slots do not have the same positions.
         """
         rng, most = np.random.default_rng(0), max(most_rows // self.n_examples, 1)
         parts: list[list[Array]] = []
-        for sides in self.each(slots, lambda before, after: (*before, *after)):
+        held_out: list[Flags] = []
+        for number, (sides, counted) in enumerate(self.each(slots, lambda b, a: ((*b, *a), unhidden(b[0])))):
             values = [np.asarray(value) for value in sides]
             if len({value.shape[:-1] for value in values}) > 1:
                 return None
             values = [value.reshape(len(value), -1, value.shape[-1]) for value in values]
             n, n_positions = values[0].shape[:2]
-            drawn = rng.permuted(np.tile(np.arange(n_positions), (n, 1)), axis=1)[:, :most]
-            taken = [np.take_along_axis(value, drawn[:, :, np.newaxis], axis=1) for value in values]
-            parts.append([value.reshape(-1, value.shape[-1]).astype(np.float64) for value in taken])
+            order = rng.permuted(np.tile(np.arange(n_positions), (n, 1)), axis=1)
+            there = np.take_along_axis(np.asarray(counted).reshape(n, -1), order, axis=1)
+            first = np.argsort(~there, axis=1, kind="stable")[:, :most]  # those that count before the others
+            drawn, there = (np.take_along_axis(of, first, axis=1) for of in (order, there))
+            parts.append([np.take_along_axis(v, drawn[:, :, np.newaxis], axis=1)[there].astype(float) for v in values])
+            held_out.append(np.full(len(parts[-1][0]), number >= self.n_fit_batches))
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
-        return list(zip(columns[: len(slots)], columns[len(slots) :], strict=True))
+        pairs = list(zip(columns[: len(slots)], columns[len(slots) :], strict=True))
+        return pairs, np.concatenate(held_out)
 
-    def mean_maps(self, slots: Sequence[int]) -> tuple[list[Array], list[Array]]:
-        """Means over all examples of the values in `slots`, before and after, without the batch axis."""
+    def mean_maps(self, calls: Sequence[Call]) -> tuple[list[Array], list[Array]]:
+        """Means over all examples of the first inputs of `calls`, before and after, without the batch axis.
+
+        Those with a mask of steps have their mean over the steps that are there at every position.
+        """
+        slots = [call.inputs[0] for call in calls]
 
         def totals(*sides: Batch) -> list[list[tf.Tensor]]:
-            return [[tf.reduce_sum(tf.cast(value, tf.float64), axis=0) for value in side] for side in sides]
+            masks = [step_mask(call.as_read(value)) for call, value in zip(calls, sides[0], strict=True)]
+            return [[_sum(with_step_mask(tf.identity(v), m)) for v, m in zip(s, masks, strict=True)] for s in sides]
 
         before, after = _add_up(self.each(slots, totals))
         return [total / self.n_examples for total in before], [total / self.n_examples for total in after]
@@ -245,14 +257,29 @@ def _add_up(parts: Iterable[list[list[tf.Tensor]]]) -> list[list[Any]]:
     )
 
 
-def _size(*sides: Values) -> int:
+def _size(*sides: Packed) -> int:
     """Bytes."""
-    return sum(np.asarray(value).nbytes for side in sides for value in side.values())
+    return sum(np.asarray(value).nbytes for side in sides for parts in side.values() for value in parts)
 
 
 def joined(before: Batch, after: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-    """All positions of examples in several tensors as rows."""
-    return _join(before), _join(after)
+    """All positions of examples in several tensors as rows, without those that masks of the former hide."""
+    counted = None
+    if any(step_mask(value) is not None for value in before):
+        counted = tf.concat([tf.reshape(unhidden(value), [-1]) for value in before], axis=0)
+    rows = [_join(side) for side in (before, after)]
+    one, other = rows if counted is None else [tf.boolean_mask(x, counted) for x in rows]
+    return one, other
+
+
+def _sum(value: tf.Tensor) -> tf.Tensor:
+    """Sum over rows; of a value with a mask so many times the mean of its steps that are there, at every position."""
+    weights, total = weights_of(value), tf.reduce_sum(tf.cast(value, tf.float64), axis=0)
+    if weights is None:
+        return total
+    axes, n = list(range(len(value.shape) - 1)), tf.cast(tf.shape(value)[0], tf.float64)
+    mean = tf.reduce_sum(tf.cast(value, tf.float64) * tf.cast(weights, tf.float64), axis=axes)
+    return tf.zeros_like(total) + n * mean
 
 
 def _join(side: Batch) -> tf.Tensor:

@@ -307,3 +307,19 @@ def test_certain_gradients_keep_the_noise_of_few_rows_out() -> None:
     off = fit.coefficients[certain] - scale * effects[certain]
     assert np.abs(off).max() < 0.1 * np.abs(effects[certain]).min()
     assert (np.abs(fit.coefficients - effects) < 5 * fit.std_errors).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_an_outcome_that_never_changes_has_impacts_of_zero_whatever_its_gradients(seed: int) -> None:
+    p, n, rng = 20, 300, np.random.default_rng(seed)
+    masks, gradients = rng.random((n, p)) < 0.7, rng.normal(0.3, 1.0, (n, p))
+    sums = GradientSums(
+        *((masks * gradients).sum(axis=0), (~masks * gradients).sum(axis=0)),
+        *((masks * gradients**2).sum(axis=0), (~masks * gradients**2).sum(axis=0)),
+        *(masks.sum(axis=0).astype(float), (~masks).sum(axis=0).astype(float)),
+    )
+    fit = assisted(
+        compress(Rows(lambda: iter([Block((~masks).astype(np.float32), np.zeros((n, 1)), np.arange(n))]))), 0, sums
+    )
+    np.testing.assert_allclose(fit.coefficients, 0.0, atol=1e-9)
+    assert (fit.std_errors < 1e-9).all()

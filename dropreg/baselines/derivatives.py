@@ -10,7 +10,7 @@ same sense; so dropping element j changes an example's outcome by -g_j + h_jj / 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -191,7 +191,7 @@ class GaussNewton(Curvature):
         n_probes = self._n_probes(math.prod(row))
 
         def body(bundle: Any, noise: Any) -> Any:
-            masks = tf.ones([tf.shape(bundle[0])[0], probe.n_elements])
+            masks = tf.ones([tf.shape(bundle.whole)[0], probe.n_elements])
             with tf.GradientTape(persistent=True) as tape:
                 tape.watch(masks)
                 scores = _scores(probe.predict(bundle, masks))
@@ -236,20 +236,19 @@ def _curvature(probe: Probe, bundle: Any, scores: "tf.Tensor") -> "tuple[tf.Tens
     """
     import tensorflow as tf
 
-    task, outcome = probe.question.examples.task, probe.question.outcome
+    task, outcome, whole = probe.question.examples.task, probe.question.outcome, probe.predicted_whole(bundle)
 
     def here(scores: tf.Tensor) -> Prediction:
         if probe.from_logits or task == "regression" or not isinstance(outcome, PerExample):
-            return Prediction(scores, task, True)
+            return replace(whole, outputs=scores, from_logits=True)
         given = tf.nn.softmax(scores) if task == "classes" else tf.sigmoid(scores)
-        return Prediction(given, task, False)
+        return replace(whole, outputs=given, from_logits=False)
 
     with tf.GradientTape(persistent=True) as outer:
         outer.watch(scores)
         with tf.GradientTape() as inner:
             inner.watch(scores)
-            whole = Prediction(bundle[-2], task, probe.from_logits)
-            value = outcome.measure(here(scores), bundle[-1], whole)
+            value = outcome.measure(here(scores), bundle.labels, whole)
         slope: Any = inner.gradient(value, scores)
         columns = tf.unstack(slope, axis=-1)
     rows: list[Any] = [outer.gradient(column, scores) for column in columns]
@@ -286,7 +285,7 @@ class FirstOrder(Curvature):
         import tensorflow as tf
 
         def body(bundle: Any) -> Any:
-            masks = tf.ones([tf.shape(bundle[0])[0], probe.n_elements])
+            masks = tf.ones([tf.shape(bundle.whole)[0], probe.n_elements])
             with tf.GradientTape() as tape:
                 tape.watch(masks)
                 value = probe.value(bundle, masks)
@@ -347,7 +346,7 @@ def _is_linear(probe: Probe) -> bool:
     import tensorflow as tf
 
     bundle = probe.bundle(np.arange(min(len(probe), 64)))
-    scores = np.random.default_rng(0).normal(size=bundle[-2].numpy().shape)
+    scores = np.random.default_rng(0).normal(size=bundle.whole.shape)
     hessian = _curvature(probe, bundle, tf.constant(scores, tf.float32))[1].numpy()
     return bool(np.abs(np.nan_to_num(hessian)).max() < 1e-5)
 

@@ -1,7 +1,7 @@
 """The masked network on the examples of a question, measured and differentiated, with a count of what was spent."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,25 @@ _PREFIX_BYTES = 2**30
 _BATCH_FLOATS = 2**24
 _LEAST_BATCH, _MOST_BATCH = 16, 4096
 _TRIAL_ROWS = 3
+
+
+class Bundle(NamedTuple):
+    """What rows need.
+
+    Attributes
+    ----------
+    gathered : list of Tensor, shape (rows, ...)
+        Values at the network's frontier, or its inputs.
+    whole : Tensor of float32, shape (rows, ..., n_outputs)
+        Outputs that outcomes compare with.
+    labels, counted : Tensor
+        As `Examples.carried` gives them.
+    """
+
+    gathered: list[Any]
+    whole: Any
+    labels: Any
+    counted: Any
 
 
 class Probe:
@@ -65,8 +84,8 @@ class Probe:
         cache = self._run_prefix()
         self._cached = cache is not None
         self._source: list[Any] = list(examples.inputs) if cache is None else cache
-        labels = np.zeros(len(examples), np.int64) if examples.labels is None else examples.labels
-        self.whole, self._labels = self._run_whole() if whole is None else whole, labels
+        self.whole = self._run_whole() if whole is None else whole
+        self._labels, self._counted = examples.carried()
         self.from_logits = are_logits(question.model, examples.output, examples.task, self.whole)
         self._check_metric()
 
@@ -107,47 +126,53 @@ class Probe:
         """Raise unless the outcome gives a number for each row; judged by shapes, nothing is run."""
         import tensorflow as tf
 
-        def measured(outputs: Any, labels: Any) -> Any:
-            prediction = Prediction(outputs, self.question.examples.task, self.from_logits)
+        def measured(outputs: Any, labels: Any, counted: Any) -> Any:
+            prediction = self._prediction(outputs, counted)
             return self.question.outcome.measure(prediction, labels, prediction)
 
-        specs = [tf.TensorSpec([_TRIAL_ROWS, *x.shape[1:]], x.dtype) for x in (self.whole, self._labels)]
+        carried = self.whole, self._labels, self._counted
+        specs = [tf.TensorSpec([_TRIAL_ROWS, *x.shape[1:]], x.dtype) for x in carried]
         tf.function(measured, input_signature=specs).get_concrete_function()
 
-    def bundle(self, examples: npt.NDArray[np.int64]) -> "list[tf.Tensor]":
+    def _prediction(self, outputs: Any, counted: Any) -> Prediction:
+        return self.question.examples.predicted(outputs, counted, from_logits=self.from_logits)
+
+    def bundle(self, examples: npt.NDArray[np.int64]) -> Bundle:
         """What the rows `examples` (their numbers) need."""
         import tensorflow as tf
 
         gathered = [tf.gather(x, examples) if self._cached else tf.constant(x[examples]) for x in self._source]
-        return [*gathered, tf.constant(self.whole[examples]), tf.constant(self._labels[examples])]
+        return Bundle(gathered, *(tf.constant(x[examples]) for x in (self.whole, self._labels, self._counted)))
 
-    def predict(self, bundle: "Sequence[tf.Tensor]", masks: "tf.Tensor") -> Prediction:
+    def predict(self, bundle: Bundle, masks: "tf.Tensor") -> Prediction:
         """The network's prediction under masks (rows, n_elements) or, for all rows, (1, n_elements)."""
         import tensorflow as tf
 
         kept = masks * self._base
         if not self.one_mask and not self.network.takes_groups:
-            kept = tf.broadcast_to(kept, [tf.shape(bundle[0])[0], self.n_elements])
-        return Prediction(self._outputs(bundle[:-2], kept), self.question.examples.task, self.from_logits)
+            kept = tf.broadcast_to(kept, [tf.shape(bundle.whole)[0], self.n_elements])
+        return self._prediction(self._outputs(bundle.gathered, kept), bundle.counted)
 
-    def measure(self, prediction: Prediction, bundle: "Sequence[tf.Tensor]") -> "tf.Tensor":
+    def predicted_whole(self, bundle: Bundle) -> Prediction:
+        """The prediction that outcomes compare with."""
+        return self._prediction(bundle.whole, bundle.counted)
+
+    def measure(self, prediction: Prediction, bundle: Bundle) -> "tf.Tensor":
         """The outcome of each row, shape (rows,)."""
-        whole = Prediction(bundle[-2], prediction.task, self.from_logits)
-        return self.question.outcome.measure(prediction, bundle[-1], whole)
+        return self.question.outcome.measure(prediction, bundle.labels, self.predicted_whole(bundle))
 
-    def surrogate(self, prediction: Prediction, bundle: "Sequence[tf.Tensor]") -> "tf.Tensor":
+    def surrogate(self, prediction: Prediction, bundle: Bundle) -> "tf.Tensor":
         """What is differentiated in its place, shape (rows,)."""
-        whole = Prediction(bundle[-2], prediction.task, self.from_logits)
-        return self.question.outcome.surrogate(prediction, bundle[-1], whole)
+        return self.question.outcome.surrogate(prediction, bundle.labels, self.predicted_whole(bundle))
 
     def of_whole(self) -> Array:
         """The outcome of every example (n_examples,) under the whole model, which is known and costs nothing."""
         import tensorflow as tf
 
-        whole = Prediction(tf.constant(self.whole), self.question.examples.task, self.from_logits)
+        whole = self._prediction(tf.constant(self.whole), tf.constant(self._counted))
         return self.question.outcome.measure(whole, tf.constant(self._labels), whole).numpy().astype(np.float64)
 
-    def value(self, bundle: "Sequence[tf.Tensor]", masks: "tf.Tensor") -> "tf.Tensor":
+    def value(self, bundle: Bundle, masks: "tf.Tensor") -> "tf.Tensor":
         """The outcome of each row under its mask, shape (rows,)."""
         return self.measure(self.predict(bundle, masks), bundle)
 
@@ -155,8 +180,8 @@ class Probe:
         """`body` (bundle, *arguments) compiled for any number of rows."""
         import tensorflow as tf
 
-        arrays = [*self._source, self.whole, self._labels]
-        bundle = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in arrays]
+        arrays = Bundle(list(self._source), self.whole, self._labels, self._counted)
+        bundle = tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), arrays)
         return tf.function(body, input_signature=[bundle, *specs]).get_concrete_function()
 
     def by_row(self, body: Callable[..., Any]) -> Callable[..., Any]:
@@ -171,7 +196,7 @@ class Probe:
                 single, *more = tf.nest.map_structure(lambda tensor: tensor[tf.newaxis], row)
                 return tf.nest.map_structure(lambda result: result[0], body(single, *more))
 
-            return tf.vectorized_map(one, (list(bundle), *arguments), fallback_to_while_loop=True)
+            return tf.vectorized_map(one, (bundle, *arguments), fallback_to_while_loop=True)
 
         return vectorized
 

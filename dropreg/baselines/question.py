@@ -79,10 +79,7 @@ class Question:
         if n >= len(self.examples):
             return self
         order = examples_of_rows(self.seed, 0, n, len(self.examples))
-        labels = self.examples.labels
-        inputs = tuple(array[order] for array in self.examples.inputs)
-        fewer = replace(self.examples, inputs=inputs, labels=None if labels is None else labels[order])
-        return replace(self, examples=fewer)
+        return replace(self, examples=self.examples.part(order))
 
 
 def ask(

@@ -1,8 +1,8 @@
 """What is known of units without masking them: the kernels beside them and the activations that are read."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -10,6 +10,9 @@ import numpy.typing as npt
 from ..elements import Elements, Gate
 from ..errors import ModelError, ParameterError
 from .question import Array, Question
+
+if TYPE_CHECKING:
+    from ..graph import Call
 
 UNITS = {"neuron", "filter"}
 _BATCH = 500
@@ -124,7 +127,9 @@ def activations(question: Question) -> list[Activations]:
     from ..graph import trace_graph
 
     calls = trace_graph(question.model).calls
-    return moments_at(question, [calls[gate.call].inputs[gate.position] for gate in question.elements.gates])
+    read = [calls[gate.call] for gate in question.elements.gates]
+    positions = [gate.position for gate in question.elements.gates]
+    return moments_at(question, read, positions)
 
 
 def input_squares(question: Question) -> dict[int, Array]:
@@ -135,38 +140,26 @@ def input_squares(question: Question) -> dict[int, Array]:
     gated = {id(layers[gate.layer]) for gate in question.elements.inner_gates}
     calls = [call for call in trace_graph(question.model).calls if id(call.layer) in gated]
     found: dict[int, Array] = {}
-    for call, moments in zip(calls, moments_at(question, [call.inputs[0] for call in calls]), strict=True):
+    for call, moments in zip(calls, moments_at(question, calls, [0] * len(calls)), strict=True):
         found[id(call.layer)] = found.get(id(call.layer), 0.0) + moments.mean_square
     return found
 
 
-def moments_at(question: Question, slots: list[int]) -> list[Activations]:
-    """Moments of the values in some slots of the whole network, over all examples."""
-    import keras
+def moments_at(question: Question, calls: Sequence["Call"], positions: Sequence[int]) -> list[Activations]:
+    """Moments of what calls of the whole network read, each at one of its inputs, over all examples."""
     import tensorflow as tf
 
-    from ..graph import trace_graph
+    from ..masking import MaskedNetwork, channel_means
+    from ..step_masks import step_mask, with_step_mask
 
-    graph, examples = trace_graph(question.model), question.examples
-    specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in examples.inputs]
+    def moments(values: dict[int, Any]) -> list[tf.Tensor]:
+        found = []
+        for call, position in zip(calls, positions, strict=True):
+            read = call.as_read(values[call.inputs[position]])
+            value = tf.cast(read, tf.float32)
+            parts = value, tf.square(value), tf.cast(tf.not_equal(value, 0.0), tf.float32)
+            found.append(tf.stack([channel_means(with_step_mask(part, step_mask(read))) for part in parts]))
+        return found
 
-    def moments(inputs: Any) -> Any:
-        values: dict[int, Any] = dict(zip(graph.inputs, inputs, strict=True))
-        with keras.StatelessScope(collect_losses=True):
-            for call in graph.calls:
-                values.update(zip(call.outputs, call.run([values[slot] for slot in call.inputs]), strict=True))
-        read = [tf.cast(values[slot], tf.float32) for slot in slots]
-        flat = [tf.reshape(value, [-1, value.shape[-1]]) for value in read]
-        nonzero = [tf.cast(tf.not_equal(value, 0.0), tf.float32) for value in flat]
-        return [
-            tf.stack([tf.reduce_mean(part, axis=0) for part in (value, tf.square(value), other)])
-            for value, other in zip(flat, nonzero, strict=True)
-        ]
-
-    step = tf.function(moments, input_signature=[specs])
-    totals: list[Any] = [0.0] * len(slots)
-    for start in range(0, len(examples), _BATCH):
-        batch = [tf.constant(x[start : start + _BATCH]) for x in examples.inputs]
-        share = len(batch[0]) / len(examples)
-        totals = [t + share * m.numpy().astype(np.float64) for t, m in zip(totals, step(batch), strict=True)]
-    return [Activations(*total) for total in totals]
+    network = MaskedNetwork(question.model, question.elements)
+    return [Activations(*total) for total in network.average(moments, question.examples, _BATCH)]

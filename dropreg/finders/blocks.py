@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..elements import Choice, Found, Gate, InnerGate
-from ..graph import Graph, Shape, all_layers
+from ..graph import Call, Graph, Shape, all_layers
 from ..layers.base import n_channels, rule_for
 
 if TYPE_CHECKING:
     import keras
+
+_OTHER_SHAPE = "its output has another shape than its input, so the layers behind it could not do without it"
+_UNKNOWN_SHAPE = "only the same shape can go on in its place, and sizes are unknown of"
 
 
 def n_params(layer: Any) -> int:
@@ -21,19 +24,19 @@ def n_params(layer: Any) -> int:
 def find_layers(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
     """Layers with weights that map a tensor to one of the same shape, and can be left out."""
     number = {id(layer): k for k, layer in enumerate(all_layers(model))}
-    calls = [(call.layer, _one(call.input_shapes), _one(call.output_shapes)) for call in graph.calls]
+    calls = [(call.layer, _one(_read(call)), _one(call.output_shapes)) for call in graph.calls]
     if graph.inside is not None:
         calls = [(call.layer, call.input_shape, call.output_shape) for call in graph.inside]
-    fits: dict[int, bool] = {}
+    reasons: dict[int, str] = {}
     layers: dict[int, Any] = {}
     for layer, read, written in calls:
         if id(layer) in number and n_params(layer):
             layers[id(layer)] = layer
-            fits[id(layer)] = (
-                fits.get(id(layer), True) and read is not None and read == written and None not in read[1:]
-            )
-    found = [layer for key, layer in layers.items() if fits[key] and choice.takes(graph.names[id(layer)])]
-    reason = "its output has another shape than its input, so the layers behind it could not do without it"
+            if read is None or read != written:
+                reasons[id(layer)] = _OTHER_SHAPE
+            elif None in read[1:]:
+                reasons.setdefault(id(layer), f"{_UNKNOWN_SHAPE} {read}")
+    found = [layer for key, layer in layers.items() if key not in reasons and choice.takes(graph.names[id(layer)])]
     return Found(
         layers=[graph.names[id(layer)] for layer in found],
         kinds=["layer"] * len(found),
@@ -43,9 +46,15 @@ def find_layers(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
         inner_gates=tuple(
             InnerGate("bypass", number[id(layer)], np.array([column])) for column, layer in enumerate(found)
         ),
-        left_out=tuple((graph.names[id(layer)], reason) for key, layer in layers.items() if not fits[key]),
+        left_out=tuple((graph.names[key], reasons[key]) for key in layers if key in reasons),
         known=tuple(graph.names[id(layer)] for layer in layers.values()),
     )
+
+
+def _read(call: Call) -> tuple[Shape, ...]:
+    """Shapes of what a call reads, but for masks of steps."""
+    masks = call.positions_of("mask", len(call.args))
+    return tuple(shape for position, shape in enumerate(call.input_shapes) if position not in masks)
 
 
 def _one(shapes: tuple[Shape, ...]) -> Shape | None:

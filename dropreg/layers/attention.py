@@ -11,6 +11,8 @@ from ..graph import Call, Shape
 from .base import Array, Cut, Kept, Rule, pin_all, register, unchanged
 from .inside import Heads, Projection
 
+_QUERY, _VALUE = ("query", 0), ("value", 1)
+
 
 def _positions(shape: Shape) -> float:
     return math.prod(math.nan if size is None else size for size in shape[1:-1])
@@ -18,6 +20,8 @@ def _positions(shape: Shape) -> float:
 
 class AttentionRule(Rule):
     """Pins what it reads; a head is a slice of the query, key, value and output projections."""
+
+    takes_masks_off = (layers.MultiHeadAttention,)
 
     def heads(self, layer: Any) -> Heads | None:
         if not layer.built:
@@ -47,8 +51,12 @@ class AttentionRule(Rule):
     def projections(self, layer: Any) -> dict[str, Projection]:
         gate = getattr(layer, "_gate_dense", None)
         readers = {"query": layer._query_dense, "key": layer._key_dense, "value": layer._value_dense, "gate": gate}
-        found = {part: Projection(reader, 1) for part, reader in readers.items() if reader is not None}
-        return {**found, "output": Projection(layer._output_dense, 2)}  # which mixes heads and their channels
+        found = {
+            part: Projection(reader, 1, _VALUE if part in ("key", "value") else _QUERY)
+            for part, reader in readers.items()
+            if reader is not None
+        }
+        return {**found, "output": Projection(layer._output_dense, 2, _QUERY)}  # which mixes heads and their channels
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         return pin_all(call, inputs, channels, "projects (its heads are elements of kind 'heads')")

@@ -43,10 +43,13 @@ class Projection:
     layer : keras.layers.Layer
     bound : int
         So many of the last axes of its input, and of the first of its kernel, are mixed.
+    argument : (str, int)
+        The outer layer's argument, by name and place, whose steps it reads.
     """
 
     layer: Any
     bound: int
+    argument: tuple[str, int]
 
     @property
     def n_channels(self) -> int:

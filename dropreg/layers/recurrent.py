@@ -11,6 +11,7 @@ from keras import layers
 
 from ..channels import Channels, Labels, State
 from ..graph import Call, patched
+from ..step_masks import step_mask, with_step_mask
 from .base import (
     Array,
     Cut,
@@ -86,7 +87,9 @@ class RecurrentRule(LinearReader):
             with patched([(part, "return_sequences", True), (part, "return_state", False)]):
                 after = replace(call, layer=part).run(values)[0]
             first = values[begun[0]] if begun else keras.ops.zeros_like(after[:, 0])
-            found.append(keras.ops.concatenate([keras.ops.expand_dims(first, 1), after[:, :-1]], axis=1))
+            before = keras.ops.concatenate([keras.ops.expand_dims(first, 1), after[:, :-1]], axis=1)
+            mask = step_mask(values[0])
+            found.append(with_step_mask(before, mask[:, ::-1] if mask is not None and part.go_backwards else mask))
         return found
 
     def of_states(self, call: Call, outputs: Sequence[Array]) -> list[Array]:

@@ -1,0 +1,57 @@
+"""Positions of outputs that count: a model's own mask hides padded steps, which Keras' losses and metrics leave out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from .copying import BATCH, call_model, traced
+from .errors import DataError, concatenate_names
+from .graph import trace_graph
+from .step_masks import unhidden
+
+
+def counted_positions(
+    model: keras.Model, inputs: Sequence[npt.NDArray[Any]], output: int
+) -> npt.NDArray[np.bool_] | None:
+    """Which positions of an output the model's mask leaves for these inputs, such as steps that are not padded.
+
+    Parameters
+    ----------
+    model : keras.Model
+    inputs : sequence of ndarray, shape (n_examples, ...)
+        One for each input of the model, in its dtype.
+    output : int
+        Its number.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_examples, ...), or None
+        In the shape of the output without its last axis; None where all positions count.
+
+    Raises
+    ------
+    DataError
+        If no position of an example is left.
+    """
+    if not trace_graph(model).hides(output):
+        return None
+    run = traced(lambda batch: unhidden(run_stateless(model, batch, output)), list(inputs))
+    starts = range(0, len(inputs[0]), BATCH)
+    counted = np.concatenate([run([tf.convert_to_tensor(x[k : k + BATCH]) for x in inputs]).numpy() for k in starts])
+    empty = np.flatnonzero(~counted.reshape(len(counted), -1).any(axis=1))
+    if len(empty):
+        raise DataError(
+            f"`data` must have examples with at least one step that model '{model.name}' does not mask, received "
+            f"{len(empty)} without (examples {concatenate_names(empty.tolist())}): leave them out."
+        )
+    return None if counted.all() else counted
+
+
+def run_stateless(model: keras.Model, inputs: list[Any], output: int) -> Any:
+    """An output of a model that is left as it is, with its mask."""
+    with keras.StatelessScope(collect_losses=True):
+        return call_model(model, inputs, training=False, output=output)
