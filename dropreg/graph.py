@@ -10,13 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from threading import RLock
 from typing import Any
-from weakref import WeakKeyDictionary
 
 import keras
 import tensorflow as tf
 from keras.src.models.functional import Functional
 
 from .errors import ModelError, ParameterError
+from .hidden_steps import StepMasks, observe
 from .step_masks import step_mask, with_step_mask
 
 Shape = tuple[int | None, ...]
@@ -73,11 +73,6 @@ class Call:
         if mask is None:
             return value
         return with_step_mask(tf.identity(value), None if slot in self.unmasked else mask)
-
-    def as_read(self, value: Any) -> Any:
-        """An input, without its mask of steps where the layer has no use for one: it reads hidden steps as others."""
-        heeds = getattr(self.layer, "supports_masking", False)
-        return value if heeds or step_mask(value) is None else tf.identity(value)
 
     def positions_of(self, argument: str, place: int) -> list[int]:
         """Which of `inputs` were passed as one argument, by name or as number `place`."""
@@ -140,6 +135,8 @@ class Graph:
         several layers have the same one ("encoder/dense").
     mask_ranks : tuple of (int or None)
         Rank of Keras' mask of steps (`dropreg.step_masks`) that the value in each slot comes with; None without one.
+    idle : frozenset of int
+        Slots whose hidden steps nothing that is measured depends on (`dropreg.hidden_steps`).
     inside : tuple of Inside or None
         The calls inside a subclassed model, which itself is the only call; None for other models.
     """
@@ -153,6 +150,7 @@ class Graph:
     input_dtypes: tuple[str | None, ...]
     names: dict[int, str]
     mask_ranks: tuple[int | None, ...]
+    idle: frozenset[int] = frozenset()
     inside: tuple[Inside, ...] | None = None
 
     def hides(self, output: int) -> bool:
@@ -209,9 +207,9 @@ def trace_graph(model: keras.Model) -> Graph:
     inputs = tuple(new_slot(tensor) for tensor in functional.inputs)
     outputs = _write_out(functional, inputs, new_slot, calls, shapes)
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in functional.inputs]
-    masks = _StepMasks({}, ((),) * len(calls))
+    masks = StepMasks({}, ((),) * len(calls), frozenset())
     if any(masked):
-        masks = _step_masks(model, calls, inputs, specs)
+        masks = observe(model, calls, inputs, outputs, specs)
     return Graph(
         calls=tuple(
             replace(call, name=names.get(id(call.layer), call.name), unmasked=slots)
@@ -225,46 +223,8 @@ def trace_graph(model: keras.Model) -> Graph:
         input_dtypes=tuple(str(tensor.dtype) for tensor in functional.inputs),
         names=names,
         mask_ranks=tuple(masks.ranks.get(slot) for slot in range(len(shapes))),
+        idle=masks.idle,
     )
-
-
-@dataclass(frozen=True)
-class _StepMasks:
-    """Masks of steps as a run of a model showed them: ranks by slot, and `Call.unmasked` of each call."""
-
-    ranks: dict[int, int]
-    taken_off: tuple[tuple[int, ...], ...]
-
-
-_OBSERVED: WeakKeyDictionary[Any, tuple[Any, _StepMasks]] = WeakKeyDictionary()
-
-
-def _step_masks(model: Any, calls: list[Call], inputs: tuple[int, ...], specs: list[tf.TensorSpec]) -> _StepMasks:
-    """Run a model once, on symbols, and remember what was seen as long as it has the same calls."""
-    structure = [(id(call.layer), call.inputs, call.outputs) for call in calls]
-    known, found = _OBSERVED.get(model, (None, None))
-    if found is None or known != structure:
-        found = _observe(calls, inputs, specs)
-        _OBSERVED[model] = structure, found
-    return found
-
-
-def _observe(calls: list[Call], inputs: tuple[int, ...], specs: list[tf.TensorSpec]) -> _StepMasks:
-    ranks: dict[int, int] = {}
-    taken_off: list[tuple[int, ...]] = []
-
-    def run(given: list[Any]) -> None:
-        values = dict(zip(inputs, given, strict=True))
-        taken_off.clear()
-        for call in calls:
-            taken_off.append(tuple(slot for slot in call.inputs if slot in ranks and step_mask(values[slot]) is None))
-            values.update(zip(call.outputs, call.run_on({slot: values[slot] for slot in call.inputs}), strict=True))
-            found = {slot: step_mask(values[slot]) for slot in call.outputs}
-            ranks.update((slot, len(mask.shape)) for slot, mask in found.items() if mask is not None)
-
-    with keras.StatelessScope(collect_losses=True):
-        tf.function(run).get_concrete_function(specs)
-    return _StepMasks(ranks, tuple(taken_off))
 
 
 def names_of(model: keras.Model) -> dict[int, str]:

@@ -21,7 +21,8 @@ from .copying import traced
 from .elements import Columns, Elements, Gate, InnerGate, check_fits
 from .errors import ParameterError
 from .graph import Call, all_layers, call_name, patched, trace_graph, variables_of
-from .step_masks import step_mask, weights_of, with_step_mask
+from .hidden_steps import idle_masks
+from .step_masks import step_mask, weights_of, with_counted, with_step_mask
 
 if TYPE_CHECKING:
     from .data import Examples
@@ -247,21 +248,22 @@ class MaskedNetwork:
 
     def _read(self, values: dict[int, Any], place: tuple[int, int]) -> tf.Tensor:
         """What a call reads at an input."""
-        call = self.graph.calls[place[0]]
-        return call.as_read(values[call.inputs[place[1]]])
+        return values[self.graph.calls[place[0]].inputs[place[1]]]
 
     def average(
         self, function: Callable[[dict[int, Any]], list[tf.Tensor]], examples: "Examples", batch_size: int
     ) -> list[npt.NDArray[np.float64]]:
         """Means over examples of what `function` makes of the values in all slots of the whole network.
 
-        It takes those of a batch, by slot, and gives means over its rows.
+        It takes those of a batch, by slot, with `counted_steps`, and gives means over its rows.
         """
 
         def of_batch(batch: list[tf.Tensor]) -> list[tf.Tensor]:
             values = dict(zip(self.graph.inputs, batch, strict=True))
             self._run(dict(enumerate(self.graph.calls)), values, None)
-            return function(values)
+            return function(
+                values | {k: with_counted(values[k], mask) for k, mask in idle_masks(self.graph, batch).items()}
+            )
 
         run = traced(of_batch, list(examples.inputs))
         totals: list[Any] = []
@@ -370,7 +372,7 @@ def apply_mask(value: tf.Tensor, masks: tf.Tensor, columns: npt.NDArray[np.int64
 
 
 def channel_means(value: tf.Tensor) -> tf.Tensor:
-    """Means over all axes but the last, without steps that are masked."""
+    """Means over all axes but the last, without steps that do not count."""
     weights, axes = weights_of(value), list(range(len(value.shape) - 1))
     value = tf.cast(value, tf.float32)
     return tf.reduce_mean(value, axis=axes) if weights is None else tf.reduce_sum(value * weights, axis=axes)

@@ -134,7 +134,7 @@ class MergedNetwork(MaskedNetwork):
                 centred = rows.x - tf.constant(means[place], tf.float32)
                 read.append(rows.folded(centred, shortest_period(self._columns[place])))
             if last is not None:
-                rows = _Rows.of([last.as_read(values[last.inputs[0]])])
+                rows = _Rows.of([values[last.inputs[0]]])
                 read.append(replace(rows, x=tf.concat([rows.x, tf.ones_like(rows.x[:, :1])], axis=1)))
             return [rows.products() for rows in read]
 

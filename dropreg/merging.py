@@ -126,7 +126,7 @@ def _merge_reader(patient: Patient, rule: LinearReader, strategy: Merge) -> dict
         new.layer.set_weights(rule.with_kernel_rows(new, new.layer.get_weights(), mixed.rows))
         row |= mixed.row
     if shifts:
-        before, after = patient.twins.mean_maps(patient.calls)
+        before, after = patient.twins.mean_maps(patient.slots)
         shift = np.mean(
             [
                 _mean_response(rule, old, whole.config, whole.weights, b)

@@ -15,7 +15,7 @@ from .graph import Call, call_name, patched
 from .layers.base import Kept, rule_for
 from .mixing import solve
 from .rebuild import Rebuilt
-from .step_masks import step_mask, with_step_mask
+from .step_masks import counted_steps, with_counted
 from .twins import Batch, Rows, Target, Twins, joined
 
 
@@ -54,11 +54,7 @@ class Patient:
     def read(self) -> "Channels":
         """What the layer reads of its first input."""
         plan, slot = self.rebuilt.plan, self.old.inputs[0]
-        return Channels(self.slots, self._rows, plan.kept[slot], plan.columns[slot])
-
-    def _rows(self, *sides: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        """Rows of what every call reads."""
-        return joined(*([c.as_read(v) for c, v in zip(self.calls, side, strict=True)] for side in sides))
+        return Channels(self.slots, joined, plan.kept[slot], plan.columns[slot])
 
     @property
     def states_kept(self) -> list[Kept]:
@@ -127,12 +123,12 @@ class Channels:
 
 
 def _read_inside(calls: Sequence[Call], values: Batch, part: str) -> list[tf.Tensor]:
-    """What a projection inside a layer reads in calls with these inputs, each (rows, ..., channels), with its mask."""
+    """What a projection inside a layer reads in calls with these inputs, each (rows, ..., channels)."""
     projection = rule_for(calls[0].layer).projections(calls[0].layer)[part]
     layer, name = projection.layer, call_name(projection.layer)
     original, argument = getattr(layer, name), projection.argument
     read: list[tf.Tensor] = []
-    masks: list[Any] = []
+    counted: list[Any] = []
 
     def noting(value: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
         shape = [*tf.unstack(tf.shape(value))[: -projection.bound], projection.n_channels]
@@ -144,6 +140,6 @@ def _read_inside(calls: Sequence[Call], values: Batch, part: str) -> list[tf.Ten
         for call in calls:
             mine = list(islice(given, len(call.inputs)))
             positions = call.positions_of(*argument)
-            masks.append(step_mask(mine[positions[0]]) if positions else None)  # the layer takes it off what it reads
+            counted.append(counted_steps(mine[positions[0]]) if positions else None)
             call.run(mine)
-    return [with_step_mask(value, mask) for value, mask in zip(read, masks, strict=True)]
+    return [with_counted(value, mask) for value, mask in zip(read, counted, strict=True)]

@@ -11,7 +11,7 @@ import tensorflow as tf
 from .copying import BATCH, call_model, traced
 from .errors import DataError, concatenate_names
 from .graph import trace_graph
-from .step_masks import unhidden
+from .step_masks import at_positions, step_mask
 
 
 def counted_positions(
@@ -39,7 +39,13 @@ def counted_positions(
     """
     if not trace_graph(model).hides(output):
         return None
-    run = traced(lambda batch: unhidden(run_stateless(model, batch, output)), list(inputs))
+
+    def positions(batch: list[Any]) -> tf.Tensor:
+        with keras.StatelessScope(collect_losses=True):
+            given = call_model(model, batch, training=False, output=output)
+        return at_positions(given, step_mask(given))
+
+    run = traced(positions, list(inputs))
     starts = range(0, len(inputs[0]), BATCH)
     counted = np.concatenate([run([tf.convert_to_tensor(x[k : k + BATCH]) for x in inputs]).numpy() for k in starts])
     empty = np.flatnonzero(~counted.reshape(len(counted), -1).any(axis=1))
@@ -49,9 +55,3 @@ def counted_positions(
             f"{len(empty)} without (examples {concatenate_names(empty.tolist())}): leave them out."
         )
     return None if counted.all() else counted
-
-
-def run_stateless(model: keras.Model, inputs: list[Any], output: int) -> Any:
-    """An output of a model that is left as it is, with its mask."""
-    with keras.StatelessScope(collect_losses=True):
-        return call_model(model, inputs, training=False, output=output)

@@ -35,39 +35,45 @@ def unpacked(parts: Sequence[tf.Tensor]) -> tf.Tensor:
     return with_step_mask(tf.identity(value), masks[0]) if masks else value
 
 
+def with_counted(value: Any, mask: Any) -> Any:
+    """`value`, to which is attached which of its steps count, if not all do; layers do not see that."""
+    if mask is not None:
+        value._dropreg_counted = mask
+    return value
+
+
+def counted_steps(value: Any) -> Any:
+    """What `with_counted` has attached, None where all steps count."""
+    return getattr(value, "_dropreg_counted", None)
+
+
 def weights_of(value: Any) -> tf.Tensor | None:
     """What each position of a tensor counts, None where all count the same.
 
     Parameters
     ----------
     value : Tensor, shape (rows, ..., channels)
-        With or without a mask.
+        With or without `counted_steps`.
 
     Returns
     -------
     Tensor of float32, shape (rows, ..., 1), or None
-        Rows count the same, and their steps that are there share that; the sum over all is 1.
+        Rows count the same, and their steps that count share that; the sum over all is 1.
     """
-    mask = step_mask(value)
+    mask = counted_steps(value)
     if mask is None:
         return None
-    weights = _spread(mask, value)
+    weights = tf.cast(tf.expand_dims(at_positions(value, mask), -1), tf.float32)
     axes = list(range(1, len(weights.shape)))
     weights = tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=axes, keepdims=True))
     return weights / tf.reduce_sum(weights)
 
 
-def unhidden(value: Any) -> tf.Tensor:
-    """Positions of a tensor (rows, ..., channels) that no mask hides, in its shape without the last axis."""
-    mask = step_mask(value)
+def at_positions(value: Any, mask: Any) -> tf.Tensor:
+    """A mask of steps as one of all positions of a tensor (rows, ..., channels), in its shape without the last axis."""
     if mask is None:
         return tf.ones(tf.shape(value)[:-1], tf.bool)
-    return tf.squeeze(_spread(mask, value), -1) > 0
-
-
-def _spread(mask: Any, value: Any) -> tf.Tensor:
-    """A mask of `value` (rows, ..., channels) as float32 numbers 0 and 1 of each of its positions, (rows, ..., 1)."""
-    mask = tf.cast(mask, tf.float32)
-    for _ in range(len(value.shape) - len(mask.shape)):
+    mask = tf.cast(mask, tf.bool)
+    for _ in range(len(value.shape) - 1 - len(mask.shape)):
         mask = tf.expand_dims(mask, -1)
-    return tf.broadcast_to(mask, tf.concat([tf.shape(value)[:-1], [1]], axis=0))
+    return tf.broadcast_to(mask, tf.shape(value)[:-1])

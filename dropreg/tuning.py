@@ -19,7 +19,7 @@ from .mixup import continuous, mixed
 from .outcomes import Divergence, Loss
 from .positions import counted_positions
 from .prediction import Prediction, Task, in_float32
-from .step_masks import unhidden
+from .step_masks import at_positions, step_mask
 
 if TYPE_CHECKING:
     from .recovery import Recovery
@@ -122,7 +122,11 @@ class Objective:
         with keras.StatelessScope(collect_losses=True):
             outputs = call_outputs(self.teacher, inputs, training=False)
         soft = [tf.cast(outputs[lesson.output], tf.float32) for lesson in self.lessons]
-        return soft + [unhidden(outputs[lesson.output]) for lesson in self.lessons if lesson.counted]
+        return soft + [
+            at_positions(outputs[lesson.output], step_mask(outputs[lesson.output]))
+            for lesson in self.lessons
+            if lesson.counted
+        ]
 
     def mixtures(self, rows: Numbers, rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
         """Mixtures of some rows of the first part, and what `targets` gives, by the teacher."""

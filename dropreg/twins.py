@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from .copying import traced
 from .graph import Call, Graph
+from .hidden_steps import idle_masks
 from .layers.base import Moments
 from .mixing import Sums
 from .rebuild import Rebuilt
-from .step_masks import packed, step_mask, unhidden, unpacked, weights_of, with_step_mask
+from .step_masks import at_positions, counted_steps, packed, unpacked, weights_of, with_counted
 
 Array = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -124,6 +125,7 @@ class Twins:
         self.batches = [np.sort(batch) for batch in (*batches[0], *batches[1])]
         self._sides = Side(rebuilt.before), Side(rebuilt.after)
         self._kept: dict[int, tuple[Packed, Packed]] = {}
+        self._masks: list[Values] | None = None
 
     def settle(self, index: int) -> None:
         """Calls before those of pair `index` do not change any more."""
@@ -138,9 +140,15 @@ class Twins:
         frontiers = [side.frontier for side in self._sides]
         keeping = all(side.reaches(mine) for side, mine in zip(self._sides, wanted, strict=True))
 
-        def run(starts: tuple[Packed, Packed]) -> tuple[Any, Any]:
+        def run(starts: tuple[Packed, Packed], masks: Values) -> tuple[Any, Any]:
             values = [side.run(start, mine) for side, start, mine in zip(self._sides, starts, wanted, strict=True)]
-            found = [[filled[slot] for slot in mine] for filled, mine in zip(values, wanted, strict=True)]
+            found = [
+                [
+                    with_counted(tf.identity(v[s]), masks[old]) if old in masks else v[s]
+                    for old, s in zip(slots, mine, strict=True)
+                ]
+                for v, mine in zip(values, wanted, strict=True)
+            ]
             kept = [
                 {slot: packed(filled[slot]) for slot in mine} for filled, mine in zip(values, frontiers, strict=True)
             ]
@@ -151,15 +159,29 @@ class Twins:
             kept = self._kept.pop(number, None) if keeping else None
             starts = kept or self._starts(number)
             known = tuple(tuple(values) for values in starts)
+            masks = {slot: mask for slot, mask in self._counted(number).items() if slot in slots}
             if known not in compiled:
-                compiled[known] = traced(run, starts)
-            found, (before, after) = compiled[known](starts)
+                compiled[known] = traced(run, starts, masks)
+            found, (before, after) = compiled[known](starts, masks)
             if keeping and _size(before, after) + _size(*chain(*self._kept.values())) <= self.memory:
                 self._kept[number] = before, after
             yield found
 
+    def _counted(self, number: int) -> Values:
+        """Steps that count of the values in slots of the network before, where not all do, for a batch."""
+        if self._masks is None:
+            self._masks = []
+            if self.rebuilt.before.idle:
+                inputs = [array[:1] for array in self.inputs]
+                masks_of = traced(lambda batch: idle_masks(self.rebuilt.before, batch), inputs)
+                self._masks = [masks_of(self._batch(k)) for k in range(len(self.batches))]
+        return self._masks[number] if self._masks else {}
+
+    def _batch(self, number: int) -> Batch:
+        return [tf.convert_to_tensor(array[self.batches[number]]) for array in self.inputs]
+
     def _starts(self, number: int) -> tuple[Packed, Packed]:
-        batch = [[tf.convert_to_tensor(array[self.batches[number]])] for array in self.inputs]
+        batch = [[tensor] for tensor in self._batch(number)]
         before, after = (dict(zip(side.graph.inputs, batch, strict=True)) for side in self._sides)
         return before, after
 
@@ -174,12 +196,14 @@ class Twins:
         """Rows of channels before and after, for each of `slots`, and whether each row's example is held out.
 
         Of each example so many of its positions, drawn at random, that there are about `most_rows` at most, none that
-        the mask of the first of `slots` hides. None where the slots do not have the same positions.
+        does not count in the first of `slots`. None where the slots do not have the same positions.
         """
         rng, most = np.random.default_rng(0), max(most_rows // self.n_examples, 1)
         parts: list[list[Array]] = []
         held_out: list[Flags] = []
-        for number, (sides, counted) in enumerate(self.each(slots, lambda b, a: ((*b, *a), unhidden(b[0])))):
+        for number, (sides, counted) in enumerate(
+            self.each(slots, lambda b, a: ((*b, *a), at_positions(b[0], counted_steps(b[0]))))
+        ):
             values = [np.asarray(value) for value in sides]
             if len({value.shape[:-1] for value in values}) > 1:
                 return None
@@ -195,16 +219,14 @@ class Twins:
         pairs = list(zip(columns[: len(slots)], columns[len(slots) :], strict=True))
         return pairs, np.concatenate(held_out)
 
-    def mean_maps(self, calls: Sequence[Call]) -> tuple[list[Array], list[Array]]:
-        """Means over all examples of the first inputs of `calls`, before and after, without the batch axis.
+    def mean_maps(self, slots: Sequence[int]) -> tuple[list[Array], list[Array]]:
+        """Means over all examples of the values in `slots`, before and after, without the batch axis.
 
-        Those with a mask of steps have their mean over the steps that are there at every position.
+        Where some steps do not count, at every position the mean over those that do.
         """
-        slots = [call.inputs[0] for call in calls]
 
         def totals(*sides: Batch) -> list[list[tf.Tensor]]:
-            masks = [step_mask(call.as_read(value)) for call, value in zip(calls, sides[0], strict=True)]
-            return [[_sum(with_step_mask(tf.identity(v), m)) for v, m in zip(s, masks, strict=True)] for s in sides]
+            return [[_sum(value) for value in side] for side in sides]
 
         before, after = _add_up(self.each(slots, totals))
         return [total / self.n_examples for total in before], [total / self.n_examples for total in after]
@@ -263,17 +285,17 @@ def _size(*sides: Packed) -> int:
 
 
 def joined(before: Batch, after: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-    """All positions of examples in several tensors as rows, without those that masks of the former hide."""
+    """All positions of examples in several tensors as rows, without those that do not count."""
     counted = None
-    if any(step_mask(value) is not None for value in before):
-        counted = tf.concat([tf.reshape(unhidden(value), [-1]) for value in before], axis=0)
+    if any(counted_steps(value) is not None for value in before):
+        counted = tf.concat([tf.reshape(at_positions(v, counted_steps(v)), [-1]) for v in before], axis=0)
     rows = [_join(side) for side in (before, after)]
     one, other = rows if counted is None else [tf.boolean_mask(x, counted) for x in rows]
     return one, other
 
 
 def _sum(value: tf.Tensor) -> tf.Tensor:
-    """Sum over rows; of a value with a mask so many times the mean of its steps that are there, at every position."""
+    """Sum over rows; where some steps do not count so many times the mean of those that do, at every position."""
     weights, total = weights_of(value), tf.reduce_sum(tf.cast(value, tf.float64), axis=0)
     if weights is None:
         return total

@@ -45,6 +45,16 @@ def attention() -> keras.Model:
     return keras.Model(inputs, layers.Dense(N_CLASSES)(x))
 
 
+def encoder() -> keras.Model:
+    """Classes of whole sequences; attention takes the mask off what the sum reads, and the mean is given it again."""
+    inputs = keras.Input((None,), dtype="int32")
+    x = layers.Embedding(VOCABULARY, 6, mask_zero=True)(inputs)
+    x = layers.LayerNormalization()(layers.Add()([x, layers.MultiHeadAttention(2, 4)(x, x)]))
+    hidden = layers.Dense(6)(layers.Dense(8, activation="relu")(x))
+    x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(layers.Add()([x, hidden])))
+    return keras.Model(inputs, layers.Dense(N_CLASSES)(x))
+
+
 def numbers() -> keras.Model:
     """A regression of several numbers at every step; steps of zeros are masked."""
     inputs = keras.Input((None, 3))
@@ -52,7 +62,10 @@ def numbers() -> keras.Model:
     return keras.Model(inputs, layers.Dense(2)(layers.SimpleRNN(6, return_sequences=True)(x)))
 
 
-MODELS = [tagger, pooled, attention, numbers]
+MODELS = [tagger, pooled, attention, encoder, numbers]
+WHOLE = [pooled, encoder]
+"""One label a sequence."""
+
 Maker = Callable[[], keras.Model]
 
 
@@ -62,7 +75,7 @@ def examples(maker: Maker, more: int = 0, seed: int = 0) -> tuple[np.ndarray, np
     there = np.arange(STEPS) < rng.integers(1, STEPS + 1, N)[:, np.newaxis]
     there[0] = True  # one of full length
     x: np.ndarray = rng.integers(1, VOCABULARY, (N, STEPS)).astype(np.int32)
-    y: np.ndarray = rng.integers(0, N_CLASSES, (N, STEPS) if maker is not pooled else N)
+    y: np.ndarray = rng.integers(0, N_CLASSES, N if maker in WHOLE else (N, STEPS))
     if maker is numbers:
         x, y = rng.normal(size=(N, STEPS, 3)).astype(np.float32), rng.normal(size=(N, STEPS, 2))
     x[~there] = 0
@@ -70,7 +83,7 @@ def examples(maker: Maker, more: int = 0, seed: int = 0) -> tuple[np.ndarray, np
     def longer(values: np.ndarray) -> np.ndarray:
         return np.pad(values, [(0, 0), (0, more), *((0, 0) for _ in values.shape[2:])])
 
-    return longer(x), y if maker is pooled else longer(y)
+    return longer(x), y if maker in WHOLE else longer(y)
 
 
 def made(maker: Maker, seed: int = 0) -> keras.Model:
@@ -165,7 +178,12 @@ RESULTS = [
 ]
 
 
-CASES = [(maker, result) for maker in MODELS for result in RESULTS if result is not expanded or maker is attention]
+CASES = [
+    (maker, result)
+    for maker in MODELS
+    for result in RESULTS
+    if result not in (expanded, diverging) or maker in (attention, encoder)
+]
 
 
 @pytest.mark.parametrize(("maker", "result"), CASES)
@@ -180,7 +198,7 @@ def test_more_padding_changes_nothing(maker: Maker, result: Callable[..., np.nda
 @pytest.mark.parametrize("maker", MODELS)
 def test_masks_of_steps_reach_what_is_computed_for_every_row(maker: Maker) -> None:
     model, (x, y) = made(maker), examples(maker)
-    elements = dr.elements(model, "heads" if maker is attention else "neurons")
+    elements = dr.elements(model, "heads" if maker in (attention, encoder) else "neurons")
     network, whole = MaskedNetwork(model, elements), model.predict(x, verbose="0")
     frontier = network.cached_prefix(check_data(model, (x, y)), batch_size=7, most_bytes=2**20)
     assert frontier is not None
@@ -253,20 +271,32 @@ def test_a_sequence_of_padding_alone_is_refused() -> None:
     dr.estimate(model, (x[kept], y[kept]), dr.elements(model), rows=1000)
 
 
+def convolved(x: Any) -> Any:
+    return layers.Conv1D(4, 3, padding="same", activation="relu")(x)
+
+
+def flattened(x: Any) -> Any:
+    return layers.Flatten()(x)
+
+
+def averaged_as_they_are(x: Any) -> Any:
+    return keras.ops.mean(x, axis=1)
+
+
 @pytest.mark.filterwarnings("ignore:.*does not support masking")
-def test_a_convolution_reads_padded_steps_as_others() -> None:
-    """Its outputs have no mask, so that all of them count, and merging is fitted to all."""
-    keras.utils.set_random_seed(0)
-    inputs = keras.Input((STEPS,), dtype="int32")
-    x = layers.Dense(6, activation="relu")(layers.Embedding(VOCABULARY, 5, mask_zero=True)(inputs))
-    model = keras.Model(inputs, layers.Dense(N_CLASSES)(layers.Conv1D(4, 3, padding="same", activation="relu")(x)))
+@pytest.mark.parametrize("reads", [convolved, flattened, averaged_as_they_are])
+def test_padded_steps_count_where_a_layer_reads_them_as_others(reads: Callable[[Any], Any]) -> None:
+    """What is merged into before is fitted to all steps, as without a mask."""
     x, y = examples(tagger)
-    assert check_data(model, (x, y)).counted is None
-    bare = keras.Model(inputs, model(inputs))
-    embedding = next(layer for layer in bare.layers[1].layers if isinstance(layer, layers.Embedding))
+    y = y if reads is convolved else y[:, 0]
     found = []
     for masks in (True, False):
-        embedding.mask_zero = embedding.supports_masking = masks
+        keras.utils.set_random_seed(0)
+        inputs = keras.Input((STEPS,), dtype="int32")
+        hidden = layers.Embedding(VOCABULARY, 5, mask_zero=masks)(inputs)
+        hidden = layers.Dense(6, activation="tanh")(layers.Dense(8, activation="relu")(hidden))
+        model = keras.Model(inputs, layers.Dense(N_CLASSES)(reads(hidden)))
+        assert check_data(model, (x, y)).counted is None
         found.append(merged(model, (x, y)))
     np.testing.assert_allclose(found[0], found[1], atol=ROUNDING)
 

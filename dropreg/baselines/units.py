@@ -150,15 +150,15 @@ def moments_at(question: Question, calls: Sequence["Call"], positions: Sequence[
     import tensorflow as tf
 
     from ..masking import MaskedNetwork, channel_means
-    from ..step_masks import step_mask, with_step_mask
+    from ..step_masks import counted_steps, with_counted
 
     def moments(values: dict[int, Any]) -> list[tf.Tensor]:
         found = []
         for call, position in zip(calls, positions, strict=True):
-            read = call.as_read(values[call.inputs[position]])
+            read = values[call.inputs[position]]
             value = tf.cast(read, tf.float32)
             parts = value, tf.square(value), tf.cast(tf.not_equal(value, 0.0), tf.float32)
-            found.append(tf.stack([channel_means(with_step_mask(part, step_mask(read))) for part in parts]))
+            found.append(tf.stack([channel_means(with_counted(part, counted_steps(read))) for part in parts]))
         return found
 
     network = MaskedNetwork(question.model, question.elements)

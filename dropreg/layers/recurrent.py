@@ -11,7 +11,7 @@ from keras import layers
 
 from ..channels import Channels, Labels, State
 from ..graph import Call, patched
-from ..step_masks import step_mask, with_step_mask
+from ..step_masks import counted_steps, with_counted
 from .base import (
     Array,
     Cut,
@@ -88,8 +88,10 @@ class RecurrentRule(LinearReader):
                 after = replace(call, layer=part).run(values)[0]
             first = values[begun[0]] if begun else keras.ops.zeros_like(after[:, 0])
             before = keras.ops.concatenate([keras.ops.expand_dims(first, 1), after[:, :-1]], axis=1)
-            mask = step_mask(values[0])
-            found.append(with_step_mask(before, mask[:, ::-1] if mask is not None and part.go_backwards else mask))
+            counted = counted_steps(values[0])
+            found.append(
+                with_counted(before, counted[:, ::-1] if counted is not None and part.go_backwards else counted)
+            )
         return found
 
     def of_states(self, call: Call, outputs: Sequence[Array]) -> list[Array]:
