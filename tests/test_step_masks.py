@@ -11,6 +11,7 @@ from keras import layers
 
 import dropreg as dr
 from dropreg.data import check_data
+from dropreg.graph import trace_graph
 from dropreg.masking import MaskedNetwork
 
 N, STEPS, VOCABULARY, N_CLASSES = 60, 6, 20, 3
@@ -221,6 +222,18 @@ def test_masks_that_attention_takes_off_are_missed_by_the_same_layers_whatever_r
     found = MaskedNetwork(model, elements)([x], np.ones((1, 2), bool))
     np.testing.assert_allclose(found, model.predict(x, verbose="0"), atol=1e-6)
     assert dr.leave_one_out(model, (x, y), elements, outcome="loss").impact.any()
+
+
+@pytest.mark.parametrize("readers", [1, 2])
+def test_padded_steps_count_where_attention_reads_them_without_their_mask(readers: int) -> None:
+    inputs = keras.Input((STEPS,), dtype="int32")
+    memory = layers.Embedding(VOCABULARY, 6, mask_zero=True, name="memory")(inputs)
+    queries = layers.Dense(6)(memory)
+    read = [layers.MultiHeadAttention(2, 4)(queries, memory) for _ in range(readers)]  # the second sees no mask
+    x = layers.GlobalAveragePooling1D()(layers.Add()([*read, queries]))
+    graph = trace_graph(keras.Model(inputs, layers.Dense(N_CLASSES)(x)))
+    slot = next(call.outputs[0] for call in graph.calls if call.name == "memory")
+    assert (slot in graph.idle) == (readers == 1)
 
 
 @pytest.mark.parametrize("maker", [tagger, attention])
