@@ -271,6 +271,7 @@ class PerExample(Outcome):
     function : callable
         (labels, outputs) to a tensor of shape (rows,), made of TensorFlow or ``keras.ops`` calls;
         labels as in `Outcome.measure`, outputs (rows, ..., n_outputs) as the network gives them.
+        It sees all positions, those that the model masks included, whose labels are class 0, or zero.
     name : str
     greater_is_better : bool
     differentiable : bool
@@ -305,6 +306,7 @@ class PerMask(Outcome):
     ----------
     function : callable
         (labels, outputs) to a number; arrays of the examples of one mask.
+        It sees all positions, as `PerExample` does.
     name : str
     greater_is_better : bool
     """
