@@ -106,21 +106,16 @@ def make_plan(model: "keras.Model", graph: Graph, channels: Channels, columns: C
     elements, kept = selection.elements, selection.kept
     by_slot = keep_by_slot(channels, columns, kept)
     _refuse_empty(graph, by_slot)
-    aliases = _bypassed(model, graph, selection)
-    branches = {}
-    for index, stay in _branches(graph, selection).items():
-        call = graph.calls[index]
-        if len(stay) == 1:
-            aliases[call.outputs[0]] = call.inputs[stay[0]]
-        else:
-            branches[index] = stay
+    aliases = aliases_of(model, graph, selection)
+    branches = {index: stay for index, stay in _branches(graph, selection).items() if len(stay) > 1}
     for slot, other in aliases.items():
         if not np.array_equal(by_slot[slot], by_slot[other]):
             kinds = ", ".join(sorted(set(elements.kinds)))
             name = next(call.name for call in graph.calls if slot in call.outputs)
             raise ModelError(
                 f"layer '{name}' must have all its units or lose the same as what takes its place where it or a branch "
-                f"of it goes, received a selection of {kinds} that cuts it as well: prune one kind after the other."
+                f"of it goes, received a selection of {kinds} that cuts it as well: prune one kind after the other, or "
+                "pass on_blocked='keep'."
             )
     of_slot = {slot: columns[labels] for slot, labels in channels.slots.items()}
     heads = _heads(model, graph, selection)
@@ -136,6 +131,16 @@ def _refuse_empty(graph: Graph, kept: dict[int, Kept]) -> None:
                     f"layer '{call.name}' ({call.kind}) must keep at least one of its {len(kept[slot])} units, the "
                     "selection drops them all: select with floor=1."
                 )
+
+
+def aliases_of(model: "keras.Model", graph: Graph, selection: Selection) -> dict[int, int]:
+    """Slots written by layers, or by sums of which one branch stays, that go, and the slots that take their place."""
+    aliases = _bypassed(model, graph, selection)
+    for index, stay in _branches(graph, selection).items():
+        if len(stay) == 1:
+            call = graph.calls[index]
+            aliases[call.outputs[0]] = call.inputs[stay[0]]
+    return aliases
 
 
 def _bypassed(model: "keras.Model", graph: Graph, selection: Selection) -> dict[int, int]:

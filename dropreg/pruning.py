@@ -68,7 +68,8 @@ def prune(
         place of a selection where layers are merged by least squares and any weights are trainable, else "none". An
         accuracy limit is shown by models that were trained so.
     on_blocked : {"raise", "keep"}
-        What to do where a layer cannot be cut: refuse, or keep all that it holds and say so in `Pruned.blocked`.
+        What to do where a layer cannot be cut: refuse, or keep all that it holds and say so in `Pruned.blocked`. Where
+        a layer goes as a whole, "keep" also keeps those units of it that what takes its place has, and the reverse.
     seed : int
         Of annealing and distillation; a `Recovery` has its own.
     progress : bool

@@ -22,7 +22,7 @@ from .layers.base import rule_for
 from .merges import Merge, resolve_merge
 from .merging import merge_into
 from .outcomes import Outcome
-from .plan import columns_of_labels, keep_by_slot, make_plan
+from .plan import aliases_of, columns_of_labels, keep_by_slot, make_plan
 from .prediction import Task
 from .rebuild import rebuild
 from .recovery import Recovered
@@ -136,6 +136,9 @@ def cut(
     channels = trace_channels(graph)
     columns = columns_of_labels(channels, selection.elements)
     selection, blocked = _settle(graph, channels, columns, selection, on_blocked)
+    if on_blocked == "keep":
+        selection, aligned = _align(model, graph, channels, columns, selection)
+        blocked += aligned
     plan = make_plan(model, graph, channels, columns, selection)
     rebuilt = rebuild(model, graph, plan)
     drop_weights(model, rebuilt, selection)
@@ -192,6 +195,26 @@ def _settle(
         blocked.setdefault(call.name, reason)
         kept[touched] = True
     return replace(selection, kept=kept), tuple(blocked.items())
+
+
+def _align(
+    model: keras.Model, graph: Graph, channels: Channels, columns: npt.NDArray[np.int64], selection: Selection
+) -> tuple[Selection, tuple[tuple[str, str], ...]]:
+    """The selection by which what takes the place of a layer has the same units, and layers that units stay for."""
+    kept, before = selection.kept.copy(), None
+    names = {slot: call.name for call in graph.calls for slot in call.outputs}
+    aligned: dict[str, str] = {}
+    aliases = aliases_of(model, graph, selection)
+    while before is None or (kept != before).any():
+        before = kept.copy()
+        by_slot = keep_by_slot(channels, columns, kept)
+        for pair in aliases.items():
+            differ = by_slot[pair[0]] != by_slot[pair[1]]
+            found = np.concatenate([columns[channels.slots[slot]][differ] for slot in pair])
+            kept[found[found >= 0]] = True
+            if differ.any():
+                aligned[names[pair[0]]] = "it goes, or a branch of it does, and what takes its place has these units"
+    return replace(selection, kept=kept), tuple(aligned.items())
 
 
 def _columns_at(channels: Channels, columns: npt.NDArray[np.int64], slot: int) -> Labels:

@@ -87,3 +87,44 @@ def test_rules_without_a_cut_are_refused_or_kept() -> None:
     with pytest.raises(dr.ModelError, match=r"layer 'doubling' \(Doubling\) must be cut to drop hidden\[1\], but"):
         dr.prune(model, selection)
     assert dr.prune(model, selection, on_blocked="keep").blocked == (("doubling", "its rule has no `cut` method"),)
+
+
+def blocks() -> keras.Model:
+    """Residual blocks of two layers of one width."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    x = layers.Dense(8, activation="relu", name="stem")(inputs)
+    for k in range(2):
+        inside = layers.Dense(8, activation="relu", name=f"first_{k}")(x)
+        x = layers.Add()([x, layers.Dense(8, activation="relu", name=f"second_{k}")(inside)])
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+@pytest.mark.parametrize("kinds", [["neurons", "layers"], ["neurons", "branches", "layers"]])
+@pytest.mark.parametrize("seed", range(4))
+def test_units_stay_that_what_takes_the_place_of_a_layer_would_lack(kinds: list[Any], seed: int) -> None:
+    model = blocks()
+    selection = dr.Selection.random(dr.elements(model, kinds), 0.5, seed=seed)
+    dropped = [name for name, kept in zip(selection.elements.names, selection.kept, strict=True) if not kept]
+    small = dr.prune(model, selection, on_blocked="keep")
+    assert (small.selection.kept >= selection.kept).all()
+    x = models.inputs_for(model, 20, seed=3)[0]
+    expected = MaskedNetwork(model, selection.elements)([x], small.selection.kept[np.newaxis])
+    np.testing.assert_allclose(np.asarray(small.model(x)), np.asarray(expected), atol=1e-5)
+    if (small.selection.kept != selection.kept).any():
+        with pytest.raises(dr.ModelError, match="prune one kind after the other, or pass on_blocked='keep'"):
+            dr.prune(model, selection)
+        assert {layer for layer, _ in small.blocked} & set(dropped)
+        assert "what takes its place has these units" in repr(small)
+    again = dr.prune(model, small.selection)
+    np.testing.assert_allclose(np.asarray(again.model(x)), np.asarray(expected), atol=1e-5)
+
+
+def test_a_budget_is_met_by_units_and_layers_together() -> None:
+    model = blocks()
+    elements, budget = dr.elements(model, ["neurons", "layers"]), dr.Budget("params", 0.2)
+    data = models.data_for(model, 40)
+    small = dr.prune(model, data=data, elements=elements, target=budget, on_blocked="keep", recovery="none")
+    assert budget.measure(small) <= 0.2
+    gone = {kind for kind, kept in zip(elements.kinds, small.selection.kept, strict=True) if not kept}
+    assert gone == {"neuron", "layer"}

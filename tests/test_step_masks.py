@@ -139,6 +139,12 @@ def merged(model: keras.Model, data: Any) -> np.ndarray:
     return flat(dr.prune(model, half(model), data, recovery="none").model)
 
 
+def merged_heads(model: keras.Model, data: Any) -> np.ndarray:
+    """Output projections make up for heads."""
+    selection = dr.Selection.dropping(dr.elements(model, "heads"), [0])
+    return flat(dr.prune(model, selection, data, recovery="none").model)
+
+
 def mean_merged(model: keras.Model, data: Any) -> np.ndarray:
     return flat(dr.prune(model, half(model), data, merge="mean", recovery="none").model)
 
@@ -183,7 +189,7 @@ CASES = [
     (maker, result)
     for maker in MODELS
     for result in RESULTS
-    if result not in (expanded, diverging) or maker in (attention, encoder)
+    if result not in (expanded, diverging, merged_heads) or maker in (attention, encoder)
 ]
 
 
