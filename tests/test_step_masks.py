@@ -172,6 +172,7 @@ def changed(model: keras.Model, data: Any) -> np.ndarray:
 
 RESULTS = [
     estimated,
+    merged_heads,
     expanded,
     diverging,
     without_heads,
