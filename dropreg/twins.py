@@ -143,10 +143,7 @@ class Twins:
         def run(starts: tuple[Packed, Packed], masks: Values) -> tuple[Any, Any]:
             values = [side.run(start, mine) for side, start, mine in zip(self._sides, starts, wanted, strict=True)]
             found = [
-                [
-                    with_counted(tf.identity(v[s]), masks[old]) if old in masks else v[s]
-                    for old, s in zip(slots, mine, strict=True)
-                ]
+                [with_counted(v[s], masks[old]) if old in masks else v[s] for old, s in zip(slots, mine, strict=True)]
                 for v, mine in zip(values, wanted, strict=True)
             ]
             kept = [
