@@ -21,8 +21,6 @@ def _positions(shape: Shape) -> float:
 class AttentionRule(Rule):
     """Pins what it reads; a head is a slice of the query, key, value and output projections."""
 
-    takes_masks_off = (layers.MultiHeadAttention,)
-
     def heads(self, layer: Any) -> Heads | None:
         if not layer.built:
             return None

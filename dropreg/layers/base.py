@@ -56,14 +56,10 @@ class Rule:
         Whether the layer sums its inputs, so that one of them can go.
     matches_moments : bool
         Whether its statistics can be set so that its output keeps mean and variance.
-    takes_masks_off : tuple of type
-        Layers of this kind that take the masks of steps off the very tensors that they read, so that layers which run
-        later read them without.
     """
 
     adds = False
     matches_moments = False
-    takes_masks_off: tuple[type, ...] = ()
 
     def heads(self, layer: Any) -> Heads | None:
         """The attention heads of `layer`, None if it has none."""
