@@ -186,12 +186,17 @@ RESULTS = [
 ]
 
 
-CASES = [
-    (maker, result)
-    for maker in MODELS
-    for result in RESULTS
-    if result not in (expanded, diverging, merged_heads) or maker in (attention, encoder)
-]
+ONLY = {
+    expanded: [attention, encoder],
+    diverging: [attention, encoder],
+    merged_heads: [attention, encoder],
+    annealed: [pooled, attention, encoder],
+    distilled: [tagger, numbers],
+    tuned: [tagger, attention],
+}
+"""The models of some slow or special results."""
+
+CASES = [(maker, result) for maker in MODELS for result in RESULTS if maker in ONLY.get(result, MODELS)]
 
 
 @pytest.mark.parametrize(("maker", "result"), CASES)
