@@ -133,9 +133,8 @@ class _Posterior:
         self.y = self.vectors.T @ (x.T @ y)
         self.b = self.vectors.T @ b0
         self.xb = self.values * self.b
-        least = max(
-            np.finfo(float).eps * float(self.b @ self.xb), np.finfo(float).tiny
-        )  # of outcomes that never change
+        rounding = np.finfo(float).eps * float(self.b @ self.xb)  # all there is where the outcome never changes
+        least = max(rounding, np.finfo(float).tiny)
         self.noise = max(self.total, least) / self.n
 
     def at(self, prior_variance: float) -> _Part:

@@ -22,7 +22,7 @@ from .elements import Columns, Elements, Gate, InnerGate, check_fits
 from .errors import ParameterError
 from .graph import Call, all_layers, call_name, patched, trace_graph, variables_of
 from .hidden_steps import idle_masks
-from .step_masks import step_mask, weights_of, with_counted, with_step_mask
+from .step_masks import channel_means, step_mask, with_counted, with_step_mask
 
 if TYPE_CHECKING:
     from .data import Examples
@@ -369,13 +369,6 @@ def apply_mask(value: tf.Tensor, masks: tf.Tensor, columns: npt.NDArray[np.int64
         return tf.reshape(folded * factors[:, tf.newaxis, tf.newaxis, :], shape)
     ones = [1] * (len(value.shape) - 2)
     return value * tf.reshape(factors, [rows, *ones, period])
-
-
-def channel_means(value: tf.Tensor) -> tf.Tensor:
-    """Means over all axes but the last, without steps that do not count."""
-    weights, axes = weights_of(value), list(range(len(value.shape) - 1))
-    value = tf.cast(value, tf.float32)
-    return tf.reduce_mean(value, axis=axes) if weights is None else tf.reduce_sum(value * weights, axis=axes)
 
 
 def shortest_period(columns: npt.NDArray[np.int64]) -> int:

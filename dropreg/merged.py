@@ -28,8 +28,8 @@ from .graph import Call
 from .last_layer import LastLayer
 from .layers.base import rule_for
 from .layers.recurrent import RecurrentRule
-from .masking import MaskedNetwork, change_state, channel_means, pick_masks, shortest_period
-from .step_masks import step_mask, weights_of, with_step_mask
+from .masking import MaskedNetwork, change_state, pick_masks, shortest_period
+from .step_masks import channel_means, step_mask, weights_of, with_step_mask
 
 if TYPE_CHECKING:
     from .data import Examples

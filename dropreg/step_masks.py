@@ -58,7 +58,7 @@ def weights_of(value: Any) -> tf.Tensor | None:
     Returns
     -------
     Tensor of float32, shape (rows, ..., 1), or None
-        Rows count the same, and their steps that count share that; the sum over all is 1.
+        Rows with steps that count do so the same, and these steps share that; the sum over all is 1, or 0 without any.
     """
     mask = counted_steps(value)
     if mask is None:
@@ -66,7 +66,14 @@ def weights_of(value: Any) -> tf.Tensor | None:
     weights = tf.cast(tf.expand_dims(at_positions(value, mask), -1), tf.float32)
     axes = list(range(1, len(weights.shape)))
     weights = tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=axes, keepdims=True))
-    return weights / tf.reduce_sum(weights)
+    return tf.math.divide_no_nan(weights, tf.reduce_sum(weights))
+
+
+def channel_means(value: Any) -> tf.Tensor:
+    """Means over all axes but the last, without steps that do not count."""
+    weights, axes = weights_of(value), list(range(len(value.shape) - 1))
+    value = tf.cast(value, tf.float32)
+    return tf.reduce_mean(value, axis=axes) if weights is None else tf.reduce_sum(value * weights, axis=axes)
 
 
 def at_positions(value: Any, mask: Any) -> tf.Tensor:

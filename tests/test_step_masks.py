@@ -13,6 +13,7 @@ import dropreg as dr
 from dropreg.data import check_data
 from dropreg.graph import trace_graph
 from dropreg.masking import MaskedNetwork
+from dropreg.step_masks import channel_means
 
 N, STEPS, VOCABULARY, N_CLASSES = 60, 6, 20, 3
 ROUNDING = 1e-5  # sums over more rows of zeros, in float32
@@ -342,3 +343,14 @@ def test_a_recurrent_layer_that_is_given_a_mask_can_be_left_out_if_sizes_are_kno
     small = dr.prune(model, dr.Selection.dropping(elements, [0]))
     masked = MaskedNetwork(model, elements)([x], np.array([[False]]))
     np.testing.assert_allclose(small.model(x), masked, atol=ROUNDING)
+
+
+def test_a_batch_of_padding_alone_leaves_means_finite() -> None:
+    """Of whole sequences an example may be all padding; the last one is a batch by itself here."""
+    model, (x, y) = made(pooled), examples(pooled)
+    x[-1] = 0
+    network, checked = MaskedNetwork(model, dr.elements(model)), check_data(model, (x, y))
+    slot = max(network.graph.idle)
+    means = network.average(lambda values: [channel_means(values[slot])], checked, batch_size=N - 1)[0]
+    assert np.isfinite(means).all()
+    assert np.isfinite(merged(model, (x, y))).all()

@@ -149,8 +149,8 @@ def moments_at(question: Question, calls: Sequence["Call"], positions: Sequence[
     """Moments of what calls of the whole network read, each at one of its inputs, over all examples."""
     import tensorflow as tf
 
-    from ..masking import MaskedNetwork, channel_means
-    from ..step_masks import counted_steps, with_counted
+    from ..masking import MaskedNetwork
+    from ..step_masks import channel_means, counted_steps, with_counted
 
     def moments(values: dict[int, Any]) -> list[tf.Tensor]:
         found = []
