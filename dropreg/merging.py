@@ -73,7 +73,7 @@ def merge_into(
     Raises
     ------
     DataError
-        If there is a single example to merge with by least squares.
+        If there is a single example to merge with by least squares, or activations are not finite.
     """
     examples = [array[: strategy.most_examples] for array in inputs]
     if len(examples[0]) < 2 and isinstance(strategy, LeastSquares):

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from .copying import traced
+from .errors import DataError
 from .graph import Call, Graph
 from .hidden_steps import idle_masks
 from .layers.base import Moments
@@ -245,7 +246,10 @@ class Twins:
         return before, after
 
     def sums(self, slots: Sequence[int], read: Rows, targets: Sequence[Target]) -> tuple[list[Sums], list[Sums]]:
-        """Sums of the channels after with the targets, one for each group of channels; to fit and held out."""
+        """Sums of the channels after with the targets, one for each group of channels; to fit and held out.
+
+        DataError where they are not finite.
+        """
         bases = [(tf.constant(target.before), tf.constant(target.after)) for target in targets]
 
         def totals(*sides: Batch) -> list[list[tf.Tensor]]:
@@ -264,6 +268,11 @@ class Twins:
             [Sums(float(n), *arrays) for n, *arrays in _add_up(part)]
             for part in (islice(found, self.n_fit_batches), found)
         )
+        if not all(np.isfinite(one.xx).all() and np.isfinite(one.yy).all() for one in (*fit, *held_out)):
+            raise DataError(
+                "`data` must give finite activations to merge with, received NaN or infinity: leave out the examples "
+                "that the model has no finite output for, such as sequences of padding alone."
+            )
         return fit, held_out
 
 

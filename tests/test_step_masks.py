@@ -346,11 +346,25 @@ def test_a_recurrent_layer_that_is_given_a_mask_can_be_left_out_if_sizes_are_kno
 
 
 def test_a_batch_of_padding_alone_leaves_means_finite() -> None:
-    """Of whole sequences an example may be all padding; the last one is a batch by itself here."""
+    """Where one label is given for a sequence it may be all padding; the last one is a batch by itself here."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((None,), dtype="int32")
+    x = layers.GRU(6, return_sequences=True)(layers.Embedding(VOCABULARY, 5, mask_zero=True)(inputs))
+    model = keras.Model(inputs, layers.Dense(N_CLASSES)(layers.GRU(4)(x)))
+    x, y = examples(pooled)
+    x[-1] = 0
+    network = MaskedNetwork(model, dr.elements(model))
+    slot = max(network.graph.idle)
+    means = network.average(lambda values: [channel_means(values[slot])], check_data(model, (x, y)), batch_size=N - 1)
+    assert np.isfinite(means[0]).all()
+    assert np.isfinite(merged(model, (x, y))).all()
+
+
+def test_examples_without_finite_activations_cannot_be_merged_with() -> None:
+    """A masked mean over no step is NaN, in Keras itself."""
     model, (x, y) = made(pooled), examples(pooled)
     x[-1] = 0
-    network, checked = MaskedNetwork(model, dr.elements(model)), check_data(model, (x, y))
-    slot = max(network.graph.idle)
-    means = network.average(lambda values: [channel_means(values[slot])], checked, batch_size=N - 1)[0]
-    assert np.isfinite(means).all()
-    assert np.isfinite(merged(model, (x, y))).all()
+    with pytest.raises(
+        dr.DataError, match=r"must give finite activations to merge with, received NaN .* padding alone"
+    ):
+        merged(model, (x, y))
