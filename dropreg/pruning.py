@@ -90,7 +90,8 @@ def prune(
     ParameterError
         If merging or recovery lacks data, a parameter is unknown, or as in `recover`.
     DataError
-        If the data do not fit the model, or there is a single example to merge by least squares or to learn from.
+        If the data do not fit the model or give activations that are not finite, or there is a single example to merge
+        by least squares or to learn from.
     """
     if selection is not None and not isinstance(selection, Selection):
         raise ParameterError(
