@@ -44,10 +44,12 @@ from .groups import Block
 from .impact import ImpactTable
 from .interactions import Interactions
 from .merges import LeastSquares, MeanShift
-from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask, RetainedAccuracy
+from .metrics import PerExample, PerMask
+from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, RetainedAccuracy
 from .path import SelectionPath
 from .plotting import plot_comparison
-from .record import Record, load_record
+from .record import Record
+from .record_folder import load_record
 from .regress import regress, to_statsmodels
 from .sampler import sample
 from .selection import Selection, select

@@ -85,21 +85,66 @@ class Annealing:
             raise ParameterError(f"`sharpness` must be at least 1, received {self.sharpness}.")
 
     def progress(self, number: int, rounds: int) -> float:
-        """How far round `number` (from 0) of a stage has raised the dropped fraction, in (0, 1]."""
+        """How far a round has raised the dropped fraction.
+
+        Parameters
+        ----------
+        number : int
+            Of the round, from 0.
+        rounds : int
+            Of the stage.
+
+        Returns
+        -------
+        float
+            In (0, 1].
+        """
         return min(1.0, (number + 1) / (self.ramp * rounds))
 
     def factor(self, number: int, rounds: int) -> float:
-        """What logits are multiplied by in round `number` (from 0)."""
+        """What logits are multiplied by in a round.
+
+        Parameters
+        ----------
+        number, rounds : int
+            As in `progress`.
+
+        Returns
+        -------
+        float
+            From 1 to `sharpness`.
+        """
         after = (1.0 - self.ramp) * rounds
         late = 0.0 if after <= 0 else max(0.0, (number + 1 - self.ramp * rounds) / after)
         return 1.0 + (self.sharpness - 1.0) * late
 
     def explored(self, number: int, rounds: int) -> float:
-        """The exploration of round `number` (from 0)."""
+        """The exploration of a round.
+
+        Parameters
+        ----------
+        number, rounds : int
+            As in `progress`.
+
+        Returns
+        -------
+        float
+            From `exploration` to 0.
+        """
         return self.exploration * (1.0 - number / max(rounds - 1, 1))
 
     def counts(self, number: int, rounds: int) -> bool:
-        """Whether the logits of round `number` (from 0) are among those that are averaged."""
+        """Whether the logits of a round are among those that are averaged.
+
+        Parameters
+        ----------
+        number, rounds : int
+            As in `progress`.
+
+        Returns
+        -------
+        bool
+        """
         return number == rounds - 1 or number >= rounds - round(self.averaging * rounds)
 
 

@@ -9,7 +9,8 @@ import pandas as pd
 
 from .data import Data, Examples, check_data
 from .logits import are_logits
-from .outcomes import Outcome, PerMask, check_outcomes, resolve_all
+from .metrics import PerMask
+from .outcomes import Outcome, check_outcomes, resolve_all
 from .prediction import Prediction, Task
 
 if TYPE_CHECKING:

@@ -71,9 +71,17 @@ def _shown(name: str, value: Any) -> str:
 
 
 def default_scorers(rows: int = 1_000_000) -> dict[str, Scorer]:
-    """The baselines, each with a budget of at most `rows` row-equivalents.
+    """The baselines, each with the same budget.
 
-    Those that cost less are not made to spend more: `spent` says what each did.
+    Parameters
+    ----------
+    rows : int
+        Most row-equivalents of each. Those that cost less are not made to spend more.
+
+    Returns
+    -------
+    dict of str to Scorer
+        By the names that `compare` shows them by.
     """
     return {
         "random": Scorer(baselines.random, draws=5),

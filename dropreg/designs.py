@@ -89,18 +89,56 @@ class Design(ABC):
 
     @abstractmethod
     def check(self, n_elements: int) -> None:
-        """Raise ParameterError unless the design can draw masks over `n_elements` elements."""
+        """Check that the design can draw masks over so many elements.
+
+        Parameters
+        ----------
+        n_elements : int
+
+        Raises
+        ------
+        ParameterError
+            If it cannot.
+        """
 
     @abstractmethod
     def draw(self, seed: int, chunk: int, n_masks: int, n_elements: int) -> BoolMasks:
-        """The first `n_masks` masks of a chunk, shape (n_masks, n_elements), True = kept."""
+        """The first masks of a chunk.
+
+        Parameters
+        ----------
+        seed, chunk : int
+            The masks depend on these, the design and `n_elements` alone.
+        n_masks : int
+        n_elements : int
+
+        Returns
+        -------
+        ndarray of bool, shape (n_masks, n_elements)
+            True = kept.
+        """
 
     @abstractmethod
     def keep_probabilities(self, n_elements: int) -> npt.NDArray[np.float64]:
-        """Probability that each element is kept, shape (n_elements,)."""
+        """Probability that each element is kept.
+
+        Parameters
+        ----------
+        n_elements : int
+
+        Returns
+        -------
+        ndarray of float64, shape (n_elements,)
+        """
 
     def settings(self) -> dict[str, object]:
-        """What tells this design from others, as JSON values."""
+        """What tells this design from others.
+
+        Returns
+        -------
+        dict of str to object
+            JSON values: the name of the class, and its parameters.
+        """
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {"name": type(self).__name__, **values}
 
@@ -139,6 +177,8 @@ class Bernoulli(Design):
     rate : float or sequence of float
         Probability that an element is dropped, strictly between 0 and 1; one for all, or one for
         each element. Realized to a multiple of 2**-32.
+    examples_per_mask : int
+        As in `Design`.
 
     Raises
     ------
@@ -177,6 +217,13 @@ class Paired(Design):
     ----------
     rate : float or sequence of float
         Probability that an element is dropped, strictly between 0 and 0.5.
+    examples_per_mask : int
+        As in `Design`.
+
+    Raises
+    ------
+    ParameterError
+        If a rate lies outside (0, 0.5), or there are more or fewer rates than elements.
 
     References
     ----------
@@ -217,6 +264,13 @@ class FixedSize(Design):
     ----------
     n_dropped : int
         Elements that each mask drops, at least 1 and fewer than there are.
+    examples_per_mask : int
+        As in `Design`.
+
+    Raises
+    ------
+    ParameterError
+        If `n_dropped` is out of range.
     """
 
     n_dropped: int = 1
@@ -254,6 +308,13 @@ class Balanced(Design):
         Fraction of a block in which an element is dropped, realized to a multiple of 1 / `block`.
     block : int
         Masks of a block.
+    examples_per_mask : int
+        As in `Design`.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is out of range, or the block too short to drop an element at this rate.
     """
 
     rate: float = 0.3
@@ -270,7 +331,7 @@ class Balanced(Design):
             )
 
     def check(self, n_elements: int) -> None:
-        """Any number of elements will do."""
+        pass  # any number of elements will do
 
     def draw(self, seed: int, chunk: int, n_masks: int, n_elements: int) -> BoolMasks:
         n_blocks, n_dropped = -(-n_masks // self.block), round(self.rate * self.block)

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from .errors import ModelError, ParameterError, check_type
+from .gating import Columns, Gate, InnerGate
 
 if TYPE_CHECKING:
     import keras
@@ -22,52 +23,7 @@ if TYPE_CHECKING:
 Kind = Literal["neurons", "embeddings", "heads", "layers", "branches", "weights"]
 KINDS: tuple[Kind, ...] = ("neurons", "embeddings", "heads", "layers", "branches", "weights")
 
-Columns = npt.NDArray[np.int64]
-"""Element that each entry of an axis belongs to, -1 for always kept."""
-
 _SUFFIX = {"head": ".head", "branch": ".branch", "row": ".row", "column": ".column", "block": ".block"}
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Masks multiply one input of one call, along its trailing axis.
-
-    Attributes
-    ----------
-    call, position : int
-        Which call of the graph, and which of its inputs.
-    columns : ndarray of int64, shape (channels,)
-        Element that each entry of the input's trailing axis belongs to, -1 for always kept.
-    """
-
-    call: int
-    position: int
-    columns: Columns
-
-
-@dataclass(frozen=True)
-class InnerGate:
-    """Masks act inside a layer, wherever it is called.
-
-    Attributes
-    ----------
-    where : str
-        "heads": multiply the last axis but one of what `layer` reads (an attention's output
-        projection). "state": multiply the previous output that a recurrent cell reads. "output":
-        multiply the trailing axis of the layer's output. "bypass": replace the layer by the identity.
-        "kernel": multiply one of its variables, for a whole batch at a time.
-    layer : int
-        Number of the layer among ``dropreg.graph.all_layers(model)``.
-    columns : ndarray of int64
-        Element of each head, unit or (flattened) scalar, -1 for always kept.
-    variable : int
-        Number of the variable among the layer's own, for "kernel".
-    """
-
-    where: Literal["heads", "state", "output", "bypass", "kernel"]
-    layer: int
-    columns: Columns
-    variable: int = 0
 
 
 @dataclass(frozen=True, repr=False)
@@ -144,7 +100,13 @@ class Elements:
         return any(gate.where == "kernel" for gate in self.inner_gates)
 
     def to_frame(self) -> pd.DataFrame:
-        """One row an element: element, layer, kind, index, params, macs, units (tied ones counted)."""
+        """The elements as a table.
+
+        Returns
+        -------
+        DataFrame
+            One row an element: element (its name), layer, kind, index, params, macs, units (tied ones counted).
+        """
         units = np.ones(len(self), dtype=np.int64)
         for j, tied in self.ties.items():
             units[j] = len(tied)
@@ -161,13 +123,29 @@ class Elements:
         )
 
     def by_layer(self) -> pd.DataFrame:
-        """One row a layer and kind: layer, kind, elements, params, macs (summed over its elements)."""
+        """How much each layer holds.
+
+        Returns
+        -------
+        DataFrame
+            One row a layer and kind: layer, kind, elements, params, macs (summed over its elements).
+        """
         frame = pd.DataFrame({"layer": self.layers, "kind": self.kinds, "params": self.params, "macs": self.macs})
         groups = frame.groupby(["layer", "kind"], sort=False, as_index=False)
         return groups.agg(elements=("params", "size"), params=("params", "sum"), macs=("macs", "sum"))
 
     def columns_of(self, layer: str) -> Columns:
-        """Elements that drop a unit of `layer`."""
+        """Elements that drop a unit of a layer.
+
+        Parameters
+        ----------
+        layer : str
+
+        Returns
+        -------
+        ndarray of int64, shape (n_columns,)
+            Their numbers, ascending, those tied to a unit of another layer included; none of a layer without elements.
+        """
         found = {j for j, name in enumerate(self.layers) if name == layer and j not in self.ties}
         found |= {j for j, tied in self.ties.items() if any(name == layer for name, _ in tied)}
         return np.array(sorted(found), dtype=np.int64)

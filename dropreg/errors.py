@@ -40,8 +40,9 @@ class RecordError(DropregError, RuntimeError):
 class TargetError(DropregError, RuntimeError):
     """A target cannot be met.
 
-    Attributes
+    Parameters
     ----------
+    message : str
     best : Selection
         The selection that came closest.
     """

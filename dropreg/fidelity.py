@@ -26,6 +26,11 @@ class Fidelity:
         Masks at each of the three rates.
     examples : int
         Examples that each mask runs on.
+
+    Raises
+    ------
+    ParameterError
+        If there are fewer than 3 masks or 2 examples.
     """
 
     masks: int = 50
@@ -36,7 +41,18 @@ class Fidelity:
         positive("examples", self.examples, least=2)
 
     def rates(self, rate: float) -> tuple[float, float, float]:
-        """The three drop rates around `rate`."""
+        """The three drop rates.
+
+        Parameters
+        ----------
+        rate : float
+            The design's mean drop rate, strictly between 0 and 1.
+
+        Returns
+        -------
+        tuple of float
+            Half of it, itself, and twice it or half-way from it to 1, whichever is less.
+        """
         return rate / 2, rate, min(2 * rate, (1 + rate) / 2)
 
 

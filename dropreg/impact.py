@@ -83,19 +83,49 @@ class ImpactTable:
         return f"{100 * self.level:.10g}% {kind}"
 
     def to_frame(self) -> pd.DataFrame:
-        """A copy of the table."""
+        """A copy of the table.
+
+        Returns
+        -------
+        DataFrame
+            The columns of `ImpactTable`, one row an element, in the order of the elements.
+        """
         return self.frame.copy()
 
     def to_csv(self, path: str | Path) -> None:
-        """Write the table as CSV."""
+        """Write the table as CSV, without an index.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file that is there is replaced.
+        """
         self.frame.to_csv(path, index=False)
 
     def to_parquet(self, path: str | Path) -> None:
-        """Write the table as Parquet."""
+        """Write the table as Parquet, without an index.
+
+        Parameters
+        ----------
+        path : str or Path
+            A file that is there is replaced.
+        """
         self.frame.to_parquet(path, index=False)
 
     def top(self, n: int = 10, *, lowest: bool = False) -> pd.DataFrame:
         """The `n` elements with the largest impact, or the smallest.
+
+        Parameters
+        ----------
+        n : int
+            At least 1; all elements where there are fewer.
+        lowest : bool
+            Whether the smallest impacts are wanted, the smallest first.
+
+        Returns
+        -------
+        DataFrame
+            The same columns as the table.
 
         Raises
         ------
@@ -156,6 +186,11 @@ class ImpactTable:
         Two units may stand in for each other in what the network says and yet not for the loss, which
         losing both can even lower; impacts on the divergence from the whole model find those too.
 
+        Parameters
+        ----------
+        level : float
+            False discovery rate (Benjamini and Hochberg), strictly between 0 and 1.
+
         Returns
         -------
         DataFrame
@@ -164,18 +199,24 @@ class ImpactTable:
         Raises
         ------
         ParameterError
-            If the table was estimated without interactions.
+            If the table was estimated without interactions, or `level` is out of range.
         """
         if self.interactions is None:
             raise ParameterError(
                 "`redundant_pairs` must have interactions, received a table without: pass interactions=True to "
                 "regress or estimate."
             )
-        check_between("level", level)
         return self.interactions.redundant(level)
 
     def by_layer(self) -> pd.DataFrame:
-        """One row a layer: elements, mean and largest impact, fraction with an interval off zero."""
+        """Impacts layer by layer.
+
+        Returns
+        -------
+        DataFrame
+            One row a layer: layer, elements (how many), mean and largest (impact, in the outcome's unit), clear
+            (fraction of the elements whose interval does not hold zero).
+        """
         clear = (self.frame["ci_low"] > 0) | (self.frame["ci_high"] < 0)
         groups = self.frame.assign(clear=clear).groupby("layer", sort=False, as_index=False)
         return groups.agg(
@@ -183,7 +224,17 @@ class ImpactTable:
         )
 
     def summary(self, n: int = 10) -> str:
-        """Method, layers, and the `n` largest and smallest impacts, as text."""
+        """Method, layers, and the largest and smallest impacts, as text.
+
+        Parameters
+        ----------
+        n : int
+            How many of either are shown, at least 1.
+
+        Returns
+        -------
+        str
+        """
         shown = ["element", "params", "impact", "std_error", "z", "p_value", "ci_low", "ci_high", "rank"]
         width = max(len(line) for line in self._heading())
         parts = [

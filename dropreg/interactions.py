@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from .compression import Array, Rows, one_blas_thread
-from .errors import ParameterError
+from .errors import ParameterError, check_between
 from .regression import Fit, residuals
 
 
@@ -33,7 +33,14 @@ class Interactions:
     std_error: Array
 
     def pairs(self) -> pd.DataFrame:
-        """One row a pair: element, other, interaction, std_error, z, p_value, p_bh, the most redundant first."""
+        """All pairs as a table.
+
+        Returns
+        -------
+        DataFrame
+            One row a pair, the most redundant first: element, other, interaction (positive = redundant, in the
+            outcome's unit), std_error, z, p_value (two-sided), p_bh (adjusted over all pairs).
+        """
         i, j = np.triu_indices(len(self.names), k=1)
         values, errors = self.values[i, j], self.std_error[i, j]
         z = values / errors
@@ -55,11 +62,22 @@ class Interactions:
     def redundant(self, level: float = 0.05) -> pd.DataFrame:
         """The pairs shown to be redundant at a false discovery rate of `level`, the clearest first.
 
+        Parameters
+        ----------
+        level : float
+            Strictly between 0 and 1; by Benjamini and Hochberg over all pairs.
+
+        Returns
+        -------
+        DataFrame
+            Rows of `pairs` with a positive interaction.
+
         Raises
         ------
         ParameterError
-            If the interactions have no standard errors.
+            If the interactions have no standard errors, or `level` is out of range.
         """
+        check_between("level", level)
         if np.isnan(self.std_error).any():
             raise ParameterError(
                 "`redundant` must have standard errors, received interactions without: sort `pairs()` by interaction, "

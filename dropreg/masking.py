@@ -18,8 +18,9 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from .copying import traced
-from .elements import Columns, Elements, Gate, InnerGate, check_fits
+from .elements import Elements, check_fits
 from .errors import ParameterError
+from .gating import Columns, Gate, InnerGate
 from .graph import Call, all_layers, call_name, patched, trace_graph, variables_of
 from .hidden_steps import idle_masks
 from .step_masks import channel_means, step_mask, with_counted, with_step_mask

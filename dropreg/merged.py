@@ -22,8 +22,9 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from .elements import Columns, Elements, InnerGate
+from .elements import Elements
 from .errors import ParameterError
+from .gating import Columns, InnerGate
 from .graph import Call
 from .last_layer import LastLayer
 from .layers.base import rule_for

@@ -43,7 +43,13 @@ class Merge:
 
 @dataclass(frozen=True, eq=False)
 class MeanShift(Merge):
-    """Biases take the mean of what is no longer read; statistics of normalizations follow."""
+    """Biases take the mean of what is no longer read; statistics of normalizations follow.
+
+    Parameters
+    ----------
+    held_out, most_examples, batch_size
+        As in `Merge`.
+    """
 
     name: ClassVar[str] = "mean"
 
@@ -64,6 +70,13 @@ class LeastSquares(Merge):
     pairs : DataFrame, optional
         Of ``ImpactTable.redundant_pairs()``: a removed element that is in one with an element that stays is shrunk
         towards its prediction from such partners instead of towards nothing.
+    held_out, most_examples, batch_size
+        As in `Merge`.
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is out of range, or `pairs` lacks the columns element and other.
     """
 
     ridges: tuple[float, ...] = RIDGES

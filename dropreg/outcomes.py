@@ -2,8 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from .errors import DataError, ParameterError
@@ -60,7 +59,17 @@ class Outcome(ABC):
         """
 
     def surrogate(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        """What is differentiated in its place, shape (rows,); by default the outcome itself."""
+        """What is differentiated in its place; by default the outcome itself.
+
+        Parameters
+        ----------
+        prediction, labels, whole
+            As in `measure`.
+
+        Returns
+        -------
+        Tensor of float32, shape (rows,)
+        """
         return self.measure(prediction, labels, whole)
 
 
@@ -173,7 +182,7 @@ class Divergence(Outcome):
 
     @staticmethod
     def scores(prediction: Prediction, signs: "tf.Tensor") -> "tf.Tensor":
-        """A number for each row, shape (rows,), whose squared derivatives are on average second derivatives.
+        """A number for each row, whose squared derivatives are on average second derivatives.
 
         The mean over independent signs of the product of its derivatives by two parameters is the second derivative
         of the divergence by both, without the curvature of the outputs before the softmax or sigmoid (Gauss-Newton;
@@ -183,6 +192,10 @@ class Divergence(Outcome):
         ----------
         prediction : Prediction
         signs : Tensor of -1 and 1, shape (rows, ..., n_outputs)
+
+        Returns
+        -------
+        Tensor of float32, shape (rows,)
         """
         import tensorflow as tf
 
@@ -198,10 +211,19 @@ class Divergence(Outcome):
 
     @staticmethod
     def curvature(task: Task, shape: tuple[int, ...]) -> float:
-        """Bound of its second derivatives by the outputs of a row (before the softmax or sigmoid), of this shape.
+        """Bound of its second derivatives by the outputs of a row, before the softmax or sigmoid.
 
-        1/2 for a softmax (Böhning 1992) over the number of positions; 1/4 for a sigmoid and 2 for a square over the
-        number of outputs.
+        Parameters
+        ----------
+        task : str
+        shape : tuple of int
+            Of the outputs of a row.
+
+        Returns
+        -------
+        float
+            1/2 for a softmax (Böhning 1992) over the number of positions; 1/4 for a sigmoid and 2 for a square over
+            the number of outputs.
         """
         if task == "classes":
             return 0.5 / math.prod(shape[:-1])
@@ -256,79 +278,6 @@ def _margins(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
     scores = prediction.log_probabilities()
     is_label = tf.one_hot(labels, tf.shape(scores)[-1], on_value=True, off_value=False)
     return _of_labels(scores, labels) - tf.reduce_max(tf.where(is_label, scores.dtype.min, scores), axis=-1)
-
-
-@dataclass(frozen=True)
-class PerExample(Outcome):
-    """A metric of your own, computed for every row by itself.
-
-    A record goes on with the same function only. It is known by its code, its defaults and the plain values and
-    functions that it encloses, not by arrays that it encloses nor by what it reads by a global name: give a metric
-    that depends on such data another name when the data changes.
-
-    Parameters
-    ----------
-    function : callable
-        (labels, outputs) to a tensor of shape (rows,), made of TensorFlow or ``keras.ops`` calls;
-        labels as in `Outcome.measure`, outputs (rows, ..., n_outputs) as the network gives them.
-        It sees all positions, those that the model masks included, whose labels are class 0, or zero.
-    name : str
-    greater_is_better : bool
-    differentiable : bool
-        Whether `function` has a useful gradient.
-    """
-
-    function: Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
-    name: str
-    greater_is_better: bool
-    differentiable: bool = False
-
-    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        import tensorflow as tf
-
-        values = tf.convert_to_tensor(self.function(labels, prediction.outputs))
-        if values.shape.rank != 1 or not values.shape.is_compatible_with(prediction.outputs.shape[:1]):
-            raise ParameterError(
-                f"outcome '{self.name}' must return one number for each row, shape (rows,), received shape "
-                f"{tuple(values.shape)} for {prediction.outputs.shape[0]} rows: reduce the other axes."
-            )
-        return tf.cast(values, tf.float32)
-
-
-@dataclass(frozen=True)
-class PerMask(Outcome):
-    """A metric of your own that needs several examples, such as F1 or AUC.
-
-    Goes with a design whose `examples_per_mask` is larger than 1. Records go on with the same function only; see
-    `PerExample`.
-
-    Parameters
-    ----------
-    function : callable
-        (labels, outputs) to a number; arrays of the examples of one mask.
-        It sees all positions, as `PerExample` does.
-    name : str
-    greater_is_better : bool
-    """
-
-    function: "Callable[[np.ndarray, np.ndarray], float]"
-    name: str
-    greater_is_better: bool
-    differentiable: bool = False
-
-    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        raise TypeError("PerMask is measured over the examples of a mask, not row by row")
-
-    def measure_mask(self, labels: "np.ndarray", outputs: "np.ndarray") -> float:
-        """The metric over the examples of one mask, or ParameterError if it is no single number."""
-        import numpy as np
-
-        value = np.asarray(self.function(labels, outputs))
-        if value.ndim != 0:
-            raise ParameterError(
-                f"outcome '{self.name}' must return one number for each mask, received shape {value.shape}."
-            )
-        return float(value)
 
 
 _NAMED: tuple[type[Outcome], ...] = (Accuracy, RetainedAccuracy, Loss, Margin, Divergence)

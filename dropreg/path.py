@@ -45,6 +45,7 @@ class SelectionPath:
 
     @property
     def elements(self) -> Elements:
+        """Of the model that the selections are for."""
         return self.selections[0].elements
 
     @property
@@ -54,6 +55,15 @@ class SelectionPath:
 
     def at(self, fraction: float) -> Selection:
         """The selection that drops `fraction` of the elements.
+
+        Parameters
+        ----------
+        fraction : float
+            One of the path's, up to half an element.
+
+        Returns
+        -------
+        Selection
 
         Raises
         ------
@@ -71,6 +81,11 @@ class SelectionPath:
 
         Elements of the last selection rank above all others, those of the one before it above the rest, and so
         on; among equals the logits decide. The impacts are places in that order, from 0 to 1.
+
+        Returns
+        -------
+        ImpactTable
+            Without standard errors.
         """
         keys = [np.nan_to_num(row, nan=-np.inf) for row in self.logits]
         order = np.lexsort([key for key, s in zip(keys, self.selections, strict=True) for key in (key, s.kept)])

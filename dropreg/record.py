@@ -1,12 +1,8 @@
-"""Recorded masks and outcomes: Parquet chunks and a JSON file in one folder."""
+"""Recorded masks and outcomes, read and written chunk by chunk."""
 
 import copy
-import json
-import shutil
-import tempfile
-import weakref
 from collections.abc import Iterator
-from dataclasses import asdict, fields, replace
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +20,11 @@ from .chunks import (
     examples_of_masks,
     read_table,
     unpack_masks,
-    write_atomically,
     write_table,
 )
 from .designs import BoolMasks, Design, design_from
-from .elements import Elements
 from .errors import RecordError
 
-_SETTINGS, _ELEMENTS, _BASELINE = "run.json", "elements.parquet", "baseline.parquet"
-_FIDELITY, _STOP = "fidelity.parquet", "stop.json"
 MOST_STORED = 8_000
 """Most elements whose masks are stored; those of more are drawn again from seed and chunk."""
 
@@ -85,6 +77,7 @@ class Record:
 
     @property
     def is_complete(self) -> bool:
+        """Whether all rows are recorded that were asked for, or a stop rule ended the run."""
         return self.rows == self.settings.rows or self.stop is not None
 
     @property
@@ -93,19 +86,48 @@ class Record:
         return self.rows * self.settings.row_cost
 
     def chunks(self) -> Iterator[Chunk]:
-        """All recorded rows in order, one chunk at a time."""
+        """All recorded rows in order, one chunk at a time.
+
+        Yields
+        ------
+        Chunk
+            Of n masks: ``masks`` (n, n_elements), True = kept; ``examples`` (n, examples_per_mask); ``outcomes`` and
+            ``effects`` (n, n_outcomes), float64: what was measured, and its change from the same examples' unmasked
+            outcome.
+
+        Raises
+        ------
+        RecordError
+            If a chunk cannot be read.
+        """
         for k in self._chunks:
             yield self._read(k)
 
     def keep_probabilities(self) -> npt.NDArray[np.float64]:
-        """Probability that the design keeps each element, shape (n_elements,)."""
+        """Probability that the design keeps each element.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_elements,)
+        """
         s = self.settings
         return design_from(s.design).keep_probabilities(s.n_elements)
 
     def to_frame(self) -> pd.DataFrame:
-        """All masks: example (if they ran on one), a boolean column an element (True = kept), the outcomes.
+        """All masks and their outcomes as a table.
 
         Takes rows x elements bytes; for a long run go through `chunks` instead.
+
+        Returns
+        -------
+        DataFrame
+            One row a mask: example (if masks ran on one), a boolean column an element (True = kept), a column an
+            outcome.
+
+        Raises
+        ------
+        RecordError
+            If nothing is recorded, or a chunk cannot be read.
         """
         names = self.elements["element"].tolist()
         frames = []
@@ -130,6 +152,16 @@ class Record:
     def gradient_sums(self, outcome: str) -> GradientSums:
         """Gradients of an outcome's surrogate, summed over all rows.
 
+        Parameters
+        ----------
+        outcome : str
+            One of those whose gradients were recorded.
+
+        Returns
+        -------
+        GradientSums
+            Arrays of float64, shape (n_elements,), kept and dropped states apart.
+
         Raises
         ------
         RecordError
@@ -151,19 +183,43 @@ class Record:
         return total
 
     def head(self, n_chunks: int) -> "Record":
-        """The same record, its first `n_chunks` chunks only; it lives as long as this one."""
+        """The same record, its first chunks only; it lives as long as this one.
+
+        Parameters
+        ----------
+        n_chunks : int
+
+        Returns
+        -------
+        Record
+        """
         view = copy.copy(self)
         view.keep_first(n_chunks)
         return view
 
     def only(self, chunk: int) -> "Record":
-        """The same record, one chunk only; it lives as long as this one."""
+        """The same record, one chunk only; it lives as long as this one.
+
+        Parameters
+        ----------
+        chunk : int
+            Its number, from 0.
+
+        Returns
+        -------
+        Record
+        """
         view = copy.copy(self)
         view._chunks = [k for k in self._chunks if k == chunk]
         return view
 
     def keep_first(self, n_chunks: int) -> None:
-        """Look no further than the first `n_chunks` chunks."""
+        """Look no further than the first chunks.
+
+        Parameters
+        ----------
+        n_chunks : int
+        """
         self._chunks = [k for k in self._chunks if k < n_chunks]
 
     def _path(self, chunk: int) -> Path:
@@ -199,7 +255,13 @@ class Record:
         return read_table(self._gradient_path(chunk), names)
 
     def missing(self) -> list[int]:
-        """Chunks that are still to be run."""
+        """Chunks that are still to be run.
+
+        Returns
+        -------
+        list of int
+            Their numbers, from 0; none where a stop rule ended the run.
+        """
         return [] if self.stop else sorted(set(range(self.settings.n_chunks)) - set(self._chunks))
 
     def write(self, chunk: int, result: ChunkResult) -> None:
@@ -207,6 +269,12 @@ class Record:
 
         Masks of more than 8,000 elements are not stored but drawn again, and their gradients are
         rounded to float32.
+
+        Parameters
+        ----------
+        chunk : int
+            Its number, from 0.
+        result : ChunkResult
 
         Raises
         ------
@@ -271,123 +339,3 @@ class Record:
         else:
             masks = unpack_masks(table["mask"].combine_chunks(), self.settings.n_elements)
         return Chunk(masks, self._examples(k), outcomes, effects)
-
-
-def create_record(
-    folder: str | Path | None,
-    settings: RunSettings,
-    elements: Elements,
-    baseline: pd.DataFrame,
-    design: Design,
-    fidelity_masks: FidelityMasks | None = None,
-) -> Record:
-    """A record to write into: new, or what an earlier run with the same settings left in `folder`.
-
-    Raises
-    ------
-    RecordError
-        If the folder holds another run or other files, or cannot be written.
-    """
-    frame = elements.to_frame()
-    if folder is None:
-        place = Path(tempfile.mkdtemp(prefix="dropreg-"))
-        record = Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks, store_masks=False)
-        weakref.finalize(record, shutil.rmtree, place, ignore_errors=True)
-        return record
-    place = Path(folder)
-    if (place / _SETTINGS).exists():
-        _check_same_run(place, settings)
-    elif place.is_file() or (place.exists() and any(place.iterdir())):
-        raise RecordError(f"folder {place}: expected an empty or new folder, received one with other files.")
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RecordError(f"folder {place}: cannot be made ({error.strerror}): choose another.") from error
-    text = json.dumps(asdict(settings), indent=1) + "\n"
-    # the settings come first: they mark the folder as this run's, whatever stops it afterwards
-    write_atomically(place / _SETTINGS, lambda path: Path(path).write_text(text), 0)
-    write_atomically(place / _ELEMENTS, frame.to_parquet, 0)
-    write_atomically(place / _BASELINE, baseline.to_parquet, 0)
-    if fidelity_masks is not None:
-        fidelity_masks.write(place / _FIDELITY, settings.outcomes)
-    record = Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks)
-    record.forget_damaged()
-    return record
-
-
-def load_record(folder: str | Path) -> Record:
-    """Open a record that ``dropreg.sample`` wrote, finished or not.
-
-    Raises
-    ------
-    RecordError
-        If the folder holds no record, or one that cannot be read.
-    """
-    place = Path(folder)
-    settings = _read_settings(place)
-    try:
-        elements, baseline = (pd.read_parquet(place / name) for name in (_ELEMENTS, _BASELINE))
-    except (OSError, pa.ArrowException) as error:
-        raise RecordError(
-            f"folder {place}: expected a record with {_ELEMENTS} and {_BASELINE}, received {error}: "
-            "sample into the same folder again."
-        ) from error
-    fidelity = None
-    if (place / _FIDELITY).exists():
-        fidelity = FidelityMasks.read(place / _FIDELITY, settings.outcomes, settings.n_elements)
-    return _apply_stop(Record(place, settings, elements, baseline, fidelity_masks=fidelity))
-
-
-def _apply_stop(record: Record) -> Record:
-    """Note why the run in the record's folder was stopped, if a rule did."""
-    path = record.folder / _STOP
-    if path.exists():
-        try:
-            values = json.loads(path.read_text())
-            record.stop, n_chunks = str(values["stop"]), int(values["chunks"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RecordError(
-                f"{path}: expected why a run was stopped and after how many chunks, received {error!r}: sample into "
-                "the same folder again, which makes up for it."
-            ) from error
-        record.keep_first(n_chunks)
-    return record
-
-
-def write_stop(record: Record, reason: str, n_chunks: int) -> None:
-    """Note in the record why it was stopped after its first `n_chunks` chunks."""
-    text = json.dumps({"stop": reason, "chunks": n_chunks}) + "\n"
-    write_atomically(record.folder / _STOP, lambda path: Path(path).write_text(text), record.rows)
-    record.stop = reason
-    record.keep_first(n_chunks)
-
-
-def clear_stop(record: Record) -> None:
-    """Forget an earlier stop, because the run goes on."""
-    (record.folder / _STOP).unlink(missing_ok=True)
-    record.stop = None
-
-
-def _read_settings(place: Path) -> RunSettings:
-    path = place / _SETTINGS
-    if not path.exists():
-        raise RecordError(f"folder {place}: expected a record with {_SETTINGS}, received none: check the path.")
-    try:
-        values = json.loads(path.read_text())
-        values |= {name: tuple(values[name]) for name in ("outcomes", "greater_is_better", "gradients")}
-        return RunSettings(**values)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path}: expected the settings of a run, received {error}.") from error
-
-
-def _check_same_run(place: Path, settings: RunSettings) -> None:
-    there = _read_settings(place)
-    if there.rows > settings.rows:
-        raise RecordError(
-            f"folder {place} holds a run of {there.rows:,} rows, received rows={settings.rows:,}: open it with "
-            "dropreg.load_record, or choose another folder."
-        )
-    here, found = asdict(settings), asdict(replace(there, rows=settings.rows))
-    differing = [f"{name} is {found[name]} there and {here[name]} here" for name in here if here[name] != found[name]]
-    if differing:
-        raise RecordError(f"folder {place} holds another run: {'; '.join(differing)}. Choose another folder.")

@@ -132,11 +132,32 @@ class Recovery:
         return tuple(given) if isinstance(given, tuple | list) else (given,)
 
     def fallen(self, progress: float) -> float:
-        """What is left of the learning rate after a share of all steps, both in [0, 1]."""
+        """What is left of the learning rate after a share of all steps.
+
+        Parameters
+        ----------
+        progress : float
+            In [0, 1].
+
+        Returns
+        -------
+        float
+            In [0, 1].
+        """
         return float((1.0 + np.cos(np.pi * progress)) / 2.0) if self.decay == "cosine" else 1.0
 
     def make_optimizer(self) -> keras.optimizers.Optimizer:
-        """A new optimizer."""
+        """A new optimizer, at the first learning rate.
+
+        Returns
+        -------
+        keras.optimizers.Optimizer
+
+        Raises
+        ------
+        ParameterError
+            If Keras has no optimizer of this name.
+        """
         settings = {"class_name": self.optimizer, "config": {"learning_rate": self.rates[0]}}
         try:
             return keras.optimizers.get(settings)
@@ -190,7 +211,12 @@ class Recovered:
         return float(self.history["held_out"].to_numpy().min())
 
     def describe(self) -> str:
-        """What training did to the held-out loss, in a line."""
+        """What training did to the held-out loss, in a line.
+
+        Returns
+        -------
+        str
+        """
         return (
             f"held-out loss {self.loss_before:.4g} -> {self.loss_after:.4g} (best epoch {self.best_epoch} of "
             f"{len(self.history) - 1}) at learning rate {self.learning_rate:g}"

@@ -19,7 +19,8 @@ from .errors import ModelError, ParameterError, positive
 from .fidelity import Fidelity
 from .functions import function_fingerprint
 from .logits import are_logits
-from .outcomes import Outcome, PerExample, PerMask
+from .metrics import PerExample, PerMask
+from .outcomes import Outcome
 from .prediction import Prediction, in_float32
 
 if TYPE_CHECKING:

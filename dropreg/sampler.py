@@ -17,9 +17,11 @@ from .designs import Bernoulli, Design
 from .elements import Elements, check_elements
 from .errors import ParameterError, check_type, positive
 from .fidelity import Fidelity
-from .outcomes import Outcome, PerMask, check_outcomes, resolve_all
+from .metrics import PerMask
+from .outcomes import Outcome, check_outcomes, resolve_all
 from .prediction import Task
-from .record import Record, clear_stop, create_record, write_stop
+from .record import Record
+from .record_folder import clear_stop, create_record, write_stop
 from .runner import Ablation, ChunkRunner
 from .stopping import StopRule
 

@@ -51,6 +51,16 @@ class Selection:
     def keeping(cls, elements: Elements, indices: Collection[int]) -> "Selection":
         """Keep the elements with these numbers, drop all others.
 
+        Parameters
+        ----------
+        elements : Elements
+        indices : collection of int
+            From 0, in any order.
+
+        Returns
+        -------
+        Selection
+
         Raises
         ------
         ParameterError
@@ -61,6 +71,16 @@ class Selection:
     @classmethod
     def dropping(cls, elements: Elements, indices: Collection[int]) -> "Selection":
         """Drop the elements with these numbers, keep all others.
+
+        Parameters
+        ----------
+        elements : Elements
+        indices : collection of int
+            From 0, in any order.
+
+        Returns
+        -------
+        Selection
 
         Raises
         ------
@@ -73,7 +93,27 @@ class Selection:
     def random(
         cls, elements: Elements, fraction: float, *, seed: int = 0, floor: Floor = 1, round_to: int = 1
     ) -> "Selection":
-        """Drop a random `fraction` of the elements; see `select` for the other parameters."""
+        """Drop a random fraction of the elements.
+
+        Parameters
+        ----------
+        elements : Elements
+        fraction : float
+            Of the elements to drop, in [0, 1).
+        seed : int
+        floor, round_to
+            As in `select`.
+
+        Returns
+        -------
+        Selection
+            The same for the same arguments.
+
+        Raises
+        ------
+        ParameterError
+            As in `select`.
+        """
         check_elements(elements)
         scores = np.random.default_rng(positive("seed", seed, 0)).random(len(elements))
         return select(elements, scores, fraction=fraction, floor=floor, round_to=round_to)
@@ -102,13 +142,25 @@ class Selection:
         return float(self.elements.macs[~self.kept].sum())
 
     def by_layer(self) -> pd.DataFrame:
-        """One row a layer: layer, kind, elements, kept."""
+        """How much stays of each layer.
+
+        Returns
+        -------
+        DataFrame
+            One row a layer and kind: layer, kind, elements, kept (how many of them stay).
+        """
         frame = self.elements.to_frame().assign(kept=self.kept)
         groups = frame.groupby(["layer", "kind"], sort=False, as_index=False)
         return groups.agg(elements=("element", "size"), kept=("kept", "sum"))
 
     def to_frame(self) -> pd.DataFrame:
-        """The elements' table with a column ``kept``."""
+        """The elements as a table.
+
+        Returns
+        -------
+        DataFrame
+            `Elements.to_frame` with a column ``kept``, True = stays.
+        """
         return self.elements.to_frame().assign(kept=self.kept)
 
     def __repr__(self) -> str:

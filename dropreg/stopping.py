@@ -37,7 +37,18 @@ class StopRule(ABC):
     effect: ClassVar[str]
 
     def check(self, record: "Record") -> str | None:
-        """The reason to stop after the rows of `record`, with the effect on the error bars, or None."""
+        """Ask whether a run may stop after the rows that are recorded.
+
+        Parameters
+        ----------
+        record : Record
+
+        Returns
+        -------
+        str or None
+            The reason to stop, with the effect on the error bars; None to go on, also where there are too few rows to
+            tell the elements apart.
+        """
         from .regress import regress
 
         try:
@@ -49,12 +60,37 @@ class StopRule(ABC):
 
     @abstractmethod
     def reached(self, table: "ImpactTable", record: "Record") -> str | None:
-        """Why the run may stop with these impacts, or None."""
+        """Why the run may stop with these impacts.
+
+        Parameters
+        ----------
+        table : ImpactTable
+            Of `outcome`, by OLS with HC1 errors.
+        record : Record
+
+        Returns
+        -------
+        str or None
+            None to go on.
+        """
 
 
 @dataclass(frozen=True)
 class Precision(StopRule):
-    """Stop when every standard error is at most `std_error`, in the outcome's unit."""
+    """Stop when every standard error is small enough.
+
+    Parameters
+    ----------
+    outcome : str
+        As in `StopRule`.
+    std_error : float
+        Largest standard error, in the outcome's unit; positive.
+
+    Raises
+    ------
+    ParameterError
+        If `std_error` is not positive.
+    """
 
     std_error: float
     effect: ClassVar[str] = "error bars are as good as without the rule, which does not look at the impacts"
@@ -73,8 +109,16 @@ class StableOrder(StopRule):
 
     Parameters
     ----------
+    outcome : str
+        As in `StopRule`.
     reliability : float
-        Smallest rank correlation, after the Spearman-Brown correction from half the rows to all.
+        Smallest rank correlation, after the Spearman-Brown correction from half the rows to all; strictly between 0
+        and 1.
+
+    Raises
+    ------
+    ParameterError
+        If `reliability` is out of range.
     """
 
     reliability: float = 0.95
@@ -112,12 +156,19 @@ class Separated(StopRule):
 
     Parameters
     ----------
+    outcome : str
+        As in `StopRule`.
     fraction : float
-        Fraction of the elements to prune.
+        Fraction of the elements to prune, strictly between 0 and 1.
     level : float
-        Confidence level of the intervals.
+        Confidence level of the intervals, strictly between 0 and 1.
     undecided : float
-        Fraction of all elements that may stay unclear.
+        Fraction of all elements that may stay unclear, in [0, 1).
+
+    Raises
+    ------
+    ParameterError
+        If a parameter is out of range.
     """
 
     fraction: float

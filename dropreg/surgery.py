@@ -107,7 +107,23 @@ class Pruned:
     def measure_latency(
         self, batch_sizes: Sequence[int] = (1, 64), *, threads: int = 1, repeats: int = 100, warm_up: int = 10
     ) -> pd.DataFrame:
-        """Seconds a forward pass takes before and after; see `dropreg.latency.measure_latency`."""
+        """Seconds that a forward pass takes before and after.
+
+        Parameters
+        ----------
+        batch_sizes, threads, repeats, warm_up
+            As in `dropreg.measure_latency`.
+
+        Returns
+        -------
+        DataFrame
+            As that of `dropreg.measure_latency`, with the models "before" and "after".
+
+        Raises
+        ------
+        ParameterError, ModelError
+            As in `dropreg.measure_latency`.
+        """
         models = {"before": self.original, "after": self.model}
         return measure_latency(models, batch_sizes, threads=threads, repeats=repeats, warm_up=warm_up)
 

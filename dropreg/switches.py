@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from .elements import InnerGate
 from .errors import ModelError, concatenate_names
+from .gating import InnerGate
 from .graph import Call, Graph, all_layers
 from .layers.base import LinearReader, rule_for
 from .selection import Selection

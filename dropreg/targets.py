@@ -54,14 +54,35 @@ class Budget:
         positive("batch_size", self.batch_size)
 
     def measure(self, pruned: "Pruned") -> float:
-        """The quantity of the smaller model, as a fraction of the whole one's."""
+        """How much of the whole model is left.
+
+        Parameters
+        ----------
+        pruned : Pruned
+
+        Returns
+        -------
+        float
+            The quantity of the smaller model, as a fraction of the whole one's.
+        """
         if self.quantity == "latency":
             before, after = pruned.measure_latency((self.batch_size,))["median"].to_numpy(np.float64)
             return float(after / before)
         return float(pruned.report.totals()["ratio"].to_dict()[self.quantity])
 
     def describe(self, value: float) -> str:
-        """Sentence on a target that is out of reach."""
+        """Begin a sentence on a target that is out of reach.
+
+        Parameters
+        ----------
+        value : float
+            What came closest, as `measure` gives it.
+
+        Returns
+        -------
+        str
+            It ends with `value`; what had it is named next.
+        """
         return f"the target is at most {100 * self.at_most:.3g}% of the {self.quantity}, but {100 * value:.3g}%"
 
 
@@ -123,11 +144,23 @@ class AccuracyLimit:
 
     @property
     def least_examples(self) -> int:
-        """With fewer not even a model that changes nothing keeps to it."""
+        """With fewer examples not even a model that changes nothing keeps to the limit."""
         return int(np.ceil(np.log1p(-self.level) / np.log1p(-self.most)))
 
     def check(self, model: "keras.Model", others: Data) -> None:
-        """Raise DataError unless `data` fit the model, can be decided right or wrong, and are none of `others`."""
+        """Check that `data` can show the loss of a model.
+
+        Parameters
+        ----------
+        model : keras.Model
+        others : (x, y)
+            What something is chosen with.
+
+        Raises
+        ------
+        DataError
+            If `data` do not fit the model, cannot be decided right or wrong, or share examples with `others`.
+        """
         check_apart("data", others, "target.data", self.data)
         try:
             task = check_data(model, self.data).task
@@ -140,7 +173,19 @@ class AccuracyLimit:
             )
 
     def measure(self, pruned: "Pruned", level: float | None = None) -> float:
-        """Upper confidence limit of the loss of accuracy, at another level where one is given."""
+        """Upper confidence limit of the loss of accuracy.
+
+        Parameters
+        ----------
+        pruned : Pruned
+        level : float, optional
+            Strictly between 0.5 and 1; by default that of the target.
+
+        Returns
+        -------
+        float
+            Of the whole model's accuracy minus the smaller one's on `data`, positive = worse.
+        """
         losses = -changes(pruned.original, pruned.model, self.data, Accuracy())
         return upper_limit(losses, self.level if level is None else level)
 
@@ -148,7 +193,20 @@ class AccuracyLimit:
         """A bound of what `measure` would give, from other examples: each half measures what the other has built.
 
         What becomes right that was wrong counts nothing: of examples that something was chosen with it is by chance,
-        and without it the loss is known better. Infinite where there are too few or no labels.
+        and without it the loss is known better.
+
+        Parameters
+        ----------
+        model : keras.Model
+        examples : Examples
+            That chose what goes, and that it is merged with.
+        build : callable
+            Data to the smaller model that is made with them.
+
+        Returns
+        -------
+        float
+            As `measure`; infinite where there are too few examples, or no labels.
         """
         if examples.labels is None or len(examples) < max(self.least_examples, 4):
             return np.inf
@@ -157,7 +215,18 @@ class AccuracyLimit:
         return upper_limit(np.concatenate(losses), self.level)
 
     def describe(self, value: float) -> str:
-        """Sentence on a target that is out of reach."""
+        """Begin a sentence on a target that is out of reach.
+
+        Parameters
+        ----------
+        value : float
+            What came closest, as `measure` gives it.
+
+        Returns
+        -------
+        str
+            It ends with `value`; what had it is named next.
+        """
         return f"the target is an accuracy loss of at most {self.most:.2%} at level {self.level:g}, but {value:.2%}"
 
 

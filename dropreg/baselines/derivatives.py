@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError, ParameterError
-from ..outcomes import PerExample
+from ..metrics import PerExample
 from ..prediction import Prediction
 from .probe import Probe
 from .running import Running
@@ -39,11 +39,33 @@ class Curvature(ABC):
 
     @abstractmethod
     def cost(self, n_elements: int, n_outputs: int) -> int:
-        """Row-equivalents of one example, first derivatives included."""
+        """What one example costs.
+
+        Parameters
+        ----------
+        n_elements, n_outputs : int
+
+        Returns
+        -------
+        int
+            Row-equivalents, first derivatives included.
+        """
 
     @abstractmethod
     def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
-        """A function of example numbers (rows,) that gives their derivatives."""
+        """Get ready to differentiate.
+
+        Parameters
+        ----------
+        probe : Probe
+            Of the network, the examples and the outcome.
+
+        Returns
+        -------
+        callable
+            Example numbers, ndarray of int64 of shape (rows,), to (g, h): first derivatives by the mask, and second
+            ones or None, ndarrays of float32 of shape (rows, n_elements).
+        """
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ class HardConcrete:
     Parameters
     ----------
     temperature : float
+        Positive; the smaller, the closer gates are to 0 and 1.
     low, high : float
         Interval that the concrete variable is stretched to before it is clipped to [0, 1].
 
@@ -53,19 +54,53 @@ class HardConcrete:
         return -self.temperature * float(np.log(-self.low / self.high))
 
     def sample(self, log_alpha: Any, noise: Any) -> Any:
-        """Gates for log alpha (n_elements,) and uniform noise (rows, n_elements) (equations 10 and 11)."""
+        """Draw gates (equations 10 and 11).
+
+        Parameters
+        ----------
+        log_alpha : Tensor of float32, shape (n_elements,)
+        noise : Tensor of float32, shape (rows, n_elements)
+            Uniform, strictly between 0 and 1.
+
+        Returns
+        -------
+        Tensor of float32, shape (rows, n_elements)
+            In [0, 1], 1 = open.
+        """
         import tensorflow as tf
 
         s = tf.sigmoid((tf.math.log(noise) - tf.math.log1p(-noise) + log_alpha) / self.temperature)
         return tf.clip_by_value(s * (self.high - self.low) + self.low, 0.0, 1.0)
 
     def slope(self, logits: Array) -> Array:
-        """Derivative of each gate's probability of being open with respect to its log alpha."""
+        """Derivative of each gate's probability of being open with respect to its log alpha.
+
+        Parameters
+        ----------
+        logits : ndarray of float64, shape (n_elements,)
+            Log alpha.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_elements,)
+        """
         probability = expit(logits + self.offset)
         return probability * (1.0 - probability)
 
     def center(self, logits: Array, fraction: float) -> Array:
-        """`logits` shifted so that on average a `fraction` of the gates is shut."""
+        """Shift log alpha so that on average a fraction of the gates is shut.
+
+        Parameters
+        ----------
+        logits : ndarray of float64, shape (n_elements,)
+            Log alpha.
+        fraction : float
+            Strictly between 0 and 1.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_elements,)
+        """
 
         def excess(shift: float) -> float:
             return float(expit(logits + shift + self.offset).mean()) - (1.0 - fraction)

@@ -17,7 +17,8 @@ from ..designs import examples_of_rows
 from ..elements import Elements
 from ..errors import ParameterError
 from ..impact import ImpactTable
-from ..outcomes import Outcome, PerMask, check_outcomes, resolve
+from ..metrics import PerMask
+from ..outcomes import Outcome, check_outcomes, resolve
 from ..prediction import Task
 
 if TYPE_CHECKING:

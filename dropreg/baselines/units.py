@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from ..elements import Elements, Gate
+from ..elements import Elements
 from ..errors import ModelError, ParameterError
+from ..gating import Gate
 from .question import Array, Question
 
 if TYPE_CHECKING:

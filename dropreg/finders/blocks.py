@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..elements import Choice, Found, Gate, InnerGate
+from ..elements import Choice, Found
+from ..gating import Gate, InnerGate
 from ..graph import Call, Graph, Shape, all_layers
 from ..layers.base import n_channels, rule_for
 

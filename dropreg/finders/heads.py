@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..elements import Choice, Found, InnerGate
+from ..elements import Choice, Found
+from ..gating import InnerGate
 from ..graph import Graph, all_layers
 from ..layers.base import rule_for
 

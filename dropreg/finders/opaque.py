@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..elements import Choice, Found, InnerGate, Kind
+from ..elements import Choice, Found, Kind
+from ..gating import InnerGate
 from ..graph import Graph, all_layers
 from ..layers.base import rule_for
 from .blocks import n_params

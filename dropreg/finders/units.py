@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..channels import Channels, fixed
-from ..elements import Choice, Found, Gate, InnerGate, Kind
+from ..elements import Choice, Found, Kind
 from ..errors import ModelError
+from ..gating import Gate, InnerGate
 from ..graph import Graph, all_layers
 from ..layers.base import n_channels, rule_for
 

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..elements import Choice, Found, InnerGate
+from ..elements import Choice, Found
 from ..errors import ParameterError
+from ..gating import InnerGate
 from ..graph import all_layers, variables_of
 from ..groups import Groups, check_groups, group_numbers
 

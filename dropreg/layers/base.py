@@ -62,19 +62,59 @@ class Rule:
     matches_moments = False
 
     def heads(self, layer: Any) -> Heads | None:
-        """The attention heads of `layer`, None if it has none."""
+        """The attention heads of a layer.
+
+        Parameters
+        ----------
+        layer : keras.layers.Layer
+
+        Returns
+        -------
+        Heads or None
+            None if it has none.
+        """
         return None
 
     def projections(self, layer: Any) -> dict[str, Projection]:
-        """Layers inside `layer` that mix channels, by what they give, in an order in which none reads a later one."""
+        """Layers inside a layer that mix channels.
+
+        Parameters
+        ----------
+        layer : keras.layers.Layer
+
+        Returns
+        -------
+        dict of str to Projection
+            By what they give, in an order in which none reads a later one.
+        """
         return {}
 
     def units(self, layer: Any) -> tuple[int, str] | None:
-        """How many units `layer` computes along the trailing axis, and their kind; None if none."""
+        """What a layer computes along the trailing axis.
+
+        Parameters
+        ----------
+        layer : keras.layers.Layer
+
+        Returns
+        -------
+        (int, str) or None
+            How many units, and their kind, as in `Elements.kinds`; None if it computes none.
+        """
         return None
 
     def vocabulary(self, layer: Any) -> int | None:
-        """How many numbers `layer` looks up, from 0; None if it computes with any."""
+        """How many numbers a layer looks up.
+
+        Parameters
+        ----------
+        layer : keras.layers.Layer
+
+        Returns
+        -------
+        int or None
+            Its input must lie in [0, this); None if it computes with any.
+        """
         return None
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
@@ -105,6 +145,11 @@ class Rule:
         call : Call
         kept_out : sequence of Kept
             What is to stay of each output.
+
+        Returns
+        -------
+        str or None
+            The end of a sentence that begins with the layer.
         """
         if type(self).cut is Rule.cut and type(self).cut_heads is Rule.cut_heads:
             return "its rule has no `cut` method"
@@ -125,6 +170,10 @@ class Rule:
         kept_in, kept_out : sequence of Kept
             What stays of each input's and each output's trailing axis.
 
+        Returns
+        -------
+        Cut
+
         Raises
         ------
         ModelError
@@ -138,25 +187,76 @@ class Rule:
         return unchanged(call)
 
     def cut_heads(self, call: Call, kept: Kept) -> Cut:
-        """Config and weights of an attention layer with these heads, shape (heads,)."""
+        """Config and weights of an attention layer with some of its heads.
+
+        Parameters
+        ----------
+        call : Call
+        kept : ndarray of bool, shape (heads,)
+            True = stays.
+
+        Returns
+        -------
+        Cut
+
+        Raises
+        ------
+        ModelError
+            If the rule does not say what becomes of heads.
+        """
         raise ModelError(
             f"layer '{call.name}' ({call.kind}) cannot lose heads: its rule has no `cut_heads` method. Leave "
             "it out of the elements."
         )
 
     def finish(self, layer: Any) -> None:
-        """Called once a new layer has its weights."""
+        """Called once a new layer has its weights.
+
+        Parameters
+        ----------
+        layer : keras.layers.Layer
+            The new one.
+        """
 
     def cut_arguments(self, call: Call, kept_in: Sequence[Kept]) -> tuple[tuple, dict]:
-        """Positional and keyword arguments of the new layer's call; by default the same."""
+        """Arguments of the new layer's call; by default the same.
+
+        Parameters
+        ----------
+        call : Call
+        kept_in : sequence of Kept
+            What stays of each input's trailing axis.
+
+        Returns
+        -------
+        (tuple, dict)
+            Positional and keyword arguments, with the old tensors in them.
+        """
         return call.args, call.kwargs
 
     def remake(self, call: Call, config: dict[str, Any]) -> Any:
-        """A new layer or operation of the same class from a config."""
+        """A new layer or operation of the same class.
+
+        Parameters
+        ----------
+        call : Call
+        config : dict
+            As in `Cut`.
+
+        Returns
+        -------
+        keras.layers.Layer or keras.Operation
+        """
         return type(call.layer).from_config(config)
 
     def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
         """The layer's kernel as matrices that input channels are multiplied with.
+
+        Parameters
+        ----------
+        call : Call
+        weights : list of ndarray
+            As ``get_weights`` gives them.
 
         Returns
         -------
@@ -167,22 +267,66 @@ class Rule:
         return None
 
     def with_kernel_rows(self, call: Call, weights: list[Array], rows: list[Array]) -> list[Array]:
-        """The weights with the kernel that `kernel_rows` reads as `rows`."""
+        """The weights with another kernel.
+
+        Parameters
+        ----------
+        call : Call
+        weights : list of ndarray
+        rows : list of ndarray
+            What `kernel_rows` reads of the result.
+
+        Returns
+        -------
+        list of ndarray
+            For ``set_weights``.
+        """
         raise NotImplementedError
 
     def with_moments(self, call: Call, weights: list[Array], before: Moments, after: Moments) -> list[Array]:
-        """Weights for an input with the moments `after` that give the output moments of an input with `before`."""
+        """Weights with which the output keeps its moments although the input changes its own.
+
+        Parameters
+        ----------
+        call : Call
+        weights : list of ndarray
+        before, after : Moments
+            Of the input.
+
+        Returns
+        -------
+        list of ndarray
+            For ``set_weights``.
+        """
         raise NotImplementedError
 
     def of_states(self, call: Call, outputs: Sequence[Array]) -> list[Array]:
-        """What is said of the trailing axis of each output, of the states that a recurrent layer reads of itself.
+        """What is said of the outputs' trailing axes, of the states that a recurrent layer reads of itself.
 
-        One array for each cell; none for other layers.
+        Parameters
+        ----------
+        call : Call
+        outputs : sequence of ndarray, each of shape (channels,)
+
+        Returns
+        -------
+        list of ndarray, each of shape (units,)
+            One for each cell; none for other layers.
         """
         return []
 
     def macs(self, call: Call) -> float:
-        """Multiply-adds of one call for one example in matrix products; NaN where a size is unknown."""
+        """Multiply-adds of one call for one example in matrix products.
+
+        Parameters
+        ----------
+        call : Call
+
+        Returns
+        -------
+        float
+            NaN where a size is unknown.
+        """
         return 0.0
 
 
@@ -368,7 +512,18 @@ def register_operations(*names: str, rule: Rule) -> None:
 
 
 def rule_for(layer: Any) -> Rule:
-    """The rule of the nearest class among those `layer` inherits from, `Unknown` if none has one."""
+    """The rule for a layer.
+
+    Parameters
+    ----------
+    layer : keras.layers.Layer or keras.Operation
+
+    Returns
+    -------
+    Rule
+        That of the nearest class among those that it inherits from, `Unknown` if none has one; of an operation by
+        the name of its class.
+    """
     if not isinstance(layer, keras.layers.Layer):
         return _OPERATION_RULES.get(type(layer).__name__, Unknown())
     for kind in type(layer).__mro__:
