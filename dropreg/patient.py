@@ -12,7 +12,8 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from .graph import Call, call_name, patched
-from .layers.base import Kept, rule_for
+from .layers.base import rule_for
+from .layers.rule import Kept
 from .mixing import solve
 from .rebuild import Rebuilt
 from .step_masks import counted_steps, with_counted

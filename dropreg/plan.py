@@ -12,7 +12,8 @@ from .elements import Elements
 from .errors import ModelError
 from .finders.units import KINDS_OF_UNITS
 from .graph import Graph, all_layers
-from .layers.base import Kept, rule_for
+from .layers.base import rule_for
+from .layers.rule import Kept
 from .selection import Selection
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ import numpy as np
 
 from .errors import ModelError, first_line
 from .graph import Call, Graph, Ref
-from .layers.base import Cut, Rule, rule_for, unchanged
+from .layers.base import rule_for
+from .layers.rule import Cut, Rule, unchanged
 from .plan import Plan
 
 

@@ -15,7 +15,7 @@ from .copying import traced
 from .errors import DataError
 from .graph import Call, Graph
 from .hidden_steps import idle_masks
-from .layers.base import Moments
+from .layers.rule import Moments
 from .mixing import Sums
 from .rebuild import Rebuilt
 from .step_masks import at_positions, counted_steps, packed, unpacked, weights_of, with_counted

@@ -15,7 +15,8 @@ from . import (
     recurrent,
     shape,
 )
-from .base import Carry, Mix, Rule, Unknown, register, rule_for
+from .base import Carry, Mix, Unknown, register, rule_for
+from .rule import Rule
 
 __all__ = [
     "Carry",

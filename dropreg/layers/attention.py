@@ -8,8 +8,9 @@ from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call, Shape
-from .base import Array, Cut, Kept, Rule, pin_all, register, unchanged
+from .base import pin_all, register
 from .inside import Heads, Projection
+from .rule import Array, Cut, Kept, Rule, unchanged
 
 _QUERY, _VALUE = ("query", 0), ("value", 1)
 

@@ -9,7 +9,8 @@ from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call
-from .base import Cut, Kept, Rule, cut_trailing, pin_all, register, register_operations, unchanged
+from .base import cut_trailing, pin_all, register, register_operations
+from .rule import Cut, Kept, Rule, unchanged
 
 
 class TieRule(Rule):

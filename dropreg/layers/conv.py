@@ -9,20 +9,8 @@ from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call
-from .base import (
-    Array,
-    Cut,
-    Kept,
-    LinearReader,
-    Rule,
-    n_channels,
-    pin_all,
-    positions,
-    read,
-    register,
-    source,
-    unchanged,
-)
+from .base import LinearReader, n_channels, pin_all, positions, read, register, source
+from .rule import Array, Cut, Kept, Rule, unchanged
 
 
 def _channels_first(call: Call, inputs: list[Labels], channels: Channels) -> list[Labels] | None:

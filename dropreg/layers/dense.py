@@ -7,7 +7,8 @@ from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call
-from .base import Array, Cut, Kept, LinearReader, n_channels, positions, read, register, source, unchanged
+from .base import LinearReader, n_channels, positions, read, register, source
+from .rule import Array, Cut, Kept, unchanged
 
 
 class DenseRule(LinearReader):

@@ -7,7 +7,8 @@ from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call
-from .base import Cut, Kept, Rule, register, source, unchanged
+from .base import register, source
+from .rule import Cut, Kept, Rule, unchanged
 
 
 class EmbeddingRule(Rule):

@@ -7,7 +7,8 @@ from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call
-from .base import Array, Carry, Cut, Kept, Mix, Moments, cut_trailing, pin_all, register, unchanged
+from .base import Carry, Mix, cut_trailing, pin_all, register
+from .rule import Array, Cut, Kept, Moments, unchanged
 
 
 class BatchNormalizationRule(Carry):

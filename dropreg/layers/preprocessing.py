@@ -7,7 +7,8 @@ import numpy as np
 from keras import layers
 
 from ..graph import Call
-from .base import Carry, Cut, Kept, Mix, cut_trailing, register
+from .base import Carry, Mix, cut_trailing, register
+from .rule import Cut, Kept
 from .shape import SpatialRule
 
 register(

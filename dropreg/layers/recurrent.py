@@ -12,19 +12,8 @@ from keras import layers
 from ..channels import Channels, Labels, State
 from ..graph import Call, patched
 from ..step_masks import counted_steps, with_counted
-from .base import (
-    Array,
-    Cut,
-    Kept,
-    LinearReader,
-    is_elementwise,
-    pin_all,
-    positions,
-    read,
-    register,
-    rule_for,
-    unchanged,
-)
+from .base import LinearReader, is_elementwise, pin_all, positions, read, register, rule_for
+from .rule import Array, Cut, Kept, unchanged
 
 _GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 

@@ -7,7 +7,8 @@ from keras import layers
 
 from ..channels import Channels, Labels
 from ..graph import Call, Shape
-from .base import Carry, Cut, Kept, Rule, n_channels, pin_all, register, register_operations, unchanged
+from .base import Carry, n_channels, pin_all, register, register_operations
+from .rule import Cut, Kept, Rule, unchanged
 
 
 class SpatialRule(Carry):
