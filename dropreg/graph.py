@@ -50,8 +50,8 @@ class Call:
     """
 
     layer: Any
-    args: tuple
-    kwargs: dict
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
     input_shapes: tuple[Shape, ...]

@@ -49,7 +49,9 @@ class LastLayer:
 
     def __init__(self, layer: keras.layers.Layer, moments: Array) -> None:
         self._own: list[Any] = list(layer.weights)
-        self.weights = [keras.Variable(variable.numpy(), dtype=variable.dtype) for variable in self._own]
+        self.weights: list[keras.Variable] = [
+            keras.Variable(variable.numpy(), dtype=variable.dtype) for variable in self._own
+        ]
         diagonal = np.diag(moments)
         spread = np.maximum(diagonal, 1e-6 * diagonal.max())
         self._inverse = np.linalg.inv(moments + _RIDGE * np.diag(spread))

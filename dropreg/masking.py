@@ -21,7 +21,7 @@ from .copying import traced
 from .elements import Elements, check_fits
 from .errors import ParameterError
 from .gating import Columns, Gate, InnerGate
-from .graph import Call, all_layers, call_name, patched, trace_graph, variables_of
+from .graph import Call, Graph, all_layers, call_name, patched, trace_graph, variables_of
 from .hidden_steps import idle_masks
 from .step_masks import channel_means, step_mask, with_counted, with_step_mask
 
@@ -86,16 +86,16 @@ class MaskedNetwork:
     ) -> None:
         self.model = model
         self.elements = elements
-        self.graph = trace_graph(model)
+        self.graph: Graph = trace_graph(model)
         check_fits(elements, self.graph, model.name)
         self._gates: dict[tuple[int, int], list[Gate]] = {}
         for gate in elements.gates:
             self._gates.setdefault((gate.call, gate.position), []).append(gate)
         self._layers = all_layers(model)
-        self.replacements = replacements or {}
-        self.output = self.graph.outputs[self.graph.output_number(output)]
+        self.replacements: Replacements = replacements or {}
+        self.output: int = self.graph.outputs[self.graph.output_number(output)]
         self._suffix = self._reached_by_masks()
-        self.frontier = self._frontier()
+        self.frontier: tuple[int, ...] = self._frontier()
 
     def _reached_by_masks(self) -> tuple[int, ...]:
         owners = {id(self._layers[gate.layer]) for gate in self.elements.inner_gates}

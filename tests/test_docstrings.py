@@ -1,5 +1,6 @@
-"""Every public docstring says what goes in and what comes out."""
+"""Every public docstring says what goes in and what comes out, and type checkers see the type hints."""
 
+import importlib.resources
 import inspect
 import re
 from collections.abc import Callable, Iterator
@@ -65,3 +66,7 @@ def test_every_field_of_a_class_is_described(kind: type) -> None:
     assert not missing, f"no entry for {sorted(missing)}"
     bare = [name for name, value in vars(kind).items() if isinstance(value, property) and not value.__doc__]
     assert not bare, f"no docstring of {bare}"
+
+
+def test_type_hints_are_for_users_too() -> None:
+    assert (importlib.resources.files("dropreg") / "py.typed").is_file()

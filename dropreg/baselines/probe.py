@@ -72,21 +72,21 @@ class Probe:
         self.question = question
         if network is None:
             network = MaskedNetwork(question.model, question.elements, output=question.examples.output)
-        self.network = network
-        self.rows = 0
+        self.network: MaskedNetwork = network
+        self.rows: int = 0
         self._compiled: dict[str, Callable[..., Any]] = {}
-        self.one_mask = question.elements.one_mask_a_batch
-        self.n_elements = len(question.elements)
+        self.one_mask: bool = question.elements.one_mask_a_batch
+        self.n_elements: int = len(question.elements)
         self._base = tf.Variable(tf.constant(question.kept, tf.float32), trainable=False)
         fitting = _BATCH_FLOATS // max(self.network.floats_per_row(), 1)
-        self.batch_size = int(np.clip(fitting, _LEAST_BATCH, _MOST_BATCH)) if batch_size is None else batch_size
+        self.batch_size: int = int(np.clip(fitting, _LEAST_BATCH, _MOST_BATCH)) if batch_size is None else batch_size
         examples = question.examples
         cache = self._run_prefix()
         self._cached = cache is not None
         self._source: list[Any] = list(examples.inputs) if cache is None else cache
-        self.whole = self._run_whole() if whole is None else whole
+        self.whole: npt.NDArray[np.float32] = self._run_whole() if whole is None else whole
         self._labels, self._counted = examples.carried()
-        self.from_logits = are_logits(question.model, examples.output, examples.task, self.whole)
+        self.from_logits: bool = are_logits(question.model, examples.output, examples.task, self.whole)
         self._check_metric()
 
     def __len__(self) -> int:

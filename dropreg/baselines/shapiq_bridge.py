@@ -38,7 +38,7 @@ class MaskedGame:
 
     def __init__(self, probe: Probe) -> None:
         self._probe = probe
-        self.n_players = probe.n_elements
+        self.n_players: int = probe.n_elements
         self.masks: list[npt.NDArray[np.bool_]] = []
         self.values: list[Array] = []
 

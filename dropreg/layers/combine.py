@@ -32,7 +32,7 @@ class TieRule(Rule):
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
         return unchanged(call)
 
-    def cut_arguments(self, call: Call, kept_in: Sequence[Kept]) -> tuple[tuple, dict]:
+    def cut_arguments(self, call: Call, kept_in: Sequence[Kept]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arrays among the arguments, as in ``x + bias``, lose the same channels."""
         kept = max(kept_in, key=len)
 

@@ -214,7 +214,7 @@ class Rule:
             The new one.
         """
 
-    def cut_arguments(self, call: Call, kept_in: Sequence[Kept]) -> tuple[tuple, dict]:
+    def cut_arguments(self, call: Call, kept_in: Sequence[Kept]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments of the new layer's call; by default the same.
 
         Parameters
