@@ -15,6 +15,7 @@ import json
 import os
 import struct
 import time
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,13 @@ from dropreg.errors import DataError
 from dropreg.examples import as_inputs, fashion_mnist, read_idx
 
 N_TRAIN = 50_000
+NEWER = {
+    **dict.fromkeys(("input_axes", "output_axes", "quantization_config", "sliding_window", "renorm_clipping")),
+    "use_gate": False,
+    "renorm": False,
+    "renorm_momentum": 0.99,
+}
+"""Arguments that Keras 3.12 may not know, and the values that change nothing."""
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -156,6 +164,22 @@ def write_idx(path: Path, values: np.ndarray) -> None:
     path.write_bytes(gzip.compress(header + values.astype(np.uint8).tobytes(), mtime=0))
 
 
+def make_readable(path: Path) -> None:
+    """Take out of a model's file what only newer versions of Keras know, where it says nothing."""
+
+    def known(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: known(v) for name, v in value.items() if name not in NEWER or v != NEWER[name]}
+        return [known(v) for v in value] if isinstance(value, list) else value
+
+    with zipfile.ZipFile(path) as file:
+        parts = {part.filename: file.read(part) for part in file.infolist()}
+    parts["config.json"] = json.dumps(known(json.loads(parts["config.json"]))).encode()
+    with zipfile.ZipFile(path, "w") as file:
+        for name, content in parts.items():
+            file.writestr(name, content)
+
+
 def train(name: str, seed: int, x: np.ndarray, y: np.ndarray, epochs: int) -> keras.Model:
     """Train one architecture from scratch."""
     keras.utils.set_random_seed(seed)
@@ -211,6 +235,7 @@ def main() -> None:
             plain = BUILDERS[name]()  # the same network without the optimizer's state
             plain.set_weights(model.get_weights())
             plain.save(arguments.out / f"{name}-{seed}.keras")
+            make_readable(arguments.out / f"{name}-{seed}.keras")
             rows = [row for row in rows if (row["model"], row["seed"]) != (name, seed)]
             rows.append(
                 {

@@ -1,5 +1,6 @@
 """Several outputs, mixed precision, and data that come in batches or lie on disk."""
 
+import zipfile
 from collections.abc import Callable
 from typing import Any
 
@@ -261,3 +262,11 @@ def test_examples_become_data_and_data_examples(name: str, n_outputs: int) -> No
         assert (part.labels is None) == (labels is not y)
         if part.labels is not None and examples.labels is not None:
             np.testing.assert_array_equal(part.labels, examples.labels[1::3])
+
+
+@pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "vit"])
+@pytest.mark.parametrize("argument", ["input_axes", "quantization_config", "use_gate", "sliding_window", "renorm"])
+def test_shipped_models_say_nothing_that_the_oldest_keras_does_not_know(name: str, argument: str) -> None:
+    with zipfile.ZipFile(dr.examples.model_path(name)) as file:
+        config = file.read("config.json").decode()
+    assert f'"{argument}"' not in config

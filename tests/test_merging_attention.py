@@ -1,5 +1,6 @@
 """Laws of merging inside attention layers: copies of heads are folded exactly, projections make up for what is lost."""
 
+import inspect
 from typing import Any
 
 import keras
@@ -17,9 +18,10 @@ KINDS: dict[str, tuple[type, tuple[int, ...], dict[str, Any]]] = {
     "other size of values": (layers.MultiHeadAttention, (4, 3), {"value_dim": 2}),
     "without biases": (layers.MultiHeadAttention, (4, 3), {"use_bias": False}),
     "output of two axes": (layers.MultiHeadAttention, (4, 3), {"output_shape": (2, 3)}),
-    "gated": (layers.MultiHeadAttention, (4, 3), {"use_gate": True}),
     "grouped queries": (layers.GroupQueryAttention, (3, 4, 2), {}),
 }
+if "use_gate" in inspect.signature(layers.MultiHeadAttention.__init__).parameters:  # since Keras 3.14
+    KINDS["gated"] = (layers.MultiHeadAttention, (4, 3), {"use_gate": True})
 
 
 def run(model: keras.Model, x: Any) -> np.ndarray:
