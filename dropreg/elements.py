@@ -241,7 +241,7 @@ def elements(
     Raises
     ------
     ModelError
-        If the model is not built, or nothing in it can be dropped.
+        If the model is not built, nothing in it can be dropped, or Keras does not run on TensorFlow.
     ParameterError
         If `kind` is unknown, a name is no layer with such elements, or a named layer cannot be dropped.
     """

@@ -182,8 +182,13 @@ def trace_graph(model: keras.Model) -> Graph:
     Raises
     ------
     ModelError
-        If `model` is no Keras model, or is not built.
+        If `model` is no Keras model, is not built, or Keras does not run on TensorFlow.
     """
+    if (backend := keras.config.backend()) != "tensorflow":
+        raise ModelError(
+            f"Keras must run on TensorFlow, received the backend '{backend}': save the model, set the environment "
+            "variable KERAS_BACKEND=tensorflow before Keras is imported, and load it there."
+        )
     if not isinstance(model, keras.Model):
         raise ModelError(
             f"`model` must be a keras.Model, received {type(model).__name__}: load a saved one with "
