@@ -91,7 +91,7 @@ def test_model_without_elements(build: Callable[[], keras.Model], says: tuple[st
 
 
 def test_keras_on_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = models.mlp()
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(5), layers.Dense(3)])
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
     with refused(dr.ModelError, "Keras must run on TensorFlow, received the backend 'jax'", "KERAS_BACKEND=tensorflow"):
         dr.elements(model)
