@@ -76,7 +76,8 @@ def default_scorers(rows: int = 1_000_000) -> dict[str, Scorer]:
     Parameters
     ----------
     rows : int
-        Most row-equivalents of each. Those that cost less are not made to spend more.
+        Most row-equivalents of each. Those that cost less are not made to spend more: the column rows of `compare`
+        says what each spent.
 
     Returns
     -------

@@ -74,9 +74,8 @@ class Selection:
 
         Parameters
         ----------
-        elements : Elements
-        indices : collection of int
-            From 0, in any order.
+        elements, indices
+            As in `keeping`.
 
         Returns
         -------

@@ -90,13 +90,6 @@ def test_model_without_elements(build: Callable[[], keras.Model], says: tuple[st
         dr.elements(model)
 
 
-def test_keras_on_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = keras.Sequential([keras.Input((4,)), layers.Dense(5), layers.Dense(3)])
-    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
-    with refused(dr.ModelError, "Keras must run on TensorFlow, received the backend 'jax'", "KERAS_BACKEND=tensorflow"):
-        dr.elements(model)
-
-
 @pytest.mark.parametrize("thing", ["model.keras", None, layers.Dense(3)])
 def test_not_a_keras_model(thing: Any) -> None:
     kind = type(thing).__name__

@@ -275,3 +275,10 @@ def test_figures(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     untyped.plot_comparison(frame, path)
     assert path.stat().st_size > 0
+
+
+def test_keras_on_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(3)])
+    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
+    with refused(dr.ModelError, "Keras must run on TensorFlow, received the backend 'jax'", "KERAS_BACKEND=tensorflow"):
+        dr.elements(model)
