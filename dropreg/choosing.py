@@ -171,7 +171,7 @@ def anneal_path(
         the one before and drops more; what a stage drops is gone for good.
     rounds : int, optional
         Of each stage; by default as many as make 102,400 rows with gradients (25,600 for "merged" where outputs have
-        positions), 50 without.
+        positions), 50 without. For "merged" more find selections that are a little better.
     rows_per_round : int, optional
         Masked forward passes of one example in a round, a multiple of `examples_per_mask`. By default 256 with
         gradients, many small rounds being better than few large ones; 512 for "merged", 128 where outputs have
