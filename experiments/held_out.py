@@ -43,10 +43,15 @@ def predicted(model: Any, x: np.ndarray) -> np.ndarray:
     return model.predict(x, batch_size=500, verbose=0)
 
 
+def divergences(whole: np.ndarray, small: np.ndarray) -> np.ndarray:
+    """Of each example, nats."""
+    log_p, log_q = log_softmax(whole, axis=1), log_softmax(small, axis=1)
+    return (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
+
+
 def divergence(whole: np.ndarray, small: np.ndarray) -> float:
     """Mean over examples, nats."""
-    log_p, log_q = log_softmax(whole, axis=1), log_softmax(small, axis=1)
-    return float((np.exp(log_p) * (log_p - log_q)).sum(axis=1).mean())
+    return float(divergences(whole, small).mean())
 
 
 def right(outputs: np.ndarray, labels: np.ndarray) -> float:

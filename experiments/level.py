@@ -27,8 +27,7 @@ import numpy as np
 import pandas as pd
 from anneal import FRACTIONS, IN_STEPS, METHODS, SHIPPED, in_steps, load, unpacked
 from common import RESULTS, new_parser, save_settings
-from held_out import HALF, predicted
-from scipy.special import log_softmax
+from held_out import HALF, divergences, predicted
 
 import dropreg as dr
 
@@ -87,7 +86,7 @@ def cell(values: dict[str, np.ndarray], default: str, *, sign: int) -> pd.DataFr
 def compare(name: str, seeds: list[int], methods: list[str], default: str, fractions: list[float], get: Any) -> Any:
     """All cells of one model; `get` has the logits of a seed and a method."""
     labels = dr.examples.fashion_mnist("test")[1]
-    whole = {seed: log_softmax(get(name, seed, WHOLE)[0], axis=1) for seed in seeds}
+    whole = {seed: get(name, seed, WHOLE)[0] for seed in seeds}
     cells = []
     for at, fraction in enumerate(fractions):
         right: dict[str, np.ndarray] = {}
@@ -95,9 +94,7 @@ def compare(name: str, seeds: list[int], methods: list[str], default: str, fract
         for method in methods:
             logits = {seed: get(name, seed, method)[at] for seed in seeds}
             right[method] = np.mean([logits[s].argmax(axis=1) == labels for s in seeds], axis=0)
-            apart[method] = np.mean(
-                [(np.exp(whole[s]) * (whole[s] - log_softmax(logits[s], axis=1))).sum(axis=1) for s in seeds], axis=0
-            )
+            apart[method] = np.mean([divergences(whole[s], logits[s]) for s in seeds], axis=0)
         for value, measured, sign in (("accuracy", right, 1), ("divergence", apart, -1)):
             found = cell(measured, default, sign=sign)
             found.insert(0, "value", value)
