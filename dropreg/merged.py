@@ -169,14 +169,12 @@ class MergedNetwork(MaskedNetwork):
         correlation, precision = (tf.constant(m, tf.float32) for m in (moments.correlation, moments.precision))
         change = conditional(correlation, precision, tf.stop_gradient(kept))
         center, scale = tf.constant(moments.mean, tf.float32), tf.constant(moments.scale, tf.float32)
-        flips = (kept - tf.stop_gradient(kept))[:, tf.newaxis, :]
 
         def merged(value: tf.Tensor) -> tf.Tensor:
             shape = tf.shape(value)
             x = tf.reshape(tf.cast(value, tf.float32) - center, [tf.shape(masks)[0], -1, period]) / scale
-            read = tf.matmul(x, change.reading, transpose_b=True)
-            residual = x - read + tf.matmul(read, precision) * change.variance[:, tf.newaxis, :]
-            read += tf.matmul(residual * flips, change.loading, transpose_b=True)
+            many = len(value.shape) > 2 or value.shape[-1] != period or place in self._states  # states: of all steps
+            read = change.read(x, kept, precision, many_rows=many)
             return tf.cast(tf.reshape(read * scale, shape) + center, value.dtype)
 
         return merged
@@ -258,6 +256,45 @@ class Conditional(NamedTuple):
     reading: tf.Tensor
     variance: tf.Tensor
     loading: tf.Tensor
+
+    def read(self, x: tf.Tensor, kept: tf.Tensor, precision: tf.Tensor, *, many_rows: bool) -> tf.Tensor:
+        """What is read in place of standardized channels, with the derivatives of "drop and merge" by `kept`.
+
+        Parameters
+        ----------
+        x : Tensor, shape (groups, rows, channels)
+        kept : Tensor, shape (groups, channels)
+            The masks that this was made for; nothing but derivatives depends on them here.
+        precision : Tensor, shape (channels, channels)
+        many_rows : bool
+            Whether a group is likely to have more rows than there are channels, as with positions or over steps. Sums
+            over rows then come first, which is the same for less work.
+
+        Returns
+        -------
+        Tensor, shape (groups, rows, channels)
+        """
+        reading = tf.linalg.matrix_transpose(self.reading)
+
+        def residual(x: tf.Tensor, read: tf.Tensor) -> tf.Tensor:
+            return x - read + tf.matmul(read, precision) * self.variance[:, tf.newaxis, :]
+
+        residuals = residual(tf.eye(tf.shape(precision)[0]), reading) if many_rows else None
+
+        @tf.custom_gradient
+        def flipped(x: tf.Tensor, kept: tf.Tensor) -> Any:
+            del kept
+            read = tf.matmul(x, reading)
+            left = residual(x, read) if residuals is None else residuals
+
+            def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+                by_x = tf.matmul(upstream, reading, transpose_b=True)
+                upstream = upstream if residuals is None else tf.matmul(x, upstream, transpose_a=True)
+                return by_x, tf.reduce_sum(left * tf.matmul(upstream, self.loading), axis=1)
+
+            return read, gradient
+
+        return flipped(x, kept)
 
 
 def conditional(correlation: tf.Tensor, precision: tf.Tensor, kept: tf.Tensor) -> Conditional:

@@ -123,21 +123,28 @@ def test_a_ridge_holds_the_prediction_back() -> None:
 
 
 @pytest.mark.parametrize("n_kept", [5, 2])
-def test_derivatives_of_a_linear_network_are_those_of_drop_and_merge(n_kept: int) -> None:
-    model = keras.Sequential([keras.Input((8,)), layers.Dense(6, name="a"), layers.Dense(2, name="out")])
-    x = np.random.default_rng(0).normal(size=(100, 8)).astype(np.float32)
+@pytest.mark.parametrize("shape", [(8,), (4, 8)])
+@pytest.mark.parametrize("flattened", [False, True])
+def test_derivatives_of_a_linear_network_are_those_of_drop_and_merge(
+    n_kept: int, shape: tuple[int, ...], flattened: bool
+) -> None:
+    between = [layers.Flatten()] if flattened else []
+    hidden, out = layers.Dense(6, name="a"), layers.Dense(2, name="out")
+    model = keras.Sequential([keras.Input(shape), hidden, *between, out])
+    x = np.random.default_rng(0).normal(size=(100, *shape)).astype(np.float32)
     elements = dr.elements(model)
     network = MergedNetwork(model, elements, check_data(model, (x, None)))
-    kept = np.random.default_rng(1).permutation(6) < n_kept
-    masks = tf.constant(kept[np.newaxis], tf.float32)
+    kept = np.array([np.random.default_rng(seed).permutation(6) < n_kept for seed in (1, 2)])
+    masks = tf.constant(kept, tf.float32)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(masks)
         outputs = network([x], masks)
     found: Any = tape.jacobian(outputs, masks, experimental_use_pfor=False)
     for j in range(6):
-        with_it, without = (np.where(np.arange(6) == j, value, kept)[np.newaxis] for value in (True, False))
+        with_it, without = (np.where(np.arange(6) == j, value, kept) for value in (True, False))
         change = np.asarray(network([x], with_it)) - np.asarray(network([x], without))
-        np.testing.assert_allclose(found[:, :, 0, j], change, atol=1e-4)
+        for group, rows in enumerate((slice(50), slice(50, None))):
+            np.testing.assert_allclose(found[rows, ..., group, j], change[rows], atol=1e-4)
 
 
 @pytest.mark.parametrize("n_kept", [[6, 6], [6, 5], [5, 4], [3, 3], [2, 1], [1, 0]])
