@@ -135,15 +135,15 @@ def test_derivatives_of_a_linear_network_are_those_of_drop_and_merge(
     elements = dr.elements(model)
     network = MergedNetwork(model, elements, check_data(model, (x, None)))
     kept = np.array([np.random.default_rng(seed).permutation(6) < n_kept for seed in (1, 2)])
-    masks = tf.constant(kept, tf.float32)
+    few, masks = x[:8], tf.constant(kept, tf.float32)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(masks)
-        outputs = network([x], masks)
+        outputs = network([few], masks)
     found: Any = tape.jacobian(outputs, masks, experimental_use_pfor=False)
     for j in range(6):
         with_it, without = (np.where(np.arange(6) == j, value, kept) for value in (True, False))
-        change = np.asarray(network([x], with_it)) - np.asarray(network([x], without))
-        for group, rows in enumerate((slice(50), slice(50, None))):
+        change = np.asarray(network([few], with_it)) - np.asarray(network([few], without))
+        for group, rows in enumerate((slice(4), slice(4, None))):
             np.testing.assert_allclose(found[rows, ..., group, j], change[rows], atol=1e-4)
 
 
