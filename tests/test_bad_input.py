@@ -38,7 +38,8 @@ def refused(error: type[dr.DropregError], *says: str, model: keras.Model | None 
 
 
 def sample(model: keras.Model, data: Any, elements: dr.Elements, **changes: Any) -> dr.Record:
-    return dr.sample(model, data, elements, **({"rows": 300, "batch_size": BATCH, "progress": False} | changes))
+    defaults: dict[str, Any] = {"rows": 300, "batch_size": BATCH, "fidelity": None, "progress": False}
+    return dr.sample(model, data, elements, **(defaults | changes))
 
 
 @pytest.fixture(scope="module")
