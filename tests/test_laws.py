@@ -227,7 +227,7 @@ def test_estimates_converge_to_the_enumerated_impacts(name: str, rate: float) ->
     design = dr.Bernoulli(rate)
     few, many = (
         dr.sample(model, data, elements, rows=rows, design=design, seed=1, fidelity=None, progress=False)
-        for rows in (3_000, 300_000)
+        for rows in (3_000, 100_000)
     )
     for outcome in ("accuracy", "loss"):
         for estimator in ("ols", "ridge"):
@@ -235,7 +235,7 @@ def test_estimates_converge_to_the_enumerated_impacts(name: str, rate: float) ->
             error = np.abs(table.impact - truth[outcome])
             assert (error <= 4.5 * table.std_error + 1e-9).all()
             before = np.abs(dr.regress(few, outcome=outcome, estimator=estimator).impact - truth[outcome])
-            assert np.linalg.norm(error) <= np.linalg.norm(before) / 2  # a hundred times the rows: a tenth expected
+            assert np.linalg.norm(error) <= np.linalg.norm(before) / 2  # thirty times the rows: a fifth expected
 
 
 def test_intervals_cover_the_enumerated_impacts() -> None:

@@ -116,7 +116,7 @@ def test_a_metric_over_the_examples_of_a_mask() -> None:
     model, data, elements = small()
     f1 = dr.PerMask(macro_f1, "f1", greater_is_better=True)
     design = dr.Bernoulli(0.3, examples_per_mask=20)
-    record = dr.sample(model, data, elements, rows=40_000, outcomes=(f1, "accuracy"), design=design, progress=False)
+    record = dr.sample(model, data, elements, rows=20_000, outcomes=(f1, "accuracy"), design=design, progress=False)
     tables = [dr.regress(record, outcome=outcome) for outcome in ("f1", "accuracy")]
     assert np.corrcoef(tables[0].impact, tables[1].impact)[0, 1] > 0.5
     chunk = next(record.chunks())
