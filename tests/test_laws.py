@@ -158,9 +158,9 @@ def test_the_callers_model_is_never_changed(name: str) -> None:
     nodes = [len(layer._inbound_nodes) for layer in model.layers]
     before = np.asarray(model(x, training=False))
     elements = dr.elements(model)
-    dr.sample(model, (x, y), elements, rows=64, fidelity=None, progress=False)
+    dr.sample(model, (x, y), elements, rows=64, progress=False)
     with pytest.raises(dr.DataError):
-        dr.sample(model, (x, y[:-1]), elements, rows=64, fidelity=None, progress=False)
+        dr.sample(model, (x, y[:-1]), elements, rows=64, progress=False)
     for old, new in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert nodes == [len(layer._inbound_nodes) for layer in model.layers]
