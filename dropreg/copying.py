@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from .compiled import compiled
 from .data import Examples
 from .errors import ModelError, first_line
 from .graph import all_layers, is_opaque, patched, trace_graph
@@ -86,7 +87,7 @@ def call_model(model: keras.Model, inputs: Sequence[Any], *, training: bool, out
 def traced(function: Callable[..., Any], *arrays: Any) -> Callable[..., Any]:
     """`function` as a graph for arrays or tensors like these, lists of them included, with any number of rows."""
     specs: Any = tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), arrays)
-    return tf.function(function, input_signature=specs).get_concrete_function()
+    return compiled(function, specs).get_concrete_function()
 
 
 def run_model(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:

@@ -14,6 +14,7 @@ from weakref import WeakKeyDictionary
 import keras
 import tensorflow as tf
 
+from .compiled import compiled
 from .step_masks import step_mask, with_step_mask
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _ranks(
             ranks.update((slot, len(mask.shape)) for slot, mask in found.items() if mask is not None)
 
     with keras.StatelessScope(collect_losses=True):
-        tf.function(run).get_concrete_function(specs)
+        compiled(run).get_concrete_function(specs)
     return ranks, tuple(missing)
 
 

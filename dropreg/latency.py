@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from .compiled import compiled
 from .errors import DropregError, check_several, check_type, positive
 
 if TYPE_CHECKING:
@@ -140,10 +141,7 @@ def _pass(model: Any, batch: int) -> Any:
         for shape, tensor in zip(shapes, model.inputs, strict=True)
     ]
 
-    @tf.function
-    def forward() -> Any:
-        return model(inputs if len(inputs) > 1 else inputs[0], training=False)
-
+    forward = compiled(lambda: model(inputs if len(inputs) > 1 else inputs[0], training=False))
     return lambda: [value.numpy() for value in tf.nest.flatten(forward())]
 
 

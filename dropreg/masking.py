@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from .compiled import compiled
 from .copying import traced
 from .elements import Elements, check_fits
 from .errors import ParameterError
@@ -290,7 +291,7 @@ class MaskedNetwork:
     def cached_prefix(self, examples: "Examples", batch_size: int, most_bytes: int) -> list[tf.Tensor] | None:
         """Frontier values of all examples, or None where they would take more than `most_bytes`."""
         specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in examples.inputs]
-        prefix = tf.function(self.prefix, input_signature=[specs])
+        prefix = compiled(self.prefix, [specs])
         parts: list[list[tf.Tensor]] = []
         for start in range(0, len(examples), batch_size):
             batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]

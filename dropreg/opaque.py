@@ -6,6 +6,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from .compiled import compiled
 from .errors import ModelError
 from .graph import Call, Graph, Inside, Ref, Shape, all_layers, call_name, names_of, patched
 from .step_masks import step_mask
@@ -85,7 +86,7 @@ def _record_calls(model: Any, specs: Any) -> tuple[tuple[Inside, ...], tuple[Sha
         found[:] = keras.tree.flatten(model(inputs, training=False))
 
     with patched(changes), keras.StatelessScope(collect_losses=True):
-        tf.function(run).get_concrete_function(specs)
+        compiled(run).get_concrete_function(specs)
     is_output = {id(tensor) for tensor in found}
     inside = tuple(Inside(layer, _shape(x), _shape(y), id(y) in is_output) for layer, x, y in calls)
     return inside, tuple(tuple(tensor.shape) for tensor in found), tuple(map(_mask_rank, found))

@@ -1,5 +1,7 @@
 """Measured rounds of annealing: random masks or given ones, and the impacts that follow from them."""
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -70,8 +72,6 @@ class Round:
         *,
         second_order: bool,
     ) -> None:
-        import tensorflow as tf
-
         self.probe, self.gradients, self.group, self.rows = probe, gradients, group, rows
         self.columns, self.n_elements = columns, n_elements
         at_hand = gradients and probe.network.takes_groups and isinstance(probe.question.outcome, Divergence)
@@ -80,9 +80,15 @@ class Round:
         self._differences = np.zeros((len(self._recurrent), 2))
         self._row = probe.whole.shape[1:]
         self._curvature = Divergence.curvature(probe.question.examples.task, self._row[-1:])  # of one position
-        specs = [tf.TensorSpec([None, *shape], tf.float32) for shape in ((probe.n_elements,), self._row)]
-        body = self._expand if self.curved else self._differentiate if gradients else self._measure
-        self._step = probe.function(body, *specs[: 1 + self.curved])
+
+    @cached_property
+    def _step(self) -> Callable[..., Any]:
+        """Compiled when the first round runs, which a target that is refused never reaches."""
+        import tensorflow as tf
+
+        specs = [tf.TensorSpec([None, *shape], tf.float32) for shape in ((self.probe.n_elements,), self._row)]
+        body = self._expand if self.curved else self._differentiate if self.gradients else self._measure
+        return self.probe.function(body, *specs[: 1 + self.curved])
 
     @property
     def last(self) -> list[Array]:

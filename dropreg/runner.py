@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from .chunks import ChunkResult, FidelityMasks, GradientSums, RunSettings, examples_of_masks
+from .compiled import compiled
 from .data import Examples
 from .designs import Bernoulli, BoolMasks, Design, examples_of_rows
 from .elements import Elements
@@ -84,9 +85,9 @@ class ChunkRunner:
         self._labels, self._counted = examples.carried()
         self._cache = self.network.cached_prefix(examples, self.batch_size, PREFIX_BYTES)
         self._whole, self.from_logits = self._run_whole()
-        self._step = tf.function(
+        self._step = compiled(
             self._measure,
-            input_signature=[
+            [
                 [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in self._source()],
                 tf.TensorSpec([None, *self._whole.shape[1:]], tf.float32),
                 tf.TensorSpec([None, *self._labels.shape[1:]], self._labels.dtype),
@@ -174,7 +175,7 @@ class ChunkRunner:
         import tensorflow as tf
 
         specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in self._source()]
-        forward = tf.function(lambda gathered: self._forward(gathered, None), input_signature=[specs])
+        forward = compiled(lambda gathered: self._forward(gathered, None), [specs])
         starts = range(0, len(self.examples), self.batch_size)
         parts = [
             forward([tf.convert_to_tensor(x[start : start + self.batch_size]) for x in self._source()])

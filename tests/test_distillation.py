@@ -176,7 +176,7 @@ def test_what_outputs_show() -> None:
     assert guess_task(scores) == "regression"
 
 
-@pytest.mark.parametrize("name", GRID)
+@pytest.mark.parametrize("name", ["mlp_activations", "cnn_bn", "two_inputs", "tagger"])
 def test_pruning_may_distil_and_says_so(name: str) -> None:
     """The result is `recover` of the model without; the whole one, its teacher, stays."""
     model = models.build(name)

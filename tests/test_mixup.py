@@ -100,7 +100,7 @@ def test_tokens_are_never_mixed() -> None:
     teacher = models.build("bidirectional")
     student, x = dr.prune(teacher, smaller(teacher)).model, models.data_for(teacher, 40)[0]
     found = [
-        dr.recover(student, (x, None), teacher=teacher, recovery=dr.Recovery(epochs=2, distill=1.0, mixup=mixup))
+        dr.recover(student, (x, None), teacher=teacher, recovery=replace(MIXED, learning_rate=0.01, mixup=mixup))
         for mixup in (0.0, 1.0)
     ]
     assert_same(weights_of(found[0].model), weights_of(found[1].model))

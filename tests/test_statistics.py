@@ -66,7 +66,7 @@ def test_every_design_estimates_the_same_impacts(name: str) -> None:
     """All have independent elements, so all give the derivative of the expected outcome."""
     case, design = small(), DESIGNS[name]
     rates = 1 - design.keep_probabilities(len(case[2]))
-    record = dr.sample(*case, rows=160_000, design=design, seed=2, fidelity=None, progress=False)
+    record = dr.sample(*case, rows=80_000, design=design, seed=2, fidelity=None, progress=False)
     for outcome in ("loss", "accuracy", "margin"):
         expected = enumerated(case, outcome, rates)
         for estimator in ("ols", "marginal", "ridge", "lasso"):

@@ -191,9 +191,10 @@ ONLY = {
     expanded: [attention, encoder],
     diverging: [attention, encoder],
     merged_heads: [attention, encoder],
-    annealed: [pooled, attention, encoder],
-    distilled: [tagger, numbers],
-    tuned: [tagger, attention],
+    mean_merged: [pooled, attention],
+    annealed: [tagger, encoder],
+    distilled: [tagger],
+    tuned: [attention, numbers],
 }
 """The models of some slow or special results."""
 

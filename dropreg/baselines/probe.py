@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from ..compiled import compiled
 from ..errors import ModelError
 from ..logits import are_logits
 from ..prediction import Prediction, in_float32
@@ -132,7 +133,7 @@ class Probe:
 
         carried = self.whole, self._labels, self._counted
         specs = [tf.TensorSpec([_TRIAL_ROWS, *x.shape[1:]], x.dtype) for x in carried]
-        tf.function(measured, input_signature=specs).get_concrete_function()
+        compiled(measured, specs).get_concrete_function()
 
     def _prediction(self, outputs: Any, counted: Any) -> Prediction:
         return self.question.examples.predicted(outputs, counted, from_logits=self.from_logits)
@@ -182,7 +183,7 @@ class Probe:
 
         arrays = Bundle(list(self._source), self.whole, self._labels, self._counted)
         bundle = tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), arrays)
-        return tf.function(body, input_signature=[bundle, *specs]).get_concrete_function()
+        return compiled(body, [bundle, *specs]).get_concrete_function()
 
     def by_row(self, body: Callable[..., Any]) -> Callable[..., Any]:
         """`body` with a mask of its own for every row, also where the network takes one a batch."""
