@@ -188,6 +188,10 @@ RESULTS = [
 
 
 ONLY = {
+    estimated: [pooled, attention, numbers],
+    without_heads: [tagger, encoder],
+    active: [pooled, attention, numbers],
+    changed: [tagger, pooled, numbers],
     expanded: [attention, encoder],
     diverging: [attention, encoder],
     merged_heads: [attention, encoder],
@@ -196,7 +200,7 @@ ONLY = {
     distilled: [tagger],
     tuned: [attention, numbers],
 }
-"""The models of some slow or special results."""
+"""The models of slow or special results."""
 
 CASES = [(maker, result) for maker in MODELS for result in RESULTS if maker in ONLY.get(result, MODELS)]
 
