@@ -8,7 +8,7 @@ def compiled(function: Callable[..., Any], specs: Sequence[Any] | None = None) -
     """`function` as a graph for arguments like `specs`, traced as it stands.
 
     As in Keras' own `fit` and `predict`, Python's `if` and loops are not translated for tensors, neither here nor in
-    layers and metrics that it calls: reading and translating their source takes longer than tracing small networks.
+    metrics that it calls: reading and translating their source would add to the time of every first call.
     """
     import tensorflow as tf
 

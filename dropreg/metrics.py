@@ -25,7 +25,8 @@ class PerExample(Outcome):
     ----------
     function : callable
         (labels, outputs) to a tensor of shape (rows,), made of TensorFlow or ``keras.ops`` calls, with
-        ``keras.ops.where`` or ``cond`` in place of Python's ``if`` on a tensor, as in a Keras model;
+        ``keras.ops.where`` or ``cond`` in place of Python's ``if`` on a tensor, as in a Keras model, or decorated with
+        ``tf.function``;
         labels as in `Outcome.measure`, outputs (rows, ..., n_outputs) as the network gives them.
         It sees all positions, those that the model masks included, whose labels are class 0, or zero.
     name : str

@@ -17,7 +17,7 @@ from dropreg.logits import guess_task
 from dropreg.tuning import Trainer
 
 FAST: dict[str, Any] = {"epochs": 3, "batch_size": 16, "trial_epochs": 1}
-GRID = ("mlp", "mlp_activations", "cnn_bn", "two_inputs", "bidirectional", "tagger")
+GRID = ("mlp_activations", "cnn_bn", "two_inputs", "tagger")
 
 
 def outputs_of(model: keras.Model, x: Any) -> list[np.ndarray]:
@@ -176,7 +176,7 @@ def test_what_outputs_show() -> None:
     assert guess_task(scores) == "regression"
 
 
-@pytest.mark.parametrize("name", ["mlp_activations", "cnn_bn", "two_inputs", "tagger"])
+@pytest.mark.parametrize("name", GRID)
 def test_pruning_may_distil_and_says_so(name: str) -> None:
     """The result is `recover` of the model without; the whole one, its teacher, stays."""
     model = models.build(name)
