@@ -12,6 +12,7 @@ from .baselines.magnitude import magnitude
 from .baselines.probe import Probe
 from .baselines.question import Question, ask
 from .baselines.smoothness import non_differentiable
+from .blending import Blender, Build, chosen
 from .data import Data, Examples, check_data, read_once
 from .elements import Elements
 from .errors import DataError, ModelError, ParameterError, check_type, positive
@@ -20,7 +21,7 @@ from .outcomes import Outcome, RetainedAccuracy
 from .path import SelectionPath
 from .prediction import Task
 from .rounds import Array, Round
-from .selection import Floor, Selection, finite_numbers, select
+from .selection import Floor, Selection, finite_numbers
 from .steps import Units, begin
 from .swaps import Swapper, exchange
 
@@ -53,7 +54,7 @@ class _Run(NamedTuple):
 class Annealer:
     """Anneals a model's elements in stages, each of which drops more than the one before.
 
-    Parameters are those of `dropreg.anneal_path`.
+    Parameters are those of `dropreg.anneal_path`; `build` merges smaller models, without which nothing is blended.
 
     Attributes
     ----------
@@ -83,6 +84,8 @@ class Annealer:
         start: ImpactTable | npt.ArrayLike | None = None,
         restarts: bool | None = None,
         swaps: int | None = None,
+        blend: bool | None = None,
+        build: Build | None = None,
         floor: Floor = 1,
         task: Task | None = None,
         seed: int = 0,
@@ -137,6 +140,16 @@ class Annealer:
         self._decided: list[Array] = []
         self._history: list[dict[str, Any]] = []
         self._use(probe)
+        self._must_blend = blend is True
+        if self._must_blend and not self._round.curved:
+            raise ParameterError(
+                "`blend` must go with ablation='merged', gradients, the outcome 'divergence' and a second-order "
+                f"schedule, received True with ablation='{self.ablation}', gradients={self.gradients}, outcome "
+                f"'{self.question.outcome.name}' and second_order={self.schedule.second_order}: leave it out."
+            )
+        self._blender = None
+        if build is not None and blend is not False and self._round.curved:
+            self._blender = Blender(self.question, probe.whole, build, floor)
 
     def _use(self, probe: Probe) -> None:
         """Measure on the network of a probe, which has the elements of `kept` or all of them."""
@@ -202,8 +215,11 @@ class Annealer:
         taken = self._best(runs)
         self._round.last = runs[taken].last
         self._logits, scores, kept = runs[taken].logits, runs[taken].scores, runs[taken].kept
+        weight = np.nan
+        if self._blender is not None:
+            weight, scores, kept = self._blended(scores, kept, alive, fraction)
         for number, run in enumerate(runs):
-            marks = {"stage": self.n_stages, "run": number, "taken": number == taken}
+            marks = {"stage": self.n_stages, "run": number, "taken": number == taken, "blend": weight}
             self._history += [{**marks, **row} for row in run.history]
         kept, pairs = self._swap(kept, alive, self._sweeps, scores)
         for values in (scores, self._logits):
@@ -243,8 +259,7 @@ class Annealer:
             bar.set_postfix(dropped=f"{dropped:.1%}", outcome=f"{outcome:.4g}", refresh=False)
             bar.update()
         scores = np.where(alive, decided / n_decided, np.nan)
-        lowest = scores[alive].min() - 1.0  # what has gone stays gone
-        kept = select(self.elements, np.where(alive, scores, lowest), fraction=fraction, floor=self.floor).kept
+        kept = chosen(self.elements, scores, alive, fraction, self.floor)
         return _Run(logits, scores, kept, history, self._round.last)
 
     def _best(self, runs: list[_Run]) -> int:
@@ -253,6 +268,19 @@ class Annealer:
             return 0
         outcomes = [self._outcome(run) for run in runs]
         return int((-self.question.sign * np.array(outcomes)).argmax())
+
+    def _blended(
+        self, scores: Array, kept: npt.NDArray[np.bool_], alive: npt.NDArray[np.bool_], fraction: float
+    ) -> tuple[float, Array, npt.NDArray[np.bool_]]:
+        """Weight of the curvatures, scores and selection; as they are, with a weight of NaN, where nothing is cut."""
+        assert self._blender is not None
+        try:
+            blend = self._blender(scores, alive, fraction)
+        except ModelError:
+            if self._must_blend:
+                raise
+            return np.nan, scores, kept
+        return blend.weight, blend.scores, blend.kept
 
     def _outcome(self, run: _Run) -> float:
         """Mean on all examples."""
@@ -267,7 +295,7 @@ class Annealer:
             pd.DataFrame(self._history),
             self.question.outcome.name,
             f"annealed {'with gradients' if self.gradients else 'forward only'}, ablation {self.ablation}",
-            self._spent + self._probe.rows,
+            self._spent + self._probe.rows + (self._blender.rows if self._blender else 0),
             self.question.seed,
         )
 

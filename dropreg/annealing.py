@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import expit
+from scipy.stats import norm, rankdata
 
 from .designs import BoolMasks, random_words
 from .errors import ParameterError, is_number
@@ -301,3 +302,8 @@ def bounded(impact: Array, most: float) -> Array:
     centred = impact - impact.mean()
     rms = float(np.sqrt(np.mean(np.square(centred))))
     return centred if rms == 0 else np.clip(centred / rms, -most, most)
+
+
+def normal_scores(values: Array) -> Array:
+    """What a normal distribution has at the ranks of the values (n,)."""
+    return norm.ppf((rankdata(values) - 0.5) / len(values))

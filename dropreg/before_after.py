@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import keras
 
 Values = npt.NDArray[np.float64]
+Outputs = npt.NDArray[np.float32]
 
 
 def measure(
@@ -42,8 +43,14 @@ def measure(
 
 def changes(before: "keras.Model", after: "keras.Model", data: Data, outcome: Outcome) -> Values:
     """What each example's outcome changed by, shape (n_examples,)."""
-    examples = check_data(before, data)
-    values = _values(_predict(before, after, examples), examples, outcome)
+    return changes_on(before, after, check_data(before, data), outcome)
+
+
+def changes_on(
+    before: "keras.Model", after: "keras.Model", examples: Examples, outcome: Outcome, outputs: Outputs | None = None
+) -> Values:
+    """The same on examples that were checked; `outputs` (n_examples, ...) of the model before spare a pass."""
+    values = _values(_predict(before, after, examples, outputs), examples, outcome)
     return values[1] - values[0]
 
 
@@ -53,15 +60,17 @@ def _usual(examples: Examples) -> tuple[str, ...]:
     return ("loss",) if examples.task == "regression" else ("accuracy", "loss")
 
 
-def _predict(before: "keras.Model", after: "keras.Model", examples: Examples) -> tuple[Prediction, Prediction]:
+def _predict(
+    before: "keras.Model", after: "keras.Model", examples: Examples, outputs: Outputs | None = None
+) -> tuple[Prediction, Prediction]:
     import tensorflow as tf
 
     from .copying import run_model
 
-    outputs = [run_model(model, examples) for model in (before, after)]
-    from_logits = are_logits(before, examples.output, examples.task, outputs[0])
+    both = run_model(before, examples) if outputs is None else outputs, run_model(after, examples)
+    from_logits = are_logits(before, examples.output, examples.task, both[0])
     counted = examples.carried()[1]
-    whole, smaller = (examples.predicted(tf.constant(f), counted, from_logits=from_logits) for f in outputs)
+    whole, smaller = (examples.predicted(tf.constant(f), counted, from_logits=from_logits) for f in both)
     return whole, smaller
 
 

@@ -25,8 +25,9 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from .annealer import Ablation, Annealer
-from .annealing import Annealing
+from .annealing import Annealing, normal_scores
 from .baselines.spread import spread
+from .blending import Build
 from .data import Data, read_once
 from .elements import Elements, check_elements
 from .errors import ParameterError, check_between, check_several, positive
@@ -34,9 +35,9 @@ from .impact import ImpactTable
 from .outcomes import Outcome
 from .path import SelectionPath
 from .prediction import Task
-from .search import Build, Make, down_to, normal_scores, within
+from .search import Make, down_to, within
 from .selection import Floor, Selection, check_fractions
-from .surgery import OnBlocked, Pruned, check_can_cut, cut
+from .surgery import OnBlocked, check_can_cut, cut
 from .targets import AccuracyLimit, Budget, Target
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ def anneal(
     start: ImpactTable | npt.ArrayLike | None = None,
     restarts: bool | None = None,
     swaps: int | None = None,
+    blend: bool | None = None,
     floor: Floor = 1,
     task: Task | None = None,
     seed: int = 0,
@@ -89,6 +91,8 @@ def anneal(
         As in `anneal_path`; where a target is searched for with labels, gradients and "merged", by default the normal
         scores of the ranks by `spread`: a search begins where little goes, and what masks tell of elements that hardly
         matter is mostly noise.
+    blend : bool, optional
+        As in `anneal_path`; not by default for a target.
     model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, restarts, swaps, \
 floor, task, seed, progress
         As in `anneal_path`.
@@ -110,9 +114,7 @@ floor, task, seed, progress
     """
     data = read_once(data)
 
-    def build(selection: Selection, part: Data) -> Pruned:
-        return cut(model, selection, part if ablation == "merged" else None)
-
+    build = _builder(model, ablation)
     return choose(
         *(model, data, elements),
         fraction=fraction,
@@ -130,6 +132,7 @@ floor, task, seed, progress
         start=start,
         restarts=restarts,
         swaps=swaps,
+        blend=blend,
         floor=floor,
         task=task,
         seed=seed,
@@ -152,6 +155,7 @@ def anneal_path(
     start: ImpactTable | npt.ArrayLike | None = None,
     restarts: bool | None = None,
     swaps: int | None = None,
+    blend: bool | None = None,
     floor: Floor = 1,
     task: Task | None = None,
     seed: int = 0,
@@ -206,6 +210,10 @@ def anneal_path(
         1,000 examples for up to 96 selections, and over all for 7; together they are kept if their gain is three
         times its standard error. By default 10; 0 where masks multiply weights, which are too many, and where what is
         dropped is merged, which they do not help (``experiments/results/anneal``).
+    blend : bool, optional
+        Whether the curvatures of the outcome at the whole network (`obd`) are added to the logits that decide a stage,
+        as much as makes the merged network better on `data` (`dropreg.blending`); merges a smaller network two to five
+        times a stage. By default so where second derivatives are estimated and the elements can be cut.
     floor : int or mapping of str to int or float
         Elements that stay in every layer at least, as in `select`: a mapping gives it by layer, and
         ``{"name": 1.0}`` protects a layer.
@@ -231,6 +239,7 @@ def anneal_path(
         If the data do not fit the model or the outcome.
     """
     check_path(elements, fractions, floor)
+    data = read_once(data)
     run = Annealer(
         *(model, data, elements),
         rows_per_round=rows_per_round,
@@ -242,6 +251,8 @@ def anneal_path(
         start=start,
         restarts=restarts,
         swaps=swaps,
+        blend=blend,
+        build=_builder(model, ablation),
         floor=floor,
         task=task,
         seed=seed,
@@ -251,6 +262,11 @@ def anneal_path(
         for fraction in fractions:
             run.stage(fraction, n_rounds, bar)
     return run.path()
+
+
+def _builder(model: "keras.Model", ablation: Ablation) -> Build:
+    """Smaller models as the ablation has them."""
+    return lambda selection, part: cut(model, selection, part if ablation == "merged" else None)
 
 
 def choose(
@@ -291,7 +307,9 @@ def choose(
             check_can_cut(model, elements, floor)
         if isinstance(target, AccuracyLimit):
             target.check(model, data)
-    run = Annealer(model, data, elements, **options)
+    if target is not None and options.get("blend") is None:
+        options["blend"] = False  # such a search starts from scores of the whole network
+    run = Annealer(model, data, elements, build=build, **options)
     if target is None:
         assert fraction is not None
         n_rounds = run.default_rounds(100) if rounds is None else positive("rounds", rounds)

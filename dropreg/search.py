@@ -6,11 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 from tqdm.auto import tqdm
 
 from .annealer import Annealer
-from .data import Data
 from .errors import ModelError, TargetError, positive
 from .selection import Selection, balanced, largest_fraction, select
 from .surgery import OnBlocked, Pruned, cut
@@ -21,9 +19,6 @@ if TYPE_CHECKING:
 
 Make = Callable[[Selection], Pruned]
 """Builds the smaller model."""
-
-Build = Callable[[Selection, Data], Pruned]
-"""Builds it with some examples, without recovery."""
 
 Pilot = Callable[[Selection], float]
 """Guesses, without the examples of an accuracy limit, what it would measure."""
@@ -39,11 +34,6 @@ _RISE = 1.25
 
 _FIRST = 0.9
 """Share of the probability to err that the tests from the pilot on have, where others may follow."""
-
-
-def normal_scores(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """What a normal distribution has at the ranks of the values (n,)."""
-    return stats.norm.ppf((stats.rankdata(values) - 0.5) / len(values))
 
 
 def _stages(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[tuple[Selection, Selection]]:
