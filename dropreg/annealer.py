@@ -84,7 +84,7 @@ class Annealer:
         start: ImpactTable | npt.ArrayLike | None = None,
         restarts: bool | None = None,
         swaps: int | None = None,
-        blend: bool | None = None,
+        blend: bool = False,
         build: Build | None = None,
         floor: Floor = 1,
         task: Task | None = None,
@@ -140,16 +140,13 @@ class Annealer:
         self._decided: list[Array] = []
         self._history: list[dict[str, Any]] = []
         self._use(probe)
-        self._must_blend = blend is True
-        if self._must_blend and not self._round.curved:
+        if blend and not self._round.curved:
             raise ParameterError(
                 "`blend` must go with ablation='merged', gradients, the outcome 'divergence' and a second-order "
                 f"schedule, received True with ablation='{self.ablation}', gradients={self.gradients}, outcome "
                 f"'{self.question.outcome.name}' and second_order={self.schedule.second_order}: leave it out."
             )
-        self._blender = None
-        if build is not None and blend is not False and self._round.curved:
-            self._blender = Blender(self.question, probe.whole, build, floor)
+        self._blender = Blender(self.question, probe.whole, build, floor) if blend and build is not None else None
 
     def _use(self, probe: Probe) -> None:
         """Measure on the network of a probe, which has the elements of `kept` or all of them."""
@@ -217,7 +214,7 @@ class Annealer:
         self._logits, scores, kept = runs[taken].logits, runs[taken].scores, runs[taken].kept
         weight = np.nan
         if self._blender is not None:
-            weight, scores, kept = self._blended(scores, kept, alive, fraction)
+            weight, scores, kept, _ = self._blender(scores, alive, fraction)
         for number, run in enumerate(runs):
             marks = {"stage": self.n_stages, "run": number, "taken": number == taken, "blend": weight}
             self._history += [{**marks, **row} for row in run.history]
@@ -268,19 +265,6 @@ class Annealer:
             return 0
         outcomes = [self._outcome(run) for run in runs]
         return int((-self.question.sign * np.array(outcomes)).argmax())
-
-    def _blended(
-        self, scores: Array, kept: npt.NDArray[np.bool_], alive: npt.NDArray[np.bool_], fraction: float
-    ) -> tuple[float, Array, npt.NDArray[np.bool_]]:
-        """Weight of the curvatures, scores and selection; as they are, with a weight of NaN, where nothing is cut."""
-        assert self._blender is not None
-        try:
-            blend = self._blender(scores, alive, fraction)
-        except ModelError:
-            if self._must_blend:
-                raise
-            return np.nan, scores, kept
-        return blend.weight, blend.scores, blend.kept
 
     def _outcome(self, run: _Run) -> float:
         """Mean on all examples."""

@@ -36,7 +36,8 @@ class Blend(NamedTuple):
         Higher = rather kept; NaN for elements that had gone before.
     kept : ndarray of bool, shape (n_elements,)
     worse : float
-        By how much the merged network's mean outcome is worse than the whole one's.
+        By how much the merged networks' mean outcome is worse than the whole one's, on examples that they were not
+        merged with.
     """
 
     weight: float
@@ -51,8 +52,9 @@ class Blender:
     Logits are known from few masks and follow what the masked network makes of them; the second derivative of the
     outcome by each mask at the whole network (`dropreg.obd`) knows nothing of what else goes, but is a mean over all
     examples. Both become normal scores among what is left, and the curvatures' are added with a weight of 1/2. The
-    selections with and without are really merged with the examples and measured on them; as long as that gets better,
-    the weight is doubled. (Masks cannot judge: logits were made to look good on them.)
+    selections with and without are really merged, with each half of the examples, and measured on the other; as long as
+    that gets better, the weight is doubled. (Masks cannot judge: logits were made to look good on them. Nor can the
+    examples that a network was merged with, which merging fits more closely for some selections than for others.)
 
     Parameters
     ----------
@@ -72,8 +74,13 @@ class Blender:
     """
 
     def __init__(self, question: Question, outputs: Outputs, build: Build, floor: Floor) -> None:
-        self.question, self.floor, self.rows, self._outputs = question, floor, 0, outputs
+        self.question, self.floor, self.rows = question, floor, 0
         self._build, self._data = build, as_data(question.model, question.examples)
+        self._halves = [
+            (as_data(question.model, half), half, outputs[first::2])
+            for first in (0, 1)
+            for half in [question.examples.part(slice(first, None, 2))]
+        ]
 
     def __call__(self, scores: Array, alive: npt.NDArray[np.bool_], fraction: float) -> Blend:
         """The best that was found.
@@ -117,10 +124,12 @@ class Blender:
     def _judged(self, weight: float, scores: Array, alive: npt.NDArray[np.bool_], fraction: float) -> Blend:
         asked = self.question
         kept = chosen(asked.elements, scores, alive, fraction, self.floor)
-        smaller = self._build(Selection(asked.elements, kept), self._data)
-        change = changes_on(asked.model, smaller.model, asked.examples, asked.outcome, self._outputs)
+        found = []
+        for (data, *_), (_, examples, outputs) in (self._halves, self._halves[::-1]):
+            smaller = self._build(Selection(asked.elements, kept), data)
+            found.append(changes_on(asked.model, smaller.model, examples, asked.outcome, outputs))
         self.rows += len(asked.examples)
-        return Blend(weight, scores, kept, asked.sign * float(change.mean()))
+        return Blend(weight, scores, kept, asked.sign * float(np.concatenate(found).mean()))
 
 
 def chosen(

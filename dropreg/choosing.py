@@ -61,7 +61,7 @@ def anneal(
     start: ImpactTable | npt.ArrayLike | None = None,
     restarts: bool | None = None,
     swaps: int | None = None,
-    blend: bool | None = None,
+    blend: bool = False,
     floor: Floor = 1,
     task: Task | None = None,
     seed: int = 0,
@@ -91,10 +91,8 @@ def anneal(
         As in `anneal_path`; where a target is searched for with labels, gradients and "merged", by default the normal
         scores of the ranks by `spread`: a search begins where little goes, and what masks tell of elements that hardly
         matter is mostly noise.
-    blend : bool, optional
-        As in `anneal_path`; not by default for a target.
     model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, restarts, swaps, \
-floor, task, seed, progress
+blend, floor, task, seed, progress
         As in `anneal_path`.
 
     Returns
@@ -155,7 +153,7 @@ def anneal_path(
     start: ImpactTable | npt.ArrayLike | None = None,
     restarts: bool | None = None,
     swaps: int | None = None,
-    blend: bool | None = None,
+    blend: bool = False,
     floor: Floor = 1,
     task: Task | None = None,
     seed: int = 0,
@@ -210,10 +208,10 @@ def anneal_path(
         1,000 examples for up to 96 selections, and over all for 7; together they are kept if their gain is three
         times its standard error. By default 10; 0 where masks multiply weights, which are too many, and where what is
         dropped is merged, which they do not help (``experiments/results/anneal``).
-    blend : bool, optional
+    blend : bool
         Whether the curvatures of the outcome at the whole network (`obd`) are added to the logits that decide a stage,
-        as much as makes the merged network better on `data` (`dropreg.blending`); merges a smaller network two to five
-        times a stage. By default so where second derivatives are estimated and the elements can be cut.
+        as much as makes the merged network better on `data` (`dropreg.blending`), with "merged" where second
+        derivatives are estimated. It merges smaller networks with halves of `data` four to ten times a stage.
     floor : int or mapping of str to int or float
         Elements that stay in every layer at least, as in `select`: a mapping gives it by layer, and
         ``{"name": 1.0}`` protects a layer.
@@ -307,8 +305,6 @@ def choose(
             check_can_cut(model, elements, floor)
         if isinstance(target, AccuracyLimit):
             target.check(model, data)
-    if target is not None and options.get("blend") is None:
-        options["blend"] = False  # such a search starts from scores of the whole network
     run = Annealer(model, data, elements, build=build, **options)
     if target is None:
         assert fraction is not None

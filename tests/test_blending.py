@@ -19,7 +19,7 @@ from dropreg.copying import run_model
 from dropreg.surgery import cut
 
 GRID = ["mlp", "cnn_bn", "transformer_block", "tagger"]
-ASKED: dict[str, Any] = {"rounds": 3, "ablation": "merged"}
+ASKED: dict[str, Any] = {"rounds": 3, "ablation": "merged", "blend": True}
 
 
 def blender_of(model: Any, n: int = 64) -> tuple[Blender, Any, dr.Elements]:
@@ -46,9 +46,17 @@ def normal(values: Any) -> Any:
     return norm.ppf((rankdata(values) - 0.5) / len(values))
 
 
+def crossed(model: Any, data: Any, selection: dr.Selection) -> float:
+    """Mean divergence on examples that a network was not merged with."""
+    x, y = data
+    parts = [(x[first::2], y[first::2]) for first in (0, 1)]
+    found = [changes(model, dr.prune(model, selection, a).model, b, dr.Divergence()) for a, b in (parts, parts[::-1])]
+    return float(np.concatenate(found).mean())
+
+
 @pytest.mark.parametrize("name", GRID)
 def test_what_is_taken_is_at_least_as_good_merged(name: str) -> None:
-    """Than the logits by themselves; measured on the network that `prune` makes."""
+    """Than the logits by themselves; each half of the examples measures the network that `prune` makes of the other."""
     model = models.build(name)
     blender, data, elements = blender_of(model)
     curvature = dr.obd(model, data, elements, outcome="divergence").impact
@@ -56,7 +64,7 @@ def test_what_is_taken_is_at_least_as_good_merged(name: str) -> None:
     logits = np.random.default_rng(0).normal(size=len(elements))
     found = blender(logits, alive, 0.5)
     taken, alone = (
-        changes(model, dr.prune(model, selection, data).model, data, dr.Divergence()).mean()
+        crossed(model, data, selection)
         for selection in (dr.Selection(elements, found.kept), dr.select(elements, logits, fraction=0.5))
     )
     assert taken == pytest.approx(found.worse, rel=1e-4, abs=1e-7)
@@ -107,7 +115,7 @@ def test_a_path_says_what_it_blended(monkeypatch: pytest.MonkeyPatch) -> None:
     """And goes on from there: selections are nested, rows are counted."""
     model = models.build("mlp")
     data, elements = models.data_for(model, 64), dr.elements(model)
-    without = dr.anneal_path(model, data, elements, fractions=(0.3, 0.6), blend=False, **ASKED)
+    without = dr.anneal_path(model, data, elements, fractions=(0.3, 0.6), **{**ASKED, "blend": False})
     assert without.history["blend"].isna().all()
     seen = judging(monkeypatch, lambda weight: abs(weight - 1))
     path = dr.anneal_path(model, data, elements, fractions=(0.3, 0.6), **ASKED)
@@ -145,13 +153,9 @@ def test_only_where_second_derivatives_are_at_hand() -> None:
             dr.anneal_path(model, data, elements, fractions=(0.5,), rounds=1, blend=True, **options)
 
 
-def test_networks_that_cannot_be_cut_are_not_blended() -> None:
-    """By default logits decide; if a blend is asked for it is refused."""
+def test_networks_that_cannot_be_cut_are_refused() -> None:
     inputs = keras.Input((6,))
     x = layers.Dense(8, activation="relu", lora_rank=2, name="adapted")(inputs)
     model = keras.Model(inputs, layers.Dense(3)(x))
-    data, elements = models.data_for(model, 64), dr.elements(model)
-    path = dr.anneal_path(model, data, elements, fractions=(0.5,), **ASKED)
-    assert path.history["blend"].isna().all()
     with pytest.raises(dr.ModelError, match="layer 'adapted'"):
-        dr.anneal_path(model, data, elements, fractions=(0.5,), blend=True, **ASKED)
+        dr.anneal_path(model, models.data_for(model, 64), dr.elements(model), fractions=(0.5,), **ASKED)

@@ -40,14 +40,7 @@ def examples(model: Any, n: int = 400) -> tuple[Any, Any]:
 def test_it_lowers_the_divergence_of_the_last_masks(mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     model = classifier()
     data, elements = examples(model), dr.elements(model, include=["a"])
-    asked: dict[str, Any] = {
-        "fractions": (0.7,),
-        "rounds": 60,
-        "rows_per_round": 512,
-        "ablation": "merged",
-        "blend": False,
-        **mode,
-    }
+    asked: dict[str, Any] = {"fractions": (0.7,), "rounds": 60, "rows_per_round": 512, "ablation": "merged", **mode}
     learned = dr.anneal_path(model, data, elements, **asked).history["outcome"].tail(15).mean()
     monkeypatch.setattr(LastLayer, "call_among", lambda calls: None)
     fixed = dr.anneal_path(model, data, elements, **asked).history["outcome"].tail(15).mean()
@@ -62,7 +55,7 @@ def test_it_lowers_the_divergence_where_outputs_have_positions(monkeypatch: pyte
     model.set_weights([2.0 * weight for weight in model.get_weights()])
     x = np.random.default_rng(0).normal(size=(200, 30, 6)).astype(np.float32)
     data, elements = (x, np.argmax(model(x), axis=-1)), dr.elements(model)
-    asked: dict[str, Any] = {"fractions": (0.7,), "rounds": 60, "ablation": "merged", "blend": False}
+    asked: dict[str, Any] = {"fractions": (0.7,), "rounds": 60, "ablation": "merged"}
     learned = dr.anneal_path(model, data, elements, **asked).history["outcome"].tail(15)
     monkeypatch.setattr(LastLayer, "call_among", lambda calls: None)
     fixed = dr.anneal_path(model, data, elements, **asked).history["outcome"].tail(15)
@@ -74,9 +67,7 @@ def test_the_model_stays_as_it_was(mode: dict[str, Any]) -> None:
     model = classifier()
     before = [weight.copy() for weight in model.get_weights()]
     data, elements = examples(model), dr.elements(model)
-    dr.anneal_path(
-        model, data, elements, fractions=(0.5,), rounds=5, ablation="merged", blend=False, rows_per_round=512, **mode
-    )
+    dr.anneal_path(model, data, elements, fractions=(0.5,), rounds=5, ablation="merged", rows_per_round=512, **mode)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 
@@ -187,7 +178,7 @@ def test_every_run_of_a_stage_starts_from_one_last_layer(monkeypatch: pytest.Mon
         return made
 
     monkeypatch.setattr(Annealer, "_run", recorded)
-    asked: dict[str, Any] = {"rounds": 4, "rows_per_round": 256, "ablation": "merged", "blend": False, "restarts": True}
+    asked: dict[str, Any] = {"rounds": 4, "rows_per_round": 256, "ablation": "merged", "restarts": True}
     path = dr.anneal_path(model, data, elements, fractions=(0.2, 0.4, 0.6), **asked)
     first, goes_on, afresh, *later = seen
     taken = path.history.query("stage == 1 and taken")["run"].iloc[0]

@@ -70,7 +70,7 @@ def test_recurrent_units_are_annealed_for_merging() -> None:
     both = layers.Bidirectional(layers.SimpleRNN(6, name="cells"))
     model = keras.Sequential([keras.Input((4, 3)), both, layers.Dense(3)])
     data, elements = models.data_for(model, 64), dr.elements(model)
-    path = run(model, data, elements, ablation="merged", blend=False, examples_per_mask=16)
+    path = run(model, data, elements, ablation="merged", examples_per_mask=16)
     counts = path.selections[0].by_layer().set_index("layer")["kept"]
     assert counts.to_dict() == {"forward_cells": 3, "backward_cells": 3}
 

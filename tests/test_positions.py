@@ -136,7 +136,7 @@ def test_a_model_with_positions_is_annealed_merged_measured_and_fine_tuned(name:
     data, test = (x[:300], y[:300]), (x[300:], y[300:])
     assert len(np.unique(y)) > 1
     elements = dr.elements(model)
-    chosen = dr.anneal(model, data, elements, fraction=0.3, rounds=10, ablation="merged", blend=False)
+    chosen = dr.anneal(model, data, elements, fraction=0.3, rounds=10, ablation="merged")
     pruned, deleted = dr.prune(model, chosen, data), dr.prune(model, chosen)
     found = pruned.measure(test).set_index("outcome")
     assert found.loc["accuracy", "before"] == 1.0
@@ -158,8 +158,9 @@ def test_examples_with_positions_serve_for_several() -> None:
     rows, rounds = [], []
     for name in ("u_net", "cnn"):
         model = models.build(name)
-        data, elements = models.data_for(model, 40), dr.elements(model)
-        path = dr.anneal_path(model, data, elements, fractions=(0.2,), ablation="merged", swaps=0, blend=False)
+        path = dr.anneal_path(
+            model, models.data_for(model, 40), dr.elements(model), fractions=(0.2,), ablation="merged", swaps=0
+        )
         rows.append(path.rows)
         rounds.append(len(path.history))
     assert rounds[0] == rounds[1]

@@ -19,11 +19,7 @@ from dropreg.annealing import bounded, draw_masks, keep_probabilities, slopes, t
 from dropreg.baselines.probe import Probe
 
 FEW: dict[str, Any] = {"rounds": 4, "rows_per_round": 128}
-MODES: list[dict[str, Any]] = [
-    {},
-    {"gradients": False},
-    {"ablation": "merged", "blend": False, "examples_per_mask": 16},
-]
+MODES: list[dict[str, Any]] = [{}, {"gradients": False}, {"ablation": "merged", "examples_per_mask": 16}]
 
 
 class Rounded(keras.layers.Layer):

@@ -155,7 +155,7 @@ def test_rounds_estimate_the_second_derivatives_of_drop_and_merge() -> None:
 def test_what_second_derivatives_are_at_hand_for(more: dict[str, Any], curved: bool) -> None:
     model = classifier()
     data, elements = examples(model), dr.elements(model)
-    asked: dict[str, Any] = {"fractions": (0.3, 0.6), "rounds": 6, "rows_per_round": 512, "blend": False, **more}
+    asked: dict[str, Any] = {"fractions": (0.3, 0.6), "rounds": 6, "rows_per_round": 512, "swaps": 0, **more}
     first, second = (
         dr.anneal_path(model, data, elements, schedule=dr.Annealing(second_order=chosen), **asked)
         for chosen in (False, True)
@@ -176,9 +176,7 @@ def test_other_tasks_anneal_with_second_derivatives(task: Any, activation: str |
     hidden.set_weights([kernel, bias])
     x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     elements = dr.elements(model)
-    path = dr.anneal_path(
-        model, (x, None), elements, fractions=(1 / 3,), rounds=30, ablation="merged", blend=False, task=task
-    )
+    path = dr.anneal_path(model, (x, None), elements, fractions=(1 / 3,), rounds=30, ablation="merged", task=task)
     assert path.selections[0].dropped.tolist() == [0, 1, 2]
 
 
