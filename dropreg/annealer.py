@@ -54,7 +54,7 @@ class _Run(NamedTuple):
 class Annealer:
     """Anneals a model's elements in stages, each of which drops more than the one before.
 
-    Parameters are those of `dropreg.anneal_path`; `build` merges smaller models, without which nothing is blended.
+    Parameters are those of `dropreg.anneal_path`; `build` merges smaller models to judge blends.
 
     Attributes
     ----------
@@ -75,6 +75,7 @@ class Annealer:
         data: Data,
         elements: Elements,
         *,
+        build: Build,
         rows_per_round: int | None = None,
         outcome: str | Outcome | None = None,
         gradients: bool = True,
@@ -85,7 +86,6 @@ class Annealer:
         restarts: bool | None = None,
         swaps: int | None = None,
         blend: bool = False,
-        build: Build | None = None,
         floor: Floor = 1,
         task: Task | None = None,
         seed: int = 0,
@@ -146,7 +146,7 @@ class Annealer:
                 f"schedule, received True with ablation='{self.ablation}', gradients={self.gradients}, outcome "
                 f"'{self.question.outcome.name}' and second_order={self.schedule.second_order}: leave it out."
             )
-        self._blender = Blender(self.question, probe.whole, build, floor) if blend and build is not None else None
+        self._blender = Blender(self.question, probe.whole, build, floor) if blend else None
 
     def _use(self, probe: Probe) -> None:
         """Measure on the network of a probe, which has the elements of `kept` or all of them."""
