@@ -48,13 +48,10 @@ def examples_of_rows(seed: int, first: int, count: int, n_examples: int) -> npt.
     -------
     ndarray of int64, shape (count,)
     """
-    rows = np.arange(first, first + count)
-    epochs, places = np.divmod(rows, n_examples)
-    examples = np.empty(count, dtype=np.int64)
-    for epoch in np.unique(epochs).tolist():
-        chosen = epochs == epoch
-        examples[chosen] = _example_order(seed, epoch, n_examples)[places[chosen]]
-    return examples
+    start = first // n_examples * n_examples
+    epochs = range(start // n_examples, -(-(first + count) // n_examples))
+    orders = [_example_order(seed, epoch, n_examples) for epoch in epochs]
+    return np.concatenate([np.empty(0, np.int64), *orders])[first - start :][:count]
 
 
 @dataclass(frozen=True)

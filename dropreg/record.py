@@ -247,7 +247,8 @@ class Record:
             return False
 
     def _table(self, chunk: int) -> pa.Table:
-        return read_table(self._path(chunk), [f"{name}{s}" for name in self.settings.outcomes for s in ("", "_change")])
+        names = [f"{name}{s}" for name in self.settings.outcomes for s in ("", "_change")]
+        return read_table(self._path(chunk), ["example", *names] if self.settings.examples_per_mask == 1 else names)
 
     def _gradient_table(self, chunk: int) -> pa.Table:
         keys = [f.name for f in fields(GradientSums)]
@@ -338,4 +339,6 @@ class Record:
             masks = self._draw(self._design or design_from(self.settings.design), k)
         else:
             masks = unpack_masks(table["mask"].combine_chunks(), self.settings.n_elements)
-        return Chunk(masks, self._examples(k), outcomes, effects)
+        stored = self.settings.examples_per_mask == 1
+        examples = table["example"].to_numpy().astype(np.int64)[:, np.newaxis] if stored else self._examples(k)
+        return Chunk(masks, examples, outcomes, effects)

@@ -30,6 +30,9 @@ Packed = dict[int, list[tf.Tensor]]
 Rows = Callable[[Batch, Batch], tuple[tf.Tensor, tf.Tensor]]
 """Channels that are read, before and after, (rows, channels), of the values in some slots of the two networks."""
 
+_FEW = 2
+"""So many batches run sooner as they are than a graph is made for them."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -79,15 +82,17 @@ class Side:
     def run(self, start: Packed, slots: Sequence[int]) -> Values:
         """The values of `slots` and of the frontier, from those of an earlier frontier or of the inputs."""
         values: Values = {slot: unpacked(parts) for slot, parts in start.items()}
-        missing, needed = {*slots, *self.frontier}, list[Call]()
+        missing, needed = {*slots, *self.frontier}, list[tuple[Call, set[int]]]()
         for call in reversed(self.graph.calls):
             if missing.intersection(call.outputs).difference(start):
-                needed.append(call)
+                needed.append((call, set(call.inputs) - missing))  # what nothing after it reads
                 missing.update(call.inputs)
         with keras.StatelessScope(collect_losses=True):
-            for call in reversed(needed):
+            for call, last_read in reversed(needed):
                 written = call.run([values[slot] for slot in call.inputs])
                 values.update(zip(call.outputs, written, strict=True))
+                for slot in last_read:
+                    del values[slot]
         return values
 
 
@@ -158,9 +163,9 @@ class Twins:
             starts = kept or self._starts(number)
             known = tuple(tuple(values) for values in starts)
             masks = {slot: mask for slot, mask in self._counted(number).items() if slot in slots}
-            if known not in compiled:
+            if len(self.batches) > _FEW and known not in compiled:
                 compiled[known] = traced(run, starts, masks)
-            found, (before, after) = compiled[known](starts, masks)
+            found, (before, after) = compiled.get(known, run)(starts, masks)
             if keeping and _size(before, after) + _size(*chain(*self._kept.values())) <= self.memory:
                 self._kept[number] = before, after
             yield found

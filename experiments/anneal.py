@@ -68,6 +68,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "annealed on divergence, forward, no swaps": {**FORWARD, "outcome": "divergence", "swaps": 0},
     "annealed for merging": {"ablation": "merged"},
     "annealed for merging, blends": {"ablation": "merged", "blend": True},
+    "annealed for merging, 500 rounds, blends": {"ablation": "merged", "blend": True, "rounds": 500},
     "annealed for merging, first order": {"ablation": "merged", "schedule": dr.Annealing(second_order=False)},
     "annealed for merging, 500 rounds": {"ablation": "merged", "rounds": 500},
     "annealed for merging, 1000 rounds": {"ablation": "merged", "rounds": 1000},

@@ -87,14 +87,17 @@ def test_random_probes_are_unbiased(curvature: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "settings",
+    ("name", "settings"),
     [
-        *({}, {"statistic": "sd"}, {"statistic": "mean_absolute"}),
-        *({"order": 2, "curvature": dr.Exact()}, {"order": 2, "statistic": "variance"}),
-        {"order": 2, "curvature": dr.Hutchinson(2)},
+        *(("mlp", {}), ("cnn", {"statistic": "sd"}), ("residual", {"statistic": "mean_absolute"})),
+        *((name, {"order": 2, "curvature": dr.Exact()}) for name in ("mlp", "cnn", "residual")),
+        *(("mlp", {"order": 2, "statistic": "variance"}), ("cnn", {"order": 2, "statistic": "variance"})),
+        *(
+            ("mlp", {"order": 2, "curvature": dr.Hutchinson(2)}),
+            ("residual", {"order": 2, "curvature": dr.Hutchinson(2)}),
+        ),
     ],
 )
-@pytest.mark.parametrize("name", ["mlp", "cnn", "residual"])
 def test_one_mask_a_batch_gives_the_same_derivatives(name: str, settings: dict[str, Any]) -> None:
     model, data, elements, _ = given(name)
     rows, batch = (dr.taylor(model, data, e, **settings) for e in (elements, one_mask(elements)))

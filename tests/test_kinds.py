@@ -267,7 +267,7 @@ def test_impacts_of_weights_converge_to_enumeration() -> None:
     design = dr.Bernoulli(rate, examples_per_mask=16)
     record = dr.sample(
         *(model, (x, y), elements),
-        rows=16 * 6_000,
+        rows=16 * 3_000,
         design=design,
         outcomes="loss",
         gradients=("loss",),

@@ -217,8 +217,9 @@ def true_impacts(model: keras.Model, data: tuple, elements: dr.Elements, rate: f
     return impacts
 
 
-@pytest.mark.parametrize("name", ["mlp", "residual", "shared", "two_inputs"])
-@pytest.mark.parametrize("rate", [0.2, 0.5])
+@pytest.mark.parametrize(
+    ("name", "rate"), [("mlp", 0.2), ("mlp", 0.5), ("residual", 0.2), ("shared", 0.5), ("two_inputs", 0.2)]
+)
 def test_estimates_converge_to_the_enumerated_impacts(name: str, rate: float) -> None:
     model = models.build(name)
     data = models.data_for(model, 25)

@@ -1,6 +1,5 @@
 """Laws of accuracy limits and of the search for them."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -8,7 +7,6 @@ import keras
 import models
 import numpy as np
 import pytest
-from conftest import Labelled
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
@@ -111,14 +109,6 @@ def test_losses_of_another_size_have_limits_of_that_size() -> None:
     assert upper_limit(np.zeros(400), 0.95) == pytest.approx(1 - 0.05 ** (1 / 400))
 
 
-@pytest.fixture
-def wide() -> tuple[keras.Model, Labelled]:
-    """One layer of 100 units, and 160 examples."""
-    model = keras.Sequential([keras.Input((6,)), layers.Dense(100, "relu"), layers.Dense(3)])
-    rng = np.random.default_rng(0)
-    return model, (rng.normal(size=(160, 6)).astype(np.float32), rng.integers(0, 3, 160))
-
-
 @pytest.mark.parametrize(
     ("hopeful", "rise", "bearable", "measured", "level"),
     [
@@ -139,26 +129,44 @@ def test_an_accuracy_limit_is_checked_in_two_orders_that_end_with_a_failure(
     bearable: int,
     measured: tuple[int, ...],
     level: float,
-    wide: tuple[keras.Model, Labelled],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Fractions in twentieths up to .9: until where the pilot passes, and until where the limit is kept to."""
-    model, (x, y) = wide
-    elements = dr.elements(model)
-    limit, fractions, levels = dr.AccuracyLimit(0.3, (x[80:], y[80:])), [], []
-    guesses: Iterator[float] = iter(0.3 * rise ** (np.arange(1, 20) - hopeful - 0.5))
+    """Eighteen sizes: until where the pilot passes, and until where the limit is kept to."""
+    elements = dr.elements(keras.Sequential([keras.Input((6,)), layers.Dense(20), layers.Dense(3)]))
+    found: list[tuple[int, float]] = []
 
-    def measure(_: dr.AccuracyLimit, pruned: dr.Pruned, at: float) -> float:
+    def measure(selection: dr.Selection, at: float) -> float:
+        found.append((len(selection.dropped), at))
+        return 1.0 if len(selection.dropped) > bearable else 0.0
+
+    monkeypatch.setattr(
+        search, "_candidates", lambda *_, **__: (dr.Selection.dropping(elements, range(n)) for n in range(1, 19))
+    )
+    limit: Any = SimpleNamespace(most=0.3, level=0.95, measure=measure)
+    guesses = iter(0.3 * rise ** (np.arange(1, 20) - hopeful - 0.5))
+    asked: Any = SimpleNamespace(elements=elements), lambda selection: selection, limit, None
+    selection = search.within(*asked, pilot=lambda _: next(guesses), progress=False)
+    assert [size for size, _ in found] == list(measured)
+    assert found[-1][1] == pytest.approx(level)
+    assert len(selection.dropped) == max(size for size in measured if size <= bearable)
+
+
+def test_an_accuracy_limit_is_checked_in_twentieths(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(100, "relu"), layers.Dense(3)])
+    rng, fractions = np.random.default_rng(0), list[float]()
+    x, y = rng.normal(size=(160, 6)).astype(np.float32), rng.integers(0, 3, 160)
+
+    def measure(_: dr.AccuracyLimit, pruned: dr.Pruned, level: float) -> float:
         fractions.append(pruned.selection.fraction)
-        levels.append(at)
-        return 1.0 if pruned.selection.fraction > 0.05 * bearable + 0.01 else 0.0
+        return 1.0 if pruned.selection.fraction > 0.41 else 0.0
 
     monkeypatch.setattr(dr.AccuracyLimit, "measure", measure)
-    monkeypatch.setattr(dr.AccuracyLimit, "guess", lambda *_: next(guesses))
-    selection = dr.anneal(model, (x[:80], y[:80]), elements, target=limit, floor=10, swaps=0, **QUICK)
-    np.testing.assert_allclose(fractions, 0.05 * np.array(measured))
-    assert levels[-1] == pytest.approx(level)
-    assert selection.fraction == pytest.approx(0.05 * max(size for size in measured if size <= bearable))
+    monkeypatch.setattr(dr.AccuracyLimit, "guess", lambda *_: 1.0)
+    limit = dr.AccuracyLimit(0.3, (x[80:], y[80:]))
+    monkeypatch.setattr(search, "_RISE", 0.0)  # nothing is left out
+    selection = dr.anneal(model, (x[:80], y[:80]), dr.elements(model), target=limit, floor=10, swaps=0, **QUICK)
+    np.testing.assert_allclose(fractions, 0.05 * np.arange(1, 10))
+    assert selection.fraction == pytest.approx(0.4)
 
 
 @pytest.mark.parametrize(

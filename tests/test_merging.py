@@ -79,18 +79,18 @@ def test_merging_comes_closer_to_the_whole_model(name: str) -> None:
     assert (merged["unexplained"] <= 1).all()
 
 
-@pytest.mark.parametrize("name", ["cnn", "cnn_bn", "residual", "concatenating", "shared", "transformer_block"])
+@pytest.mark.parametrize("name", ["cnn_bn", "residual", "shared", "transformer_block"])
 def test_values_kept_between_layers_are_those_computed_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.build(name)
     data = models.data_for(model, 60)
     selection = dr.Selection.random(dr.elements(model), 0.4, seed=1)
     merged = []
-    for memory in (1 << 30, 20_000, 0):  # all batches, some, none
+    for memory, batch_size in ((1 << 30, 8), (20_000, 8), (0, 8), (1 << 30, 60)):  # all batches, some, none, as it is
         monkeypatch.setattr(Twins.__init__, "__defaults__", (memory,))
-        merge = dr.LeastSquares(batch_size=8, ridges=(0.1,), predictions=False)
+        merge = dr.LeastSquares(batch_size=batch_size, ridges=(0.1,), predictions=False)
         merged.append(run(dr.prune(model, selection, data, merge=merge).model, data[0]))
-    assert np.allclose(merged[0], merged[2], rtol=1e-3, atol=1e-4)
-    assert np.allclose(merged[1], merged[2], rtol=1e-3, atol=1e-4)
+    for values in merged[1:]:
+        np.testing.assert_allclose(values, merged[0], rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("merge", ["mean", "least_squares"])

@@ -27,15 +27,14 @@ def copy_unit(cell: list[np.ndarray], copy: int, of: int) -> list[np.ndarray]:
     return cell
 
 
-@pytest.mark.parametrize("sequences", [False, True])
 @pytest.mark.parametrize(
-    "layer",
+    ("layer", "sequences"),
     [
-        layers.SimpleRNN(4),
-        layers.GRU(4),
-        layers.LSTM(4, use_bias=False),
-        layers.Bidirectional(layers.GRU(4)),
-        layers.Bidirectional(layers.LSTM(4), merge_mode="sum"),
+        (layers.SimpleRNN(4), True),
+        (layers.GRU(4), False),
+        (layers.LSTM(4, use_bias=False), True),
+        (layers.Bidirectional(layers.GRU(4)), True),
+        (layers.Bidirectional(layers.LSTM(4), merge_mode="sum"), False),
     ],
 )
 def test_copies_of_recurrent_units_are_merged_exactly(layer: keras.layers.Layer, sequences: bool) -> None:
