@@ -199,39 +199,32 @@ class Round:
         import tensorflow as tf
 
         probe = self.probe
-        with tf.GradientTape(persistent=True) as tape:
-            tape.watch(masks)
-            prediction = probe.predict(bundle, masks)
-            value = probe.surrogate(prediction, bundle)
-            missed = self._missed(prediction, bundle)
-            scores = None if signs is None else Divergence.scores(prediction, signs)
-        g: Any = tape.gradient(value, masks)
+        prediction = probe.predict(bundle, masks)
+        (g,) = tf.gradients(probe.surrogate(prediction, bundle), masks)
         g /= float(self.group)
         sums = [g * masks, g * (1.0 - masks)]
-        if scores is not None:
-            sums.append(tf.square(tape.gradient(scores, masks)) / float(self.group))
+        if signs is not None:
+            (by_scores,) = tf.gradients(Divergence.scores(prediction, signs), masks)
+            sums.append(tf.square(by_scores) / float(self.group))
         summed = tf.stack([tf.reduce_sum(part, axis=0) for part in sums])
-        return *self._outcomes(prediction, bundle), summed, self._by_last(tape, missed)
+        return *self._outcomes(prediction, bundle), summed, self._by_last(prediction, bundle)
 
     def _measure(self, bundle: Any, masks: Any) -> Any:
         """As `_differentiate`, without derivatives by the masks."""
         import tensorflow as tf
 
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch([] if self.probe.network.last is None else self.probe.network.last.variables)
-            prediction = self.probe.predict(bundle, masks)
-            missed = self._missed(prediction, bundle)
-        return *self._outcomes(prediction, bundle), tf.zeros(()), self._by_last(tape, missed)
+        prediction = self.probe.predict(bundle, masks)
+        return *self._outcomes(prediction, bundle), tf.zeros(()), self._by_last(prediction, bundle)
 
-    def _missed(self, prediction: Prediction, bundle: Any) -> "tf.Tensor":
-        """Mean divergence, which the last layer learns to lower, as merging does."""
+    def _by_last(self, prediction: Prediction, bundle: Any) -> "list[tf.Tensor]":
+        """Derivatives by the last layer of the mean divergence, which it learns to lower, as merging does."""
         import tensorflow as tf
 
-        return tf.reduce_mean(Divergence().measure(prediction, bundle.labels, self.probe.predicted_whole(bundle)))
-
-    def _by_last(self, tape: Any, missed: "tf.Tensor") -> "list[tf.Tensor]":
         last = self.probe.network.last
-        return [] if last is None else tape.gradient(missed, last.variables, unconnected_gradients="zero")
+        if last is None:
+            return []
+        missed = Divergence().measure(prediction, bundle.labels, self.probe.predicted_whole(bundle))
+        return tf.gradients(tf.reduce_mean(missed), last.variables, unconnected_gradients="zero")
 
     def _outcomes(self, prediction: Prediction, bundle: Any) -> "tuple[tf.Tensor, tf.Tensor]":
         """Mean outcome of each mask, and that of the whole model on the same examples."""

@@ -137,14 +137,11 @@ class ChunkRunner:
         import tensorflow as tf
 
         kept = tf.cast(masks, tf.float32)
-        with tf.GradientTape(persistent=len(self.gradients) > 1) as tape:
-            tape.watch(kept)
-            here, there = (self._prediction(outputs, counted) for outputs in (self._forward(gathered, kept), whole))
-            by_name = {outcome.name: outcome for outcome in self._row_outcomes}
-            surrogates = [by_name[name].surrogate(here, labels, there) for name in self.gradients]
+        here, there = (self._prediction(outputs, counted) for outputs in (self._forward(gathered, kept), whole))
+        by_name = {outcome.name: outcome for outcome in self._row_outcomes}
+        surrogates = {name: by_name[name].surrogate(here, labels, there) for name in self.gradients}
         sums = [
-            self._gradient_sums(name, tape.gradient(surrogate, kept), kept)
-            for name, surrogate in zip(self.gradients, surrogates, strict=True)
+            self._gradient_sums(name, tf.gradients(surrogate, kept)[0], kept) for name, surrogate in surrogates.items()
         ]
         if not self._row_outcomes:
             return tf.zeros([tf.shape(masks)[0], 0]), here.outputs, sums

@@ -63,7 +63,7 @@ def without(n_elements: int, *dropped: int) -> np.ndarray:
 # --- measured -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", GRID)
+@pytest.mark.parametrize("name", [*OF_UNITS, "recurrent", "encoder_decoder"])
 def test_leave_one_out_is_what_it_says(name: str) -> None:
     model, data, elements, network = given(name)
     n = len(elements)
@@ -109,9 +109,10 @@ def test_greedy_drops_the_best_of_what_is_left(step: float) -> None:
 
 
 def coalition_values(network: MaskedNetwork, data: Labelled) -> dict[tuple[bool, ...], float]:
-    n = len(network.elements)
-    masks = list(itertools.product([False, True], repeat=n))
-    return {m: float(tf.reduce_mean(losses(network, data, np.array(m, np.float32)))) for m in masks}
+    (x, y), masks = data, list(itertools.product([False, True], repeat=len(network.elements)))
+    every = np.tile(x, (len(masks), 1)), np.tile(y, len(masks))
+    values = losses(network, every, np.repeat(np.array(masks, np.float32), len(y), axis=0))
+    return dict(zip(masks, np.mean(np.reshape(values, (len(masks), -1)), axis=1).tolist(), strict=True))
 
 
 @pytest.mark.parametrize("segment", [4, 16])

@@ -18,7 +18,7 @@ from dropreg.blending import Blend, Blender, chosen
 from dropreg.copying import run_model
 from dropreg.surgery import cut
 
-GRID = ["mlp", "cnn_bn", "transformer_block", "tagger"]
+GRID = ["mlp", "cnn_bn", "transformer_block"]
 ASKED: dict[str, Any] = {"rounds": 3, "ablation": "merged", "blend": True}
 
 

@@ -14,6 +14,7 @@ import pytest
 from test_data_sources import two_outputs
 
 import dropreg as dr
+from dropreg import annealer
 from dropreg.cli import load_model_file, main
 
 Labelled = tuple[np.ndarray, np.ndarray]
@@ -89,7 +90,9 @@ def test_smaller_model_is_that_of_the_library(
     options: list[str],
     settings: dict[str, Any],
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(annealer, "_ROWS", 128)  # fewer rounds
     assert main(["prune", files[0], "--data", files[1], "--test", test_file, "--quiet", *options]) == 0
     elements = dr.elements(model, include=["first"] if "--include" in options else None)
     expected = dr.prune(model, data=data, elements=elements, **settings)
@@ -141,8 +144,13 @@ def test_what_would_be_lost_after_the_work_is_refused_before_it(
 
 
 def test_smaller_model_within_a_loss(
-    files: tuple[str, str], test_file: str, model: keras.Model, capsys: pytest.CaptureFixture[str]
+    files: tuple[str, str],
+    test_file: str,
+    model: keras.Model,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(annealer, "_ROWS", 128)  # fewer rounds
     command = ["prune", files[0], "--data", files[1], "--quiet", "--max-loss", "0.9"]
     assert main(command) == 2
     assert "--max-loss must have examples to show it on, received none: pass --test" in capsys.readouterr().err
@@ -389,7 +397,9 @@ def test_module_is_a_command() -> None:
     assert "Traceback" not in done.stderr
 
 
-def test_demo(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_demo(work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    read = dr.examples.fashion_mnist
+    monkeypatch.setattr(dr.examples, "fashion_mnist", lambda part: tuple(values[:2000] for values in read(part)))
     folder = work / "new" / "folder"
     assert main(["demo", "--rows", "3000", "--quiet", "--out", str(folder)]) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["impact.csv", "impact.png"]

@@ -30,7 +30,9 @@ def test_first_order_agrees_with_finite_differences(name: str) -> None:
     np.testing.assert_allclose(table.impact, -table.frame["gradient_mean"])
 
 
-@pytest.mark.parametrize("name", OF_UNITS)
+@pytest.mark.parametrize(
+    "name", sorted(set(OF_UNITS) - {"cnn_1d", "mlp", "nested", "preprocessing", "separable", "u_net"})
+)
 def test_exact_curvature_is_the_diagonal_of_the_full_hessian(name: str) -> None:
     model, data, elements, network = given(name, 3)
     mask = tf.ones(len(elements))

@@ -118,9 +118,10 @@ def test_rows_do_not_see_each_other(build, kind) -> None:
     model = randomized(build())
     elements, x = dr.elements(model, kind), inputs(model, 6)
     masks = masks_of(elements, 6)
-    together = masked(model, elements, x, masks)
+    network = MaskedNetwork(model, elements)
+    together = network([x], masks)
     for row in range(6):
-        alone = masked(model, elements, x[row : row + 1], masks[row : row + 1])
+        alone = network([x[row : row + 1]], masks[row : row + 1])
         np.testing.assert_allclose(together[row], alone[0], rtol=RELATIVE, atol=ABSOLUTE)
 
 
@@ -128,13 +129,13 @@ def test_rows_do_not_see_each_other(build, kind) -> None:
 def test_nothing_dropped_is_the_model_itself_and_every_element_shows(build, kind) -> None:
     model = randomized(build())
     elements, x = dr.elements(model, kind), inputs(model, 6)
-    whole = np.asarray(model(x))
+    whole, network = np.asarray(model(x)), MaskedNetwork(model, elements)
     kept = np.ones((6, len(elements)), bool)
-    np.testing.assert_allclose(masked(model, elements, x, kept), whole, rtol=RELATIVE, atol=ABSOLUTE)
+    np.testing.assert_allclose(network([x], kept), whole, rtol=RELATIVE, atol=ABSOLUTE)
     for j in range(len(elements)):
         without = kept.copy()
         without[:, j] = False
-        assert np.abs(masked(model, elements, x, without) - whole).max() > 1e-5, elements.names[j]
+        assert np.abs(network([x], without) - whole).max() > 1e-5, elements.names[j]
 
 
 @pytest.mark.parametrize(("build", "kind"), GRID, ids=IDS)
@@ -253,9 +254,9 @@ def test_impacts_of_weights_converge_to_enumeration() -> None:
     elements = dr.elements(model, "weights")
     n, rate = len(elements), 0.3
     every = (np.arange(2**n)[:, None] >> np.arange(n)) & 1 == 1
-    network = MaskedNetwork(model, elements)
-    run = tf.function(lambda mask: network([x], mask), input_signature=[tf.TensorSpec([1, n], tf.bool)])
-    scores = np.array([run(tf.constant(mask[None])) for mask in every], np.float64)
+    first, first_bias, second, second_bias = (weight.astype(np.float64) for weight in model.get_weights())
+    kernels = first * every[:, :6].reshape(-1, 3, 2), second * every[:, 6:].reshape(-1, 2, 3)
+    scores = np.tanh(x @ kernels[0] + first_bias) @ kernels[1] + second_bias
     log_p = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
     loss = -log_p[:, np.arange(16), y].mean(axis=1)
     chance = np.prod(np.where(every, 1 - rate, rate), axis=1)
@@ -267,10 +268,11 @@ def test_impacts_of_weights_converge_to_enumeration() -> None:
     design = dr.Bernoulli(rate, examples_per_mask=16)
     record = dr.sample(
         *(model, (x, y), elements),
-        rows=16 * 3_000,
+        rows=16 * 2_000,
         design=design,
         outcomes="loss",
         gradients=("loss",),
+        fidelity=None,
         progress=False,
     )
     for estimator in ("marginal", "ols", "assisted"):

@@ -61,14 +61,14 @@ def test_a_dropped_element_is_read_by_nobody(name: str) -> None:
     """Whatever a dropped unit computes, the output stays: the masked model is the one without it."""
     model = models.build(name)
     elements = dr.elements(model)
-    x = models.inputs_for(model, 5)
+    x, network = models.inputs_for(model, 5), MaskedNetwork(model, elements)
     for element in range(len(elements)):
         masks = random_masks(5, len(elements), seed=element)
         masks[:, element] = False
-        before = outputs(MaskedNetwork(model, elements), x, masks)
+        before = outputs(network, x, masks)
         kept = model.get_weights()
         disturb_units(model, list(elements.members[element]), seed=element)
-        after = outputs(MaskedNetwork(model, elements), x, masks)
+        after = outputs(network, x, masks)
         np.testing.assert_allclose(after, before, rtol=RELATIVE, atol=1e-6)
         model.set_weights(kept)
 
@@ -78,13 +78,13 @@ def test_a_kept_element_is_read(name: str) -> None:
     """The other half: while it is kept, another unit in its place shows in the output."""
     model = models.build(name)
     elements = dr.elements(model)
-    x = models.inputs_for(model, 5)
+    x, network = models.inputs_for(model, 5), MaskedNetwork(model, elements)
     everything = np.ones((5, len(elements)), dtype=bool)
-    before = outputs(MaskedNetwork(model, elements), x, everything)
+    before = outputs(network, x, everything)
     for element in range(len(elements)):
         kept = model.get_weights()
         disturb_units(model, list(elements.members[element]), seed=element)
-        after = outputs(MaskedNetwork(model, elements), x, everything)
+        after = outputs(network, x, everything)
         assert np.abs(after - before).max() > 1e-6, elements.names[element]
         model.set_weights(kept)
 

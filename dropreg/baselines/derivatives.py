@@ -214,13 +214,10 @@ class GaussNewton(Curvature):
 
         def body(bundle: Any, noise: Any) -> Any:
             masks = tf.ones([tf.shape(bundle.whole)[0], probe.n_elements])
-            with tf.GradientTape(persistent=True) as tape:
-                tape.watch(masks)
-                scores = _scores(probe.predict(bundle, masks))
-                slope, hessian = _curvature(probe, bundle, tf.stop_gradient(scores))
-                seeds = _directions(slope, hessian, noise) if n_probes else _units(slope)
-                products = [tf.reduce_sum(scores * tf.stop_gradient(seed)) for seed in seeds]
-            rows: list[Any] = [tape.gradient(product, masks) for product in products]
+            scores = _scores(probe.predict(bundle, masks))
+            slope, hessian = _curvature(probe, bundle, tf.stop_gradient(scores))
+            seeds = _directions(slope, hessian, noise) if n_probes else _units(slope)
+            rows = [tf.gradients(scores, masks, tf.stop_gradient(seed))[0] for seed in seeds]
             if n_probes:
                 return rows[0], tf.add_n([tf.square(row) for row in rows[1:]]) / n_probes
             jacobian = tf.reshape(tf.stack(rows, axis=1), [-1, *row, probe.n_elements])
@@ -308,10 +305,7 @@ class FirstOrder(Curvature):
 
         def body(bundle: Any) -> Any:
             masks = tf.ones([tf.shape(bundle.whole)[0], probe.n_elements])
-            with tf.GradientTape() as tape:
-                tape.watch(masks)
-                value = probe.value(bundle, masks)
-            return tape.gradient(value, masks)
+            return tf.gradients(probe.value(bundle, masks), masks)[0]
 
         step = probe.function(probe.by_row(body))
         return lambda examples: (step(probe.bundle(examples)).numpy(), None)
