@@ -12,7 +12,7 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
 - `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone),
   both also with "no swaps"; "annealed for merging" (dropped units predicted from those that stay), also "first order"
   (without second derivatives), "500 rounds" and "1000 rounds" (for each fraction, in place of 200), and with "blends"
-  (curvatures at the whole network added where that is better);
+  (curvatures at the whole network added where that is better), also "500 rounds, blends";
 - variants of it: "on accuracy" or "on divergence" in place of the accuracy on what the whole network decides right;
   "one run" without restarts; without both and in 50 large rounds a stage "large rounds" and "sharpened" (up to three
   times); "each fraction" is `dropreg.anneal` for each fraction by itself, twice as long as a stage of a path, without
