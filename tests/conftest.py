@@ -16,6 +16,7 @@ from keras import layers
 from runs import sample
 
 import dropreg as dr
+from dropreg import annealer
 
 settings.register_profile("dropreg", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("dropreg")
@@ -87,6 +88,12 @@ def finished(
     folder = tmp_path_factory.mktemp("finished")
     sample(model, data, elements, out=folder)
     return folder
+
+
+@pytest.fixture
+def few_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annealing takes few rounds where none are asked for."""
+    monkeypatch.setattr(annealer, "_ROWS", 128)
 
 
 @pytest.fixture

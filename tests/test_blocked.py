@@ -9,7 +9,6 @@ import pytest
 from keras import layers
 
 import dropreg as dr
-from dropreg import annealer
 from dropreg.masking import MaskedNetwork
 
 
@@ -121,8 +120,8 @@ def test_units_stay_that_what_takes_the_place_of_a_layer_would_lack(kinds: list[
     np.testing.assert_allclose(np.asarray(again.model(x)), np.asarray(expected), atol=1e-5)
 
 
-def test_a_budget_is_met_by_units_and_layers_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annealer, "_ROWS", 128)  # fewer rounds
+@pytest.mark.usefixtures("few_rounds")
+def test_a_budget_is_met_by_units_and_layers_together() -> None:
     model = blocks()
     elements, budget = dr.elements(model, ["neurons", "layers"]), dr.Budget("params", 0.2)
     data = models.data_for(model, 40)

@@ -14,7 +14,6 @@ import pytest
 from test_data_sources import two_outputs
 
 import dropreg as dr
-from dropreg import annealer
 from dropreg.cli import load_model_file, main
 
 Labelled = tuple[np.ndarray, np.ndarray]
@@ -82,6 +81,7 @@ def test_file(data: Labelled) -> str:
         ),
     ],
 )
+@pytest.mark.usefixtures("few_rounds")
 def test_smaller_model_is_that_of_the_library(
     files: tuple[str, str],
     test_file: str,
@@ -90,9 +90,7 @@ def test_smaller_model_is_that_of_the_library(
     options: list[str],
     settings: dict[str, Any],
     capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(annealer, "_ROWS", 128)  # fewer rounds
     assert main(["prune", files[0], "--data", files[1], "--test", test_file, "--quiet", *options]) == 0
     elements = dr.elements(model, include=["first"] if "--include" in options else None)
     expected = dr.prune(model, data=data, elements=elements, **settings)
@@ -143,14 +141,10 @@ def test_what_would_be_lost_after_the_work_is_refused_before_it(
     assert "must have shape (any," in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("few_rounds")
 def test_smaller_model_within_a_loss(
-    files: tuple[str, str],
-    test_file: str,
-    model: keras.Model,
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
+    files: tuple[str, str], test_file: str, model: keras.Model, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(annealer, "_ROWS", 128)  # fewer rounds
     command = ["prune", files[0], "--data", files[1], "--quiet", "--max-loss", "0.9"]
     assert main(command) == 2
     assert "--max-loss must have examples to show it on, received none: pass --test" in capsys.readouterr().err

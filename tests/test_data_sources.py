@@ -13,7 +13,6 @@ from keras import layers
 from test_kinds import inputs, masked, randomized
 
 import dropreg as dr
-from dropreg import annealer
 from dropreg.data import as_data, check_data
 
 
@@ -168,8 +167,8 @@ class Batches(keras.utils.PyDataset):
         )["loss"],
     ],
 )
-def test_a_generator_is_read_once(use: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annealer, "_ROWS", 128)  # fewer rounds
+@pytest.mark.usefixtures("few_rounds")
+def test_a_generator_is_read_once(use: Callable[..., Any]) -> None:
     model = models.build("mlp")
     x, y = models.data_for(model, 30)
     elements = dr.elements(model)

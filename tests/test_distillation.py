@@ -11,7 +11,6 @@ from keras import layers
 from scipy.special import log_softmax
 
 import dropreg as dr
-from dropreg import annealer
 from dropreg.distillation import DISTILLATION
 from dropreg.logits import guess_task
 from dropreg.tuning import Trainer
@@ -226,8 +225,8 @@ def test_without_labels_the_outputs_themselves_are_learned(activation: str) -> N
     assert found.recovered.loss_after == pytest.approx(kind * told, rel=2e-3)
 
 
-def test_pruning_distils_by_default_where_it_chooses_and_merges(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annealer, "_ROWS", 128)  # fewer rounds
+@pytest.mark.usefixtures("few_rounds")
+def test_pruning_distils_by_default_where_it_chooses_and_merges() -> None:
     model = models.build("mlp")
     x, y = models.data_for(model, 80)
     small = dr.prune(model, data=(x, y), fraction=0.4, seed=1)
