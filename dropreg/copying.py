@@ -19,6 +19,8 @@ from .zeros import HoldZeros
 
 BATCH = 500
 """Examples of a forward pass."""
+_FEW = 2
+"""So many runs end sooner as they are than a graph is made for them."""
 
 
 @contextmanager
@@ -84,8 +86,13 @@ def call_model(model: keras.Model, inputs: Sequence[Any], *, training: bool, out
     return call_outputs(model, inputs, training=training)[output]
 
 
-def traced(function: Callable[..., Any], *arrays: Any) -> Callable[..., Any]:
-    """`function` as a graph for arrays or tensors like these, lists of them included, with any number of rows."""
+def traced(function: Callable[..., Any], *arrays: Any, runs: int | None = None) -> Callable[..., Any]:
+    """`function` as a graph for arrays or tensors like these, lists of them included, with any number of rows.
+
+    As it is where it will run so few times (`runs`, if that is known) that a graph would not pay.
+    """
+    if runs is not None and runs <= _FEW:
+        return function
     specs: Any = tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), arrays)
     return compiled(function, specs).get_concrete_function()
 
@@ -97,6 +104,7 @@ def run_model(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]
         with keras.StatelessScope(collect_losses=True):
             return tf.cast(call_model(model, inputs, training=False, output=examples.output), tf.float32)
 
-    run, starts = traced(forward, list(examples.inputs)), range(0, len(examples), BATCH)
+    starts = range(0, len(examples), BATCH)
+    run = traced(forward, list(examples.inputs), runs=len(starts))
     parts = [run([tf.convert_to_tensor(x[k : k + BATCH]) for x in examples.inputs]).numpy() for k in starts]
     return examples.check_outputs(np.concatenate(parts), model.name)

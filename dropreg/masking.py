@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from .compiled import compiled
 from .copying import traced
 from .elements import Elements, check_fits
 from .errors import ParameterError
@@ -267,9 +266,10 @@ class MaskedNetwork:
                 values | {k: with_counted(values[k], mask) for k, mask in idle_masks(self.graph, batch).items()}
             )
 
-        run = traced(of_batch, list(examples.inputs))
+        starts = range(0, len(examples), batch_size)
+        run = traced(of_batch, list(examples.inputs), runs=len(starts))
         totals: list[Any] = []
-        for start in range(0, len(examples), batch_size):
+        for start in starts:
             batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
             parts = [len(batch[0]) / len(examples) * np.asarray(part, np.float64) for part in run(batch)]
             totals = [a + b for a, b in zip(totals, parts, strict=True)] if totals else parts
@@ -290,10 +290,10 @@ class MaskedNetwork:
 
     def cached_prefix(self, examples: "Examples", batch_size: int, most_bytes: int) -> list[tf.Tensor] | None:
         """Frontier values of all examples, or None where they would take more than `most_bytes`."""
-        specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in examples.inputs]
-        prefix = compiled(self.prefix, [specs])
+        starts = range(0, len(examples), batch_size)
+        prefix = traced(self.prefix, list(examples.inputs), runs=len(starts))
         parts: list[list[tf.Tensor]] = []
-        for start in range(0, len(examples), batch_size):
+        for start in starts:
             batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
             parts.append(prefix(batch))
             used = sum(value.shape.num_elements() * value.dtype.size for value in parts[0])

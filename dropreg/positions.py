@@ -45,8 +45,8 @@ def counted_positions(
             given = call_model(model, batch, training=False, output=output)
         return at_positions(given, step_mask(given))
 
-    run = traced(positions, list(inputs))
     starts = range(0, len(inputs[0]), BATCH)
+    run = traced(positions, list(inputs), runs=len(starts))
     counted = np.concatenate([run([tf.convert_to_tensor(x[k : k + BATCH]) for x in inputs]).numpy() for k in starts])
     empty = np.flatnonzero(~counted.reshape(len(counted), -1).any(axis=1))
     if len(empty):

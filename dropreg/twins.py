@@ -30,9 +30,6 @@ Packed = dict[int, list[tf.Tensor]]
 Rows = Callable[[Batch, Batch], tuple[tf.Tensor, tf.Tensor]]
 """Channels that are read, before and after, (rows, channels), of the values in some slots of the two networks."""
 
-_FEW = 2
-"""So many batches run sooner as they are than a graph is made for them."""
-
 
 @dataclass(frozen=True)
 class Target:
@@ -163,9 +160,9 @@ class Twins:
             starts = kept or self._starts(number)
             known = tuple(tuple(values) for values in starts)
             masks = {slot: mask for slot, mask in self._counted(number).items() if slot in slots}
-            if len(self.batches) > _FEW and known not in compiled:
-                compiled[known] = traced(run, starts, masks)
-            found, (before, after) = compiled.get(known, run)(starts, masks)
+            if known not in compiled:
+                compiled[known] = traced(run, starts, masks, runs=len(self.batches))
+            found, (before, after) = compiled[known](starts, masks)
             if keeping and _size(before, after) + _size(*chain(*self._kept.values())) <= self.memory:
                 self._kept[number] = before, after
             yield found
@@ -176,8 +173,9 @@ class Twins:
             self._masks = []
             if self.rebuilt.before.idle:
                 inputs = [array[:1] for array in self.inputs]
-                masks_of = traced(lambda batch: idle_masks(self.rebuilt.before, batch), inputs)
-                self._masks = [masks_of(self._batch(k)) for k in range(len(self.batches))]
+                numbers = range(len(self.batches))
+                masks_of = traced(lambda batch: idle_masks(self.rebuilt.before, batch), inputs, runs=len(numbers))
+                self._masks = [masks_of(self._batch(number)) for number in numbers]
         return self._masks[number] if self._masks else {}
 
     def _batch(self, number: int) -> Batch:
