@@ -241,6 +241,23 @@ def build(name: str, seed: int = 0) -> keras.Model:
     return model
 
 
+_READY: dict[tuple[str, int], tuple[keras.Model, list[np.ndarray]]] = {}
+
+
+def ready(name: str, seed: int = 0) -> keras.Model:
+    """`build`, once for all tests, which must leave it as it is."""
+    keras.utils.set_random_seed(seed)
+    if (name, seed) not in _READY:
+        model = build(name, seed)
+        _READY[name, seed] = model, model.get_weights()
+    model, weights = _READY[name, seed]
+    for old, new in zip(weights, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(new, old, f"an earlier test changed {name}")
+    assert not model.compiled, f"an earlier test compiled {name}"
+    assert all(layer.trainable for layer in model._flatten_layers()), f"an earlier test froze {name}"
+    return model
+
+
 def inputs_for(model: keras.Model, n_examples: int, seed: int = 0) -> list[np.ndarray]:
     """Random inputs of a model, one array each."""
     rng = np.random.default_rng(seed)

@@ -39,7 +39,7 @@ from dropreg.masking import MaskedNetwork
 )
 def test_what_cannot_be_found_is_refused(kind: Any, options: dict[str, Any], says: str) -> None:
     with pytest.raises((dr.ParameterError, dr.ModelError), match=says):
-        dr.elements(models.build("mlp"), kind, **options)
+        dr.elements(models.ready("mlp"), kind, **options)
 
 
 def test_blocks_of_no_size_are_refused() -> None:
@@ -76,7 +76,7 @@ def test_mean_ablation_of_heads_is_refused() -> None:
 
 
 def test_a_batch_size_does_not_go_with_weights() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     with pytest.raises(dr.ParameterError, match=r"`batch_size` must be the 128 examples of a mask .*received 64"):
         dr.sample(
             *(model, models.data_for(model, 20), dr.elements(model, "weights")),
@@ -119,7 +119,7 @@ def test_a_batch_size_does_not_go_with_weights() -> None:
     ],
 )
 def test_batches_that_do_not_fit_are_refused(data: Any, says: str) -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x, y = models.data_for(model, 20)
     with pytest.raises(dr.DataError, match=says):
         dr.sample(model, data(x, y), dr.elements(model), rows=64, outcomes="divergence", progress=False)
@@ -144,7 +144,7 @@ def test_batches_are_not_rounded_to_the_first_one(first: np.ndarray, later: np.n
 
 
 def test_fractions_for_whole_numbers_are_refused() -> None:
-    model = models.build("bidirectional")
+    model = models.ready("bidirectional")
     x, y = models.data_for(model, 20)
     with pytest.raises(dr.DataError, match=r"must be whole numbers .int32., received fractions .* such as 0.5"):
         dr.sample(model, (np.where(x == 3, 0.5, x), y), dr.elements(model), rows=64, progress=False)
@@ -152,7 +152,7 @@ def test_fractions_for_whole_numbers_are_refused() -> None:
 
 @pytest.mark.parametrize("number", [10, -1])
 def test_numbers_that_an_embedding_does_not_know_are_refused(number: int) -> None:
-    model = models.build("bidirectional")
+    model = models.ready("bidirectional")
     x, y = models.data_for(model, 20)
     x = np.where(np.arange(20)[:, None] == 7, number, x)
     says = f"must be numbers from 0 to 9, as the embedding .*received {number} at example 7: number the tokens as in"
@@ -161,7 +161,7 @@ def test_numbers_that_an_embedding_does_not_know_are_refused(number: int) -> Non
 
 
 def test_whole_numbers_out_of_range_are_refused() -> None:
-    model = models.build("bidirectional")
+    model = models.ready("bidirectional")
     x, y = models.data_for(model, 20)
     with pytest.raises(dr.DataError, match=r"must be whole numbers .int32., .*out of range such as 42949673"):
         dr.sample(model, (x.astype(np.int64) + 2**32, y), dr.elements(model), rows=64, progress=False)

@@ -48,8 +48,10 @@ def losses(network: MaskedNetwork, data: Labelled, mask: Any) -> tf.Tensor:
     return tf.reduce_mean(tf.reshape(tf.nn.sparse_softmax_cross_entropy_with_logits(y, outputs), [len(y), -1]), axis=1)
 
 
-def given(name: str, n: int = N) -> tuple[keras.Model, Labelled, dr.Elements, MaskedNetwork]:
-    model = models.build(name)
+def given(
+    name: str, n: int = N, make: Callable[[str], keras.Model] = models.ready
+) -> tuple[keras.Model, Labelled, dr.Elements, MaskedNetwork]:
+    model = make(name)
     elements = dr.elements(model)
     return model, models.data_for(model, n), elements, MaskedNetwork(model, elements)
 
@@ -183,7 +185,7 @@ SCORERS: dict[str, Callable[..., dr.ImpactTable]] = {
 
 @pytest.mark.parametrize("scorer", SCORERS.values(), ids=SCORERS)
 def test_an_element_that_nothing_reads_has_impact_zero(scorer: Any) -> None:
-    model, data, elements, _ = given("mlp", 20)
+    model, data, elements, _ = given("mlp", 20, models.build)
     kernel, bias = model.get_layer("out").get_weights()
     kernel[2] = 0.0
     model.get_layer("out").set_weights([kernel, bias])
@@ -193,7 +195,7 @@ def test_an_element_that_nothing_reads_has_impact_zero(scorer: Any) -> None:
 
 
 def test_trained_gates_shut_what_nobody_reads() -> None:
-    model, data, elements, _ = given("mlp", 20)
+    model, data, elements, _ = given("mlp", 20, models.build)
     kernel, bias = model.get_layer("out").get_weights()
     kernel[[0, 3]] = 0.0
     model.get_layer("out").set_weights([kernel, bias])

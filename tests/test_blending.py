@@ -57,7 +57,7 @@ def crossed(model: Any, data: Any, selection: dr.Selection) -> float:
 @pytest.mark.parametrize("name", GRID)
 def test_what_is_taken_is_at_least_as_good_merged(name: str) -> None:
     """Than the logits by themselves; each half of the examples measures the network that `prune` makes of the other."""
-    model = models.build(name)
+    model = models.ready(name)
     blender, data, elements = blender_of(model)
     curvature = dr.obd(model, data, elements, outcome="divergence").impact
     alive = np.ones(len(elements), bool)
@@ -75,7 +75,7 @@ def test_what_is_taken_is_at_least_as_good_merged(name: str) -> None:
 
 
 def test_weights_double_as_long_as_it_helps(monkeypatch: pytest.MonkeyPatch) -> None:
-    blender, _, elements = blender_of(models.build("mlp"))
+    blender, _, elements = blender_of(models.ready("mlp"))
     alive, logits = np.ones(len(elements), bool), np.arange(float(len(elements)))
     for values, weights, best in (
         ([1, 2], [0, 0.5], 0),
@@ -102,7 +102,7 @@ def test_curvatures_help_logits_that_know_nothing() -> None:
 
 
 def test_what_has_gone_stays_gone() -> None:
-    blender, _, elements = blender_of(models.build("mlp"))
+    blender, _, elements = blender_of(models.ready("mlp"))
     alive = np.arange(len(elements)) % 3 > 0
     logits = np.where(alive, np.random.default_rng(0).normal(size=len(elements)), np.nan)
     found = blender(logits, alive, 0.6)
@@ -113,7 +113,7 @@ def test_what_has_gone_stays_gone() -> None:
 
 def test_a_path_says_what_it_blended(monkeypatch: pytest.MonkeyPatch) -> None:
     """And goes on from there: selections are nested, rows are counted."""
-    model = models.build("mlp")
+    model = models.ready("mlp")
     data, elements = models.data_for(model, 64), dr.elements(model)
     without = dr.anneal_path(model, data, elements, fractions=(0.3, 0.6), **{**ASKED, "blend": False})
     assert without.history["blend"].isna().all()
@@ -130,7 +130,7 @@ def test_a_path_says_what_it_blended(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_paths_are_the_same_for_the_same_arguments() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     data, elements = models.data_for(model, 64), dr.elements(model)
     first, again = (dr.anneal_path(model, data, elements, fractions=(0.3, 0.6), **ASKED) for _ in range(2))
     np.testing.assert_array_equal(first.logits, again.logits)
@@ -139,7 +139,7 @@ def test_paths_are_the_same_for_the_same_arguments() -> None:
 
 
 def test_only_where_second_derivatives_are_at_hand() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     data, elements = models.data_for(model, 64), dr.elements(model)
     received: tuple[tuple[dict[str, Any], str], ...] = (
         ({"ablation": "zero", "outcome": "divergence"}, "ablation='zero', gradients=True"),

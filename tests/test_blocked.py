@@ -13,7 +13,7 @@ from dropreg.masking import MaskedNetwork
 
 
 def test_unequal_directions_are_refused_or_kept() -> None:
-    model = models.build("bidirectional")
+    model = models.ready("bidirectional")
     elements = dr.elements(model)
     selection = dr.Selection.dropping(elements, [0])
     with pytest.raises(dr.ModelError, match=r"as many units in both directions, which would keep 2 and 3.*on_blocked"):
@@ -46,7 +46,7 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_measured(monkeypatch: 
         raise AssertionError("measured")
 
     monkeypatch.setattr("dropreg.choosing.Annealer", measure)
-    model = models.build("bidirectional")
+    model = models.ready("bidirectional")
     elements = dr.elements(model, include=["forward_gru"])
     data = models.data_for(model, 20)
     limit = dr.AccuracyLimit(0.5, models.data_for(model, 30, seed=5))

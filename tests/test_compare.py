@@ -108,7 +108,7 @@ def test_costs_of_convolutions_are_those_of_the_smaller_model() -> None:
     saved = cost_of(model, elements).saved(kept)
     assert model.count_params() - saved[0] == smaller.count_params()
     assert total_macs(model) - saved[1] == total_macs(smaller)
-    assert np.isnan(total_macs(models.build("transformer_block")))  # attention has no kernel that is known
+    assert np.isnan(total_macs(models.ready("transformer_block")))  # attention has no kernel that is known
 
 
 def test_the_best_of_every_layer_stays(elements: dr.Elements) -> None:

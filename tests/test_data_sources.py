@@ -169,7 +169,7 @@ class Batches(keras.utils.PyDataset):
 )
 @pytest.mark.usefixtures("few_rounds")
 def test_a_generator_is_read_once(use: Callable[..., Any]) -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x, y = models.data_for(model, 30)
     elements = dr.elements(model)
     batches = ((x[k : k + 4], y[k : k + 4]) for k in range(0, 30, 4))
@@ -178,7 +178,7 @@ def test_a_generator_is_read_once(use: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("source", ["tf.data", "generator", "PyDataset", "memmap"])
 def test_data_may_come_in_batches_or_lie_on_disk(source: str, tmp_path) -> None:
-    model = models.build("cnn")
+    model = models.ready("cnn")
     x, y = models.data_for(model, 30)
     elements = dr.elements(model)
     if source == "tf.data":
@@ -232,7 +232,7 @@ def test_batches_without_labels(labels: tuple[None, ...]) -> None:
 
 
 def test_bfloat16_is_read_as_float32() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x, y = models.data_for(model, 10)
     x = tf.cast(x, tf.bfloat16)
     streamed, _ = dr.stream(tf.data.Dataset.from_tensor_slices((x, y)).batch(4))
@@ -245,7 +245,7 @@ def test_bfloat16_is_read_as_float32() -> None:
 @pytest.mark.parametrize("name", ["mlp", "two_inputs", "tagger"])
 @pytest.mark.parametrize("n_outputs", [1, 2])
 def test_examples_become_data_and_data_examples(name: str, n_outputs: int) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     x, y = models.data_for(model, 12)
     output = model.outputs[0]
     if n_outputs == 2:

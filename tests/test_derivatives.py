@@ -167,7 +167,7 @@ def test_outcomes_of_which_more_is_better_change_sign(model: keras.Model, data: 
     ],
 )
 def test_derivatives_of_other_kinds_agree_with_finite_differences(name: str, kind: Any) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     elements, data = dr.elements(model, kind), models.data_for(model, 4)
     network, step = MaskedNetwork(model, elements), 2e-3
     chosen = np.random.default_rng(0).choice(len(elements), min(len(elements), 12), replace=False)

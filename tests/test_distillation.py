@@ -51,7 +51,7 @@ def three_outputs() -> keras.Model:
 
 @pytest.mark.parametrize("name", ["mlp_activations", "cnn_bn"])  # noise, and statistics that training changes
 def test_of_several_rates_the_largest_that_helps_is_trained_with(name: str) -> None:
-    teacher = models.build(name)
+    teacher = models.ready(name)
     student = dr.prune(teacher, smaller(teacher)).model
     x, _ = models.data_for(teacher, 80)
 
@@ -78,7 +78,7 @@ def test_a_bold_rate_is_taken_where_its_trial_ends_lower_than_that_of_the_larges
     bold: float | None, ends: dict[float, float], expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And only where the largest helps."""
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x, _ = models.data_for(model, 40)
     recovery = dr.Recovery(learning_rate=(0.01, 0.001), bold_rate=bold, distill=1.0, **FAST)
     tried = []
@@ -122,7 +122,7 @@ def test_where_the_noise_of_training_is_too_much_layers_act_as_in_inference() ->
 
 
 def test_where_no_rate_helps_the_smallest_is_trained_with() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x, _ = models.data_for(model, 40)
     right = np.argmax(model(x), axis=1)
     data, validation = (x[:20], (right[:20] + 1) % models.N_CLASSES), (x[20:], right[20:])
@@ -178,7 +178,7 @@ def test_what_outputs_show() -> None:
 @pytest.mark.parametrize("name", GRID)
 def test_pruning_may_distil_and_says_so(name: str) -> None:
     """The result is `recover` of the model without; the whole one, its teacher, stays."""
-    model = models.build(name)
+    model = models.ready(name)
     x, y = models.data_for(model, 60)
     before, selection = weights_of(model), smaller(model)
     settings = dr.Recovery(learning_rate=(0.02, 0.005), distill=1.0, seed=4, **FAST)
@@ -247,7 +247,7 @@ def test_pruning_distils_by_default_where_it_chooses_and_merges() -> None:
 
 
 def test_zeros_of_removed_weights_stay_while_distilling() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     selection = dr.Selection.random(dr.elements(model, "weights"), 0.5)
     small = dr.prune(model, selection, models.data_for(model, 60), recovery="distill")
     assert small.recovered is not None
@@ -264,7 +264,7 @@ def test_an_accuracy_limit_is_shown_by_the_distilled_model(monkeypatch: pytest.M
         return measure(limit, pruned, level)
 
     monkeypatch.setattr(dr.AccuracyLimit, "measure", listed)
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x = models.data_for(model, 400)[0]
     y = np.argmax(model(x), axis=1)
     limit = dr.AccuracyLimit(0.3, (x[200:].copy(), y[200:]))
@@ -278,7 +278,7 @@ def test_an_accuracy_limit_is_shown_by_the_distilled_model(monkeypatch: pytest.M
 
 
 def test_bad_recoveries() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x, y = models.data_for(model, 40)
     selection = smaller(model)
     with pytest.raises(dr.ParameterError, match="`recovery` must be one of distill, none or a Recovery, received 'x'"):

@@ -66,7 +66,7 @@ def iterate(model: keras.Model, kind: Any = "neurons", **changes: Any) -> dr.Pru
     + [("mlp", "weights", None)],
 )
 def test_one_step_is_pruning_at_once(name: str, kind: Any, merge: str | None) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     elements, data = dr.elements(model, kind), models.data_for(model, 40)
     found = iterate(model, kind, steps=1, merge=merge, seed=3)
     chosen = dr.select(elements, dr.random(model, data, elements, seed=3), fraction=0.5)
@@ -82,7 +82,7 @@ def test_one_step_is_pruning_at_once(name: str, kind: Any, merge: str | None) ->
 
 
 def test_one_shot_is_one_step() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     one = iterate(model, steps=1)
     assert_same(weights_of(iterate(model, schedule="one_shot").model), weights_of(one.model))
     assert one.history is not None
@@ -93,7 +93,7 @@ def test_one_shot_is_one_step() -> None:
 @pytest.mark.parametrize("schedule", ["linear", "cubic"])
 def test_selections_are_told_in_the_elements_of_the_original(name: str, schedule: Any) -> None:
     """What is scored by something that stays is selected in steps as at once."""
-    model = models.build(name)
+    model = models.ready(name)
     elements = dr.elements(model)
     found = iterate(model, scorer=biases, schedule=schedule)
     chosen = dr.select(elements, biases(model, None, elements, seed=0), fraction=0.5)
@@ -107,7 +107,7 @@ def test_selections_are_told_in_the_elements_of_the_original(name: str, schedule
     + [("mlp", "weights"), ("nested", "weights"), ("transformer_block", ("neurons", "heads"))],
 )
 def test_steps_of_deletion_compute_what_the_masked_network_computes(name: str, kind: Any, tmp_path: Path) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     x, _ = models.data_for(model, 6)
     before = weights_of(model)
     found = iterate(model, kind, fraction=0.6)
@@ -125,7 +125,7 @@ def test_steps_of_deletion_compute_what_the_masked_network_computes(name: str, k
 
 @pytest.mark.parametrize("kind", ["neurons", "weights"])
 def test_each_step_scores_what_the_one_before_it_left(kind: Any) -> None:
-    model = models.build("cnn")
+    model = models.ready("cnn")
     seen: list[tuple[int, np.ndarray, int]] = []
 
     def watching(model: Any, data: Any, elements: Any, *, kept: Any = None, seed: int) -> dr.ImpactTable:
@@ -166,7 +166,7 @@ def test_floors_hold(kind: Any) -> None:
 
 @pytest.mark.parametrize(("name", "kind"), [("mlp", "neurons"), ("mlp", "weights")])
 def test_fine_tuning_in_every_step(name: str, kind: Any) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     before = weights_of(model)
     x, _ = models.data_for(model, 80, seed=7)
     settings = dr.Recovery(epochs=2, learning_rate=0.02, batch_size=16, distill=1.0)
@@ -201,7 +201,7 @@ def test_fine_tuning_in_every_step(name: str, kind: Any) -> None:
 
 def test_the_model_is_as_it_was_when_a_scorer_raises() -> None:
     for kind in ("neurons", "weights"):
-        model = models.build("mlp")
+        model = models.ready("mlp")
         before, calls = weights_of(model), []
 
         def failing(model: Any, data: Any, elements: Any, *, seed: int, calls: list[int] = calls) -> dr.ImpactTable:
@@ -223,7 +223,7 @@ def test_scorers_that_need_the_fraction_get_it() -> None:
         asked.append((len(elements), fraction))
         return dr.random(model, data, elements, seed=seed)
 
-    model = models.build("mlp")
+    model = models.ready("mlp")
     iterate(model, scorer=dr.Scorer(asking, per_fraction=True), schedule="linear", fraction=6 / 9)
     assert asked == [(9, pytest.approx(2 / 9)), (7, pytest.approx(2 / 7)), (5, pytest.approx(2 / 5))]
     asked.clear()
@@ -266,7 +266,7 @@ def test_whole_layers_go_one_after_the_other() -> None:
 
 
 def test_elements_that_vanish_with_a_branch_are_named() -> None:
-    model = models.build("residual_operator")
+    model = models.ready("residual_operator")
     x = inputs = keras.Input((5,))
     x = layers.Dense(4, activation="relu", name="stem")(x)
     y = layers.Dense(4, name="second")(layers.Dense(6, activation="relu", name="first")(x))
@@ -292,7 +292,7 @@ def model_of_one_branch_and_a_head() -> keras.Model:
 
 
 def test_batches_are_read_once() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x, y = models.data_for(model, 40)
     batches = ((x[k : k + 8], y[k : k + 8]) for k in range(0, 40, 8))
     settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.activation, "steps": 2, "merge": "none"}
@@ -307,7 +307,7 @@ def test_fractions_by_step() -> None:
     assert fractions_by_step(0.8, 5, "one_shot") == [0.8]
 
 
-X, Y = models.data_for(models.build("mlp"), 40)
+X, Y = models.data_for(models.ready("mlp"), 40)
 
 
 @pytest.mark.parametrize(
@@ -355,22 +355,22 @@ X, Y = models.data_for(models.build("mlp"), 40)
     ],
 )
 def test_bad_arguments(changes: dict[str, Any], error: Any, text: str) -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.random}
     with pytest.raises(error, match=text):
         dr.prune_iteratively(model, (X, Y), dr.elements(model), **(settings | changes))
 
 
 def test_halves_of_one_array_are_different_examples() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     more: dict[str, Any] = {"scorer": dr.random, "steps": 1, "recovery": FAST, "tuning": (X[1::2], Y[1::2])}
     dr.prune_iteratively(model, (X[::2], Y[::2]), dr.elements(model), fraction=0.5, **more)
 
 
 def test_elements_that_do_not_belong() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     with pytest.raises(dr.ModelError, match="were found in another model"):
-        dr.prune_iteratively(model, (X, Y), dr.elements(models.build("cnn")), fraction=0.5)
+        dr.prune_iteratively(model, (X, Y), dr.elements(models.ready("cnn")), fraction=0.5)
     with pytest.raises(dr.ParameterError, match="`elements` must be Elements, received list"):
         dr.prune_iteratively(model, (X, Y), [1], fraction=0.5)  # type: ignore[arg-type]
     mixed = dr.elements(model, ("neurons", "weights"))

@@ -220,7 +220,7 @@ def test_masked_weights_are_zero_weights(name, groups) -> None:
 
 
 def test_groups_of_weights_are_counted() -> None:
-    model = models.build("mlp")  # 6-5-4-3
+    model = models.ready("mlp")  # 6-5-4-3
     assert len(dr.elements(model, "weights")) == 30 + 20 + 12
     assert dr.elements(model, "weights").names[7] == "a[1,2]"
     assert dr.elements(model, "weights", groups="rows").by_layer()["elements"].tolist() == [6, 5, 4]
@@ -282,7 +282,7 @@ def test_impacts_of_weights_converge_to_enumeration() -> None:
 
 
 def test_gradients_under_one_mask_are_those_of_its_mean_outcome() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     elements, (x, y) = dr.elements(model, "weights"), models.data_for(model, 8)
     record = dr.sample(
         *(model, (x, y), elements),
@@ -314,7 +314,7 @@ def test_gradients_under_one_mask_are_those_of_its_mean_outcome() -> None:
 def test_large_and_small_estimators_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """The known covariance of masks in place of the measured one changes little with many rows."""
     regress = importlib.import_module("dropreg.regress")
-    model = models.build("mlp")
+    model = models.ready("mlp")
     record = dr.sample(
         *(model, models.data_for(model, 50), dr.elements(model)),
         rows=60_000,
@@ -335,7 +335,7 @@ def test_a_record_of_many_elements_draws_its_masks_again(tmp_path, monkeypatch: 
     from dropreg import record as records
 
     monkeypatch.setattr(records, "MOST_STORED", 5)
-    model = models.build("mlp")
+    model = models.ready("mlp")
     written = dr.sample(
         *(model, models.data_for(model, 20), dr.elements(model, "weights")),
         rows=128 * 20,

@@ -188,5 +188,5 @@ def test_every_run_of_a_stage_starts_from_one_last_layer(monkeypatch: pytest.Mon
 
 
 def test_only_merging_learns() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     assert MaskedNetwork(model, dr.elements(model)).last is None

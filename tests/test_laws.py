@@ -47,7 +47,7 @@ def disturb_units(model: keras.Model, units: list[tuple[str, int]], seed: int) -
 
 @pytest.mark.parametrize("name", GRID)
 def test_nothing_dropped_is_the_model_itself(name: str) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     network = MaskedNetwork(model, dr.elements(model))
     x = models.inputs_for(model, 7)
     expected = np.asarray(model(x if len(x) > 1 else x[0], training=False))
@@ -127,7 +127,7 @@ def test_masked_equals_readers_without_the_channels(name: str) -> None:
 
 @pytest.mark.parametrize("name", GRID)
 def test_rows_do_not_see_each_other(name: str) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     network = MaskedNetwork(model, dr.elements(model))
     x = models.inputs_for(model, 6)
     masks = random_masks(6, len(network.elements), seed=1)
@@ -140,7 +140,7 @@ def test_rows_do_not_see_each_other(name: str) -> None:
 @pytest.mark.parametrize("name", GRID)
 def test_prefix_and_suffix_make_the_whole(name: str) -> None:
     """Frontier values computed once an example serve every mask."""
-    model = models.build(name)
+    model = models.ready(name)
     network = MaskedNetwork(model, dr.elements(model))
     x = models.inputs_for(model, 4)
     frontier = network.prefix([tf.constant(array) for array in x])
@@ -152,7 +152,7 @@ def test_prefix_and_suffix_make_the_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", GRID)
 def test_the_callers_model_is_never_changed(name: str) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     x, y = models.data_for(model, 20)
     weights = model.get_weights()
     nodes = [len(layer._inbound_nodes) for layer in model.layers]
@@ -171,7 +171,7 @@ def test_the_callers_model_is_never_changed(name: str) -> None:
 @pytest.mark.parametrize("name", GRID)
 def test_costs_add_up_to_the_model(name: str) -> None:
     """An element's parameters are those that a model without it lacks."""
-    model = models.build(name)
+    model = models.ready(name)
     elements = dr.elements(model)
     assert (elements.params > 0).all()
     if name == "recurrent":
@@ -221,7 +221,7 @@ def true_impacts(model: keras.Model, data: tuple, elements: dr.Elements, rate: f
     ("name", "rate"), [("mlp", 0.2), ("mlp", 0.5), ("residual", 0.2), ("shared", 0.5), ("two_inputs", 0.2)]
 )
 def test_estimates_converge_to_the_enumerated_impacts(name: str, rate: float) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     data = models.data_for(model, 25)
     elements = dr.elements(model)
     truth = true_impacts(model, data, elements, rate)
@@ -241,7 +241,7 @@ def test_estimates_converge_to_the_enumerated_impacts(name: str, rate: float) ->
 
 def test_intervals_cover_the_enumerated_impacts() -> None:
     """95 % intervals over 40 seeds x 9 elements x 2 outcomes; the bounds are five standard errors wide."""
-    model = models.build("mlp")
+    model = models.ready("mlp")
     data = models.data_for(model, 20)
     elements = dr.elements(model)
     truth = true_impacts(model, data, elements, 0.3)
@@ -295,7 +295,7 @@ def test_exact_copies_are_worth_the_same() -> None:
 
 
 def test_what_is_left_out_is_named_with_a_reason() -> None:
-    elements = dr.elements(models.build("transformer_block"))
+    elements = dr.elements(models.ready("transformer_block"))
     reasons = dict(elements.left_out)
     assert set(reasons) == {"ffn_2", "out"}
     assert "cannot be dropped" in reasons["ffn_2"]
@@ -303,16 +303,16 @@ def test_what_is_left_out_is_named_with_a_reason() -> None:
 
 
 def test_tied_channels_are_one_element() -> None:
-    residual = dr.elements(models.build("residual"))
+    residual = dr.elements(models.ready("residual"))
     assert residual.members[0] == (("stem", 0), ("branch_2", 0), ("gate", 0))
-    grouped = dr.elements(models.build("grouped"))
+    grouped = dr.elements(models.ready("grouped"))
     assert grouped.members[0] == (("c1", 0), ("c1", 2))
-    shared = dr.elements(models.build("shared"))
+    shared = dr.elements(models.ready("shared"))
     assert shared.members[0] == (("encode", 0), ("other", 0))
 
 
 def test_excluding_a_layer_excludes_what_is_tied_to_it() -> None:
-    model = models.build("residual")
+    model = models.ready("residual")
     assert set(dr.elements(model, exclude=["gate"]).layers) == {"branch_1"}
     assert set(dr.elements(model, include=["branch_1"]).layers) == {"branch_1"}
     assert set(dr.elements(model, include=["branch_2"]).layers) == {"stem"}

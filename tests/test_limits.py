@@ -180,7 +180,7 @@ def test_an_accuracy_limit_is_checked_in_twentieths(monkeypatch: pytest.MonkeyPa
     ],
 )
 def test_guesses_rise_by_a_quarter_at_most_where_they_can(guesses: list[float], checked: list[int]) -> None:
-    elements = dr.elements(models.build("mlp"))
+    elements = dr.elements(models.ready("mlp"))
     selections = [dr.Selection.dropping(elements, []) for _ in guesses]
     found = list(search._thinned(zip(selections, guesses, strict=True)))
     assert [[one is mine for one in selections].index(True) for mine in found] == checked
@@ -192,7 +192,7 @@ def test_what_is_handed_back_loses_too_much_as_seldom_as_the_level_says(
     n_hopeful: int, rise: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twelve sizes that all lose what just is too much, measured independently, wherever the pilot begins."""
-    elements = dr.elements(models.build("mlp"))
+    elements = dr.elements(models.ready("mlp"))
     sizes = [dr.Selection.dropping(elements, range(n)) for n in range(1, 6)] * 3
     monkeypatch.setattr(search, "_candidates", lambda *_, **__: iter(sizes[:12]))
     rng, handed_back, n_trials = np.random.default_rng(0), 0, 3000
@@ -218,7 +218,7 @@ def test_what_is_handed_back_loses_too_much_as_seldom_as_the_level_says(
 
 @pytest.mark.parametrize("merge", ["least_squares", "none"])
 def test_the_pilot_measures_each_half_with_what_the_other_has_made(merge: str) -> None:
-    model = models.build("cnn")
+    model = models.ready("cnn")
     x, y = models.data_for(model, 90)
     selection = dr.Selection.random(dr.elements(model), 0.4)
     lost = np.empty(90)

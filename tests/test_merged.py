@@ -20,7 +20,7 @@ from dropreg.merged import MergedNetwork, conditional
 
 
 def test_masks_of_the_merged_network_that_keep_everything() -> None:
-    model = models.build("cnn")
+    model = models.ready("cnn")
     x, _ = models.data_for(model, 8)
     elements = dr.elements(model)
     network = MergedNetwork(model, elements, check_data(model, (x, None)))
@@ -30,7 +30,7 @@ def test_masks_of_the_merged_network_that_keep_everything() -> None:
 
 @pytest.mark.parametrize("name", ["recurrent", "bidirectional", "encoder_decoder"])
 def test_merged_masks_of_recurrent_networks_that_keep_everything(name: str) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     x, _ = models.data_for(model, 8)
     elements = dr.elements(model)
     network = MergedNetwork(model, elements, check_data(model, (x, None)))
@@ -78,7 +78,7 @@ def test_recurrent_units_are_annealed_for_merging() -> None:
 @pytest.mark.parametrize("kinds", [["neurons", "heads"], ["neurons", "layers"]])
 def test_merged_masks_delete_what_nothing_predicts(kinds: Any) -> None:
     """Each group by its own mask."""
-    model = models.build("transformer_block")
+    model = models.ready("transformer_block")
     x, _ = models.data_for(model, 8)
     elements = dr.elements(model, kinds)
     network = MergedNetwork(model, elements, check_data(model, (x, None)))

@@ -62,7 +62,7 @@ def test_copies_are_merged_exactly(name: str, layer: str, scale: float) -> None:
     "name", ["mlp", "cnn", "cnn_1d", "cnn_bn", "residual", "concatenating", "grouped", "shared", "recurrent"]
 )
 def test_merging_comes_closer_to_the_whole_model(name: str) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     x, y = models.data_for(model, 400)
     unseen = models.inputs_for(model, 200, seed=9)
     inputs = unseen if len(unseen) > 1 else unseen[0]
@@ -81,7 +81,7 @@ def test_merging_comes_closer_to_the_whole_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["cnn_bn", "residual", "shared", "transformer_block"])
 def test_values_kept_between_layers_are_those_computed_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     data = models.data_for(model, 60)
     selection = dr.Selection.random(dr.elements(model), 0.4, seed=1)
     merged = []
@@ -125,7 +125,7 @@ def test_least_squares_of_one_layer_is_the_regression() -> None:
 @pytest.mark.parametrize("name", ["mlp", "cnn", "cnn_1d", "separable"])
 def test_the_mean_of_what_is_read_stays(name: str) -> None:
     """Padding included: the first reader's scores before its activation keep their mean."""
-    model = models.build(name)
+    model = models.ready(name)
     x, y = models.data_for(model, 50)
     elements = dr.elements(model)
     first = [j for j, layer in enumerate(elements.layers) if layer == elements.layers[0]]
@@ -145,7 +145,7 @@ def test_the_mean_of_what_is_read_stays(name: str) -> None:
 
 def test_statistics_of_normalizations_follow() -> None:
     """After merging, the outputs of the second normalization have the moments that they had."""
-    model = models.build("cnn_bn")
+    model = models.ready("cnn_bn")
     x, y = models.data_for(model, 200)
     elements = dr.elements(model)
     small = dr.prune(model, dr.Selection.dropping(elements, [1, 2]), (x, y)).model
@@ -157,7 +157,7 @@ def test_statistics_of_normalizations_follow() -> None:
 
 
 def test_redundant_pairs_are_the_first_guess() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x, y = models.data_for(model, 20)
     elements = dr.elements(model)
     pairs = pd.DataFrame({"element": ["a[1]"], "other": ["a[0]"]})
@@ -208,7 +208,7 @@ def test_predictions_of_a_classifier_come_closer(kind: str, softmax: bool) -> No
 
 
 def test_the_callers_model_is_not_touched() -> None:
-    model = models.build("residual")
+    model = models.ready("residual")
     x, y = models.data_for(model, 40)
     weights, outputs = model.get_weights(), run(model, x)
     dr.prune(model, dr.Selection.random(dr.elements(model), 0.5), (x, y))
@@ -276,7 +276,7 @@ def test_fit_predictions_finds_the_layer_that_made_them() -> None:
 
 
 def test_a_single_example_is_refused_by_least_squares_and_enough_for_means() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x, _ = models.data_for(model, 1)
     selection = dr.Selection.random(dr.elements(model), 0.4)
     with pytest.raises(dr.DataError, match=r"at least two examples to merge by least squares.*pass more, or merge='me"):

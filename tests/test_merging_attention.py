@@ -154,7 +154,7 @@ def test_projections_make_up_for_what_is_lost_before_them() -> None:
 
 
 def test_attention_that_nothing_has_happened_to_stays() -> None:
-    model, x = models.build("transformer_block"), examples(50)[:, :4]
+    model, x = models.ready("transformer_block"), examples(50)[:, :4]
     small = dr.prune(model, dr.Selection.dropping(dr.elements(model), [0, 1]), (x, None))
     assert small.merged is not None
     assert not small.merged["layer"].str.contains("attention").any()

@@ -101,7 +101,7 @@ def test_the_mean_of_what_recurrent_layers_read_stays(kind: Any, merge: str) -> 
 @pytest.mark.parametrize("harmful", [False, True])
 def test_states_are_left_alone_where_merging_does_harm(harmful: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the layer's output then tells less of that of the network before than after deletion."""
-    model = models.build("recurrent")
+    model = models.ready("recurrent")
     data, selection = models.data_for(model, 60), dr.Selection.dropping(dr.elements(model, include=["lstm"]), [1])
     errors = iter([1.0, 2.0 if harmful else 0.5])
     monkeypatch.setattr(Patient, "unexplained", lambda self, ridges: next(errors))
@@ -115,7 +115,7 @@ def test_states_are_left_alone_where_merging_does_harm(harmful: bool, monkeypatc
 
 def test_the_output_before_is_told_from_that_after() -> None:
     """The unexplained squared error is that of the regression on held-out examples: none where nothing is lost."""
-    model = models.build("recurrent")
+    model = models.ready("recurrent")
     x, _ = models.data_for(model, 60)
     found = {}
     for gone in ([], [1], [0, 1, 2]):

@@ -66,7 +66,7 @@ def test_the_share_of_mixtures_and_their_proportion() -> None:
 def test_tokens_are_told_from_numbers() -> None:
     assert continuous(tokens_and_numbers(), some_tokens(3)) == [False, True, False]
     for name, expected in (("mlp", True), ("two_inputs", True), ("bidirectional", False), ("u_net", True)):
-        inputs = models.inputs_for(model := models.build(name), 3)
+        inputs = models.inputs_for(model := models.ready(name), 3)
         assert continuous(model, inputs) == [expected] * len(inputs)
 
 
@@ -74,7 +74,7 @@ def test_tokens_are_told_from_numbers() -> None:
 def test_who_answers_as_the_teacher_has_nothing_to_learn_from_mixtures(name: str) -> None:
     """Its loss is 0 for mixtures only if the teacher was asked about the same ones."""
     made: dict[str, Any] = {"tokens_and_numbers": tokens_and_numbers, "three_outputs": three_outputs}
-    model = made[name]() if name in made else models.build(name)
+    model = made[name]() if name in made else models.ready(name)
     x = some_tokens(50) if name == "tokens_and_numbers" else models.data_for(model, 50)[0]
     before = weights_of(model)
     still = dr.Recovery(learning_rate=1e-12, optimizer="sgd", epochs=1, distill=1.0, mixup=1.0)
@@ -85,7 +85,7 @@ def test_who_answers_as_the_teacher_has_nothing_to_learn_from_mixtures(name: str
 
 @pytest.mark.parametrize("name", ["cnn_bn", "two_inputs", "u_net"])
 def test_the_same_seed_gives_the_same_model_and_mixing_another(name: str) -> None:
-    teacher = models.build(name)
+    teacher = models.ready(name)
     student, x = dr.prune(teacher, smaller(teacher)).model, models.data_for(teacher, 60)[0]
 
     def learned(**more: Any) -> list[np.ndarray]:

@@ -83,7 +83,7 @@ def test_scorers_give_what_single_positions_as_examples_give(task: Any) -> None:
 
 def test_many_outputs_are_sketched() -> None:
     """Of more than 64 outputs Gauss-Newton takes random directions, which is unbiased."""
-    narrow = models.build("u_net")
+    narrow = models.ready("u_net")
     x, y = models.data_for(narrow, 400)
     wide = keras.Model(narrow.inputs, layers.UpSampling2D(2)(narrow.outputs[0]))
     found = dr.obd(wide, (x, y.repeat(2, axis=1).repeat(2, axis=2)), dr.elements(wide))
@@ -130,7 +130,7 @@ def test_deleting_is_the_same_for_single_positions() -> None:
 
 @pytest.mark.parametrize("name", ["u_net", "tagger"])
 def test_a_model_with_positions_is_annealed_merged_measured_and_fine_tuned(name: str) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     x, _ = models.data_for(model, 400)
     y = np.asarray(model(x)).argmax(axis=-1)
     data, test = (x[:300], y[:300]), (x[300:], y[300:])
@@ -157,7 +157,7 @@ def test_examples_with_positions_serve_for_several() -> None:
     """Fewer of them share a mask, in as many rounds."""
     rows, rounds = [], []
     for name in ("u_net", "cnn"):
-        model = models.build(name)
+        model = models.ready(name)
         path = dr.anneal_path(
             model, models.data_for(model, 40), dr.elements(model), fractions=(0.2,), ablation="merged", swaps=0
         )
@@ -168,7 +168,7 @@ def test_examples_with_positions_serve_for_several() -> None:
 
 
 def test_labels_take_the_usual_forms() -> None:
-    model = models.build("u_net")
+    model = models.ready("u_net")
     x, y = models.data_for(model, 6)
     for form in (y, y[..., np.newaxis], np.eye(models.N_CLASSES)[y]):
         examples = check_data(model, (x, form))
@@ -186,7 +186,7 @@ def test_labels_take_the_usual_forms() -> None:
 
 def test_a_metric_of_ones_own_sees_all_positions() -> None:
     """Intersection over union of class 1, image by image."""
-    model = models.build("u_net")
+    model = models.ready("u_net")
     x, y = models.data_for(model, 30)
 
     def overlap(labels: Any, outputs: Any) -> Any:
@@ -219,7 +219,7 @@ def test_positions_of_any_number() -> None:
 
 
 def test_labels_with_other_positions_are_refused() -> None:
-    model = models.build("u_net")
+    model = models.ready("u_net")
     x, y = models.data_for(model, 6)
     for wrong in (y[:, :3], y[:, 0], y[..., np.newaxis, np.newaxis]):
         with pytest.raises(dr.DataError, match=r"`y` must have shape \(6, 4, 4\) or \(6, 4, 4, 3\), received"):

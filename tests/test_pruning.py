@@ -58,7 +58,7 @@ def test_same_seed_same_path(model: keras.Model, data: Labelled, elements: dr.El
     [*(("mlp", mode) for mode in MODES), ("cnn", MODES[2]), *(("residual", mode) for mode in MODES), ("grouped", {})],
 )
 def test_paths_are_nested_and_exact(name: str, mode: dict[str, Any]) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     elements = dr.elements(model)
     weights = [weight.copy() for weight in model.get_weights()]
     fractions = (0.2, 0.45)
@@ -77,7 +77,7 @@ def test_paths_are_nested_and_exact(name: str, mode: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", ["weights", "neurons", ("neurons", "branches")])
 def test_every_kind(kind: Any) -> None:
-    model = models.build("residual")
+    model = models.ready("residual")
     elements = dr.elements(model, kind)
     more: dict[str, Any] = (
         {"rows_per_round": 64, "examples_per_mask": 16} if kind == "weights" else {"rows_per_round": 64}
@@ -141,7 +141,7 @@ def test_what_nothing_reads_goes_first(mode: dict[str, Any]) -> None:
 def test_later_stages_do_the_same_on_a_smaller_network(
     name: str, kinds: Any, outcome: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     data, elements = models.data_for(model, 200), dr.elements(model, kinds)
     asked = {"fractions": (0.2, 0.4, 0.6), "rounds": 4, "rows_per_round": 256, "outcome": outcome, "swaps": 1}
     sizes = []
@@ -185,7 +185,7 @@ def test_small_rounds_cost_what_few_large_ones_do(model: keras.Model, data: Labe
 )
 def test_the_better_of_two_runs_is_taken(mode: dict[str, Any], runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second stage on one run goes on and one starts again, from keep-probabilities that are all the same."""
-    model = models.build("mlp")
+    model = models.ready("mlp")
     (x, y), elements = models.data_for(model, 200), dr.elements(model)
     tried: list[list[np.ndarray]] = []
     best = Annealer._best

@@ -41,7 +41,7 @@ def held_out(found: dr.Recovered) -> np.ndarray:
 
 @pytest.mark.parametrize("name", GRID)
 def test_the_loss_told_is_that_of_the_model_given_back(name: str, tmp_path: Path) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     x, y = models.data_for(model, 40, seed=3)
     before = weights_of(model)
     found = dr.recover(model, models.data_for(model, 60), validation=(x, y), recovery=FAST)
@@ -59,7 +59,7 @@ def test_the_loss_told_is_that_of_the_model_given_back(name: str, tmp_path: Path
 
 
 def test_another_seed_gives_another_model_and_the_ambient_one_does_not() -> None:
-    model = models.build("mlp_activations")  # it has dropout
+    model = models.ready("mlp_activations")  # it has dropout
     data = models.data_for(model, 40)
     found = []
     for ambient, seed in ((1, 0), (2, 0), (2, 1)):
@@ -70,7 +70,7 @@ def test_another_seed_gives_another_model_and_the_ambient_one_does_not() -> None
 
 
 def test_the_best_weights_are_kept_and_patience_ends_it() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x, _ = models.data_for(model, 30)
     others = x, (np.argmax(outputs_of(model, x), axis=1) + 1) % models.N_CLASSES
     validation = models.data_for(model, 20, seed=8)
@@ -90,7 +90,7 @@ def test_the_best_weights_are_kept_and_patience_ends_it() -> None:
 
 def test_decay_takes_the_steps_of_a_falling_rate() -> None:
     """Two epochs of one batch each: the second step has half the rate of the first."""
-    model = models.build("mlp")
+    model = models.ready("mlp")
     data, validation = models.data_for(model, 30), models.data_for(model, 30, seed=8)
 
     def run(start: keras.Model, **settings: Any) -> dr.Recovered:
@@ -108,7 +108,7 @@ def test_decay_takes_the_steps_of_a_falling_rate() -> None:
 
 
 def test_where_training_only_hurts_the_model_stays() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x, _ = models.data_for(model, 30)
     right = np.argmax(outputs_of(model, x), axis=1)
     data = x[:20], (right[:20] + 1) % models.N_CLASSES
@@ -119,7 +119,7 @@ def test_where_training_only_hurts_the_model_stays() -> None:
 
 def test_each_example_is_either_trained_on_or_held_out() -> None:
     """With steps of no size, the mean losses of the two parts add up to that of all examples."""
-    model = models.build("mlp")
+    model = models.ready("mlp")
     x, y = models.data_for(model, 40)
     found = dr.recover(model, (x, y), recovery=dr.Recovery(epochs=1, learning_rate=1e-12, held_out=0.25))
     trained = found.history["loss"].to_numpy()[1]
@@ -128,7 +128,7 @@ def test_each_example_is_either_trained_on_or_held_out() -> None:
 
 
 def test_zeros_of_removed_weights_stay_also_after_reloading(tmp_path: Path) -> None:
-    model = models.build("cnn")
+    model = models.ready("cnn")
     selection = dr.Selection.random(dr.elements(model, "weights"), 0.6)
     small = dr.prune(model, selection).model
     small.save(tmp_path / "small.keras")
@@ -159,7 +159,7 @@ def test_layers_that_are_not_trainable_stay() -> None:
 @pytest.mark.parametrize("temperature", [1.0, 3.0])
 def test_distillation_alone_needs_no_labels(name: str, temperature: float) -> None:
     """Its loss is T^2 KL(teacher, student) at temperature T, and the student comes closer to the teacher."""
-    teacher = models.build(name)
+    teacher = models.ready(name)
     x, y = models.data_for(teacher, 80)
     student = dr.prune(teacher, dr.Selection.dropping(dr.elements(teacher), [0, 1])).model
     settings = dr.Recovery(epochs=4, learning_rate=0.02, batch_size=16, distill=1.0, temperature=temperature)
@@ -180,7 +180,7 @@ def test_distillation_alone_needs_no_labels(name: str, temperature: float) -> No
 
 
 def test_labels_and_teacher_are_mixed() -> None:
-    teacher, student = models.build("mlp", seed=1), models.build("mlp")
+    teacher, student = models.ready("mlp", seed=1), models.build("mlp")
     data, validation = models.data_for(student, 40), models.data_for(student, 30, seed=2)
 
     def loss(distill: float) -> float:
@@ -225,7 +225,7 @@ def test_logits_of_several_labels_are_told_from_probabilities() -> None:
 
 
 def test_the_model_is_as_it_was_when_something_raises() -> None:
-    model = models.build("cnn_bn")
+    model = models.ready("cnn_bn")
     before = weights_of(model)
     settings = dr.Recovery(epochs=50, learning_rate=1e30, optimizer="sgd")
     with pytest.raises(dr.ParameterError, match=r"held-out loss must be finite.*pass a smaller `learning_rate`"):
@@ -258,7 +258,7 @@ def test_bad_settings(more: dict[str, Any], text: str) -> None:
 
 
 def test_what_does_not_go_together() -> None:
-    model, other = models.build("mlp"), models.build("cnn")
+    model, other = models.ready("mlp"), models.build("cnn")
     x, y = models.data_for(model, 20)
     distill = dr.Recovery(distill=0.5)
     with pytest.raises(
@@ -292,13 +292,13 @@ def test_subclassed_models_are_refused() -> None:
             return self.dense(inputs)
 
     model = Own()
-    x, y = models.data_for(models.build("mlp"), 20)
+    x, y = models.data_for(models.ready("mlp"), 20)
     model(x)
     with pytest.raises(dr.ModelError, match=r"\(Own\) is a subclassed model.*cannot be copied. Rebuild it"):
         dr.recover(model, (x, y))
 
 
 def test_it_tells_what_it_did() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     found = dr.recover(model, models.data_for(model, 30), recovery=FAST)
     assert f"(best epoch {found.best_epoch} of 3)" in repr(found)

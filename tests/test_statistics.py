@@ -31,7 +31,7 @@ Small = tuple[keras.Model, tuple[Any, np.ndarray], dr.Elements]
 
 
 def small(seed: int = 0) -> Small:
-    model = models.build("mlp", seed)
+    model = models.ready("mlp", seed)
     return model, models.data_for(model, 20, seed), dr.elements(model)
 
 

@@ -100,7 +100,7 @@ def test_swapped_elements_swap_scores() -> None:
 @pytest.mark.parametrize("ablation", ["zero", "merged"])
 @pytest.mark.parametrize("gradients", [True, False])
 def test_swaps_never_lower_the_outcome(ablation: Any, *, gradients: bool) -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     data, elements = models.data_for(model, 60), dr.elements(model)
     more: dict[str, Any] = {"examples_per_mask": 16} if ablation == "merged" else {}
 
@@ -131,7 +131,7 @@ def test_swaps_never_lower_the_outcome(ablation: Any, *, gradients: bool) -> Non
 
 
 def test_floors_by_layer() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     elements = dr.elements(model)
     first, second = dict.fromkeys(elements.layers)
     sizes = elements.to_frame().groupby("layer")["element"].size()
@@ -178,7 +178,7 @@ def test_both_directions_keep_as_many_units_on_the_way_to_a_target() -> None:
 
 
 def test_latency_is_measured() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     elements = dr.elements(model)
     ratio = dr.Budget("latency", 0.5, batch_size=4).measure(dr.prune(model, dr.Selection.random(elements, 0.3)))
     assert 0 < ratio < 100
@@ -191,7 +191,7 @@ def test_budgets_out_of_reach_are_refused_at_once_with_the_smallest(
     name: str, quantity: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Annealer, "stage", lambda *_: pytest.fail("annealed"))
-    model = models.build(name)
+    model = models.ready(name)
     data, elements = models.data_for(model, 40), dr.elements(model)
     scores = np.arange(float(len(elements)))
     with pytest.raises(dr.TargetError, match=rf"at most 0.1% of the {quantity}, but .*% is the least, at") as raised:
@@ -206,7 +206,7 @@ def test_budgets_out_of_reach_are_refused_at_once_with_the_smallest(
 @pytest.mark.parametrize("name", ["mlp", "residual"])
 def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
     """With steps of no size what goes is what the spread ranks lowest, whatever its scale."""
-    model = models.build(name)
+    model = models.ready(name)
     data, elements = models.data_for(model, 80), dr.elements(model)
     still = {"schedule": dr.Annealing(learning_rate=1e-12), "rounds": 1, "ablation": "merged"}
     budget = dr.Budget("params", 0.8)
@@ -220,7 +220,7 @@ def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_prune_chooses_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annealer, "_ROWS", 128)  # fewer rounds
-    model = models.build(name)
+    model = models.ready(name)
     data = models.data_for(model, 80)
     small = dr.prune(model, data=data, fraction=0.4)
     assert small.selection.fraction == pytest.approx(0.4, abs=0.5 / len(small.selection.kept))
@@ -231,14 +231,14 @@ def test_prune_chooses_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_prune_keeps_what_floors_ask_for() -> None:
-    model = models.build("mlp")
+    model = models.ready("mlp")
     small = dr.prune(model, data=models.data_for(model, 80), fraction=0.3, floor={"b": 1.0})
     assert small.selection.by_layer().set_index("layer")["kept"].to_dict() == {"a": 2, "b": 4}
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
 def test_a_smaller_model_is_measured_beside_the_whole_one(name: str) -> None:
-    model = models.build(name)
+    model = models.ready(name)
     x, y = models.data_for(model, 60)
     small = dr.prune(model, dr.Selection.random(dr.elements(model), 0.4), data=(x, y))
     f1 = dr.PerMask(lambda labels, outputs: float((labels == outputs.argmax(axis=1)).sum()), "right", True)
