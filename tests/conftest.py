@@ -1,5 +1,6 @@
 """A small trained-looking classifier, its data, its elements and a run of it."""
 
+import gc
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ from runs import sample
 import dropreg as dr
 from dropreg import annealer
 
+gc.freeze()  # what TensorFlow has imported stays: the collector need not look at it again and again
+gc.set_threshold(100_000, 20, 50)
 settings.register_profile("dropreg", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("dropreg")
 

@@ -48,7 +48,7 @@ class Watching(keras.callbacks.Callback):
 
 @pytest.mark.parametrize(
     ("name", "kind"),
-    [("mlp", "neurons"), ("mlp", "weights"), ("cnn", "neurons"), ("residual", "neurons"), ("grouped", "neurons")]
+    [("mlp", "weights"), ("residual", "neurons"), ("grouped", "neurons")]
     + [("nested", "weights"), ("transformer_block", "heads")],
 )
 def test_the_smaller_model_computes_what_the_trained_one_does(name: str, kind: Any) -> None:

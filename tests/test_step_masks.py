@@ -188,14 +188,14 @@ RESULTS = [
 
 
 ONLY = {
-    estimated: [pooled, attention, numbers],
+    estimated: [attention, numbers],
     without_heads: [tagger, encoder],
-    active: [pooled, attention, numbers],
-    changed: [tagger, pooled, numbers],
-    expanded: [attention, encoder],
-    diverging: [attention, encoder],
-    merged_heads: [attention, encoder],
-    mean_merged: [pooled, attention],
+    active: [pooled, attention],
+    changed: [tagger, numbers],
+    expanded: [attention],
+    diverging: [encoder],
+    merged_heads: [encoder],
+    mean_merged: [attention],
     annealed: [tagger, encoder],
     distilled: [tagger],
     tuned: [attention, numbers],

@@ -63,13 +63,13 @@ def selections(elements: dr.Elements) -> list[dr.Selection]:
     return [dr.Selection.random(elements, min(part, most), seed=seed) for seed, part in enumerate(FRACTIONS)]
 
 
-def check_law(model: keras.Model, kind: Any, inputs: list[np.ndarray]) -> list[dr.Pruned]:
-    """Masked and shrunk outputs agree, for every selection; the model itself is as it was."""
+def check_law(model: keras.Model, kind: Any, inputs: list[np.ndarray], step: int = 1) -> list[dr.Pruned]:
+    """Masked and shrunk outputs agree, for every selection (or every second one); the model itself is as it was."""
     elements = dr.elements(model, kind)
     before, weights = run(model, inputs), model.get_weights()
     nodes = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
     masked, pruned = MaskedNetwork(model, elements), []
-    for selection in selections(elements):
+    for selection in selections(elements)[::step]:
         small = dr.prune(model, selection, on_blocked="keep")
         kept = small.selection.kept
         assert_close(run(small.model, inputs), np.asarray(masked(inputs, kept[np.newaxis])))
@@ -102,7 +102,7 @@ def test_masked_equals_shrunk(name: str, kind: Any) -> None:
 @pytest.mark.parametrize("name", applications.NAMES)
 def test_masked_equals_shrunk_on_real_architectures(name: str) -> None:
     model = applications.build(name)
-    pruned = check_law(model, "neurons", [applications.images_for(model, 2)])
+    pruned = check_law(model, "neurons", [applications.images_for(model, 2)], step=2)
     counts = [small.model.count_params() for small in pruned]
     assert counts == sorted(counts, reverse=True)
     assert counts[-1] < 0.3 * model.count_params()
@@ -121,7 +121,7 @@ def test_files_reload_without_dropreg_and_train_on(tmp_path: Path) -> None:
     assert done.stdout.split() == GRID
 
 
-@pytest.mark.parametrize("name", ["mlp", "residual", "separable", "recurrent", "transformer_block"])
+@pytest.mark.parametrize("name", ["mlp", "separable", "recurrent", "transformer_block"])
 def test_the_smaller_model_trains_on(name: str) -> None:
     model = models.ready(name)
     x, y = models.data_for(model, 30)

@@ -147,7 +147,7 @@ def test_floors_by_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quantity", "at_most"), [*[("params", part / 20) for part in (7, 10, 11, 13, 16)], ("macs", 0.5), ("bytes", 0.9)]
+    ("quantity", "at_most"), [*[("params", part / 20) for part in (7, 10, 13, 16)], ("macs", 0.5), ("bytes", 0.9)]
 )
 def test_budgets_are_kept_and_no_more_than_that(quantity: Any, at_most: float) -> None:
     keras.utils.set_random_seed(0)
@@ -213,7 +213,7 @@ def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
     found = dr.anneal(model, data, elements, target=budget, **still)
     expected = dr.select(elements, dr.spread(model, data, elements), fraction=found.fraction)
     np.testing.assert_array_equal(found.kept, expected.kept)
-    without = [dr.anneal(model, (data[0], None), elements, target=budget, seed=seed, **still) for seed in range(3)]
+    without = (dr.anneal(model, (data[0], None), elements, target=budget, seed=seed, **still) for seed in range(3))
     assert any((selection.kept != found.kept).any() for selection in without)
 
 
