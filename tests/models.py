@@ -241,6 +241,9 @@ def build(name: str, seed: int = 0) -> keras.Model:
     return model
 
 
+NO_JIT: Any = False
+"""For `compile`, whose types know nothing but "auto"."""
+
 _READY: dict[tuple[str, int], tuple[keras.Model, list[np.ndarray]]] = {}
 
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import models
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -265,7 +266,7 @@ def test_accuracy_is_that_of_the_steps_that_are_there(maker: Maker) -> None:
     few = x[same_length], y[same_length]
     logits = maker is attention
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=logits)
-    model.compile(loss=loss, metrics=["accuracy"], jit_compile=False)
+    model.compile(loss=loss, metrics=["accuracy"], jit_compile=models.NO_JIT)
     loss, accuracy = model.evaluate(*few, verbose="0")
     measured = small.measure(few, outcomes=["loss", "accuracy"])["before"]
     np.testing.assert_allclose(measured, [loss, accuracy], rtol=1e-5, err_msg="as Keras measures it")

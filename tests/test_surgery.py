@@ -126,7 +126,7 @@ def test_the_smaller_model_trains_on(name: str) -> None:
     model = models.ready(name)
     x, y = models.data_for(model, 30)
     small = dr.prune(model, dr.Selection.random(dr.elements(model), 0.5)).model
-    small.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+    small.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=models.NO_JIT)
     history = small.fit(x, y, epochs=12, verbose=0).history["loss"]  # type: ignore[arg-type]
     assert history[-1] < history[0]
 
@@ -141,7 +141,7 @@ def test_dropped_weights_stay_zero_in_training_and_after_reloading(tmp_path: Pat
 
     def train(trained: keras.Model) -> list[np.ndarray]:
         before = trained.get_weights()
-        trained.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=False)
+        trained.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=models.NO_JIT)
         trained.fit(x, y, epochs=2, verbose=0)  # type: ignore[arg-type]
         assert all((old != new).any() for old, new in zip(before, trained.get_weights(), strict=True))
         return trained.get_weights()
