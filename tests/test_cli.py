@@ -159,6 +159,7 @@ def test_smaller_model_within_a_loss(
     assert not Path("small.keras").exists()
 
 
+@pytest.mark.usefixtures("few_rounds")
 def test_one_of_several_outputs_is_measured(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     model = two_outputs()
     x, y = np.random.default_rng(0).normal(size=(40, 6)), np.random.default_rng(1).normal(size=40)

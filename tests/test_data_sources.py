@@ -86,6 +86,7 @@ def test_a_model_of_several_outputs_gets_smaller(output: str) -> None:
     assert errors[0] < errors[1]
 
 
+@pytest.mark.usefixtures("few_rounds")
 def test_an_accuracy_limit_measures_the_output_that_labels_name() -> None:
     model = two_outputs()
     model = keras.Model(model.input, model.outputs[::-1])

@@ -255,6 +255,7 @@ def test_zeros_of_removed_weights_stay_while_distilling() -> None:
     assert sum(int((weight == 0).sum()) for weight in weights_of(small.model)) == (~selection.kept).sum()
 
 
+@pytest.mark.usefixtures("few_rounds")
 def test_an_accuracy_limit_is_shown_by_the_distilled_model(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dr.Pruned] = []
     measure = dr.AccuracyLimit.measure

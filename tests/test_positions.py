@@ -84,11 +84,11 @@ def test_scorers_give_what_single_positions_as_examples_give(task: Any) -> None:
 def test_many_outputs_are_sketched() -> None:
     """Of more than 64 outputs Gauss-Newton takes random directions, which is unbiased."""
     narrow = models.ready("u_net")
-    x, y = models.data_for(narrow, 400)
+    x, y = models.data_for(narrow, 100)
     wide = keras.Model(narrow.inputs, layers.UpSampling2D(2)(narrow.outputs[0]))
     found = dr.obd(wide, (x, y.repeat(2, axis=1).repeat(2, axis=2)), dr.elements(wide))
     expected = dr.obd(narrow, (x, y), dr.elements(narrow))
-    assert (found.rows, expected.rows) == (400 * (1 + 2 * 9), 400 * (1 + 2 * 48))
+    assert (found.rows, expected.rows) == (100 * (1 + 2 * 9), 100 * (1 + 2 * 48))
     assert found.std_error is not None
     assert (np.abs(found.impact - expected.impact) <= 4.5 * found.std_error + 1e-5).all()
     assert not np.allclose(found.impact, expected.impact, rtol=1e-3)
@@ -159,7 +159,8 @@ def test_examples_with_positions_serve_for_several() -> None:
     for name in ("u_net", "cnn"):
         model = models.ready(name)
         path = dr.anneal_path(
-            model, models.data_for(model, 40), dr.elements(model), fractions=(0.2,), ablation="merged", swaps=0
+            *(model, models.data_for(model, 40), dr.elements(model)),
+            **{"fractions": (0.2,), "rounds": 20, "ablation": "merged", "swaps": 0},
         )
         rows.append(path.rows)
         rounds.append(len(path.history))

@@ -130,7 +130,7 @@ def test_rounds_estimate_the_second_derivatives_of_drop_and_merge() -> None:
     n = len(elements)
     taken = Round(Probe(question, network=network), True, 64, 64, np.arange(n), n, second_order=True)
     kept = np.arange(n) % 3 > 0
-    found = np.mean([taken._run(kept[np.newaxis], np.arange(64), number).squares for number in range(2000)], axis=0)
+    found = np.mean([taken._run(kept[np.newaxis], np.arange(64), number).squares for number in range(1000)], axis=0)
     masks = tf.constant(kept[np.newaxis], tf.float32)
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(masks)
