@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras import layers
 
 import dropreg as dr
+from dropreg import copying
 from dropreg.data import check_data
 from dropreg.graph import trace_graph
 from dropreg.masking import MaskedNetwork
@@ -213,6 +214,16 @@ def test_more_padding_changes_nothing(maker: Maker, result: Callable[..., np.nda
     tolerance = TRAINING if result in (distilled, tuned) else ROUNDING
     np.testing.assert_allclose(found[1], found[0], rtol=1e-4, atol=tolerance)
     assert np.abs(found[0]).max() > 0
+
+
+def test_graphs_compute_what_single_runs_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few batches run as they are, many in a graph: the same comes of it."""
+    model, data, found = made(attention), examples(attention), []
+    for few in (0, 1000):
+        monkeypatch.setattr(copying, "_FEW", few)
+        found.append([result(model, data) for result in (changed, mean_merged, merged, estimated)])
+    for one, other in zip(*found, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("maker", MODELS)
