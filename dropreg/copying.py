@@ -1,5 +1,6 @@
 """Copies of models, and running a model that is to stay as it is."""
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ BATCH = 500
 """Examples of a forward pass."""
 _FEW = 2
 """So many runs end sooner as they are than a graph is made for them."""
+_SMALL = 1 << 14
+"""Numbers in the inputs of these; a run as it is holds all activations until it ends, a graph what it still needs."""
 
 
 @contextmanager
@@ -89,9 +92,9 @@ def call_model(model: keras.Model, inputs: Sequence[Any], *, training: bool, out
 def traced(function: Callable[..., Any], *arrays: Any, runs: int | None = None) -> Callable[..., Any]:
     """`function` as a graph for arrays or tensors like these, lists of them included, with any number of rows.
 
-    As it is where it will run so few times (`runs`, if that is known) that a graph would not pay.
+    As it is where it will run so few times (`runs`, if that is known) on so few numbers that a graph would not pay.
     """
-    if runs is not None and runs <= _FEW:
+    if runs is not None and runs <= _FEW and sum(math.prod(x.shape) for x in tf.nest.flatten(arrays)) <= _SMALL:
         return function
     specs: Any = tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), arrays)
     return compiled(function, specs).get_concrete_function()

@@ -172,8 +172,7 @@ class Twins:
         if self._masks is None:
             self._masks = []
             if self.rebuilt.before.idle:
-                inputs = [array[:1] for array in self.inputs]
-                numbers = range(len(self.batches))
+                inputs, numbers = list(self.inputs), range(len(self.batches))
                 masks_of = traced(lambda batch: idle_masks(self.rebuilt.before, batch), inputs, runs=len(numbers))
                 self._masks = [masks_of(self._batch(number)) for number in numbers]
         return self._masks[number] if self._masks else {}

@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import dropreg as dr
-from dropreg.copying import copy_model
+from dropreg.copying import copy_model, traced
 from dropreg.masking import MaskedNetwork
 
 
@@ -264,3 +264,11 @@ def test_copies_are_not_compiled_and_sizes_leave_the_optimizer_out() -> None:
     assert not copy_model(model).compiled
     one_less = [dr.prune(m, dr.Selection.dropping(dr.elements(m), [0])).report.totals() for m in (plain, model)]
     assert one_less[1].loc["bytes", "ratio"] == pytest.approx(one_less[0].loc["bytes", "ratio"], rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("runs", "rows", "plain"), [(2, 100, True), (3, 100, False), (None, 100, False), (1, 300, False)]
+)
+def test_only_short_runs_go_without_a_graph(runs: int | None, rows: int, *, plain: bool) -> None:
+    run = traced(double := lambda arrays: 2 * arrays[0], [np.zeros((rows, 60), np.float32)], runs=runs)
+    assert (run is double) == plain
