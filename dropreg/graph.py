@@ -135,8 +135,8 @@ class Graph:
         several layers have the same one ("encoder/dense").
     mask_ranks : tuple of (int or None)
         Rank of Keras' mask of steps (`dropreg.step_masks`) that the value in each slot comes with; None without one.
-    idle : frozenset of int
-        Slots whose hidden steps nothing that is measured depends on (`dropreg.hidden_steps`).
+    padded : frozenset of int
+        Slots whose values come with a mask of steps wherever no layer before takes it off.
     inside : tuple of Inside or None
         The calls inside a subclassed model, which itself is the only call; None for other models.
     """
@@ -150,7 +150,7 @@ class Graph:
     input_dtypes: tuple[str | None, ...]
     names: dict[int, str]
     mask_ranks: tuple[int | None, ...]
-    idle: frozenset[int] = frozenset()
+    padded: frozenset[int] = frozenset()
     inside: tuple[Inside, ...] | None = None
 
     def hides(self, output: int) -> bool:
@@ -228,7 +228,7 @@ def trace_graph(model: keras.Model) -> Graph:
         input_dtypes=tuple(str(tensor.dtype) for tensor in functional.inputs),
         names=names,
         mask_ranks=tuple(masks.ranks.get(slot) for slot in range(len(shapes))),
-        idle=masks.idle,
+        padded=masks.padded,
     )
 
 

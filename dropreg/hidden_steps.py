@@ -31,13 +31,13 @@ class StepMasks:
         Rank of the mask that the value in a slot comes with.
     taken_off : tuple of tuple of int
         `Call.unmasked` of each call.
-    idle : frozenset of int
-        `Graph.idle`.
+    padded : frozenset of int
+        `Graph.padded`.
     """
 
     ranks: dict[int, int]
     taken_off: tuple[tuple[int, ...], ...]
-    idle: frozenset[int]
+    padded: frozenset[int]
 
 
 _OBSERVED: WeakKeyDictionary[Any, tuple[Any, StepMasks]] = WeakKeyDictionary()
@@ -52,24 +52,41 @@ def observe(
     if found is None or known != structure:
         ranks, taken_off = _ranks(calls, inputs, specs, taking_off=True)
         intended, _ = _ranks(calls, inputs, specs, taking_off=False)
-        masked = {slot for slot in outputs if slot in ranks}
-        found = StepMasks(ranks, taken_off, _idle(calls, taken_off, intended, set(outputs) - masked))
+        found = StepMasks(ranks, taken_off, frozenset(intended))
         _OBSERVED[model] = structure, found
     return found
 
 
 def idle_masks(graph: "Graph", inputs: Sequence[Any]) -> dict[int, tf.Tensor]:
-    """Masks (rows, steps) of the values in the slots `Graph.idle` for some inputs; to be called in a graph.
+    """Masks (rows, steps) of the values in the slots `idle_slots` for some inputs; to be called in a graph.
 
     There only what masks follow from is computed.
     """
-    if not graph.idle:
+    idle = idle_slots(graph)
+    if not idle:
         return {}
     values = dict(zip(graph.inputs, inputs, strict=True))
     with keras.StatelessScope(collect_losses=True):
         for call in graph.calls:
             values.update(zip(call.outputs, call.run_on(_kept(call, values)), strict=True))
-    return {slot: tf.cast(step_mask(values[slot]), tf.bool) for slot in sorted(graph.idle)}
+    return {slot: tf.cast(step_mask(values[slot]), tf.bool) for slot in sorted(idle)}
+
+
+def idle_slots(graph: "Graph") -> frozenset[int]:
+    """Slots with masks whose hidden steps influence nothing that is measured."""
+    from .layers.base import rule_for
+
+    hidden = {slot for slot in graph.outputs if graph.mask_ranks[slot] is not None}
+    busy = {slot for call in graph.calls for slot in (*call.inputs, *call.outputs) if slot not in graph.padded}
+    busy |= set(graph.outputs) - hidden
+    for call in reversed(graph.calls):
+        handed_on = [slot for slot in call.outputs if slot in graph.padded]
+        leaves_out = call.kwargs.get("mask") is not None
+        if busy.intersection(handed_on) or not (handed_on or leaves_out):
+            busy.update(call.inputs)
+        elif rule_for(call.layer).projections(call.layer):
+            busy.update(call.unmasked)  # attention reads hidden steps whose mask it does not see
+    return graph.padded - busy
 
 
 def _kept(call: "Call", values: dict[int, Any]) -> dict[int, Any]:
@@ -97,20 +114,3 @@ def _ranks(
     with keras.StatelessScope(collect_losses=True):
         compiled(run).get_concrete_function(specs)
     return ranks, tuple(missing)
-
-
-def _idle(
-    calls: Sequence["Call"], taken_off: Sequence[tuple[int, ...]], masked: dict[int, int], counting: set[int]
-) -> frozenset[int]:
-    """Slots with masks whose hidden steps reach no slot that is `counting`."""
-    from .layers.base import rule_for
-
-    busy = {slot for call in calls for slot in (*call.inputs, *call.outputs) if slot not in masked} | counting
-    for call, unmasked in reversed(list(zip(calls, taken_off, strict=True))):
-        goes_on = [slot for slot in call.outputs if slot in masked]
-        leaves_out = call.kwargs.get("mask") is not None
-        if busy.intersection(goes_on) or not (goes_on or leaves_out):
-            busy.update(call.inputs)
-        elif rule_for(call.layer).projections(call.layer):
-            busy.update(unmasked)  # attention reads hidden steps whose mask it does not see
-    return frozenset(masked) - busy

@@ -115,7 +115,7 @@ class Selection:
         """
         check_elements(elements)
         scores = np.random.default_rng(positive("seed", seed, 0)).random(len(elements))
-        return select(elements, scores, fraction=fraction, floor=floor, round_to=round_to)
+        return keep_best(elements, scores, fraction, floor, round_to)
 
     @property
     def dropped(self) -> npt.NDArray[np.int64]:
@@ -208,7 +208,11 @@ def select(
         If a parameter is out of range, a layer would be emptied, or `impact` belongs to other elements.
     """
     check_elements(elements)
-    scores = _scores(elements, impact, by)
+    return keep_best(elements, _scores(elements, impact, by), fraction, floor, round_to)
+
+
+def keep_best(elements: Elements, scores: Scores, fraction: float, floor: Floor, round_to: int = 1) -> Selection:
+    """Keep the elements of highest `scores` (n_elements,); the other parameters and errors are those of `select`."""
     positive("round_to", round_to, 1)
     floors = _floors(elements, floor)
     layers = _columns_by_layer(elements)

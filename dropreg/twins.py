@@ -14,7 +14,7 @@ import tensorflow as tf
 from .copying import traced
 from .errors import DataError
 from .graph import Call, Graph
-from .hidden_steps import idle_masks
+from .hidden_steps import idle_masks, idle_slots
 from .layers.rule import Moments
 from .mixing import Sums
 from .rebuild import Rebuilt
@@ -171,7 +171,7 @@ class Twins:
         """Steps that count of the values in slots of the network before, where not all do, for a batch."""
         if self._masks is None:
             self._masks = []
-            if self.rebuilt.before.idle:
+            if idle_slots(self.rebuilt.before):
                 inputs, numbers = list(self.inputs), range(len(self.batches))
                 masks_of = traced(lambda batch: idle_masks(self.rebuilt.before, batch), inputs, runs=len(numbers))
                 self._masks = [masks_of(self._batch(number)) for number in numbers]

@@ -14,6 +14,7 @@ import dropreg as dr
 from dropreg import copying
 from dropreg.data import check_data
 from dropreg.graph import trace_graph
+from dropreg.hidden_steps import idle_slots
 from dropreg.masking import MaskedNetwork
 from dropreg.step_masks import channel_means
 
@@ -263,7 +264,7 @@ def test_padded_steps_count_where_attention_reads_them_without_their_mask(reader
     x = layers.GlobalAveragePooling1D()(layers.Add()([*read, queries]))
     graph = trace_graph(keras.Model(inputs, layers.Dense(N_CLASSES)(x)))
     slot = next(call.outputs[0] for call in graph.calls if call.name == "memory")
-    assert (slot in graph.idle) == (readers == 1)
+    assert (slot in idle_slots(graph)) == (readers == 1)
 
 
 @pytest.mark.parametrize("maker", [tagger, attention])
@@ -372,7 +373,7 @@ def test_a_batch_of_padding_alone_leaves_means_finite() -> None:
     x, y = examples(pooled)
     x[-1] = 0
     network = MaskedNetwork(model, dr.elements(model))
-    slot = max(network.graph.idle)
+    slot = max(idle_slots(network.graph))
     means = network.average(lambda values: [channel_means(values[slot])], check_data(model, (x, y)), batch_size=N - 1)
     assert np.isfinite(means[0]).all()
     assert np.isfinite(merged(model, (x, y))).all()
