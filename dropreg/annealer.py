@@ -12,7 +12,6 @@ from .baselines.magnitude import magnitude
 from .baselines.probe import Probe
 from .baselines.question import Question, ask
 from .baselines.smoothness import non_differentiable
-from .blending import Blender, Build, chosen
 from .data import Data, Examples, check_data, read_once
 from .elements import Elements
 from .errors import DataError, ModelError, ParameterError, check_type, positive
@@ -21,7 +20,7 @@ from .outcomes import Outcome, RetainedAccuracy
 from .path import SelectionPath
 from .prediction import Task
 from .rounds import Array, Round
-from .selection import Floor, Selection, finite_numbers
+from .selection import Floor, Selection, finite_numbers, select
 from .steps import Units, begin
 from .swaps import Swapper, exchange
 
@@ -54,7 +53,7 @@ class _Run(NamedTuple):
 class Annealer:
     """Anneals a model's elements in stages, each of which drops more than the one before.
 
-    Parameters are those of `dropreg.anneal_path`; `build` merges smaller models to judge blends.
+    Parameters are those of `dropreg.anneal_path`.
 
     Attributes
     ----------
@@ -75,7 +74,6 @@ class Annealer:
         data: Data,
         elements: Elements,
         *,
-        build: Build,
         rows_per_round: int | None = None,
         outcome: str | Outcome | None = None,
         gradients: bool = True,
@@ -85,7 +83,6 @@ class Annealer:
         start: ImpactTable | npt.ArrayLike | None = None,
         restarts: bool | None = None,
         swaps: int | None = None,
-        blend: bool = False,
         floor: Floor = 1,
         task: Task | None = None,
         seed: int = 0,
@@ -140,13 +137,6 @@ class Annealer:
         self._decided: list[Array] = []
         self._history: list[dict[str, Any]] = []
         self._use(probe)
-        if blend and not self._round.curved:
-            raise ParameterError(
-                "`blend` must go with ablation='merged', gradients, the outcome 'divergence' and a second-order "
-                f"schedule, received True with ablation='{self.ablation}', gradients={self.gradients}, outcome "
-                f"'{self.question.outcome.name}' and second_order={self.schedule.second_order}: leave it out."
-            )
-        self._blender = Blender(self.question, probe.whole, build, floor) if blend else None
 
     def _use(self, probe: Probe) -> None:
         """Measure on the network of a probe, which has the elements of `kept` or all of them."""
@@ -212,11 +202,8 @@ class Annealer:
         taken = self._best(runs)
         self._round.last = runs[taken].last
         self._logits, scores, kept = runs[taken].logits, runs[taken].scores, runs[taken].kept
-        weight = np.nan
-        if self._blender is not None:
-            weight, scores, kept, _ = self._blender(scores, alive, fraction)
         for number, run in enumerate(runs):
-            marks = {"stage": self.n_stages, "run": number, "taken": number == taken, "blend": weight}
+            marks = {"stage": self.n_stages, "run": number, "taken": number == taken}
             self._history += [{**marks, **row} for row in run.history]
         kept, pairs = self._swap(kept, alive, self._sweeps, scores)
         for values in (scores, self._logits):
@@ -256,7 +243,9 @@ class Annealer:
             bar.set_postfix(dropped=f"{dropped:.1%}", outcome=f"{outcome:.4g}", refresh=False)
             bar.update()
         scores = np.where(alive, decided / n_decided, np.nan)
-        kept = chosen(self.elements, scores, alive, fraction, self.floor)
+        lowest = scores[alive].min() - 1.0
+        ranked = np.where(alive, scores, lowest)
+        kept = select(self.elements, ranked, fraction=fraction, floor=self.floor).kept
         return _Run(logits, scores, kept, history, self._round.last)
 
     def _best(self, runs: list[_Run]) -> int:
@@ -279,7 +268,7 @@ class Annealer:
             pd.DataFrame(self._history),
             self.question.outcome.name,
             f"annealed {'with gradients' if self.gradients else 'forward only'}, ablation {self.ablation}",
-            self._spent + self._probe.rows + (self._blender.rows if self._blender else 0),
+            self._spent + self._probe.rows,
             self.question.seed,
         )
 

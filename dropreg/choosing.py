@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 from .annealer import Ablation, Annealer
 from .annealing import Annealing, normal_scores
 from .baselines.spread import spread
-from .blending import Build
 from .data import Data, read_once
 from .elements import Elements, check_elements
 from .errors import ParameterError, check_between, check_several, positive
@@ -35,9 +34,9 @@ from .impact import ImpactTable
 from .outcomes import Outcome
 from .path import SelectionPath
 from .prediction import Task
-from .search import Make, down_to, within
+from .search import Build, Make, down_to, within
 from .selection import Floor, Selection, check_fractions
-from .surgery import OnBlocked, check_can_cut, cut
+from .surgery import OnBlocked, Pruned, check_can_cut, cut
 from .targets import AccuracyLimit, Budget, Target
 
 if TYPE_CHECKING:
@@ -61,7 +60,6 @@ def anneal(
     start: ImpactTable | npt.ArrayLike | None = None,
     restarts: bool | None = None,
     swaps: int | None = None,
-    blend: bool = False,
     floor: Floor = 1,
     task: Task | None = None,
     seed: int = 0,
@@ -92,7 +90,7 @@ def anneal(
         scores of the ranks by `spread`: a search begins where little goes, and what masks tell of elements that hardly
         matter is mostly noise.
     model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, restarts, swaps, \
-blend, floor, task, seed, progress
+floor, task, seed, progress
         As in `anneal_path`.
 
     Returns
@@ -112,7 +110,9 @@ blend, floor, task, seed, progress
     """
     data = read_once(data)
 
-    build = _builder(model, ablation)
+    def build(selection: Selection, part: Data) -> Pruned:
+        return cut(model, selection, part if ablation == "merged" else None)
+
     return choose(
         *(model, data, elements),
         fraction=fraction,
@@ -130,7 +130,6 @@ blend, floor, task, seed, progress
         start=start,
         restarts=restarts,
         swaps=swaps,
-        blend=blend,
         floor=floor,
         task=task,
         seed=seed,
@@ -153,7 +152,6 @@ def anneal_path(
     start: ImpactTable | npt.ArrayLike | None = None,
     restarts: bool | None = None,
     swaps: int | None = None,
-    blend: bool = False,
     floor: Floor = 1,
     task: Task | None = None,
     seed: int = 0,
@@ -208,10 +206,6 @@ def anneal_path(
         1,000 examples for up to 96 selections, and over all for 7; together they are kept if their gain is three
         times its standard error. By default 10; 0 where masks multiply weights, which are too many, and where what is
         dropped is merged, which they do not help (``experiments/results/anneal``).
-    blend : bool
-        Whether the curvatures of the outcome at the whole network (`obd`) are added to the logits that decide a stage,
-        as much as makes the merged network better on `data` (`dropreg.blending`), with "merged" where second
-        derivatives are estimated. It merges smaller networks with halves of `data` four to ten times a stage.
     floor : int or mapping of str to int or float
         Elements that stay in every layer at least, as in `select`: a mapping gives it by layer, and
         ``{"name": 1.0}`` protects a layer.
@@ -249,8 +243,6 @@ def anneal_path(
         start=start,
         restarts=restarts,
         swaps=swaps,
-        blend=blend,
-        build=_builder(model, ablation),
         floor=floor,
         task=task,
         seed=seed,
@@ -260,11 +252,6 @@ def anneal_path(
         for fraction in fractions:
             run.stage(fraction, n_rounds, bar)
     return run.path()
-
-
-def _builder(model: "keras.Model", ablation: Ablation) -> Build:
-    """Smaller models as the ablation has them."""
-    return lambda selection, part: cut(model, selection, part if ablation == "merged" else None)
 
 
 def choose(
@@ -305,7 +292,7 @@ def choose(
             check_can_cut(model, elements, floor)
         if isinstance(target, AccuracyLimit):
             target.check(model, data)
-    run = Annealer(model, data, elements, build=build, **options)
+    run = Annealer(model, data, elements, **options)
     if target is None:
         assert fraction is not None
         n_rounds = run.default_rounds(100) if rounds is None else positive("rounds", rounds)

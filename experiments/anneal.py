@@ -11,8 +11,7 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
   model of the step before): score, remove, merge, 20 times (`dropreg.prune_iteratively`);
 - `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone),
   both also with "no swaps"; "annealed for merging" (dropped units predicted from those that stay), also "first order"
-  (without second derivatives), "500 rounds" and "1000 rounds" (for each fraction, in place of 200), and with "blends"
-  (curvatures at the whole network added where that is better), also "500 rounds, blends";
+  (without second derivatives), "500 rounds" and "1000 rounds" (for each fraction, in place of 200);
 - variants of it: "on accuracy" or "on divergence" in place of the accuracy on what the whole network decides right;
   "one run" without restarts; without both and in 50 large rounds a stage "large rounds" and "sharpened" (up to three
   times); "each fraction" is `dropreg.anneal` for each fraction by itself, twice as long as a stage of a path, without
@@ -67,8 +66,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "annealed on divergence, no swaps": {"outcome": "divergence", "swaps": 0},
     "annealed on divergence, forward, no swaps": {**FORWARD, "outcome": "divergence", "swaps": 0},
     "annealed for merging": {"ablation": "merged"},
-    "annealed for merging, blends": {"ablation": "merged", "blend": True},
-    "annealed for merging, 500 rounds, blends": {"ablation": "merged", "blend": True, "rounds": 500},
     "annealed for merging, first order": {"ablation": "merged", "schedule": dr.Annealing(second_order=False)},
     "annealed for merging, 500 rounds": {"ablation": "merged", "rounds": 500},
     "annealed for merging, 1000 rounds": {"ablation": "merged", "rounds": 1000},

@@ -1,6 +1,5 @@
 """Laws of swaps, floors by layer, targets, and of `prune` without a selection."""
 
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -31,7 +30,6 @@ def selected(
     options: dict[str, Any] = dict.fromkeys(
         ("rows_per_round", "outcome", "schedule", "examples_per_mask", "start", "restarts", "swaps", "task")
     )
-    options["build"] = partial(dr.prune, model)
     run = Annealer(model, data, elements, **options, gradients=False, ablation="zero", floor=1, seed=0)
     return run, dr.Selection.keeping(elements, kept).kept
 
@@ -117,7 +115,6 @@ def test_swaps_never_lower_the_outcome(ablation: Any, *, gradients: bool) -> Non
         )
         run = Annealer(
             *(model, data, elements),
-            build=partial(dr.prune, model),
             **dict.fromkeys(("rows_per_round", "schedule", "examples_per_mask", "start", "restarts", "swaps", "task")),
             outcome="loss",
             gradients=False,
