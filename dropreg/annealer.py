@@ -38,16 +38,12 @@ _WEIGHTS = Annealing(learning_rate=0.03, sharpness=15.0)
 
 
 class _Run(NamedTuple):
-    """Logits after the rounds of a run, their means that decide, what these select, and a row for each round.
-
-    `last` are the weights of a last layer that learns along, after the rounds.
-    """
+    """Logits after the rounds of a run, their means that decide, what these select, and a row for each round."""
 
     logits: Array
     scores: Array
     kept: npt.NDArray[np.bool_]
     history: list[dict[str, Any]]
-    last: list[Array]
 
 
 class Annealer:
@@ -81,7 +77,6 @@ class Annealer:
         schedule: Annealing | None = None,
         examples_per_mask: int | None = None,
         start: ImpactTable | npt.ArrayLike | None = None,
-        restarts: bool | None = None,
         swaps: int | None = None,
         floor: Floor = 1,
         task: Task | None = None,
@@ -115,8 +110,7 @@ class Annealer:
                 f"masks, received {rows}: pass {max(rows // group, 2) * group}."
             )
         self.start = self._logits = _start(model, elements, start)
-        deletes_units = ablation == "zero" and not elements.one_mask_a_batch
-        self._restarts = deletes_units if restarts is None else restarts
+        self._restarts = ablation == "zero" and not elements.one_mask_a_batch
         self._group, self._rows, self._spent = group, rows, 0
         probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
         if isinstance(self.question.outcome, RetainedAccuracy) and not probe.of_whole().any():
@@ -190,18 +184,16 @@ class Annealer:
     def stage(self, fraction: float, rounds: int, bar: Any) -> Selection:
         """Go on until `fraction` of all elements is dropped, in runs of so many rounds, each shown on a tqdm bar.
 
-        With restarts a second run starts from the first logits again. Of the two, the one is taken whose selection
-        has the better outcome on all examples.
+        Where units are deleted, a second run of every stage but the first starts from the first logits again. Of the
+        two, the one is taken whose selection has the better outcome on all examples.
         """
         alive = self.kept
         if self._probe.n_elements > alive.sum():
             self._narrow()
         starts = [self._handed_on(alive), self.start] if self._restarts and self.n_stages else [self._handed_on(alive)]
-        before = self._round.last
-        runs = [self._run(fraction, rounds, alive, start.copy(), before, bar) for start in starts]
+        runs = [self._run(fraction, rounds, alive, start.copy(), bar) for start in starts]
         taken = self._best(runs)
-        self._round.last = runs[taken].last
-        self._logits, scores, kept = runs[taken].logits, runs[taken].scores, runs[taken].kept
+        self._logits, scores, kept, _ = runs[taken]
         for number, run in enumerate(runs):
             marks = {"stage": self.n_stages, "run": number, "taken": number == taken}
             self._history += [{**marks, **row} for row in run.history]
@@ -220,12 +212,9 @@ class Annealer:
             logits[alive] = self.schedule.carried * bounded(logits[alive], np.inf)
         return logits
 
-    def _run(
-        self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], logits: Array, last: list[Array], bar: Any
-    ) -> _Run:
+    def _run(self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], logits: Array, bar: Any) -> _Run:
         """The rounds of a run, which move `logits` and the weights of the last layer, and what they select."""
         n, schedule, history = len(alive), self.schedule, []
-        self._round.last = last
         decided, n_decided = np.zeros(n), 0
         for number in range(rounds):
             dropped = self._dropped + (fraction - self._dropped) * schedule.progress(number, rounds)
@@ -246,19 +235,15 @@ class Annealer:
         lowest = scores[alive].min() - 1.0
         ranked = np.where(alive, scores, lowest)
         kept = select(self.elements, ranked, fraction=fraction, floor=self.floor).kept
-        return _Run(logits, scores, kept, history, self._round.last)
+        return _Run(logits, scores, kept, history)
 
     def _best(self, runs: list[_Run]) -> int:
         """Which run's selection has the best outcome on all examples, the first of equals."""
         if len(runs) == 1:
             return 0
-        outcomes = [self._outcome(run) for run in runs]
+        everything = np.arange(len(self._probe))
+        outcomes = [self._round.means(run.kept[np.newaxis], everything)[0] for run in runs]
         return int((-self.question.sign * np.array(outcomes)).argmax())
-
-    def _outcome(self, run: _Run) -> float:
-        """Mean on all examples."""
-        self._round.last = run.last
-        return float(self._round.means(run.kept[np.newaxis], np.arange(len(self._probe)))[0])
 
     def path(self) -> SelectionPath:
         """All stages so far."""

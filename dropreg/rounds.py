@@ -90,18 +90,6 @@ class Round:
         body = self._expand if self.curved else self._differentiate if self.gradients else self._measure
         return self.probe.function(body, *specs[: 1 + self.curved])
 
-    @property
-    def last(self) -> list[Array]:
-        """Weights of the last layer where it learns along, else nothing."""
-        last = self.probe.network.last
-        return [] if last is None else [weight.numpy() for weight in last.weights]
-
-    @last.setter
-    def last(self, values: list[Array]) -> None:
-        last = self.probe.network.last
-        for weight, value in zip([] if last is None else last.weights, values, strict=True):
-            weight.assign(value)
-
     def __call__(
         self, number: int, alive: npt.NDArray[np.bool_], p: Array, *, interactions: float = 1.0, explored: float = 0.0
     ) -> tuple[Array, float]:

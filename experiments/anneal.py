@@ -13,9 +13,7 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
   both also with "no swaps"; "annealed for merging" (dropped units predicted from those that stay), also "first order"
   (without second derivatives), "500 rounds" and "1000 rounds" (for each fraction, in place of 200);
 - variants of it: "on accuracy" or "on divergence" in place of the accuracy on what the whole network decides right;
-  "one run" without restarts; without both and in 50 large rounds a stage "large rounds" and "sharpened" (up to three
-  times); "each fraction" is `dropreg.anneal` for each fraction by itself, twice as long as a stage of a path, without
-  swaps.
+  "each fraction" is `dropreg.anneal` for each fraction by itself, twice as long as a stage of a path, without swaps.
 
 "dense" is the whole network. Methods see the first 5,000 estimation images, merging the other 5,000 (where methods
 merge in each step, the first as well); accuracy is on the test images, which nothing is chosen on. Seconds and rows are
@@ -46,8 +44,6 @@ SHIPPED = ("mlp", "cnn", "resnet", "vit")
 STEPS = 20
 DRAWS = 5
 ACCURACY = {"outcome": "accuracy"}
-ONE_RUN = {**ACCURACY, "restarts": False}
-LARGE = {**ONE_RUN, "swaps": 0, "rows_per_round": 2048}
 FORWARD = {"gradients": False}
 OPTIONS: dict[str, dict[str, Any]] = {
     "annealed": {},
@@ -58,11 +54,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "annealed on accuracy, no swaps": {**ACCURACY, "swaps": 0},
     "annealed on accuracy, forward": {**ACCURACY, **FORWARD},
     "annealed on accuracy, forward, no swaps": {**ACCURACY, **FORWARD, "swaps": 0},
-    "annealed on accuracy, one run": ONE_RUN,
-    "annealed on accuracy, one run, no swaps": {**ONE_RUN, "swaps": 0},
-    "annealed on accuracy, large rounds": LARGE,
-    "annealed on accuracy, sharpened": {**LARGE, "schedule": dr.Annealing(sharpness=3.0)},
-    "annealed on divergence, large rounds": {**LARGE, "outcome": "divergence"},
     "annealed on divergence, no swaps": {"outcome": "divergence", "swaps": 0},
     "annealed on divergence, forward, no swaps": {**FORWARD, "outcome": "divergence", "swaps": 0},
     "annealed for merging": {"ablation": "merged"},

@@ -176,9 +176,7 @@ def test_small_rounds_cost_what_few_large_ones_do(model: keras.Model, data: Labe
     [
         ({}, 2),
         ({"gradients": False}, 2),
-        ({"restarts": False}, 1),
         ({"ablation": "merged", "examples_per_mask": 16}, 1),
-        ({"ablation": "merged", "examples_per_mask": 16, "restarts": True}, 2),
     ],
 )
 def test_the_better_of_two_runs_is_taken(mode: dict[str, Any], runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,9 +241,9 @@ def test_nothing_right_is_refused(model: keras.Model, data: Labelled, elements: 
     assert dr.anneal(model, (data[0], wrong), elements, fraction=0.5, outcome="accuracy", **FEW).kept.any()
 
 
-@pytest.mark.parametrize(("restarts", "runs"), [(None, 5), (False, 3)])
+@pytest.mark.parametrize(("mode", "runs"), [({}, 5), ({"ablation": "merged", "examples_per_mask": 16}, 3)])
 def test_the_bar_ends_where_it_said(
-    restarts: bool | None,
+    mode: dict[str, Any],
     runs: int,
     model: keras.Model,
     data: Labelled,
@@ -261,7 +259,7 @@ def test_the_bar_ends_where_it_said(
 
     monkeypatch.setattr(choosing, "tqdm", Bar)
     asked: dict[str, Any] = {"fractions": (0.2, 0.4, 0.5), "rounds": 4, "rows_per_round": 64, "swaps": 0}
-    dr.anneal_path(model, data, elements, restarts=restarts, progress=True, **asked)
+    dr.anneal_path(model, data, elements, progress=True, **asked, **mode)
     assert set(bars) == {(4 * runs, 4 * runs)}
 
 

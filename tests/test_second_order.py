@@ -189,9 +189,9 @@ def test_logits_are_handed_on_less_extreme(second_order: bool, monkeypatch: pyte
     ended: list[np.ndarray] = []
     run = Annealer._run
 
-    def recorded(self: Annealer, fraction: float, rounds: int, alive: Any, logits: Any, last: Any, bar: Any) -> Any:
+    def recorded(self: Annealer, fraction: float, rounds: int, alive: Any, logits: Any, bar: Any) -> Any:
         started.append((logits[alive].copy(), alive))
-        made = run(self, fraction, rounds, alive, logits, last, bar)
+        made = run(self, fraction, rounds, alive, logits, bar)
         ended.append(made.logits.copy())
         return made
 

@@ -28,7 +28,7 @@ def selected(
     data = data if labels is None else (data[0], labels)
     elements = dr.elements(model)
     options: dict[str, Any] = dict.fromkeys(
-        ("rows_per_round", "outcome", "schedule", "examples_per_mask", "start", "restarts", "swaps", "task")
+        ("rows_per_round", "outcome", "schedule", "examples_per_mask", "start", "swaps", "task")
     )
     run = Annealer(model, data, elements, **options, gradients=False, ablation="zero", floor=1, seed=0)
     return run, dr.Selection.keeping(elements, kept).kept
@@ -115,7 +115,7 @@ def test_swaps_never_lower_the_outcome(ablation: Any, *, gradients: bool) -> Non
         )
         run = Annealer(
             *(model, data, elements),
-            **dict.fromkeys(("rows_per_round", "schedule", "examples_per_mask", "start", "restarts", "swaps", "task")),
+            **dict.fromkeys(("rows_per_round", "schedule", "examples_per_mask", "start", "swaps", "task")),
             outcome="loss",
             gradients=False,
             ablation=ablation,
@@ -168,7 +168,7 @@ def test_both_directions_keep_as_many_units_on_the_way_to_a_target() -> None:
     x = np.random.default_rng(0).normal(size=(100, 3, 5)).astype(np.float32)
     data, elements = (x, np.argmax(model(x), axis=1)), dr.elements(model)
     budget = dr.Budget("params", 0.84)
-    selection = dr.anneal(model, data, elements, target=budget, swaps=0, restarts=False, **QUICK)
+    selection = dr.anneal(model, data, elements, target=budget, swaps=0, **QUICK)
     kept = selection.by_layer().set_index("layer")["kept"]
     assert kept["forward_rnn"] == kept["backward_rnn"] < 6
     assert budget.measure(dr.prune(model, selection)) <= 0.84
