@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from .masking import MaskedNetwork
 
 Ablation = Literal["zero", "merged"]
-_SWEEPS = 10
 _ROWS, _SMALL, _MERGED = 2048, 256, 512
 _WORTH = 4
 """Examples without positions that one with positions, such as pixels, stands for where rows share a mask."""
@@ -77,7 +76,6 @@ class Annealer:
         schedule: Annealing | None = None,
         examples_per_mask: int | None = None,
         start: ImpactTable | npt.ArrayLike | None = None,
-        swaps: int | None = None,
         floor: Floor = 1,
         task: Task | None = None,
         seed: int = 0,
@@ -87,7 +85,6 @@ class Annealer:
         self.elements, self.floor, self.gradients, self.ablation = elements, floor, gradients, ablation
         self.schedule = _default_schedule(elements) if schedule is None else schedule
         check_type("schedule", self.schedule, Annealing, "pass dropreg.Annealing(...)")
-        self._sweeps = _sweeps(elements, ablation, swaps)
         data = read_once(data)
         if outcome is None:
             outcome = _default_outcome(
@@ -110,7 +107,7 @@ class Annealer:
                 f"masks, received {rows}: pass {max(rows // group, 2) * group}."
             )
         self.start = self._logits = _start(model, elements, start)
-        self._restarts = ablation == "zero" and not elements.one_mask_a_batch
+        self._deletes_units = ablation == "zero" and not elements.one_mask_a_batch
         self._group, self._rows, self._spent = group, rows, 0
         probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
         if isinstance(self.question.outcome, RetainedAccuracy) and not probe.of_whole().any():
@@ -179,27 +176,30 @@ class Annealer:
 
     def n_rounds(self, rounds: int, n_stages: int) -> int:
         """Rounds of the first so many stages where every run has `rounds`."""
-        return rounds * (2 * n_stages - 1 if self._restarts else n_stages)
+        return rounds * (2 * n_stages - 1 if self._deletes_units else n_stages)
 
     def stage(self, fraction: float, rounds: int, bar: Any) -> Selection:
         """Go on until `fraction` of all elements is dropped, in runs of so many rounds, each shown on a tqdm bar.
 
         Where units are deleted, a second run of every stage but the first starts from the first logits again. Of the
-        two, the one is taken whose selection has the better outcome on all examples.
+        two, the one is taken whose selection has the better outcome on all examples, and improved by swaps.
         """
         alive = self.kept
         if self._probe.n_elements > alive.sum():
             self._narrow()
-        starts = [self._handed_on(alive), self.start] if self._restarts and self.n_stages else [self._handed_on(alive)]
+        starts = [self._handed_on(alive)]
+        if self._deletes_units and self.n_stages:
+            starts.append(self.start)
         runs = [self._run(fraction, rounds, alive, start.copy(), bar) for start in starts]
         taken = self._best(runs)
         self._logits, scores, kept, _ = runs[taken]
         for number, run in enumerate(runs):
             marks = {"stage": self.n_stages, "run": number, "taken": number == taken}
             self._history += [{**marks, **row} for row in run.history]
-        kept, pairs = self._swap(kept, alive, self._sweeps, scores)
-        for values in (scores, self._logits):
-            exchange(values, pairs)
+        if self._deletes_units:
+            kept, pairs = self._swap(kept, alive, scores)
+            for values in (scores, self._logits):
+                exchange(values, pairs)
         self._selections.append(Selection(self.elements, kept))
         self._decided.append(scores)
         self._dropped = fraction
@@ -265,17 +265,6 @@ def _units(model: "keras.Model", elements: Elements) -> Units | None:
     except ModelError:
         return None
     return state if isinstance(state, Units) else None
-
-
-def _sweeps(elements: Elements, ablation: Ablation, asked: int | None) -> int:
-    if asked is None:
-        return 0 if elements.one_mask_a_batch or ablation == "merged" else _SWEEPS
-    if positive("swaps", asked, 0) and elements.one_mask_a_batch:
-        raise ParameterError(
-            f"`swaps` must be 0 for {len(elements):,} elements of which every mask takes a pass of its own, received "
-            f"{asked}: leave it out."
-        )
-    return asked
 
 
 def _default_outcome(examples: Examples, ablation: Ablation, *, one_mask_a_batch: bool) -> str:

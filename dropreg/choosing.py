@@ -2,12 +2,12 @@
 
 Every element has a logit. Each round draws masks from the keep-probabilities that belong to the logits, estimates what
 dropping each element costs at these very masks, and moves the logits by a bounded step; the expected fraction that is
-dropped rises on a schedule. In the end the elements with the highest logits stay, and a few of them are exchanged for
-others as long as that helps (`dropreg.swaps`). Logits of one stage are prejudices in the next, which drops more:
-where units are deleted, a second run without them is made as well. With F(p) the expected outcome under independent
-keep-probabilities p, a round estimates the gradient of F: by the coefficients of a regression on the masks, which equal
-it, or by the trapezoid rule from derivatives with respect to the masks at both ends of the step. One round at equal
-probabilities is plain dropout regression.
+dropped rises on a schedule. In the end the elements with the highest logits stay. Where units are deleted and not
+merged, a few of them are exchanged for others as long as that helps (`dropreg.swaps`), and as logits of one stage are
+prejudices in the next, which drops more, a second run without them is made as well. With F(p) the expected outcome
+under independent keep-probabilities p, a round estimates the gradient of F: by the coefficients of a regression on the
+masks, which equal it, or by the trapezoid rule from derivatives with respect to the masks at both ends of the step. One
+round at equal probabilities is plain dropout regression.
 
 Where what is dropped is merged, the outcome is the divergence from the whole model, which is nearly a square of what
 is dropped. Its second derivatives by single masks (Gauss-Newton) are averages of squares, far less noisy than
@@ -58,7 +58,6 @@ def anneal(
     schedule: Annealing | None = None,
     examples_per_mask: int | None = None,
     start: ImpactTable | npt.ArrayLike | None = None,
-    swaps: int | None = None,
     floor: Floor = 1,
     task: Task | None = None,
     seed: int = 0,
@@ -88,8 +87,8 @@ def anneal(
         As in `anneal_path`; where a target is searched for with labels, gradients and "merged", by default the normal
         scores of the ranks by `spread`: a search begins where little goes, and what masks tell of elements that hardly
         matter is mostly noise.
-    model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, swaps, floor, \
-task, seed, progress
+    model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, floor, task, \
+seed, progress
         As in `anneal_path`.
 
     Returns
@@ -127,7 +126,6 @@ task, seed, progress
         schedule=schedule,
         examples_per_mask=examples_per_mask,
         start=start,
-        swaps=swaps,
         floor=floor,
         task=task,
         seed=seed,
@@ -148,7 +146,6 @@ def anneal_path(
     schedule: Annealing | None = None,
     examples_per_mask: int | None = None,
     start: ImpactTable | npt.ArrayLike | None = None,
-    swaps: int | None = None,
     floor: Floor = 1,
     task: Task | None = None,
     seed: int = 0,
@@ -156,9 +153,11 @@ def anneal_path(
 ) -> SelectionPath:
     """Nested selections for several fractions, in small steps.
 
-    Where units are deleted, every stage but the first makes a second run of as many rounds, which starts from the first
-    logits again in place of those of the stage before; the selection that has the better outcome on all examples is
-    taken.
+    Where units are deleted and not merged, every stage but the first makes a second run of as many rounds, which starts
+    from the first logits again in place of those of the stage before; the selection that has the better outcome on all
+    examples is taken. Every stage ends with up to ten sweeps of swaps (`dropreg.swaps`), each of which needs forward
+    passes over 1,000 examples for up to 96 selections, and over all for 7. Neither helps where what is dropped is
+    merged (``experiments/results/anneal``).
 
     Parameters
     ----------
@@ -197,11 +196,6 @@ def anneal_path(
     start : ImpactTable or array of float, shape (n_elements,), optional
         Scores whose standardized values the logits start from (an array may hold the logits of another run); zero
         by default, for weights their magnitude.
-    swaps : int, optional
-        Sweeps of swaps at the end of each stage at most (`dropreg.swaps`), each of which needs forward passes over
-        1,000 examples for up to 96 selections, and over all for 7; together they are kept if their gain is three
-        times its standard error. By default 10; 0 where masks multiply weights, which are too many, and where what is
-        dropped is merged, which they do not help (``experiments/results/anneal``).
     floor : int or mapping of str to int or float
         Elements that stay in every layer at least, as in `select`: a mapping gives it by layer, and
         ``{"name": 1.0}`` protects a layer.
@@ -237,7 +231,6 @@ def anneal_path(
         schedule=schedule,
         examples_per_mask=examples_per_mask,
         start=start,
-        swaps=swaps,
         floor=floor,
         task=task,
         seed=seed,

@@ -126,9 +126,9 @@ class Round:
         return scale * squares
 
     def at(self, kept: npt.NDArray[np.bool_], examples: npt.NDArray[np.int64]) -> Array:
-        """Impacts (n_elements,) by the derivatives where exactly `kept` stay."""
-        masks = np.repeat(kept[np.newaxis], len(examples) // self.group, axis=0)
-        sums = self._run(masks, examples[: len(masks) * self.group]).sums
+        """Impacts (n_elements,) by the derivatives where exactly `kept` stay; each row has a mask of its own."""
+        masks = np.repeat(kept[np.newaxis], len(examples), axis=0)
+        sums = self._run(masks, examples).sums
         return self._impact(trapezoid(sums, masks.sum(axis=0), len(masks)))
 
     def means(self, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> Array:
