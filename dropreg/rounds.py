@@ -91,7 +91,7 @@ class Round:
         return self.probe.function(body, *specs[: 1 + self.curved])
 
     def __call__(
-        self, number: int, alive: npt.NDArray[np.bool_], p: Array, *, interactions: float = 1.0, explored: float = 0.0
+        self, number: int, alive: npt.NDArray[np.bool_], p: Array, *, interactions: float, explored: float
     ) -> tuple[Array, float]:
         """Impacts (n_elements,), those of dropped ones meaningless, and the mean outcome of round `number`.
 

@@ -60,7 +60,7 @@ def down_to(
     budget: Budget,
     rounds: int | None,
     *,
-    on_blocked: OnBlocked = "raise",
+    on_blocked: OnBlocked,
     progress: bool,
 ) -> Selection:
     """Go on until a selection keeps to the budget, then find the number of elements by bisection."""
