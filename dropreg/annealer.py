@@ -12,7 +12,6 @@ from .baselines.magnitude import magnitude
 from .baselines.probe import Probe
 from .baselines.question import Question, ask
 from .baselines.smoothness import non_differentiable
-from .blending import Blender, Build, chosen
 from .data import Data, Examples, check_data, read_once
 from .elements import Elements
 from .errors import DataError, ModelError, ParameterError, check_type, positive
@@ -21,7 +20,7 @@ from .outcomes import Outcome, RetainedAccuracy
 from .path import SelectionPath
 from .prediction import Task
 from .rounds import Array, Round
-from .selection import Floor, Selection, finite_numbers
+from .selection import Floor, Selection, finite_numbers, select
 from .steps import Units, begin
 from .swaps import Swapper, exchange
 
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from .masking import MaskedNetwork
 
 Ablation = Literal["zero", "merged"]
-_SWEEPS = 10
 _ROWS, _SMALL, _MERGED = 2048, 256, 512
 _WORTH = 4
 """Examples without positions that one with positions, such as pixels, stands for where rows share a mask."""
@@ -39,22 +37,18 @@ _WEIGHTS = Annealing(learning_rate=0.03, sharpness=15.0)
 
 
 class _Run(NamedTuple):
-    """Logits after the rounds of a run, their means that decide, what these select, and a row for each round.
-
-    `last` are the weights of a last layer that learns along, after the rounds.
-    """
+    """Logits after the rounds of a run, their means that decide, what these select, and a row for each round."""
 
     logits: Array
     scores: Array
     kept: npt.NDArray[np.bool_]
     history: list[dict[str, Any]]
-    last: list[Array]
 
 
 class Annealer:
     """Anneals a model's elements in stages, each of which drops more than the one before.
 
-    Parameters are those of `dropreg.anneal_path`; `build` merges smaller models to judge blends.
+    Parameters are those of `dropreg.anneal_path`.
 
     Attributes
     ----------
@@ -75,7 +69,6 @@ class Annealer:
         data: Data,
         elements: Elements,
         *,
-        build: Build,
         rows_per_round: int | None = None,
         outcome: str | Outcome | None = None,
         gradients: bool = True,
@@ -83,9 +76,6 @@ class Annealer:
         schedule: Annealing | None = None,
         examples_per_mask: int | None = None,
         start: ImpactTable | npt.ArrayLike | None = None,
-        restarts: bool | None = None,
-        swaps: int | None = None,
-        blend: bool = False,
         floor: Floor = 1,
         task: Task | None = None,
         seed: int = 0,
@@ -95,7 +85,6 @@ class Annealer:
         self.elements, self.floor, self.gradients, self.ablation = elements, floor, gradients, ablation
         self.schedule = _default_schedule(elements) if schedule is None else schedule
         check_type("schedule", self.schedule, Annealing, "pass dropreg.Annealing(...)")
-        self._sweeps = _sweeps(elements, ablation, swaps)
         data = read_once(data)
         if outcome is None:
             outcome = _default_outcome(
@@ -118,8 +107,7 @@ class Annealer:
                 f"masks, received {rows}: pass {max(rows // group, 2) * group}."
             )
         self.start = self._logits = _start(model, elements, start)
-        deletes_units = ablation == "zero" and not elements.one_mask_a_batch
-        self._restarts = deletes_units if restarts is None else restarts
+        self._deletes_units = ablation == "zero" and not elements.one_mask_a_batch
         self._group, self._rows, self._spent = group, rows, 0
         probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
         if isinstance(self.question.outcome, RetainedAccuracy) and not probe.of_whole().any():
@@ -140,13 +128,6 @@ class Annealer:
         self._decided: list[Array] = []
         self._history: list[dict[str, Any]] = []
         self._use(probe)
-        if blend and not self._round.curved:
-            raise ParameterError(
-                "`blend` must go with ablation='merged', gradients, the outcome 'divergence' and a second-order "
-                f"schedule, received True with ablation='{self.ablation}', gradients={self.gradients}, outcome "
-                f"'{self.question.outcome.name}' and second_order={self.schedule.second_order}: leave it out."
-            )
-        self._blender = Blender(self.question, probe.whole, build, floor) if blend else None
 
     def _use(self, probe: Probe) -> None:
         """Measure on the network of a probe, which has the elements of `kept` or all of them."""
@@ -195,32 +176,30 @@ class Annealer:
 
     def n_rounds(self, rounds: int, n_stages: int) -> int:
         """Rounds of the first so many stages where every run has `rounds`."""
-        return rounds * (2 * n_stages - 1 if self._restarts else n_stages)
+        return rounds * (2 * n_stages - 1 if self._deletes_units else n_stages)
 
     def stage(self, fraction: float, rounds: int, bar: Any) -> Selection:
         """Go on until `fraction` of all elements is dropped, in runs of so many rounds, each shown on a tqdm bar.
 
-        With restarts a second run starts from the first logits again. Of the two, the one is taken whose selection
-        has the better outcome on all examples.
+        Where units are deleted, a second run of every stage but the first starts from the first logits again. Of the
+        two, the one is taken whose selection has the better outcome on all examples, and improved by swaps.
         """
         alive = self.kept
         if self._probe.n_elements > alive.sum():
             self._narrow()
-        starts = [self._handed_on(alive), self.start] if self._restarts and self.n_stages else [self._handed_on(alive)]
-        before = self._round.last
-        runs = [self._run(fraction, rounds, alive, start.copy(), before, bar) for start in starts]
+        starts = [self._handed_on(alive)]
+        if self._deletes_units and self.n_stages:
+            starts.append(self.start)
+        runs = [self._run(fraction, rounds, alive, start.copy(), bar) for start in starts]
         taken = self._best(runs)
-        self._round.last = runs[taken].last
-        self._logits, scores, kept = runs[taken].logits, runs[taken].scores, runs[taken].kept
-        weight = np.nan
-        if self._blender is not None:
-            weight, scores, kept, _ = self._blender(scores, alive, fraction)
+        self._logits, scores, kept, _ = runs[taken]
         for number, run in enumerate(runs):
-            marks = {"stage": self.n_stages, "run": number, "taken": number == taken, "blend": weight}
+            marks = {"stage": self.n_stages, "run": number, "taken": number == taken}
             self._history += [{**marks, **row} for row in run.history]
-        kept, pairs = self._swap(kept, alive, self._sweeps, scores)
-        for values in (scores, self._logits):
-            exchange(values, pairs)
+        if self._deletes_units:
+            kept, pairs = self._swap(kept, alive, scores)
+            for values in (scores, self._logits):
+                exchange(values, pairs)
         self._selections.append(Selection(self.elements, kept))
         self._decided.append(scores)
         self._dropped = fraction
@@ -233,12 +212,9 @@ class Annealer:
             logits[alive] = self.schedule.carried * bounded(logits[alive], np.inf)
         return logits
 
-    def _run(
-        self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], logits: Array, last: list[Array], bar: Any
-    ) -> _Run:
+    def _run(self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], logits: Array, bar: Any) -> _Run:
         """The rounds of a run, which move `logits` and the weights of the last layer, and what they select."""
         n, schedule, history = len(alive), self.schedule, []
-        self._round.last = last
         decided, n_decided = np.zeros(n), 0
         for number in range(rounds):
             dropped = self._dropped + (fraction - self._dropped) * schedule.progress(number, rounds)
@@ -256,20 +232,18 @@ class Annealer:
             bar.set_postfix(dropped=f"{dropped:.1%}", outcome=f"{outcome:.4g}", refresh=False)
             bar.update()
         scores = np.where(alive, decided / n_decided, np.nan)
-        kept = chosen(self.elements, scores, alive, fraction, self.floor)
-        return _Run(logits, scores, kept, history, self._round.last)
+        lowest = scores[alive].min() - 1.0
+        ranked = np.where(alive, scores, lowest)
+        kept = select(self.elements, ranked, fraction=fraction, floor=self.floor).kept
+        return _Run(logits, scores, kept, history)
 
     def _best(self, runs: list[_Run]) -> int:
         """Which run's selection has the best outcome on all examples, the first of equals."""
         if len(runs) == 1:
             return 0
-        outcomes = [self._outcome(run) for run in runs]
+        everything = np.arange(len(self._probe))
+        outcomes = [self._round.means(run.kept[np.newaxis], everything)[0] for run in runs]
         return int((-self.question.sign * np.array(outcomes)).argmax())
-
-    def _outcome(self, run: _Run) -> float:
-        """Mean on all examples."""
-        self._round.last = run.last
-        return float(self._round.means(run.kept[np.newaxis], np.arange(len(self._probe)))[0])
 
     def path(self) -> SelectionPath:
         """All stages so far."""
@@ -279,7 +253,7 @@ class Annealer:
             pd.DataFrame(self._history),
             self.question.outcome.name,
             f"annealed {'with gradients' if self.gradients else 'forward only'}, ablation {self.ablation}",
-            self._spent + self._probe.rows + (self._blender.rows if self._blender else 0),
+            self._spent + self._probe.rows,
             self.question.seed,
         )
 
@@ -291,17 +265,6 @@ def _units(model: "keras.Model", elements: Elements) -> Units | None:
     except ModelError:
         return None
     return state if isinstance(state, Units) else None
-
-
-def _sweeps(elements: Elements, ablation: Ablation, asked: int | None) -> int:
-    if asked is None:
-        return 0 if elements.one_mask_a_batch or ablation == "merged" else _SWEEPS
-    if positive("swaps", asked, 0) and elements.one_mask_a_batch:
-        raise ParameterError(
-            f"`swaps` must be 0 for {len(elements):,} elements of which every mask takes a pass of its own, received "
-            f"{asked}: leave it out."
-        )
-    return asked
 
 
 def _default_outcome(examples: Examples, ablation: Ablation, *, one_mask_a_batch: bool) -> str:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     import keras
 
 Values = npt.NDArray[np.float64]
-Outputs = npt.NDArray[np.float32]
 
 
 def measure(
@@ -43,14 +42,8 @@ def measure(
 
 def changes(before: "keras.Model", after: "keras.Model", data: Data, outcome: Outcome) -> Values:
     """What each example's outcome changed by, shape (n_examples,)."""
-    return changes_on(before, after, check_data(before, data), outcome)
-
-
-def changes_on(
-    before: "keras.Model", after: "keras.Model", examples: Examples, outcome: Outcome, outputs: Outputs | None = None
-) -> Values:
-    """The same on examples that were checked; `outputs` (n_examples, ...) of the model before spare a pass."""
-    values = _values(_predict(before, after, examples, outputs), examples, outcome)
+    examples = check_data(before, data)
+    values = _values(_predict(before, after, examples), examples, outcome)
     return values[1] - values[0]
 
 
@@ -60,14 +53,12 @@ def _usual(examples: Examples) -> tuple[str, ...]:
     return ("loss",) if examples.task == "regression" else ("accuracy", "loss")
 
 
-def _predict(
-    before: "keras.Model", after: "keras.Model", examples: Examples, outputs: Outputs | None = None
-) -> tuple[Prediction, Prediction]:
+def _predict(before: "keras.Model", after: "keras.Model", examples: Examples) -> tuple[Prediction, Prediction]:
     import tensorflow as tf
 
     from .copying import run_model
 
-    both = run_model(before, examples) if outputs is None else outputs, run_model(after, examples)
+    both = run_model(before, examples), run_model(after, examples)
     from_logits = are_logits(before, examples.output, examples.task, both[0])
     counted = examples.carried()[1]
     whole, smaller = (examples.predicted(tf.constant(f), counted, from_logits=from_logits) for f in both)

@@ -2,12 +2,12 @@
 
 Every element has a logit. Each round draws masks from the keep-probabilities that belong to the logits, estimates what
 dropping each element costs at these very masks, and moves the logits by a bounded step; the expected fraction that is
-dropped rises on a schedule. In the end the elements with the highest logits stay, and a few of them are exchanged for
-others as long as that helps (`dropreg.swaps`). Logits of one stage are prejudices in the next, which drops more: a
-second run without them is made as well. With F(p) the expected outcome under independent keep-probabilities p, a
-round estimates the gradient of F: by the coefficients of a regression on the masks, which equal it, or by the
-trapezoid rule from derivatives with respect to the masks at both ends of the step. One round at equal probabilities
-is plain dropout regression.
+dropped rises on a schedule. In the end the elements with the highest logits stay. Where units are deleted and not
+merged, a few of them are exchanged for others as long as that helps (`dropreg.swaps`), and as logits of one stage are
+prejudices in the next, which drops more, a second run without them is made as well. With F(p) the expected outcome
+under independent keep-probabilities p, a round estimates the gradient of F: by the coefficients of a regression on the
+masks, which equal it, or by the trapezoid rule from derivatives with respect to the masks at both ends of the step. One
+round at equal probabilities is plain dropout regression.
 
 Where what is dropped is merged, the outcome is the divergence from the whole model, which is nearly a square of what
 is dropped. Its second derivatives by single masks (Gauss-Newton) are averages of squares, far less noisy than
@@ -27,7 +27,6 @@ from tqdm.auto import tqdm
 from .annealer import Ablation, Annealer
 from .annealing import Annealing, normal_scores
 from .baselines.spread import spread
-from .blending import Build
 from .data import Data, read_once
 from .elements import Elements, check_elements
 from .errors import ParameterError, check_between, check_several, positive
@@ -35,9 +34,9 @@ from .impact import ImpactTable
 from .outcomes import Outcome
 from .path import SelectionPath
 from .prediction import Task
-from .search import Make, down_to, within
+from .search import Build, Make, down_to, within
 from .selection import Floor, Selection, check_fractions
-from .surgery import OnBlocked, check_can_cut, cut
+from .surgery import OnBlocked, Pruned, check_can_cut, cut
 from .targets import AccuracyLimit, Budget, Target
 
 if TYPE_CHECKING:
@@ -59,9 +58,6 @@ def anneal(
     schedule: Annealing | None = None,
     examples_per_mask: int | None = None,
     start: ImpactTable | npt.ArrayLike | None = None,
-    restarts: bool | None = None,
-    swaps: int | None = None,
-    blend: bool = False,
     floor: Floor = 1,
     task: Task | None = None,
     seed: int = 0,
@@ -91,8 +87,8 @@ def anneal(
         As in `anneal_path`; where a target is searched for with labels, gradients and "merged", by default the normal
         scores of the ranks by `spread`: a search begins where little goes, and what masks tell of elements that hardly
         matter is mostly noise.
-    model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, restarts, swaps, \
-blend, floor, task, seed, progress
+    model, data, elements, rows_per_round, outcome, gradients, ablation, schedule, examples_per_mask, floor, task, \
+seed, progress
         As in `anneal_path`.
 
     Returns
@@ -112,7 +108,9 @@ blend, floor, task, seed, progress
     """
     data = read_once(data)
 
-    build = _builder(model, ablation)
+    def build(selection: Selection, part: Data) -> Pruned:
+        return cut(model, selection, part if ablation == "merged" else None)
+
     return choose(
         *(model, data, elements),
         fraction=fraction,
@@ -128,9 +126,6 @@ blend, floor, task, seed, progress
         schedule=schedule,
         examples_per_mask=examples_per_mask,
         start=start,
-        restarts=restarts,
-        swaps=swaps,
-        blend=blend,
         floor=floor,
         task=task,
         seed=seed,
@@ -151,15 +146,18 @@ def anneal_path(
     schedule: Annealing | None = None,
     examples_per_mask: int | None = None,
     start: ImpactTable | npt.ArrayLike | None = None,
-    restarts: bool | None = None,
-    swaps: int | None = None,
-    blend: bool = False,
     floor: Floor = 1,
     task: Task | None = None,
     seed: int = 0,
     progress: bool = False,
 ) -> SelectionPath:
     """Nested selections for several fractions, in small steps.
+
+    Where units are deleted and not merged, every stage but the first makes a second run of as many rounds, which starts
+    from the first logits again in place of those of the stage before; the selection that has the better outcome on all
+    examples is taken. Every stage ends with up to ten sweeps of swaps (`dropreg.swaps`), each of which needs forward
+    passes over 1,000 examples for up to 96 selections, and over all for 7. Neither helps where what is dropped is
+    merged (``experiments/results/anneal``).
 
     Parameters
     ----------
@@ -198,20 +196,6 @@ def anneal_path(
     start : ImpactTable or array of float, shape (n_elements,), optional
         Scores whose standardized values the logits start from (an array may hold the logits of another run); zero
         by default, for weights their magnitude.
-    restarts : bool, optional
-        Whether every stage but the first makes a second run of as many rounds, which starts from the first logits
-        again in place of those of the stage before, and takes the selection that has the better outcome on all
-        examples. By default so where units are deleted; not for "merged", nor where masks multiply weights, which it
-        does not help (``experiments/results/anneal``).
-    swaps : int, optional
-        Sweeps of swaps at the end of each stage at most (`dropreg.swaps`), each of which needs forward passes over
-        1,000 examples for up to 96 selections, and over all for 7; together they are kept if their gain is three
-        times its standard error. By default 10; 0 where masks multiply weights, which are too many, and where what is
-        dropped is merged, which they do not help (``experiments/results/anneal``).
-    blend : bool
-        Whether the curvatures of the outcome at the whole network (`obd`) are added to the logits that decide a stage,
-        as much as makes the merged network better on `data` (`dropreg.blending`), with "merged" where second
-        derivatives are estimated. It merges smaller networks with halves of `data` four to ten times a stage.
     floor : int or mapping of str to int or float
         Elements that stay in every layer at least, as in `select`: a mapping gives it by layer, and
         ``{"name": 1.0}`` protects a layer.
@@ -247,10 +231,6 @@ def anneal_path(
         schedule=schedule,
         examples_per_mask=examples_per_mask,
         start=start,
-        restarts=restarts,
-        swaps=swaps,
-        blend=blend,
-        build=_builder(model, ablation),
         floor=floor,
         task=task,
         seed=seed,
@@ -260,11 +240,6 @@ def anneal_path(
         for fraction in fractions:
             run.stage(fraction, n_rounds, bar)
     return run.path()
-
-
-def _builder(model: "keras.Model", ablation: Ablation) -> Build:
-    """Smaller models as the ablation has them."""
-    return lambda selection, part: cut(model, selection, part if ablation == "merged" else None)
 
 
 def choose(
@@ -305,7 +280,7 @@ def choose(
             check_can_cut(model, elements, floor)
         if isinstance(target, AccuracyLimit):
             target.check(model, data)
-    run = Annealer(model, data, elements, build=build, **options)
+    run = Annealer(model, data, elements, **options)
     if target is None:
         assert fraction is not None
         n_rounds = run.default_rounds(100) if rounds is None else positive("rounds", rounds)

@@ -25,10 +25,9 @@ class SelectionPath:
     logits : ndarray of float64, shape (n_fractions, n_elements)
         What decided each selection, NaN for elements that had gone before.
     history : DataFrame
-        One row a round: stage, run and round (from 0), taken (whether the run made the stage's selection), blend
-        (weight of the curvatures in that selection, NaN where nothing was blended), dropped (the expected fraction),
-        outcome (mean over the round's masks), decided (fraction of the elements with a keep-probability outside of
-        [.1, .9]).
+        One row a round: stage, run and round (from 0), taken (whether the run made the stage's selection), dropped (the
+        expected fraction), outcome (mean over the round's masks), decided (fraction of the elements with a
+        keep-probability outside of [.1, .9]).
     outcome : str
     method : str
     rows : int

@@ -3,7 +3,6 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from .blending import Build
 from .choosing import choose
 from .data import Data, check_data, read_once
 from .distillation import distilled, resolve_recovery
@@ -13,7 +12,7 @@ from .errors import DataError, ParameterError
 from .merged import can_predict
 from .merges import LeastSquares, Merge, resolve_merge
 from .recovery import Recovery
-from .search import Make
+from .search import Build, Make
 from .selection import Floor, Selection
 from .surgery import OnBlocked, Pruned, check_can_cut, cut
 from .targets import Target

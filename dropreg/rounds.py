@@ -90,20 +90,8 @@ class Round:
         body = self._expand if self.curved else self._differentiate if self.gradients else self._measure
         return self.probe.function(body, *specs[: 1 + self.curved])
 
-    @property
-    def last(self) -> list[Array]:
-        """Weights of the last layer where it learns along, else nothing."""
-        last = self.probe.network.last
-        return [] if last is None else [weight.numpy() for weight in last.weights]
-
-    @last.setter
-    def last(self, values: list[Array]) -> None:
-        last = self.probe.network.last
-        for weight, value in zip([] if last is None else last.weights, values, strict=True):
-            weight.assign(value)
-
     def __call__(
-        self, number: int, alive: npt.NDArray[np.bool_], p: Array, *, interactions: float = 1.0, explored: float = 0.0
+        self, number: int, alive: npt.NDArray[np.bool_], p: Array, *, interactions: float, explored: float
     ) -> tuple[Array, float]:
         """Impacts (n_elements,), those of dropped ones meaningless, and the mean outcome of round `number`.
 
@@ -138,9 +126,9 @@ class Round:
         return scale * squares
 
     def at(self, kept: npt.NDArray[np.bool_], examples: npt.NDArray[np.int64]) -> Array:
-        """Impacts (n_elements,) by the derivatives where exactly `kept` stay."""
-        masks = np.repeat(kept[np.newaxis], len(examples) // self.group, axis=0)
-        sums = self._run(masks, examples[: len(masks) * self.group]).sums
+        """Impacts (n_elements,) by the derivatives where exactly `kept` stay; each row has a mask of its own."""
+        masks = np.repeat(kept[np.newaxis], len(examples), axis=0)
+        sums = self._run(masks, examples).sums
         return self._impact(trapezoid(sums, masks.sum(axis=0), len(masks)))
 
     def means(self, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> Array:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from .annealer import Annealer
+from .data import Data
 from .errors import ModelError, TargetError, positive
 from .selection import Selection, balanced, largest_fraction, select
 from .surgery import OnBlocked, Pruned, cut
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 
 Make = Callable[[Selection], Pruned]
 """Builds the smaller model."""
+
+Build = Callable[[Selection, Data], Pruned]
+"""Builds the smaller model with some examples, without recovery."""
 
 Pilot = Callable[[Selection], float]
 """Guesses, without the examples of an accuracy limit, what it would measure."""
@@ -56,7 +60,7 @@ def down_to(
     budget: Budget,
     rounds: int | None,
     *,
-    on_blocked: OnBlocked = "raise",
+    on_blocked: OnBlocked,
     progress: bool,
 ) -> Selection:
     """Go on until a selection keeps to the budget, then find the number of elements by bisection."""

@@ -15,6 +15,7 @@ Mask = npt.NDArray[np.bool_]
 EXAMPLES = 1000
 """Examples on which single changes are measured."""
 
+_SWEEPS = 10
 _CANDIDATES = 48
 _SIZES = (1, 2, 4, 8, 16, 32)
 _FAILURES = 2
@@ -28,7 +29,8 @@ class Swapper:
     A sweep measures what single removals and single returns would change where exactly the selection stays: the most
     promising ones, by the derivatives there, or without gradients by the scores that chose the selection. Then 1, 2,
     4 ... of the cheapest removals are exchanged for as many of the best returns at once, all of these are measured on
-    all examples, and the best is taken if it is better than the selection. In the end all exchanges together must have
+    all examples, and the best is taken if it is better than the selection. There are ten sweeps at most; two in a row
+    without a gain are the last. In the end all exchanges together must have
     gained three times the standard error of their gain, or none is made: the best of many selections that differ by
     chance alone looks better by two or three.
 
@@ -46,15 +48,13 @@ class Swapper:
         self.elements, self.floor = elements, floor
         self._sweep = 0
 
-    def __call__(self, kept: Mask, allowed: Mask, sweeps: int, scores: Array) -> tuple[Mask, list[tuple[int, int]]]:
+    def __call__(self, kept: Mask, allowed: Mask, scores: Array) -> tuple[Mask, list[tuple[int, int]]]:
         """Improve a selection.
 
         Parameters
         ----------
         kept, allowed : ndarray of bool, shape (n_elements,)
             The selection, and which elements may be in it.
-        sweeps : int
-            At most so many; two in a row without a gain are the last.
         scores : ndarray of float64, shape (n_elements,)
             Of those that are allowed, higher = rather kept. Elements that are exchanged exchange theirs.
 
@@ -66,7 +66,7 @@ class Swapper:
         """
         pairs: list[tuple[int, int]] = []
         start, failures, scores = kept, 0, scores.copy()
-        for _ in range(sweeps):
+        for _ in range(_SWEEPS):
             found = self._best_exchange(kept, allowed, scores)
             failures = 0 if found else failures + 1
             if failures == _FAILURES:

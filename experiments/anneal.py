@@ -10,13 +10,9 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
 - "taylor, merged steps", "spread, merged steps" and "divergence, merged steps" (spread of the divergence from the
   model of the step before): score, remove, merge, 20 times (`dropreg.prune_iteratively`);
 - `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone),
-  both also with "no swaps"; "annealed for merging" (dropped units predicted from those that stay), also "first order"
-  (without second derivatives), "500 rounds" and "1000 rounds" (for each fraction, in place of 200), and with "blends"
-  (curvatures at the whole network added where that is better), also "500 rounds, blends";
-- variants of it: "on accuracy" or "on divergence" in place of the accuracy on what the whole network decides right;
-  "one run" without restarts; without both and in 50 large rounds a stage "large rounds" and "sharpened" (up to three
-  times); "each fraction" is `dropreg.anneal` for each fraction by itself, twice as long as a stage of a path, without
-  swaps.
+  both also "on accuracy" in place of the accuracy on what the whole network decides right; "annealed for merging"
+  (dropped units predicted from those that stay), also "first order" (without second derivatives), "500 rounds" and
+  "1000 rounds" (for each fraction, in place of 200).
 
 "dense" is the whole network. Methods see the first 5,000 estimation images, merging the other 5,000 (where methods
 merge in each step, the first as well); accuracy is on the test images, which nothing is chosen on. Seconds and rows are
@@ -47,33 +43,17 @@ SHIPPED = ("mlp", "cnn", "resnet", "vit")
 STEPS = 20
 DRAWS = 5
 ACCURACY = {"outcome": "accuracy"}
-ONE_RUN = {**ACCURACY, "restarts": False}
-LARGE = {**ONE_RUN, "swaps": 0, "rows_per_round": 2048}
 FORWARD = {"gradients": False}
 OPTIONS: dict[str, dict[str, Any]] = {
     "annealed": {},
-    "annealed, no swaps": {"swaps": 0},
     "annealed, forward": FORWARD,
-    "annealed, forward, no swaps": {**FORWARD, "swaps": 0},
     "annealed on accuracy": ACCURACY,
-    "annealed on accuracy, no swaps": {**ACCURACY, "swaps": 0},
     "annealed on accuracy, forward": {**ACCURACY, **FORWARD},
-    "annealed on accuracy, forward, no swaps": {**ACCURACY, **FORWARD, "swaps": 0},
-    "annealed on accuracy, one run": ONE_RUN,
-    "annealed on accuracy, one run, no swaps": {**ONE_RUN, "swaps": 0},
-    "annealed on accuracy, large rounds": LARGE,
-    "annealed on accuracy, sharpened": {**LARGE, "schedule": dr.Annealing(sharpness=3.0)},
-    "annealed on divergence, large rounds": {**LARGE, "outcome": "divergence"},
-    "annealed on divergence, no swaps": {"outcome": "divergence", "swaps": 0},
-    "annealed on divergence, forward, no swaps": {**FORWARD, "outcome": "divergence", "swaps": 0},
     "annealed for merging": {"ablation": "merged"},
-    "annealed for merging, blends": {"ablation": "merged", "blend": True},
-    "annealed for merging, 500 rounds, blends": {"ablation": "merged", "blend": True, "rounds": 500},
     "annealed for merging, first order": {"ablation": "merged", "schedule": dr.Annealing(second_order=False)},
     "annealed for merging, 500 rounds": {"ablation": "merged", "rounds": 500},
     "annealed for merging, 1000 rounds": {"ablation": "merged", "rounds": 1000},
 }
-EACH = "annealed on accuracy, each fraction"
 SQUARED = dr.Scorer(dr.taylor, {"statistic": "squared"})
 SIGNED = dr.Scorer(dr.taylor)
 ONE_SHOT = {"taylor": SQUARED, "spread": dr.Scorer(dr.spread), "obd": dr.Scorer(dr.obd)}
@@ -87,7 +67,7 @@ IN_STEPS = {
     "spread, merged steps": dr.Scorer(dr.spread),
     "divergence, merged steps": dr.Scorer(dr.spread, {"outcome": "divergence"}),
 }
-METHODS = ("random", *ONE_SHOT, "loo", "dropout regression", *ITERATED, "greedy", "gates", *IN_STEPS, *OPTIONS, EACH)
+METHODS = ("random", *ONE_SHOT, "loo", "dropout regression", *ITERATED, "greedy", "gates", *IN_STEPS, *OPTIONS)
 Pair = tuple[np.ndarray, np.ndarray]
 Made = list[tuple[dr.Selection, float, int]]
 """Selection, seconds and row-equivalents for each fraction."""
@@ -143,14 +123,6 @@ def gated(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: A
     return made
 
 
-def each(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int) -> Made:
-    """Selections of runs that know of one fraction only."""
-    runs = (
-        annealed({**ACCURACY, "swaps": 0}, model, data, elements, seed, ((fraction,), rounds)) for fraction in fractions
-    )
-    return [made for (made,) in runs]
-
-
 def regression(model: Any, data: Pair, elements: dr.Elements, rows: int, seed: int) -> dr.ImpactTable:
     """Dropout regression at one rate, forward passes alone."""
     asked: dict[str, Any] = {"design": dr.Bernoulli(0.7), "outcomes": ("loss",), "fidelity": None, "progress": False}
@@ -163,8 +135,6 @@ def make(
     """One method's selections; `rounds` is for annealing, `rows` the budget of greedy, leave one out and regression."""
     if method in OPTIONS:
         return annealed(OPTIONS[method], model, data, elements, seed, (fractions, rounds))
-    if method == EACH:
-        return each(model, data, elements, seed, fractions, rounds or 800)
     if method in ITERATED:
         return list(iterated(ITERATED[method], model, data, elements, seed, fractions))
     if method == "gates":

@@ -10,7 +10,6 @@ import tensorflow as tf
 from keras import layers
 
 import dropreg as dr
-from dropreg.annealer import Annealer
 from dropreg.data import check_data
 from dropreg.graph import trace_graph
 from dropreg.last_layer import LastLayer
@@ -163,28 +162,6 @@ def test_which_layer_learns(model: Any, name: str | None) -> None:
     else:
         assert found is not None
         assert found.layer is network.get_layer(name)
-
-
-def test_every_run_of_a_stage_starts_from_one_last_layer(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the next stage from that of the run that is taken, whichever it is."""
-    model = classifier()
-    data, elements = examples(model), dr.elements(model)
-    seen: list[tuple[float, float]] = []
-    run = Annealer._run
-
-    def recorded(self: Annealer, fraction: float, rounds: int, alive: Any, logits: Any, last: Any, bar: Any) -> Any:
-        made = run(self, fraction, rounds, alive, logits, last, bar)
-        seen.append((float(np.square(last[0]).sum()), float(np.square(made.last[0]).sum())))
-        return made
-
-    monkeypatch.setattr(Annealer, "_run", recorded)
-    asked: dict[str, Any] = {"rounds": 4, "rows_per_round": 256, "ablation": "merged", "restarts": True}
-    path = dr.anneal_path(model, data, elements, fractions=(0.2, 0.4, 0.6), **asked)
-    first, goes_on, afresh, *later = seen
-    taken = path.history.query("stage == 1 and taken")["run"].iloc[0]
-    assert len({first[1], goes_on[1], afresh[1]}) == 3
-    assert goes_on[0] == afresh[0] == first[1]
-    assert {start for start, _ in later} == {(goes_on, afresh)[taken][1]}
 
 
 def test_only_merging_learns() -> None:

@@ -164,7 +164,7 @@ def test_an_accuracy_limit_is_checked_in_twentieths(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(dr.AccuracyLimit, "guess", lambda *_: 1.0)
     limit = dr.AccuracyLimit(0.3, (x[80:], y[80:]))
     monkeypatch.setattr(search, "_RISE", 0.0)  # nothing is left out
-    selection = dr.anneal(model, (x[:80], y[:80]), dr.elements(model), target=limit, floor=10, swaps=0, **QUICK)
+    selection = dr.anneal(model, (x[:80], y[:80]), dr.elements(model), target=limit, floor=10, **QUICK)
     np.testing.assert_allclose(fractions, 0.05 * np.arange(1, 10))
     assert selection.fraction == pytest.approx(0.4)
 

@@ -159,7 +159,7 @@ def test_examples_with_positions_serve_for_several() -> None:
     for name in ("u_net", "cnn"):
         model = models.ready(name)
         data, elements = models.data_for(model, 40), dr.elements(model)
-        path = dr.anneal_path(model, data, elements, fractions=(0.2,), rounds=20, ablation="merged", swaps=0)
+        path = dr.anneal_path(model, data, elements, fractions=(0.2,), rounds=20, ablation="merged")
         rows.append(path.rows)
         rounds.append(len(path.history))
     assert rounds[0] == rounds[1]

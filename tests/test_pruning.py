@@ -12,7 +12,7 @@ from keras import layers
 from tqdm.auto import tqdm
 
 import dropreg as dr
-from dropreg import choosing
+from dropreg import choosing, swaps
 from dropreg.annealer import Annealer
 from dropreg.annealing import bounded, draw_masks, keep_probabilities, slopes, trapezoid
 from dropreg.baselines.probe import Probe
@@ -141,7 +141,7 @@ def test_later_stages_do_the_same_on_a_smaller_network(
 ) -> None:
     model = models.ready(name)
     data, elements = models.data_for(model, 200), dr.elements(model, kinds)
-    asked = {"fractions": (0.3, 0.6), "rounds": 4, "rows_per_round": 256, "outcome": outcome, "swaps": 1}
+    asked = {"fractions": (0.3, 0.6), "rounds": 4, "rows_per_round": 256, "outcome": outcome}
     sizes = []
     used = Annealer._use
 
@@ -150,6 +150,7 @@ def test_later_stages_do_the_same_on_a_smaller_network(
         used(self, probe)
 
     monkeypatch.setattr(Annealer, "_use", use)
+    monkeypatch.setattr(swaps, "_SWEEPS", 1)
     path = dr.anneal_path(model, data, elements, **asked)
     assert len(sizes) == 2
     assert sizes[1] < sizes[0] == len(elements)
@@ -161,11 +162,13 @@ def test_later_stages_do_the_same_on_a_smaller_network(
         np.testing.assert_array_equal(one.kept, other.kept)
 
 
-def test_small_rounds_cost_what_few_large_ones_do(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+def test_small_rounds_cost_what_few_large_ones_do(
+    model: keras.Model, data: Labelled, elements: dr.Elements, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """From the second stage on two runs are made, and measured on all examples once."""
+    monkeypatch.setattr(swaps, "_SWEEPS", 0)
     small, large = (
-        dr.anneal_path(model, data, elements, fractions=(0.3, 0.5), swaps=0, rows_per_round=rows)
-        for rows in (None, 1024)
+        dr.anneal_path(model, data, elements, fractions=(0.3, 0.5), rows_per_round=rows) for rows in (None, 1024)
     )
     assert (len(small.history), len(large.history)) == (3 * 400, 3 * 100)
     assert small.rows == large.rows == 3 * 3 * 102_400 + 2 * len(data[0])
@@ -176,9 +179,7 @@ def test_small_rounds_cost_what_few_large_ones_do(model: keras.Model, data: Labe
     [
         ({}, 2),
         ({"gradients": False}, 2),
-        ({"restarts": False}, 1),
         ({"ablation": "merged", "examples_per_mask": 16}, 1),
-        ({"ablation": "merged", "examples_per_mask": 16, "restarts": True}, 2),
     ],
 )
 def test_the_better_of_two_runs_is_taken(mode: dict[str, Any], runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,7 +194,8 @@ def test_the_better_of_two_runs_is_taken(mode: dict[str, Any], runs: int, monkey
         return best(self, runs)
 
     monkeypatch.setattr(Annealer, "_best", record)
-    asked: dict[str, Any] = {"rounds": 5, "rows_per_round": 256, "swaps": 0, **mode}
+    monkeypatch.setattr(swaps, "_SWEEPS", 0)
+    asked: dict[str, Any] = {"rounds": 5, "rows_per_round": 256, **mode}
     path = dr.anneal_path(model, (x, y), elements, fractions=(0.2, 0.4, 0.6, 0.8), outcome="loss", **asked)
     assert [len(masks) for masks in tried] == [1, runs, runs, runs]
     merging = (x, None) if "ablation" in mode else None
@@ -243,9 +245,9 @@ def test_nothing_right_is_refused(model: keras.Model, data: Labelled, elements: 
     assert dr.anneal(model, (data[0], wrong), elements, fraction=0.5, outcome="accuracy", **FEW).kept.any()
 
 
-@pytest.mark.parametrize(("restarts", "runs"), [(None, 5), (False, 3)])
+@pytest.mark.parametrize(("mode", "runs"), [({}, 5), ({"ablation": "merged", "examples_per_mask": 16}, 3)])
 def test_the_bar_ends_where_it_said(
-    restarts: bool | None,
+    mode: dict[str, Any],
     runs: int,
     model: keras.Model,
     data: Labelled,
@@ -260,8 +262,8 @@ def test_the_bar_ends_where_it_said(
             super().close()
 
     monkeypatch.setattr(choosing, "tqdm", Bar)
-    asked: dict[str, Any] = {"fractions": (0.2, 0.4, 0.5), "rounds": 4, "rows_per_round": 64, "swaps": 0}
-    dr.anneal_path(model, data, elements, restarts=restarts, progress=True, **asked)
+    asked: dict[str, Any] = {"fractions": (0.2, 0.4, 0.5), "rounds": 4, "rows_per_round": 64}
+    dr.anneal_path(model, data, elements, progress=True, **asked, **mode)
     assert set(bars) == {(4 * runs, 4 * runs)}
 
 
@@ -357,7 +359,6 @@ def run(model: keras.Model, data: Any, elements: dr.Elements, **more: Any) -> dr
         ({"examples_per_mask": 4}, r"`examples_per_mask` must be 1 where every row"),
         ({"start": np.zeros(3)}, r"`start` must be finite numbers of shape \(9,\)"),
         ({"outcome": "losss"}, r"`outcome` must be one of"),
-        ({"swaps": -1}, r"`swaps` must be an integer of at least 0, received -1"),
         ({"floor": {"nowhere": 2}}, r"`floor` must name layers of the elements \(.*\), received nowhere"),
         ({"floor": {"first": 1.5}}, r"`floor` of layer 'first' must be a number of its \d+ elements.*received 1.5"),
         ({"seed": -1}, r"`seed` must be an integer"),

@@ -155,7 +155,7 @@ def test_rounds_estimate_the_second_derivatives_of_drop_and_merge() -> None:
 def test_what_second_derivatives_are_at_hand_for(more: dict[str, Any], curved: bool) -> None:
     model = classifier()
     data, elements = examples(model), dr.elements(model)
-    asked: dict[str, Any] = {"fractions": (0.3, 0.6), "rounds": 6, "rows_per_round": 512, "swaps": 0, **more}
+    asked: dict[str, Any] = {"fractions": (0.3, 0.6), "rounds": 6, "rows_per_round": 512, **more}
     first, second = (
         dr.anneal_path(model, data, elements, schedule=dr.Annealing(second_order=chosen), **asked)
         for chosen in (False, True)
@@ -189,9 +189,9 @@ def test_logits_are_handed_on_less_extreme(second_order: bool, monkeypatch: pyte
     ended: list[np.ndarray] = []
     run = Annealer._run
 
-    def recorded(self: Annealer, fraction: float, rounds: int, alive: Any, logits: Any, last: Any, bar: Any) -> Any:
+    def recorded(self: Annealer, fraction: float, rounds: int, alive: Any, logits: Any, bar: Any) -> Any:
         started.append((logits[alive].copy(), alive))
-        made = run(self, fraction, rounds, alive, logits, last, bar)
+        made = run(self, fraction, rounds, alive, logits, bar)
         ended.append(made.logits.copy())
         return made
 

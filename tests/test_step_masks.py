@@ -165,7 +165,7 @@ def tuned(model: keras.Model, data: Any) -> np.ndarray:
 def annealed(model: keras.Model, data: Any) -> np.ndarray:
     schedule = dr.Annealing(second_order=False)  # whose random signs would go by steps
     elements = dr.elements(model)
-    chosen = dr.anneal(model, data, elements, fraction=0.5, ablation="merged", schedule=schedule, rounds=3, swaps=0)
+    chosen = dr.anneal(model, data, elements, fraction=0.5, ablation="merged", schedule=schedule, rounds=3)
     return chosen.kept.astype(float)
 
 

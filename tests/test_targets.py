@@ -1,6 +1,5 @@
 """Laws of swaps, floors by layer, targets, and of `prune` without a selection."""
 
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -29,9 +28,8 @@ def selected(
     data = data if labels is None else (data[0], labels)
     elements = dr.elements(model)
     options: dict[str, Any] = dict.fromkeys(
-        ("rows_per_round", "outcome", "schedule", "examples_per_mask", "start", "restarts", "swaps", "task")
+        ("rows_per_round", "outcome", "schedule", "examples_per_mask", "start", "task")
     )
-    options["build"] = partial(dr.prune, model)
     run = Annealer(model, data, elements, **options, gradients=False, ablation="zero", floor=1, seed=0)
     return run, dr.Selection.keeping(elements, kept).kept
 
@@ -39,7 +37,7 @@ def selected(
 def test_swaps_find_the_best_selection() -> None:
     useless = (1, 4, 5, 9)
     run, kept = selected(useless, [1, 4, 5, 9, 0, 2, 3, 6])  # as many as there are useful ones
-    better, pairs = run._swap(kept, np.ones(12, dtype=bool), 20, np.zeros(12))
+    better, pairs = run._swap(kept, np.ones(12, dtype=bool), np.zeros(12))
     assert better.sum() == kept.sum()
     assert tuple(np.flatnonzero(~better)) == useless
     mask = kept.copy()
@@ -54,11 +52,11 @@ def test_swaps_return_only_what_is_allowed() -> None:
     run, kept = selected((1, 4, 5, 9), [1, 4, 5, 9])
     allowed = kept.copy()
     allowed[[0, 2]] = True
-    better, _ = run._swap(kept, allowed, 20, np.zeros(12))
+    better, _ = run._swap(kept, allowed, np.zeros(12))
     assert better.sum() == 4
     assert not better[~allowed].any()
     assert better[[0, 2]].all()
-    np.testing.assert_array_equal(run._swap(kept, kept, 20, np.zeros(12))[0], kept)
+    np.testing.assert_array_equal(run._swap(kept, kept, np.zeros(12))[0], kept)
 
 
 def test_swaps_without_gradients_try_those_whose_scores_say_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,53 +79,50 @@ def test_what_is_better_by_chance_is_not_taken(
     taken = 0
     for seed in range(10):
         run, kept = selected((), [1, 4, 5, 9], labels=np.random.default_rng(seed).integers(0, 3, 400))
-        better, pairs = run._swap(kept, np.ones(12, dtype=bool), 20, np.zeros(12))
+        better, pairs = run._swap(kept, np.ones(12, dtype=bool), np.zeros(12))
         assert bool(pairs) == (better != kept).any()
         taken += bool(pairs)
     assert least <= taken <= most
 
 
-def test_swapped_elements_swap_scores() -> None:
+def test_swapped_elements_swap_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = planted((1, 4, 5, 9))
     asked: dict[str, Any] = {"fractions": (0.5,), "rounds": 1, "rows_per_round": 16, "gradients": False}
-    before, after = (dr.anneal_path(model, data, dr.elements(model), swaps=swaps, **asked) for swaps in (0, 10))
+    after = dr.anneal_path(model, data, dr.elements(model), **asked)
+    monkeypatch.setattr(swaps, "_SWEEPS", 0)
+    before = dr.anneal_path(model, data, dr.elements(model), **asked)
     assert not np.array_equal(before.selections[0].kept, after.selections[0].kept)
     kept, scores = after.selections[0].kept, after.logits[0]
     assert scores[kept].min() >= scores[~kept].max()
     np.testing.assert_array_equal(np.sort(scores), np.sort(before.logits[0]))
 
 
-@pytest.mark.parametrize("ablation", ["zero", "merged"])
 @pytest.mark.parametrize("gradients", [True, False])
-def test_swaps_never_lower_the_outcome(ablation: Any, *, gradients: bool) -> None:
+def test_swaps_never_lower_the_outcome(*, gradients: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.ready("mlp")
     data, elements = models.data_for(model, 60), dr.elements(model)
-    more: dict[str, Any] = {"examples_per_mask": 16} if ablation == "merged" else {}
 
-    def outcome(swaps: int) -> float:
+    def outcome() -> float:
         path = dr.anneal_path(
             *(model, data, elements),
             fractions=(0.5,),
-            swaps=swaps,
             outcome="loss",
-            ablation=ablation,
             gradients=gradients,
             **QUICK,
-            **more,
         )
         run = Annealer(
             *(model, data, elements),
-            build=partial(dr.prune, model),
-            **dict.fromkeys(("rows_per_round", "schedule", "examples_per_mask", "start", "restarts", "swaps", "task")),
+            **dict.fromkeys(("rows_per_round", "schedule", "examples_per_mask", "start", "task")),
             outcome="loss",
             gradients=False,
-            ablation=ablation,
             floor=1,
             seed=0,
         )
         return float(run._probe.means(path.selections[0].kept[np.newaxis], np.arange(60))[0])
 
-    assert outcome(5) <= outcome(0)
+    improved = outcome()
+    monkeypatch.setattr(swaps, "_SWEEPS", 0)
+    assert improved <= outcome()
 
 
 def test_floors_by_layer() -> None:
@@ -156,7 +151,7 @@ def test_budgets_are_kept_and_no_more_than_that(quantity: Any, at_most: float) -
     x = np.random.default_rng(0).normal(size=(100, 12)).astype(np.float32)
     data, elements = (x, np.argmax(model(x), axis=1)), dr.elements(model)
     budget = dr.Budget(quantity, at_most)
-    selection = dr.anneal(model, data, elements, target=budget, swaps=0, **QUICK)
+    selection = dr.anneal(model, data, elements, target=budget, **QUICK)
     small = dr.prune(model, selection)
     assert budget.measure(small) <= budget.at_most
     assert budget.measure(small) == pytest.approx(small.report.totals().loc[quantity, "ratio"])
@@ -171,7 +166,7 @@ def test_both_directions_keep_as_many_units_on_the_way_to_a_target() -> None:
     x = np.random.default_rng(0).normal(size=(100, 3, 5)).astype(np.float32)
     data, elements = (x, np.argmax(model(x), axis=1)), dr.elements(model)
     budget = dr.Budget("params", 0.84)
-    selection = dr.anneal(model, data, elements, target=budget, swaps=0, restarts=False, **QUICK)
+    selection = dr.anneal(model, data, elements, target=budget, **QUICK)
     kept = selection.by_layer().set_index("layer")["kept"]
     assert kept["forward_rnn"] == kept["backward_rnn"] < 6
     assert budget.measure(dr.prune(model, selection)) <= 0.84
@@ -341,5 +336,3 @@ def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) 
     for more in both:
         with pytest.raises(dr.ParameterError, match=r"must be left out where a selection is given"):
             dr.prune(model, dr.Selection.random(elements, 0.2), **more)
-    with pytest.raises(dr.ParameterError, match=r"`swaps` must be 0 for .* elements of which every mask"):
-        dr.anneal(model, data, dr.elements(model, "weights"), fraction=0.5, swaps=2)

@@ -253,8 +253,7 @@ class Probe:
             return np.array([self.values_of_one(mask, row).mean() for mask, row in zip(masks, examples, strict=True)])
         means = [np.zeros(0)]
         for block in self.blocks(len(masks), self.batch_size // n):
-            kept = tf.constant(masks[block], tf.float32)
-            kept = kept if self.network.takes_groups else tf.repeat(kept, n, axis=0)
+            kept = tf.repeat(tf.constant(masks[block], tf.float32), n, axis=0)
             values = measure(self.bundle(examples[block].reshape(-1)), kept)
             means.append(values.reshape(len(block), n).mean(axis=1, dtype=np.float64))
         return np.concatenate(means)
