@@ -15,7 +15,6 @@ from .magnitude import magnitude
 from .obd import obd
 from .random_scores import random
 from .shapiq_bridge import MaskedGame, masked_game, shapiq_scores
-from .shapiq_recorded import shapiq_regress
 from .shapley import shapley
 from .spread import spread
 from .taylor import taylor
@@ -37,7 +36,6 @@ __all__ = [
     "masked_game",
     "obd",
     "random",
-    "shapiq_regress",
     "shapiq_scores",
     "shapley",
     "spread",

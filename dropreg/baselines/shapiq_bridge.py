@@ -133,7 +133,7 @@ def shapiq_scores(
     ----------
     .. [1] Muschalik et al. (2024), "shapiq: Shapley interactions for machine learning".
     """
-    chosen = from_shapiq("KernelSHAP", "shapiq_scores") if estimator is None else estimator
+    chosen = _kernel_shap() if estimator is None else estimator
     game = masked_game(model, data, elements, examples=examples, outcome=outcome, task=task, seed=seed)
     n = min(examples, len(game._probe))
     budget = affordable(rows, n, 2**62, f"coalition on {n} examples")
@@ -149,18 +149,11 @@ def shapiq_scores(
     )
 
 
-def from_shapiq(name: str, caller: str) -> Callable[..., Any]:
-    """A class of ``shapiq.approximator``, by name.
-
-    Raises
-    ------
-    ParameterError
-        If shapiq is not installed.
-    """
+def _kernel_shap() -> Callable[..., Any]:
     try:
-        return getattr(importlib.import_module("shapiq.approximator"), name)
+        return importlib.import_module("shapiq.approximator").KernelSHAP
     except ImportError as error:
         raise ParameterError(
-            f"`{caller}` must have the package shapiq, received an installation without: install the extra, "
+            "`shapiq_scores` must have the package shapiq, received an installation without: install the extra, "
             "python -m pip install 'dropreg[shapiq]'."
         ) from error
