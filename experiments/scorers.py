@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from coar import ablation_regression
 from common import new_parser, save_settings
 from scipy import stats
 
@@ -87,7 +88,7 @@ def scorers_at(rows: int) -> dict[str, dr.Scorer]:
         "leave one out": dr.Scorer(dr.leave_one_out, budget),
         "greedy": dr.Scorer(dr.greedy, budget),
         "gates": dr.Scorer(dr.gates, budget, per_fraction=True),
-        "ablation regression": dr.Scorer(dr.ablation_regression, budget | {"examples": 1000, "outcome": "loss"}),
+        "ablation regression": dr.Scorer(ablation_regression, budget | {"examples": 1000, "outcome": "loss"}),
         "Shapley": dr.Scorer(dr.shapley, budget),
         "dropout regression": dr.Scorer(regression, budget),
         "dropout regression, gradient-assisted": dr.Scorer(assisted, budget),

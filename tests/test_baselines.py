@@ -15,7 +15,6 @@ import tensorflow as tf
 from keras import layers
 
 import dropreg as dr
-from dropreg.baselines.ablation_regression import early_stopped
 from dropreg.masking import MaskedNetwork
 
 GRID = sorted(models.BUILDERS)
@@ -145,26 +144,6 @@ def test_truncation_credits_the_rest_with_nothing(
     assert whole.details["mean length"] == len(elements)
     assert cut.details["mean length"] < len(elements)
     assert cut.details["permutations"] >= whole.details["permutations"]
-
-
-def test_early_stopped_descent_finds_a_linear_function() -> None:
-    rng = np.random.default_rng(0)
-    x, beta = (rng.random((300, 20)) < 0.1).astype(float), rng.normal(size=20)
-    held_out = rng.random(300) < 0.1
-    np.testing.assert_allclose(early_stopped(x, 3.0 + x @ beta, held_out), beta, atol=1e-6)
-    noisy = early_stopped(x[:15], x[:15] @ beta + rng.normal(size=15), held_out[:15])  # fewer masks than elements
-    assert 0 < np.linalg.norm(noisy) < 3 * np.linalg.norm(beta)
-
-
-def test_ablation_regression_comes_near_leave_one_out() -> None:
-    """At keep .95 of few elements, hardly anything else is missing."""
-    model, data, elements, _ = given("mlp")
-    table = dr.ablation_regression(model, data, elements, rows=30_000, keep=0.97, outcome="loss")
-    measured = dr.leave_one_out(model, data, elements)
-    assert np.corrcoef(table.impact, measured.impact)[0, 1] > 0.95
-    published = dr.ablation_regression(model, data, elements, rows=30_000)
-    assert published.outcome == "margin"
-    assert np.corrcoef(published.impact, measured.impact)[0, 1] > 0.5  # the same direction for either outcome
 
 
 # --- what nobody reads (law 5), magnitudes, activations --------------------------------------------------------
@@ -320,7 +299,6 @@ class Counter:
         (dr.leave_one_out, {"rows": 100}, 1),
         (dr.greedy, {"rows": 500, "step": 0.2}, 1),
         (dr.shapley, {"rows": 700}, 0),
-        (dr.ablation_regression, {"rows": 950, "examples": 20}, 0),
     ],
 )
 @pytest.mark.parametrize("as_one_mask", [False, True])

@@ -5,7 +5,6 @@ Every scorer takes ``(model, data, elements)`` and keyword arguments, returns an
 forward pass of one example is one, a backward pass is two.
 """
 
-from .ablation_regression import ablation_regression
 from .activation import activation
 from .derivatives import Curvature, Exact, GaussNewton, Hutchinson
 from .gates import HardConcrete, gates
@@ -27,7 +26,6 @@ __all__ = [
     "HardConcrete",
     "Hutchinson",
     "MaskedGame",
-    "ablation_regression",
     "activation",
     "gates",
     "greedy",
