@@ -84,7 +84,6 @@ def scorers_at(rows: int) -> dict[str, dr.Scorer]:
         "Taylor 1 + 2, signed": dr.Scorer(dr.taylor, budget | {"order": 2}),
         "Taylor 1 + 2, spread": dr.Scorer(dr.spread, budget | {"order": 2}),
         "OBD": dr.Scorer(dr.obd, budget),
-        "OBD, Hutchinson": dr.Scorer(dr.obd, budget | {"curvature": dr.Hutchinson()}),
         "leave one out": dr.Scorer(dr.leave_one_out, budget),
         "greedy": dr.Scorer(dr.greedy, budget),
         "gates": dr.Scorer(dr.gates, budget, per_fraction=True),

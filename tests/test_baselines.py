@@ -326,7 +326,6 @@ def test_rows_reported_are_rows_measured(
         (dr.spread, {}, 3),
         (dr.taylor, {"order": 2}, 1 + 2 * 3),
         (dr.obd, {"curvature": dr.GaussNewton(2)}, 1 + 2 + 4),
-        (dr.obd, {"curvature": dr.Hutchinson(3)}, 3 + 3 * 6),
         (dr.obd, {"curvature": dr.Exact()}, 9 * 9),
         (dr.leave_one_out, {}, 9),
         (dr.activation, {}, 1),

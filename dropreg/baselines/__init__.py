@@ -6,7 +6,7 @@ forward pass of one example is one, a backward pass is two.
 """
 
 from .activation import activation
-from .derivatives import Curvature, Exact, GaussNewton, Hutchinson
+from .derivatives import Curvature, Exact, GaussNewton
 from .gates import HardConcrete, gates
 from .greedy import greedy
 from .leave_one_out import leave_one_out
@@ -24,7 +24,6 @@ __all__ = [
     "Exact",
     "GaussNewton",
     "HardConcrete",
-    "Hutchinson",
     "MaskedGame",
     "activation",
     "gates",

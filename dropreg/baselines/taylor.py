@@ -72,8 +72,7 @@ def taylor(
         "mean_square" (the empirical Fisher information for order 1), or their spread, "sd" or
         "variance".
     curvature : Curvature, optional
-        How second derivatives are had, `GaussNewton()` by default; `Exact()` by nested tapes,
-        `Hutchinson()` by random probes.
+        How second derivatives are had, `GaussNewton()` by default, or `Exact()`.
     outcome : str or Outcome
         One that is differentiable itself: "loss", "margin" (order 1), "divergence" (order 2), or your own.
     rows : int, optional
@@ -83,7 +82,7 @@ def taylor(
     kept : array of bool, shape (n_elements,), optional
         State to expand around; the elements that are not in it stay dropped and have impact 0.
     seed : int
-        Chooses the examples, and probes.
+        Chooses the examples, and the random directions of `GaussNewton`.
 
     Returns
     -------
@@ -140,9 +139,7 @@ def expanded(question: Question, curvature: Curvature, rows: int | None, what: s
     from .derivatives import expand
 
     if not isinstance(curvature, Curvature):
-        raise ParameterError(
-            f"`curvature` must be GaussNewton(), Exact() or Hutchinson(), received {curvature!r}: pass an instance."
-        )
+        raise ParameterError(f"`curvature` must be GaussNewton() or Exact(), received {curvature!r}: pass an instance.")
     cost = curvature.cost(len(question.candidates), question.n_outputs)
     unit = f"example (with {curvature}: {cost:,} row-equivalents)" if isinstance(curvature, Exact) else "example"
     probe = Probe(question.first(affordable(rows, cost, len(question.examples), unit, limit=_MOST_ROWS)))
