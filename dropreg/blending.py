@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from .annealing import Array, normal_scores
-from .baselines.obd import obd
 from .baselines.question import Question, spent
+from .baselines.taylor import obd
 from .before_after import Outputs, changes_on
 from .data import Data, as_data
 from .elements import Elements

@@ -78,8 +78,6 @@ def scorers_at(rows: int) -> dict[str, dr.Scorer]:
         "weight x activation": dr.Scorer(dr.weight_activation),
         "Taylor 1, signed": dr.Scorer(dr.taylor, budget),
         "Taylor 1, squared": dr.Scorer(dr.taylor, budget | {"statistic": "squared"}),
-        "Taylor 1, mean absolute": dr.Scorer(dr.taylor, budget | {"statistic": "mean_absolute"}),
-        "Taylor 1, mean square (Fisher)": dr.Scorer(dr.taylor, budget | {"statistic": "mean_square"}),
         "Taylor 1, spread": dr.Scorer(dr.spread, budget),
         "Taylor 1 + 2, signed": dr.Scorer(dr.taylor, budget | {"order": 2}),
         "Taylor 1 + 2, spread": dr.Scorer(dr.spread, budget | {"order": 2}),

@@ -65,7 +65,7 @@ def test_a_saturated_loss_has_second_derivatives(data: Labelled) -> None:
     ("settings", "text"),
     [
         ({"order": 3}, says("`order` must be 1 or 2, received 3")),
-        ({"statistic": "median"}, says("`statistic` must be one of mean, absolute", "received 'median'")),
+        ({"statistic": "median"}, says("`statistic` must be one of mean, squared, sd", "received 'median'")),
         ({"curvature": dr.Exact()}, says("`curvature` goes with order=2", "leave it out")),
         ({"order": 2, "curvature": "exact"}, says("`curvature` must be GaussNewton()", "received 'exact'")),
         ({"outcome": "f1"}, says("`outcome` must be one of", "'f1'")),

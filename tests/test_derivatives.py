@@ -89,9 +89,9 @@ def test_random_directions_are_unbiased() -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        *(("mlp", {}), ("cnn", {"statistic": "sd"}), ("residual", {"statistic": "mean_absolute"})),
+        *(("mlp", {}), ("cnn", {"statistic": "sd"}), ("residual", {"statistic": "squared"})),
         *((name, {"order": 2, "curvature": dr.Exact()}) for name in ("mlp", "cnn", "residual")),
-        *(("mlp", {"order": 2, "statistic": "variance"}), ("cnn", {"order": 2, "statistic": "variance"})),
+        *(("mlp", {"order": 2, "statistic": "sd"}), ("cnn", {"order": 2, "statistic": "sd"})),
     ],
 )
 def test_one_mask_a_batch_gives_the_same_derivatives(name: str, settings: dict[str, Any]) -> None:
@@ -108,12 +108,8 @@ def test_statistics_are_those_of_single_examples() -> None:
     changes = np.array([table.frame["change_mean"] for table in single])
     expected = {
         "mean": changes.mean(axis=0),
-        "absolute": np.abs(changes.mean(axis=0)),
         "squared": changes.mean(axis=0) ** 2,
-        "mean_absolute": np.abs(changes).mean(axis=0),
-        "mean_square": (changes**2).mean(axis=0),
         "sd": changes.std(axis=0, ddof=1),
-        "variance": changes.var(axis=0, ddof=1),
     }
     for statistic, values in expected.items():
         table = dr.taylor(model, (x, y), elements, order=2, statistic=statistic)  # type: ignore[arg-type]
@@ -129,7 +125,6 @@ def test_moments_gathered_in_batches_are_those_of_all() -> None:
         running.add(rows[start:end])
     np.testing.assert_allclose(running.mean, rows.mean(axis=0))
     np.testing.assert_allclose(running.variance, rows.var(axis=0, ddof=1))
-    np.testing.assert_allclose(running.mean_square, (rows**2).mean(axis=0))
     np.testing.assert_allclose(running.mean_absolute, np.abs(rows).mean(axis=0))
 
 
