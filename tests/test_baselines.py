@@ -1,5 +1,6 @@
 """Laws of the baseline scorers: measured changes, magnitudes, activations, budgets."""
 
+import inspect
 import itertools
 import sys
 from collections.abc import Callable
@@ -344,6 +345,25 @@ def test_a_budget_is_spent_on_whole_examples(
 
 def _refuse(cost: int) -> None:
     raise dr.ParameterError(f"`rows` must pay for one, received 0: pass rows={cost}")
+
+
+@pytest.mark.parametrize(
+    "scorer",
+    [
+        *(dr.activation, dr.gates, dr.greedy, dr.leave_one_out, dr.magnitude, dr.obd, dr.random, dr.shapiq_scores),
+        *(dr.shapley, dr.spread, dr.taylor, dr.weight_activation),
+    ],
+)
+def test_scorers_take_the_same_arguments_in_the_same_order(scorer: Any) -> None:
+    parameters = inspect.signature(scorer).parameters
+    shared = [name for name in ("outcome", "rows", "task", "kept", "seed") if name in parameters]
+    assert list(parameters)[:3] == ["model", "data", "elements"]
+    assert list(parameters)[-len(shared) :] == shared
+    defaults = {name: parameter.default for name, parameter in list(parameters.items())[3:]}
+    assert inspect.Parameter.empty not in defaults.values()
+    assert defaults.get("outcome", "loss") == "loss"
+    assert defaults["seed"] == 0
+    assert defaults.get("rows") is None
 
 
 def test_same_seed_same_table_and_the_model_stays(make_model: Any, data: Labelled, elements: dr.Elements) -> None:
