@@ -26,7 +26,7 @@ from tqdm.auto import tqdm
 
 from .annealer import Ablation, Annealer
 from .annealing import Annealing, normal_scores
-from .baselines.spread import spread
+from .baselines.taylor import spread
 from .data import Data, read_once
 from .elements import Elements, check_elements
 from .errors import ParameterError, check_between, check_several, positive

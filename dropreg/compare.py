@@ -97,7 +97,6 @@ def default_scorers(rows: int = 1_000_000) -> dict[str, Scorer]:
         "leave one out": Scorer(baselines.leave_one_out, {"rows": rows}),
         "greedy": Scorer(baselines.greedy, {"rows": rows}),
         "gates": Scorer(baselines.gates, {"rows": rows}, per_fraction=True),
-        "ablation regression": Scorer(baselines.ablation_regression, {"rows": rows, "examples": 1000}),
         "Shapley": Scorer(baselines.shapley, {"rows": rows}),
     }
 

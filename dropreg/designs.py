@@ -68,13 +68,10 @@ class Design(ABC):
     ----------
     masks_per_group : int
         Consecutive masks that share their examples.
-    is_independent : bool
-        Whether elements are dropped independently of each other within a mask.
     """
 
     examples_per_mask: int = field(default=1, kw_only=True)
     masks_per_group: ClassVar[int] = 1
-    is_independent: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "examples_per_mask", positive("examples_per_mask", self.examples_per_mask))
@@ -271,7 +268,6 @@ class FixedSize(Design):
     """
 
     n_dropped: int = 1
-    is_independent: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         super().__post_init__()

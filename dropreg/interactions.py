@@ -8,7 +8,7 @@ import pandas as pd
 from scipy import stats
 
 from .compression import Array, Rows, one_blas_thread
-from .errors import ParameterError, check_between
+from .errors import check_between
 from .regression import Fit, residuals
 
 
@@ -25,7 +25,7 @@ class Interactions:
         says. Positive: they stand in for each other (redundancy), so losing both hurts more.
         Negative: they only work together (synergy). Zeros on the diagonal.
     std_error : ndarray, shape (n_elements, n_elements)
-        HC0; infinite on the diagonal; NaN where the estimator has none.
+        HC0; infinite on the diagonal.
     """
 
     names: tuple[str, ...]
@@ -75,14 +75,9 @@ class Interactions:
         Raises
         ------
         ParameterError
-            If the interactions have no standard errors, or `level` is out of range.
+            If `level` is out of range.
         """
         check_between("level", level)
-        if np.isnan(self.std_error).any():
-            raise ParameterError(
-                "`redundant` must have standard errors, received interactions without: sort `pairs()` by interaction, "
-                "or pass interactions=True to regress."
-            )
         frame = self.pairs()
         return frame[(frame["interaction"] > 0) & (frame["p_bh"] <= level)].reset_index(drop=True)
 

@@ -22,6 +22,7 @@ import keras
 import numpy as np
 import pandas as pd
 from anneal import Made, accuracy, annealed, load, summarize, timed
+from coar import ablation_regression
 from common import new_parser, save_settings
 
 import dropreg as dr
@@ -81,9 +82,7 @@ def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, f
         "weight x activation": lambda: dr.weight_activation(model, data, elements),
         "leave one out": lambda: dr.leave_one_out(model, data, elements, **measured),
         "greedy": lambda: dr.greedy(model, data, elements, rows=GREEDY_ROWS, **measured),
-        "ablation regression": lambda: dr.ablation_regression(
-            model, data, elements, rows=rows, examples=1000, **measured
-        ),
+        "ablation regression": lambda: ablation_regression(model, data, elements, rows=rows, examples=1000, **measured),
         "dropout regression": lambda: regression(model, data, elements, rows, seed),
     }
     table, seconds = timed(jobs[method])

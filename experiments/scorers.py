@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from coar import ablation_regression
 from common import new_parser, save_settings
 from scipy import stats
 
@@ -77,17 +78,14 @@ def scorers_at(rows: int) -> dict[str, dr.Scorer]:
         "weight x activation": dr.Scorer(dr.weight_activation),
         "Taylor 1, signed": dr.Scorer(dr.taylor, budget),
         "Taylor 1, squared": dr.Scorer(dr.taylor, budget | {"statistic": "squared"}),
-        "Taylor 1, mean absolute": dr.Scorer(dr.taylor, budget | {"statistic": "mean_absolute"}),
-        "Taylor 1, mean square (Fisher)": dr.Scorer(dr.taylor, budget | {"statistic": "mean_square"}),
         "Taylor 1, spread": dr.Scorer(dr.spread, budget),
         "Taylor 1 + 2, signed": dr.Scorer(dr.taylor, budget | {"order": 2}),
         "Taylor 1 + 2, spread": dr.Scorer(dr.spread, budget | {"order": 2}),
         "OBD": dr.Scorer(dr.obd, budget),
-        "OBD, Hutchinson": dr.Scorer(dr.obd, budget | {"curvature": dr.Hutchinson()}),
         "leave one out": dr.Scorer(dr.leave_one_out, budget),
         "greedy": dr.Scorer(dr.greedy, budget),
         "gates": dr.Scorer(dr.gates, budget, per_fraction=True),
-        "ablation regression": dr.Scorer(dr.ablation_regression, budget | {"examples": 1000, "outcome": "loss"}),
+        "ablation regression": dr.Scorer(ablation_regression, budget | {"examples": 1000, "outcome": "loss"}),
         "Shapley": dr.Scorer(dr.shapley, budget),
         "dropout regression": dr.Scorer(regression, budget),
         "dropout regression, gradient-assisted": dr.Scorer(assisted, budget),

@@ -77,13 +77,11 @@ def test_gauss_newton_is_exact_where_logits_are_piecewise_linear(
     assert tables[0].frame["curvature_mean"].max() > 1e-3
 
 
-@pytest.mark.parametrize("curvature", [dr.Hutchinson(4), dr.GaussNewton(4)])
-def test_random_probes_are_unbiased(curvature: Any) -> None:
-    """Many copies of the same examples draw many probes."""
+def test_random_directions_are_unbiased() -> None:
+    """Many copies of the same examples draw many directions."""
     model, (x, y), elements, _ = given("mlp", 3)
-    reference = dr.GaussNewton() if isinstance(curvature, dr.GaussNewton) else dr.Exact()
-    expected = dr.obd(model, (x, y), elements, curvature=reference).impact
-    found = dr.obd(model, (np.repeat(x, 1000, axis=0), np.repeat(y, 1000)), elements, curvature=curvature)
+    expected = dr.obd(model, (x, y), elements).impact
+    found = dr.obd(model, (np.repeat(x, 1000, axis=0), np.repeat(y, 1000)), elements, curvature=dr.GaussNewton(4))
     assert (np.abs(found.impact - expected) <= 4.5 * found.std_error + 1e-5).all()
     assert found.std_error.max() < 0.1 * np.abs(expected).max()
 
@@ -91,13 +89,9 @@ def test_random_probes_are_unbiased(curvature: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "settings"),
     [
-        *(("mlp", {}), ("cnn", {"statistic": "sd"}), ("residual", {"statistic": "mean_absolute"})),
+        *(("mlp", {}), ("cnn", {"statistic": "sd"}), ("residual", {"statistic": "squared"})),
         *((name, {"order": 2, "curvature": dr.Exact()}) for name in ("mlp", "cnn", "residual")),
-        *(("mlp", {"order": 2, "statistic": "variance"}), ("cnn", {"order": 2, "statistic": "variance"})),
-        *(
-            ("mlp", {"order": 2, "curvature": dr.Hutchinson(2)}),
-            ("residual", {"order": 2, "curvature": dr.Hutchinson(2)}),
-        ),
+        *(("mlp", {"order": 2, "statistic": "sd"}), ("cnn", {"order": 2, "statistic": "sd"})),
     ],
 )
 def test_one_mask_a_batch_gives_the_same_derivatives(name: str, settings: dict[str, Any]) -> None:
@@ -114,12 +108,8 @@ def test_statistics_are_those_of_single_examples() -> None:
     changes = np.array([table.frame["change_mean"] for table in single])
     expected = {
         "mean": changes.mean(axis=0),
-        "absolute": np.abs(changes.mean(axis=0)),
         "squared": changes.mean(axis=0) ** 2,
-        "mean_absolute": np.abs(changes).mean(axis=0),
-        "mean_square": (changes**2).mean(axis=0),
         "sd": changes.std(axis=0, ddof=1),
-        "variance": changes.var(axis=0, ddof=1),
     }
     for statistic, values in expected.items():
         table = dr.taylor(model, (x, y), elements, order=2, statistic=statistic)  # type: ignore[arg-type]
@@ -135,7 +125,6 @@ def test_moments_gathered_in_batches_are_those_of_all() -> None:
         running.add(rows[start:end])
     np.testing.assert_allclose(running.mean, rows.mean(axis=0))
     np.testing.assert_allclose(running.variance, rows.var(axis=0, ddof=1))
-    np.testing.assert_allclose(running.mean_square, (rows**2).mean(axis=0))
     np.testing.assert_allclose(running.mean_absolute, np.abs(rows).mean(axis=0))
 
 

@@ -2,23 +2,21 @@
 
 Every scorer takes ``(model, data, elements)`` and keyword arguments, returns an `ImpactTable` (positive
 = it hurts to lose the element) and says in its ``rows`` how many row-equivalents it spent: a masked
-forward pass of one example is one, a backward pass is two.
+forward pass of one example is one, a backward pass is two. Arguments that only some scorers have come
+first; ``outcome`` ("loss" by default), ``rows`` (a budget), ``task``, ``kept`` and ``seed`` follow in
+this order, and all have defaults.
 """
 
-from .ablation_regression import ablation_regression
 from .activation import activation
-from .derivatives import Curvature, Exact, GaussNewton, Hutchinson
+from .derivatives import Curvature, Exact, GaussNewton
 from .gates import HardConcrete, gates
 from .greedy import greedy
 from .leave_one_out import leave_one_out
 from .magnitude import magnitude
-from .obd import obd
 from .random_scores import random
 from .shapiq_bridge import MaskedGame, masked_game, shapiq_scores
-from .shapiq_recorded import shapiq_regress
 from .shapley import shapley
-from .spread import spread
-from .taylor import taylor
+from .taylor import obd, spread, taylor
 from .weight_activation import weight_activation
 
 __all__ = [
@@ -26,9 +24,7 @@ __all__ = [
     "Exact",
     "GaussNewton",
     "HardConcrete",
-    "Hutchinson",
     "MaskedGame",
-    "ablation_regression",
     "activation",
     "gates",
     "greedy",
@@ -37,7 +33,6 @@ __all__ = [
     "masked_game",
     "obd",
     "random",
-    "shapiq_regress",
     "shapiq_scores",
     "shapley",
     "spread",

@@ -113,60 +113,6 @@ class Exact(Curvature):
 
 
 @dataclass(frozen=True)
-class Hutchinson(Curvature):
-    """Random probes: v * (H v) with random signs v has the diagonal of H for its mean [1]_.
-
-    Unbiased for any network, but the noise of the probes comes on top of the spread over examples.
-
-    Parameters
-    ----------
-    probes : int
-        Sign vectors for each example.
-
-    References
-    ----------
-    .. [1] Bekas, Kokiopoulou, Saad (2007), "An estimator for the diagonal of a matrix", section 2.
-    """
-
-    probes: int = 4
-
-    def __post_init__(self) -> None:
-        _check_probes(self.probes)
-
-    def cost(self, n_elements: int, n_outputs: int) -> int:
-        return FORWARD + BACKWARD + self.probes * BACKWARD * (FORWARD + BACKWARD)
-
-    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
-        import tensorflow as tf
-
-        def product(bundle: Any, signs: Any) -> Any:
-            masks = tf.ones_like(signs)
-            with tf.GradientTape() as outer:
-                outer.watch(masks)
-                with tf.GradientTape() as inner:
-                    inner.watch(masks)
-                    value = probe.value(bundle, masks)
-                g = inner.gradient(value, masks)
-                along = tf.reduce_sum(g * signs)
-            second = outer.gradient(along, masks)
-            return g, (tf.fill(tf.shape(masks), np.nan) if second is None else signs * second)
-
-        step = probe.function(probe.by_row(product), tf.TensorSpec([None, probe.n_elements], tf.float32))
-        seed = probe.question.seed
-
-        def derivatives(examples: npt.NDArray[np.int64]) -> Derivatives:
-            bundle, results = probe.bundle(examples), []
-            rng = np.random.default_rng([seed, int(examples[0])])
-            for _ in range(self.probes):
-                signs = rng.choice(np.array([-1.0, 1.0], np.float32), (len(examples), probe.n_elements))
-                results.append(step(bundle, tf.constant(signs)))
-            second = np.mean(np.stack([h.numpy() for _, h in results]), axis=0)
-            return results[0][0].numpy(), second.astype(np.float32)
-
-        return derivatives
-
-
-@dataclass(frozen=True)
 class GaussNewton(Curvature):
     """The diagonal of J'HJ: J the outputs' Jacobian, H the outcome's Hessian with respect to the outputs [1]_.
 
@@ -190,8 +136,9 @@ class GaussNewton(Curvature):
     probes: int | None = None
 
     def __post_init__(self) -> None:
-        if self.probes is not None:
-            _check_probes(self.probes)
+        probes = self.probes
+        if probes is not None and (isinstance(probes, bool) or not isinstance(probes, int) or probes < 1):
+            raise ParameterError(f"`probes` must be an integer of at least 1, received {probes!r}.")
 
     def cost(self, n_elements: int, n_outputs: int) -> int:
         n_probes = self._n_probes(n_outputs)
@@ -208,7 +155,7 @@ class GaussNewton(Curvature):
         if len(row) > 1 and not outcome.averages:
             raise ParameterError(
                 f"`curvature` GaussNewton must have an outcome that is a mean over the positions of the output, "
-                f"received '{outcome.name}' for an output of shape {row}: pass curvature=Hutchinson(), or order=1."
+                f"received '{outcome.name}' for an output of shape {row}: pass curvature=Exact(), or order=1."
             )
         n_probes = self._n_probes(math.prod(row))
 
@@ -234,11 +181,6 @@ class GaussNewton(Curvature):
             return g.numpy(), h.numpy()
 
         return derivatives
-
-
-def _check_probes(probes: Any) -> None:
-    if isinstance(probes, bool) or not isinstance(probes, int) or probes < 1:
-        raise ParameterError(f"`probes` must be an integer of at least 1, received {probes!r}.")
 
 
 def _scores(prediction: Prediction) -> "tf.Tensor":

@@ -17,14 +17,13 @@ from ..outcomes import Outcome
 from ..prediction import Task
 from .derivatives import check_finite
 from .probe import Probe
-from .question import Array, affordable, ask
+from .question import DEFAULT_ROWS, Array, affordable, ask
 from .smoothness import non_differentiable
 
 if TYPE_CHECKING:
     import keras
 
 _ROW_COST = 3
-_DEFAULT_ROWS = 600_000
 
 
 @dataclass(frozen=True)
@@ -115,11 +114,11 @@ def gates(
     elements: Elements,
     *,
     fraction: float = 0.5,
-    rows: int | None = None,
     learning_rate: float = 0.3,
     batch_size: int = 256,
     gate: HardConcrete | None = None,
     outcome: str | Outcome = "loss",
+    rows: int | None = None,
     task: Task | None = None,
     seed: int = 0,
 ) -> ImpactTable:
@@ -136,8 +135,6 @@ def gates(
         As in `taylor`.
     fraction : float
         Of elements to be shut in the end, strictly between 0 and 1.
-    rows : int, optional
-        Budget in row-equivalents, three for each training row; 600,000 by default.
     learning_rate : float
         Of Adam, on log alpha.
     batch_size : int
@@ -145,6 +142,8 @@ def gates(
     gate : HardConcrete, optional
     outcome : str or Outcome
         Differentiated through its surrogate, so that "accuracy" will do.
+    rows : int, optional
+        Budget in row-equivalents, three for each training row; 600,000 by default.
     seed : int
         Chooses noise and the order of examples.
 
@@ -170,8 +169,7 @@ def gates(
             f"`outcome` must have a gradient or a surrogate with one, received '{question.outcome.name}': use 'loss'."
         )
     size = affordable(batch_size, 1, len(question.examples), "example")
-    budget = _DEFAULT_ROWS if rows is None else rows
-    n_steps = affordable(budget, _ROW_COST * size, 2**62, f"step of {size} rows")
+    n_steps = affordable(DEFAULT_ROWS if rows is None else rows, _ROW_COST * size, 2**62, f"step of {size} rows")
     probe = Probe(question)
     layer = non_differentiable(probe)
     if layer is not None:

@@ -50,7 +50,7 @@ def greedy(
     rows : int, optional
         Budget in rows. One random example costs a row for each element left in each round; the budget
         says how many examples there are, on which every round but the first also measures what is
-        left. By default all of them, if that is affordable.
+        left. By default all examples are used, if that costs at most 100,000,000 rows.
 
     Returns
     -------

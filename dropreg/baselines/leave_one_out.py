@@ -44,7 +44,8 @@ def leave_one_out(
     outcome : str or Outcome
         Any, differentiable or not.
     rows : int, optional
-        Budget in rows; every example costs one row for each element. By default all examples are used.
+        Budget in rows; every example costs one row for each element. By default all examples are
+        used, if that costs at most 100,000,000 rows.
 
     Returns
     -------

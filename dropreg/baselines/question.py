@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import keras
 
 Array = npt.NDArray[np.float64]
+DEFAULT_ROWS = 600_000
+"""Budget of scorers that could spend any number of rows, where none was given."""
 
 
 @dataclass(frozen=True)

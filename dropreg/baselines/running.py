@@ -34,7 +34,3 @@ class Running:
     def variance(self) -> Array:
         """Over examples, with n - 1; zero for one example."""
         return self._squares / max(self.n - 1, 1)
-
-    @property
-    def mean_square(self) -> Array:
-        return self.mean**2 + self._squares / max(self.n, 1)

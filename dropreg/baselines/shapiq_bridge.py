@@ -14,7 +14,7 @@ from ..impact import ImpactTable, impact_table
 from ..outcomes import Outcome
 from ..prediction import Task
 from .probe import Probe
-from .question import Array, affordable, ask
+from .question import DEFAULT_ROWS, Array, affordable, ask
 
 if TYPE_CHECKING:
     import keras
@@ -96,10 +96,10 @@ def shapiq_scores(
     data: Data,
     elements: Elements,
     *,
-    rows: int,
     estimator: Callable[..., Any] | None = None,
     examples: int = 100,
     outcome: str | Outcome = "loss",
+    rows: int | None = None,
     task: Task | None = None,
     seed: int = 0,
 ) -> ImpactTable:
@@ -109,12 +109,12 @@ def shapiq_scores(
     ----------
     model, data, elements, outcome, task
         As in `leave_one_out`.
-    rows : int
-        Budget in rows; a coalition costs one for every example.
     estimator : callable, optional
         A class of ``shapiq.approximator``, called with ``n`` and ``random_state``; ``KernelSHAP`` by default.
     examples : int
         Random examples that every coalition is measured on.
+    rows : int, optional
+        Budget in rows, 600,000 by default; a coalition costs one for every example.
     seed : int
 
     Returns
@@ -133,10 +133,10 @@ def shapiq_scores(
     ----------
     .. [1] Muschalik et al. (2024), "shapiq: Shapley interactions for machine learning".
     """
-    chosen = from_shapiq("KernelSHAP", "shapiq_scores") if estimator is None else estimator
+    chosen = _kernel_shap() if estimator is None else estimator
     game = masked_game(model, data, elements, examples=examples, outcome=outcome, task=task, seed=seed)
     n = min(examples, len(game._probe))
-    budget = affordable(rows, n, 2**62, f"coalition on {n} examples")
+    budget = affordable(DEFAULT_ROWS if rows is None else rows, n, 2**62, f"coalition on {n} examples")
     found = chosen(n=len(elements), random_state=seed).approximate(budget, game)
     return impact_table(
         elements.to_frame(),
@@ -149,18 +149,11 @@ def shapiq_scores(
     )
 
 
-def from_shapiq(name: str, caller: str) -> Callable[..., Any]:
-    """A class of ``shapiq.approximator``, by name.
-
-    Raises
-    ------
-    ParameterError
-        If shapiq is not installed.
-    """
+def _kernel_shap() -> Callable[..., Any]:
     try:
-        return getattr(importlib.import_module("shapiq.approximator"), name)
+        return importlib.import_module("shapiq.approximator").KernelSHAP
     except ImportError as error:
         raise ParameterError(
-            f"`{caller}` must have the package shapiq, received an installation without: install the extra, "
+            "`shapiq_scores` must have the package shapiq, received an installation without: install the extra, "
             "python -m pip install 'dropreg[shapiq]'."
         ) from error

@@ -12,7 +12,7 @@ from ..impact import ImpactTable, impact_table
 from ..outcomes import Outcome
 from ..prediction import Task
 from .probe import Probe
-from .question import Array, ask
+from .question import DEFAULT_ROWS, Array, ask
 
 if TYPE_CHECKING:
     import keras
@@ -26,10 +26,10 @@ def shapley(
     data: Data,
     elements: Elements,
     *,
-    rows: int,
     examples_per_mask: int = 16,
     tolerance: float = 0.05,
     outcome: str | Outcome = "loss",
+    rows: int | None = None,
     task: Task | None = None,
     seed: int = 0,
 ) -> ImpactTable:
@@ -44,8 +44,6 @@ def shapley(
     ----------
     model, data, elements, task
         As in `taylor`.
-    rows : int
-        Budget in rows. Permutations run until the next could exceed it.
     examples_per_mask : int
         Random examples that a permutation is measured on.
     tolerance : float
@@ -53,6 +51,8 @@ def shapley(
         cut short; 0 never does.
     outcome : str or Outcome
         Any, differentiable or not.
+    rows : int, optional
+        Budget in rows, 600,000 by default. Permutations run until the next could exceed it.
     seed : int
         Chooses permutations and examples.
 
@@ -77,6 +77,7 @@ def shapley(
         raise ParameterError(f"`examples_per_mask` must be at least 1, received {examples_per_mask}.")
     if not 0 <= tolerance < 1:
         raise ParameterError(f"`tolerance` must lie in [0, 1), received {tolerance}.")
+    rows = DEFAULT_ROWS if rows is None else rows
     longest = (len(elements) + 1) * n
     if isinstance(rows, bool) or not isinstance(rows, int | np.integer) or rows < 2 * longest:
         raise ParameterError(

@@ -1,18 +1,16 @@
-"""Ablation regression as published for component attribution."""
+"""Ablation regression as published for component attribution (COAR): a competitor that scripts measure."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from ..data import Data, check_data, read_once
-from ..elements import Elements
-from ..errors import ParameterError
-from ..impact import ImpactTable, impact_table
-from ..outcomes import Outcome
-from ..prediction import Task
-from .probe import Probe
-from .question import Array, affordable, ask
+import dropreg as dr
+from dropreg.baselines.probe import Probe
+from dropreg.baselines.question import Array, affordable, ask
+from dropreg.data import Data, check_data, read_once
+from dropreg.impact import impact_table
+from dropreg.prediction import Task
 
 if TYPE_CHECKING:
     import keras
@@ -24,15 +22,15 @@ _TIMES = np.logspace(-4, 6, 61)
 def ablation_regression(
     model: "keras.Model",
     data: Data,
-    elements: Elements,
+    elements: dr.Elements,
     *,
-    rows: int,
     keep: float = 0.95,
     examples: int | None = None,
-    outcome: str | Outcome | None = None,
+    outcome: str | dr.Outcome | None = None,
+    rows: int = 1_000_000,
     task: Task | None = None,
     seed: int = 0,
-) -> ImpactTable:
+) -> dr.ImpactTable:
     """Linear fit of the mean outcome on independent masks, one mask a pass over the data.
 
     The estimator of [1]_, the one that one mask a row is to be compared with: every mask is measured
@@ -44,14 +42,14 @@ def ablation_regression(
     ----------
     model, data, elements, task
         As in `taylor`.
-    rows : int
-        Budget in rows; a mask costs one for every example.
     keep : float
         Probability that an element is kept, strictly between 0 and 1.
     examples : int, optional
         Random examples that a pass goes through, the same for every mask; all by default.
     outcome : str or Outcome, optional
         Any; "margin" by default, as published, and "loss" for a regression, which has none.
+    rows : int
+        Budget in rows; a mask costs one for every example.
     seed : int
         Chooses masks and examples.
 
@@ -68,10 +66,10 @@ def ablation_regression(
     References
     ----------
     .. [1] Shah, Ilyas, Madry (2024), "Decomposing and editing predictions by modeling model computation",
-       section 3 and appendix (the estimator COAR).
+       section 3 and appendix (the estimator COAR), arXiv 2404.11534.
     """
     if not 0 < keep < 1:
-        raise ParameterError(f"`keep` must lie strictly between 0 and 1, received {keep}.")
+        raise dr.ParameterError(f"`keep` must lie strictly between 0 and 1, received {keep}.")
     data = read_once(data)
     if outcome is None:
         outcome = "loss" if check_data(model, data, task).task == "regression" else "margin"
@@ -81,7 +79,7 @@ def ablation_regression(
     n = len(question.examples)
     n_masks = affordable(rows, n, 2**62, f"mask on {n:,} examples")
     if n_masks < 20:
-        raise ParameterError(
+        raise dr.ParameterError(
             f"`rows` must pay for at least 20 masks on {n:,} examples, {20 * n:,} rows, received {rows:,}: pass more, "
             "or examples= for a smaller pass."
         )
