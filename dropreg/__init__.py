@@ -35,7 +35,7 @@ from .baselines import (
     weight_activation,
 )
 from .compare import Scorer, compare, default_scorers
-from .designs import Balanced, Bernoulli, Design, FixedSize, Paired
+from .designs import Bernoulli, Design, Paired
 from .elements import Elements, elements
 from .errors import DataError, DropregError, ModelError, ParameterError, RecordError, TargetError
 from .estimate import estimate
@@ -74,7 +74,6 @@ __all__ = [
     "Accuracy",
     "AccuracyLimit",
     "Annealing",
-    "Balanced",
     "Bernoulli",
     "Block",
     "Budget",
@@ -86,7 +85,6 @@ __all__ = [
     "Elements",
     "Exact",
     "Fidelity",
-    "FixedSize",
     "GaussNewton",
     "HardConcrete",
     "Hutchinson",
