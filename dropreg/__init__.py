@@ -53,7 +53,7 @@ from .record_folder import load_record
 from .regress import regress, to_statsmodels
 from .sampler import sample
 from .selection import Selection, select
-from .stopping import Precision, Separated, StableOrder, StopRule
+from .stopping import Precision, StopRule
 from .streams import stream
 from .targets import AccuracyLimit, Budget
 
@@ -112,8 +112,6 @@ __all__ = [
     "Scorer",
     "Selection",
     "SelectionPath",
-    "Separated",
-    "StableOrder",
     "StopRule",
     "TargetError",
     "__version__",

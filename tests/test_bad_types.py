@@ -39,15 +39,6 @@ def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Reco
         (lambda: untyped.Fidelity(3.5, 10), "`masks` must be an integer of at least 3, received 3.5."),
         (lambda: untyped.Fidelity(3, 1), "`examples` must be an integer of at least 2, received 1."),
         (lambda: untyped.Precision("loss", "fine"), "`std_error` must be positive and finite, received 'fine'."),
-        (lambda: untyped.StableOrder("loss", None), "`reliability` must lie strictly between 0 and 1, received None."),
-        (
-            lambda: untyped.Separated("loss", 0.5, level="95"),
-            "`level` must lie strictly between 0 and 1, received '95'.",
-        ),
-        (
-            lambda: untyped.Separated("loss", 0.5, undecided="no"),
-            "`undecided` must lie between 0 and 1, received 'no'.",
-        ),
         (lambda: untyped.Budget("params", "half"), "received 'half': the fraction that stays."),
         (
             lambda: untyped.Budget("params", True),
