@@ -101,7 +101,6 @@ def regress(
     details: dict[str, Any] = {"design": _design_text(settings.design), "errors": fit.errors}
     details |= {name: value for name, value in fit.details.items() if name != "covariance"}
     details |= {"differences of pairs": True} if in_pairs else {}
-    details |= {"ablation": settings.ablation} if settings.ablation != "zero" else {}
     details |= {"row equivalents": record.row_equivalents} if settings.row_cost > 1 else {}
     unseen = record.fidelity_masks
     return impact_table(

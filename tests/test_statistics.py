@@ -321,8 +321,6 @@ def test_bad_input_names_what_is_expected() -> None:
         dr.regress(record, estimator="lasso").negligible(0.1)
     with pytest.raises(dr.ParameterError, match=r"`rows` must be a multiple of 6 .* pass rows=12"):
         dr.sample(*case, rows=10, design=dr.Paired(0.2, examples_per_mask=3), progress=False)
-    with pytest.raises(dr.ParameterError, match=r"`ablation` must be 'zero' or 'mean', received 'noise'"):
-        dr.sample(*case, rows=10, ablation="noise", progress=False)  # type: ignore[arg-type]
     with pytest.raises(dr.ParameterError, match=r"`gradients` must name measured outcomes \(loss\), received 'margin'"):
         dr.sample(*case, rows=10, outcomes="loss", gradients=("margin",), progress=False)
 
