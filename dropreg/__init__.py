@@ -43,7 +43,7 @@ from .fidelity import Fidelity
 from .groups import Block
 from .impact import ImpactTable
 from .interactions import Interactions
-from .merges import LeastSquares, MeanShift
+from .merges import LeastSquares
 from .metrics import PerExample, PerMask
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, RetainedAccuracy
 from .path import SelectionPath
@@ -94,7 +94,6 @@ __all__ = [
     "Loss",
     "Margin",
     "MaskedGame",
-    "MeanShift",
     "ModelError",
     "Outcome",
     "Paired",

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from .merges import LeastSquares, Merge
+from .merges import LeastSquares
 from .mixing import Array, copies, from_partners, solve
 from .patient import Channels, Patient
 from .twins import Target
@@ -29,9 +29,8 @@ class Mixed:
     row: dict[str, float]
 
 
-def mix(patient: Patient, read: Channels, rows: list[Array], strategy: Merge, *, centre: bool) -> Mixed:
-    """Kernel rows that make up for what goes of the channels that are read; as they are by other strategies."""
-    squares = isinstance(strategy, LeastSquares)
+def mix(patient: Patient, read: Channels, rows: list[Array], strategy: LeastSquares, *, centre: bool) -> Mixed:
+    """Kernel rows that make up for what goes of the channels that are read."""
     targets, readouts, bases = [], [], []
     for prior, weights in zip(_priors(patient, read, len(rows), strategy), rows, strict=True):
         kernel = weights.astype(np.float64)
@@ -41,9 +40,8 @@ def mix(patient: Patient, read: Channels, rows: list[Array], strategy: Merge, *,
         readouts.append(readout)
         bases.append(prior @ basis)
     fit, held_out = patient.twins.sums(read.slots, read.rows, targets)
-    ridges = strategy.ridges if squares else ()
     mixings = [
-        solve(a, b, readout @ readout.T, ridges, centre=centre)
+        solve(a, b, readout @ readout.T, strategy.ridges, centre=centre)
         for a, b, readout in zip(fit, held_out, readouts, strict=True)
     ]
     parts = list(zip(bases, mixings, readouts, strict=True))
@@ -58,10 +56,10 @@ def mix(patient: Patient, read: Channels, rows: list[Array], strategy: Merge, *,
     return Mixed(mixed, shifts, {"ridge": max(mixing.ridge for mixing in mixings), "unexplained": unexplained})
 
 
-def _priors(patient: Patient, read: Channels, n_groups: int, strategy: Merge) -> list[Array]:
+def _priors(patient: Patient, read: Channels, n_groups: int, strategy: LeastSquares) -> list[Array]:
     """What the channels of each group that stay give of all of them from the start, (kept channels, channels)."""
     kept = np.split(read.kept, n_groups)
-    if read.kept.all() or not isinstance(strategy, LeastSquares):
+    if read.kept.all():
         return [np.eye(len(stay))[stay] for stay in kept]
     sample = np.split(patient.twins.sample(read.slots, read.rows), n_groups, axis=1)
     partners = _partners(patient, read, strategy.pairs)

@@ -19,7 +19,7 @@ from .finders.units import trace_channels
 from .graph import Graph, trace_graph
 from .latency import measure_latency
 from .layers.base import rule_for
-from .merges import Merge, resolve_merge
+from .merges import LeastSquares, resolve_merge
 from .merging import merge_into
 from .outcomes import Outcome
 from .plan import aliases_of, columns_of_labels, keep_by_slot, make_plan
@@ -140,7 +140,7 @@ def cut(
     selection: Selection,
     data: Data | None = None,
     *,
-    merge: str | Merge | None = None,
+    merge: str | LeastSquares | None = None,
     on_blocked: OnBlocked = "raise",
 ) -> Pruned:
     """Build the model without the elements that a selection drops; parameters and errors as in `dropreg.prune`."""

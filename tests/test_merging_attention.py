@@ -82,12 +82,9 @@ def test_merging_heads_comes_closer_to_the_whole_model(kind: str) -> None:
     model, x = attending(kind), examples(400)
     whole = run(model, x)
     errors = {
-        merge: np.square(run(merged(model, [0, 2], x, merge), x) - whole).mean()
-        for merge in ("none", "mean", "least_squares")
+        merge: np.square(run(merged(model, [0, 2], x, merge), x) - whole).mean() for merge in ("none", "least_squares")
     }
-    assert errors["least_squares"] < errors["mean"] <= errors["none"]
-    if kind == "without biases":
-        assert errors["mean"] == errors["none"]
+    assert errors["least_squares"] < errors["none"]
 
 
 @pytest.mark.parametrize("calls", [1, 2])
@@ -118,7 +115,7 @@ def test_the_output_projection_is_the_regression(calls: int, use_bias: bool) -> 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "without biases"])
 def test_the_mean_of_what_attention_gives_stays(kind: str) -> None:
     model, x = attending(kind), examples(100)
-    small = merged(model, [0], x, merge="mean")
+    small = merged(model, [0], x)
     before, after = (np.asarray(each.get_layer("attention")(x, x)) for each in (model, small))
     np.testing.assert_allclose(after.mean(axis=(0, 1)), before.mean(axis=(0, 1)), rtol=1e-3, atol=1e-4)
 
