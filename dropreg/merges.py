@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-import pandas as pd
 
 from .errors import ParameterError, check_between, positive
 
@@ -29,14 +28,11 @@ class LeastSquares:
     predictions : bool
         Whether the last layer of a softmax classifier, of examples or of their positions, then gives the whole
         network's probabilities as closely as it can (a convex fit, without labels), not only its scores.
-    pairs : DataFrame, optional
-        Of ``ImpactTable.redundant_pairs()``: a removed element that is in one with an element that stays is shrunk
-        towards its prediction from such partners instead of towards nothing.
 
     Raises
     ------
     ParameterError
-        If a parameter is out of range, or `pairs` lacks the columns element and other.
+        If a parameter is out of range.
     """
 
     held_out: float = 0.2
@@ -44,7 +40,6 @@ class LeastSquares:
     batch_size: int = 250
     ridges: tuple[float, ...] = RIDGES
     predictions: bool = True
-    pairs: pd.DataFrame | None = None
 
     name: ClassVar[str] = "least_squares"
 
@@ -54,11 +49,6 @@ class LeastSquares:
             positive(name, getattr(self, name))
         if not self.ridges or min(self.ridges) <= 0:
             raise ParameterError(f"`ridges` must be one or more positive numbers, received {self.ridges}.")
-        if self.pairs is not None and not {"element", "other"} <= set(self.pairs.columns):
-            raise ParameterError(
-                "`pairs` must have the columns element and other, received "
-                f"{', '.join(map(str, self.pairs.columns))}: pass ImpactTable.redundant_pairs()."
-            )
 
 
 def resolve_merge(merge: str | LeastSquares | None, has_data: bool) -> LeastSquares | None:

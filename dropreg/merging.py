@@ -48,20 +48,13 @@ _MOST_ROWS = 10_000
 
 
 def merge_into(
-    rebuilt: Rebuilt,
-    names: tuple[str, ...],
-    inputs: Sequence[npt.NDArray[Any]],
-    strategy: LeastSquares,
-    *,
-    classes: bool,
+    rebuilt: Rebuilt, inputs: Sequence[npt.NDArray[Any]], strategy: LeastSquares, *, classes: bool
 ) -> pd.DataFrame:
     """Change the weights of the new model so that its layers make up for what is removed.
 
     Parameters
     ----------
     rebuilt : Rebuilt
-    names : tuple of str
-        Of the elements.
     inputs : sequence of ndarray
         Examples, one array for each input of the network.
     strategy : LeastSquares
@@ -96,7 +89,7 @@ def merge_into(
         rule = rule_for(old.layer)
         losing = not all(plan.kept[slot].all() for slot in old.inputs)
         arriving = bool(altered.intersection(old.inputs))
-        patient = Patient(rebuilt, twins, index, names)
+        patient = Patient(rebuilt, twins, index)
         forgetting = not all(stay.all() for stay in patient.states_kept)
         headless = id(old.layer) in plan.heads
         if (losing or arriving or forgetting or headless) and id(old.layer) not in done:

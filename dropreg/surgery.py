@@ -161,7 +161,7 @@ def cut(
     merged = None
     if strategy is not None and examples is not None:
         classes = examples.labels is not None and examples.task == "classes"
-        merged = merge_into(rebuilt, selection.elements.names, examples.inputs, strategy, classes=classes)
+        merged = merge_into(rebuilt, examples.inputs, strategy, classes=classes)
     name = "none" if strategy is None else strategy.name
     return Pruned(rebuilt.model, model, selection, name, merged, blocked, compare_sizes(model, rebuilt))
 

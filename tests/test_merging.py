@@ -3,13 +3,12 @@
 import keras
 import models
 import numpy as np
-import pandas as pd
 import pytest
 from keras import layers
 
 import dropreg as dr
 from dropreg import mixing
-from dropreg.mixing import Sums, copies, fit_predictions, from_partners, solve
+from dropreg.mixing import Sums, copies, fit_predictions, solve
 from dropreg.twins import Twins
 
 
@@ -153,23 +152,6 @@ def test_statistics_of_normalizations_follow() -> None:
         np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-3)
 
 
-def test_redundant_pairs_are_the_first_guess() -> None:
-    model = models.ready("mlp")
-    x, y = models.data_for(model, 20)
-    elements = dr.elements(model)
-    pairs = pd.DataFrame({"element": ["a[1]"], "other": ["a[0]"]})
-    selection = dr.Selection.dropping(elements, [1])
-    kernels = []
-    for found in (None, pairs):
-        strategy = dr.LeastSquares(ridges=(1e9,), pairs=found, predictions=False)  # nothing but the first guess
-        kernels.append(dr.prune(model, selection, (x, y), merge=strategy).model.get_layer("b").get_weights()[0])
-    change = np.abs(kernels[1] - kernels[0]).max(axis=1)
-    assert change[0] > 1e-3
-    assert (change[1:] < 1e-6).all()
-    with pytest.raises(dr.ParameterError, match="`pairs` must have the columns element and other, received a"):
-        dr.LeastSquares(pairs=pd.DataFrame({"a": [1]}))
-
-
 def last_layer(kind: str) -> tuple[tuple[int, ...], list[keras.layers.Layer]]:
     """Shape of inputs, and the layers in front of an activation."""
     if kind == "convolution":
@@ -253,8 +235,6 @@ def test_copies_are_found_and_nothing_else() -> None:
     kept = np.array([True, True, False, False, False])
     prior = copies(x, kept)
     np.testing.assert_allclose(prior, [[1, 0, 0, 2, 0], [0, 1, 0, 0, 0]], atol=1e-5)
-    with_partners = from_partners(x, kept, {2: [1]}, prior)
-    assert with_partners[1, 2] == pytest.approx(np.polyfit(x[:, 1], x[:, 2], 1)[0], rel=1e-3)
 
 
 def test_fit_predictions_finds_the_layer_that_made_them() -> None:

@@ -6,7 +6,6 @@ from typing import Any
 import keras
 import models
 import numpy as np
-import pandas as pd
 import pytest
 from keras import layers
 
@@ -167,18 +166,3 @@ def test_kernels_with_a_constraint_stay_as_deletion_leaves_them() -> None:
     small = merged(model, [1], x).get_layer("attention")
     whole = projections(model)["output"].kernel.numpy()
     np.testing.assert_array_equal(AttentionRule().projections(small)["output"].layer.kernel.numpy(), whole[[0, 2, 3]])
-
-
-def test_redundant_pairs_of_heads_are_partners() -> None:
-    """With the largest penalty a head that goes is predicted from its partner alone."""
-    model, x = attending("plain"), examples(300)
-    names = dr.elements(model, "heads").names
-    pairs = pd.DataFrame({"element": [names[1]], "other": [names[0]]})
-    kernels = []
-    for given in (None, pairs):
-        strategy = dr.LeastSquares(ridges=(1e6,), predictions=False, pairs=given)
-        kernels.append(projections(merged(model, [1], x, strategy))["output"].kernel.numpy())
-    whole = projections(model)["output"].kernel.numpy()[[0, 2, 3]]
-    np.testing.assert_allclose(kernels[0], whole, atol=1e-3)
-    np.testing.assert_allclose(kernels[1][1:], whole[1:], atol=1e-3)
-    assert np.abs(kernels[1][0] - whole[0]).max() > 0.05

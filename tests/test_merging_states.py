@@ -123,7 +123,7 @@ def test_the_output_before_is_told_from_that_after() -> None:
         channels = trace_channels(graph)
         columns = columns_of_labels(channels, selection.elements)
         rebuilt = rebuild(model, graph, make_plan(model, graph, channels, columns, selection))
-        patient = Patient(rebuilt, Twins(rebuilt, [x], 0.2, 20), 0, selection.elements.names)
+        patient = Patient(rebuilt, Twins(rebuilt, [x], 0.2, 20), 0)
         found[len(gone)] = patient.unexplained((1e-6,))
     assert found[0] < 1e-6
     assert 1e-3 < found[1] < found[3]
