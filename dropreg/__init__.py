@@ -32,7 +32,7 @@ from .baselines import (
     weight_activation,
 )
 from .compare import Scorer, compare, default_scorers
-from .designs import Balanced, Bernoulli, Design, FixedSize, Paired
+from .designs import Bernoulli, Design, Paired
 from .elements import Elements, elements
 from .errors import DataError, DropregError, ModelError, ParameterError, RecordError, TargetError
 from .estimate import estimate
@@ -40,7 +40,7 @@ from .fidelity import Fidelity
 from .groups import Block
 from .impact import ImpactTable
 from .interactions import Interactions
-from .merges import LeastSquares, MeanShift
+from .merges import LeastSquares
 from .metrics import PerExample, PerMask
 from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, RetainedAccuracy
 from .path import SelectionPath
@@ -50,7 +50,7 @@ from .record_folder import load_record
 from .regress import regress, to_statsmodels
 from .sampler import sample
 from .selection import Selection, select
-from .stopping import Precision, Separated, StableOrder, StopRule
+from .stopping import Precision, StopRule
 from .streams import stream
 from .targets import AccuracyLimit, Budget
 
@@ -71,7 +71,6 @@ __all__ = [
     "Accuracy",
     "AccuracyLimit",
     "Annealing",
-    "Balanced",
     "Bernoulli",
     "Block",
     "Budget",
@@ -83,7 +82,6 @@ __all__ = [
     "Elements",
     "Exact",
     "Fidelity",
-    "FixedSize",
     "GaussNewton",
     "HardConcrete",
     "ImpactTable",
@@ -92,7 +90,6 @@ __all__ = [
     "Loss",
     "Margin",
     "MaskedGame",
-    "MeanShift",
     "ModelError",
     "Outcome",
     "Paired",
@@ -110,8 +107,6 @@ __all__ = [
     "Scorer",
     "Selection",
     "SelectionPath",
-    "Separated",
-    "StableOrder",
     "StopRule",
     "TargetError",
     "__version__",

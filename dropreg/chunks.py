@@ -33,8 +33,6 @@ class RunSettings:
         Direction of each.
     gradients : tuple of str
         Outcomes whose gradients with respect to the masks were summed.
-    ablation : str
-        What a dropped activation becomes, "zero" or "mean".
     task : str
         "classes", "binary", "multilabel" or "regression".
     n_elements, n_examples : int
@@ -60,7 +58,6 @@ class RunSettings:
     outcomes: tuple[str, ...]
     greater_is_better: tuple[bool, ...]
     gradients: tuple[str, ...]
-    ablation: str
     task: str
     n_elements: int
     n_examples: int

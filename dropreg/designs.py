@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ParameterError, check_between, positive
+from .errors import ParameterError, positive
 
 BoolMasks = npt.NDArray[np.bool_]
 """Shape (rows, n_elements), True = kept."""
@@ -247,97 +247,6 @@ class Paired(Design):
         return 1.0 - np.broadcast_to(np.asarray(self.rate, dtype=np.float64), n_elements)
 
 
-@dataclass(frozen=True)
-class FixedSize(Design):
-    """Every mask drops the same number of elements.
-
-    The indicators add up to a constant, so that OLS cannot be had; ridge estimates how elements
-    differ from their mean.
-
-    Parameters
-    ----------
-    n_dropped : int
-        Elements that each mask drops, at least 1 and fewer than there are.
-    examples_per_mask : int
-        As in `Design`.
-
-    Raises
-    ------
-    ParameterError
-        If `n_dropped` is out of range.
-    """
-
-    n_dropped: int = 1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        object.__setattr__(self, "n_dropped", positive("n_dropped", self.n_dropped))
-
-    def check(self, n_elements: int) -> None:
-        if not self.n_dropped < n_elements:
-            raise ParameterError(
-                f"`n_dropped` must lie between 1 and {n_elements - 1} for {n_elements} elements, "
-                f"received {self.n_dropped}."
-            )
-
-    def draw(self, seed: int, chunk: int, n_masks: int, n_elements: int) -> BoolMasks:
-        words = random_words(seed, chunk, _MASK_STREAM, n_masks * n_elements).reshape(n_masks, n_elements)
-        masks = np.ones((n_masks, n_elements), dtype=bool)
-        lowest = np.argpartition(words, self.n_dropped - 1, axis=1)[:, : self.n_dropped]
-        np.put_along_axis(masks, lowest, values=False, axis=1)
-        return masks
-
-    def keep_probabilities(self, n_elements: int) -> npt.NDArray[np.float64]:
-        return np.full(n_elements, 1.0 - self.n_dropped / n_elements)
-
-
-@dataclass(frozen=True)
-class Balanced(Design):
-    """Every element is dropped equally often in every block of masks, independently of the others.
-
-    Parameters
-    ----------
-    rate : float
-        Fraction of a block in which an element is dropped, realized to a multiple of 1 / `block`.
-    block : int
-        Masks of a block.
-    examples_per_mask : int
-        As in `Design`.
-
-    Raises
-    ------
-    ParameterError
-        If a parameter is out of range, or the block too short to drop an element at this rate.
-    """
-
-    rate: float = 0.3
-    block: int = 100
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_between("rate", self.rate)
-        object.__setattr__(self, "block", positive("block", self.block))
-        if not 0 < round(self.rate * self.block) < self.block:
-            raise ParameterError(
-                f"`block` must be long enough to drop an element at rate {self.rate:g} in some of its masks and keep "
-                f"it in others, received {self.block}."
-            )
-
-    def check(self, n_elements: int) -> None:
-        pass  # any number of elements will do
-
-    def draw(self, seed: int, chunk: int, n_masks: int, n_elements: int) -> BoolMasks:
-        n_blocks, n_dropped = -(-n_masks // self.block), round(self.rate * self.block)
-        words = random_words(seed, chunk, _MASK_STREAM, n_blocks * self.block * n_elements)
-        lowest = np.argpartition(words.reshape(n_blocks, self.block, n_elements), n_dropped - 1, axis=1)
-        masks = np.ones((n_blocks, self.block, n_elements), dtype=bool)
-        np.put_along_axis(masks, lowest[:, :n_dropped], values=False, axis=1)
-        return masks.reshape(-1, n_elements)[:n_masks]
-
-    def keep_probabilities(self, n_elements: int) -> npt.NDArray[np.float64]:
-        return np.full(n_elements, 1.0 - round(self.rate * self.block) / self.block)
-
-
 def design_from(settings: dict[str, Any]) -> Design:
     """The design with these `Design.settings`.
 
@@ -346,7 +255,7 @@ def design_from(settings: dict[str, Any]) -> Design:
     ParameterError
         If no design has that name.
     """
-    kinds = {kind.__name__: kind for kind in (Bernoulli, Paired, FixedSize, Balanced)}
+    kinds = {kind.__name__: kind for kind in (Bernoulli, Paired)}
     values: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items() if name != "name"}
     if settings["name"] not in kinds:
         raise ParameterError(f"a design must be one of {', '.join(kinds)}, received {settings['name']!r}.")

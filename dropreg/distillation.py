@@ -13,7 +13,7 @@ from .copying import BATCH, run_model
 from .data import Data, as_data, check_data
 from .errors import DataError, ParameterError
 from .logits import guess_task
-from .merges import LeastSquares, Merge
+from .merges import LeastSquares
 from .recovery import Recovery, recover
 from .surgery import Pruned
 
@@ -32,7 +32,7 @@ _MOST_EXAMPLES = 10_000
 
 
 def resolve_recovery(
-    recovery: str | Recovery | None, strategy: Merge | None, *, has_data: bool, seed: int
+    recovery: str | Recovery | None, strategy: LeastSquares | None, *, has_data: bool, seed: int
 ) -> Recovery | None:
     """The recovery that is named, with this seed, or given, with its own; None for none.
 
@@ -41,7 +41,7 @@ def resolve_recovery(
     ParameterError
         If the name is unknown, or there are no data to learn from.
     """
-    if recovery == "none" or (recovery is None and not isinstance(strategy, LeastSquares)):
+    if recovery == "none" or (recovery is None and strategy is None):
         return None
     if not has_data:
         raise ParameterError(

@@ -12,7 +12,6 @@ from .impact import ImpactTable
 from .outcomes import Outcome, resolve
 from .prediction import Task
 from .regress import MOST_DENSE, regress
-from .runner import Ablation
 from .sampler import default_design, sample
 from .stopping import StopRule
 
@@ -32,7 +31,6 @@ def estimate(
     rows: int | None = None,
     design: Design | None = None,
     gradients: bool | None = None,
-    ablation: Ablation = "zero",
     task: Task | None = None,
     output: int | str | None = None,
     interactions: bool = False,
@@ -62,7 +60,7 @@ def estimate(
         Let the gradients at the dropout states help: two more row-equivalents for each row, worth
         many times that. By default wherever the outcome and the model allow; False for forward
         passes only, which need no derivatives.
-    ablation, task, output, seed, out, stop, executor, progress
+    task, output, seed, out, stop, executor, progress
         As in `sample`.
     interactions : bool
         Also estimate pairwise interactions.
@@ -104,7 +102,6 @@ def estimate(
         design=design,
         outcomes=(measured,),
         gradients=(measured.name,) if assisted else (),
-        ablation=ablation,
         task=task,
         output=output,
         seed=seed,

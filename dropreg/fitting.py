@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 
-from .merges import LeastSquares, Merge
-from .mixing import Array, copies, from_partners, solve
+from .merges import LeastSquares
+from .mixing import Array, copies, solve
 from .patient import Channels, Patient
 from .twins import Target
 
@@ -29,11 +28,10 @@ class Mixed:
     row: dict[str, float]
 
 
-def mix(patient: Patient, read: Channels, rows: list[Array], strategy: Merge, *, centre: bool) -> Mixed:
-    """Kernel rows that make up for what goes of the channels that are read; as they are by other strategies."""
-    squares = isinstance(strategy, LeastSquares)
+def mix(patient: Patient, read: Channels, rows: list[Array], strategy: LeastSquares, *, centre: bool) -> Mixed:
+    """Kernel rows that make up for what goes of the channels that are read."""
     targets, readouts, bases = [], [], []
-    for prior, weights in zip(_priors(patient, read, len(rows), strategy), rows, strict=True):
+    for prior, weights in zip(_priors(patient, read, len(rows)), rows, strict=True):
         kernel = weights.astype(np.float64)
         few = kernel.shape[1] < kernel.shape[0]  # targets are what is read, or else the channels themselves
         basis, readout = (kernel, np.eye(kernel.shape[1])) if few else (np.eye(len(kernel)), kernel)
@@ -41,9 +39,8 @@ def mix(patient: Patient, read: Channels, rows: list[Array], strategy: Merge, *,
         readouts.append(readout)
         bases.append(prior @ basis)
     fit, held_out = patient.twins.sums(read.slots, read.rows, targets)
-    ridges = strategy.ridges if squares else ()
     mixings = [
-        solve(a, b, readout @ readout.T, ridges, centre=centre)
+        solve(a, b, readout @ readout.T, strategy.ridges, centre=centre)
         for a, b, readout in zip(fit, held_out, readouts, strict=True)
     ]
     parts = list(zip(bases, mixings, readouts, strict=True))
@@ -58,44 +55,10 @@ def mix(patient: Patient, read: Channels, rows: list[Array], strategy: Merge, *,
     return Mixed(mixed, shifts, {"ridge": max(mixing.ridge for mixing in mixings), "unexplained": unexplained})
 
 
-def _priors(patient: Patient, read: Channels, n_groups: int, strategy: Merge) -> list[Array]:
+def _priors(patient: Patient, read: Channels, n_groups: int) -> list[Array]:
     """What the channels of each group that stay give of all of them from the start, (kept channels, channels)."""
     kept = np.split(read.kept, n_groups)
-    if read.kept.all() or not isinstance(strategy, LeastSquares):
+    if read.kept.all():
         return [np.eye(len(stay))[stay] for stay in kept]
     sample = np.split(patient.twins.sample(read.slots, read.rows), n_groups, axis=1)
-    partners = _partners(patient, read, strategy.pairs)
-    return [
-        from_partners(x, stay, _within(partners, group, len(stay)), copies(x, stay))
-        for group, (stay, x) in enumerate(zip(kept, sample, strict=True))
-    ]
-
-
-def _partners(patient: Patient, read: Channels, pairs: pd.DataFrame | None) -> dict[int, list[int]]:
-    """Channels that stay, by the removed channels that they are in a redundant pair with."""
-    if pairs is None:
-        return {}
-    numbers = {name: number for number, name in enumerate(patient.names)}
-    of_column: dict[int, list[int]] = {}
-    for channel, column in enumerate(read.columns.tolist()):
-        of_column.setdefault(column, []).append(channel)
-    found: dict[int, list[int]] = {}
-    for both in zip(pairs["element"], pairs["other"], strict=True):
-        for one, other in (both, both[::-1]):
-            gone, stay = of_column.get(numbers.get(one, -2), []), of_column.get(numbers.get(other, -2), [])
-            if gone and stay and not read.kept[gone[0]] and read.kept[stay[0]]:
-                same = len(gone) == len(stay)  # position by position where both are flattened or grouped
-                for place, channel in enumerate(gone):
-                    found.setdefault(channel, []).extend([stay[place]] if same else stay)
-    return found
-
-
-def _within(partners: dict[int, list[int]], group: int, size: int) -> dict[int, list[int]]:
-    """Partners of the channels of one group, counted from its first channel."""
-    first = group * size
-    mine = {gone: [c for c in stay if first <= c < first + size] for gone, stay in partners.items()}
-    return {
-        gone - first: [channel - first for channel in stay]
-        for gone, stay in mine.items()
-        if first <= gone < first + size and stay
-    }
+    return [copies(x, stay) for stay, x in zip(kept, sample, strict=True)]

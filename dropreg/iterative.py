@@ -10,7 +10,7 @@ from .data import Data, check_apart, check_data, read_once
 from .elements import Elements, check_elements
 from .errors import ParameterError, check_type
 from .estimate import estimate
-from .merges import Merge, resolve_merge
+from .merges import LeastSquares, resolve_merge
 from .recovery import Recovery, check_tuning, recover
 from .schedules import Schedule, counts_by_step
 from .selection import check_fractions
@@ -27,7 +27,7 @@ def prune_iteratively(
     scorer: AnyScorer = estimate,
     steps: int = 10,
     schedule: Schedule = "cubic",
-    merge: str | Merge | None = None,
+    merge: str | LeastSquares | None = None,
     recovery: Recovery | None = None,
     tuning: Data | None = None,
     validation: Data | None = None,
@@ -60,7 +60,7 @@ def prune_iteratively(
         Those that would remove nothing are left out.
     schedule : {"cubic", "linear", "one_shot"}
         Fraction that is gone after step k; see `dropreg.schedules.fractions_by_step`.
-    merge : {"least_squares", "mean", "none"} or Merge, optional
+    merge : {"least_squares", "none"} or LeastSquares, optional
         As in `prune`; "least_squares" by default.
     recovery : Recovery, optional
         How each step is fine-tuned; None leaves that out. With ``distill`` the teacher is `model`.

@@ -19,17 +19,14 @@ import tensorflow as tf
 
 from .copying import traced
 from .elements import Elements, check_fits
-from .errors import ParameterError
 from .gating import Columns, Gate, InnerGate
 from .graph import Call, Graph, all_layers, call_name, patched, trace_graph, variables_of
 from .hidden_steps import idle_masks
-from .step_masks import channel_means, step_mask, with_counted, with_step_mask
+from .step_masks import step_mask, with_counted, with_step_mask
 
 if TYPE_CHECKING:
     from .data import Examples
     from .last_layer import LastLayer
-
-Replacements = dict[tuple[int, int], npt.NDArray[np.float64]]
 
 _MOST_SLICES = 16
 
@@ -46,9 +43,6 @@ class MaskedNetwork:
     model : keras.Model
     elements : Elements
         From ``dropreg.elements(model)``.
-    replacements : dict of (int, int) to ndarray, optional
-        What a dropped channel becomes at each gate, keyed by the gate's call and position, each of
-        shape (channels,); zero by default. `mean_activations` gives the means.
     output : int or str
         Which of the model's outputs to give.
 
@@ -81,7 +75,6 @@ class MaskedNetwork:
         self,
         model: keras.Model,
         elements: Elements,
-        replacements: Replacements | None = None,
         output: int | str = 0,
     ) -> None:
         self.model = model
@@ -92,7 +85,6 @@ class MaskedNetwork:
         for gate in elements.gates:
             self._gates.setdefault((gate.call, gate.position), []).append(gate)
         self._layers = all_layers(model)
-        self.replacements: Replacements = replacements or {}
         self.output: int = self.graph.outputs[self.graph.output_number(output)]
         self._suffix = self._reached_by_masks()
         self.frontier: tuple[int, ...] = self._frontier()
@@ -190,14 +182,9 @@ class MaskedNetwork:
     def _gated(self, call: int, position: int, value: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
         if masks is None or (call, position) not in self._gates:
             return value
-        replacement = self.replacements.get((call, position))
         gated = value
         for gate in self._gates[call, position]:
-            if replacement is None:
-                gated = apply_mask(gated, masks, gate.columns)
-            else:
-                center = tf.constant(replacement, dtype=value.dtype)
-                gated = apply_mask(gated - center, masks, gate.columns) + center
+            gated = apply_mask(gated, masks, gate.columns)
         return with_step_mask(gated, step_mask(value))
 
     def __call__(self, inputs: Sequence[Any], masks: Any) -> tf.Tensor:
@@ -217,35 +204,6 @@ class MaskedNetwork:
         tensors = [tf.convert_to_tensor(x, dtype=t) for x, t in zip(inputs, self.graph.input_dtypes, strict=True)]
         kept = None if masks is None else tf.cast(tf.convert_to_tensor(masks), tf.float32)
         return self.suffix(self.prefix(tensors), kept)
-
-    def mean_activations(self, examples: "Examples", batch_size: int = 500) -> Replacements:
-        """Mean of every gated channel over examples and positions, by gate; the whole network's.
-
-        Parameters
-        ----------
-        examples : Examples
-        batch_size : int
-
-        Returns
-        -------
-        dict of (int, int) to ndarray of float64, shape (channels,)
-
-        Raises
-        ------
-        ParameterError
-            If masks act inside layers, where there is no activation to replace.
-        """
-        if self.elements.inner_gates:
-            kinds = sorted(set(self.elements.kinds))
-            raise ParameterError(
-                f"ablation 'mean' must have elements that are read as channels of an activation, received {kinds}: "
-                "use ablation='zero'."
-            )
-        places = list(self._gates)
-        means = self.average(
-            lambda values: [channel_means(self._read(values, k)) for k in places], examples, batch_size
-        )
-        return dict(zip(places, means, strict=True))
 
     def _read(self, values: dict[int, Any], place: tuple[int, int]) -> tf.Tensor:
         """What a call reads at an input."""

@@ -33,7 +33,7 @@ from .errors import DataError
 from .fitting import mix
 from .graph import Call
 from .layers.base import Carry, LinearReader, readout, rule_for
-from .merges import RIDGES, LeastSquares, Merge
+from .merges import RIDGES, LeastSquares
 from .mixing import Array, fit_predictions
 from .patient import Patient
 from .rebuild import Rebuilt
@@ -48,18 +48,16 @@ _MOST_ROWS = 10_000
 
 
 def merge_into(
-    rebuilt: Rebuilt, names: tuple[str, ...], inputs: Sequence[npt.NDArray[Any]], strategy: Merge, *, classes: bool
+    rebuilt: Rebuilt, inputs: Sequence[npt.NDArray[Any]], strategy: LeastSquares, *, classes: bool
 ) -> pd.DataFrame:
     """Change the weights of the new model so that its layers make up for what is removed.
 
     Parameters
     ----------
     rebuilt : Rebuilt
-    names : tuple of str
-        Of the elements.
     inputs : sequence of ndarray
         Examples, one array for each input of the network.
-    strategy : Merge
+    strategy : LeastSquares
     classes : bool
         Whether the network tells classes apart, so that outputs which are no probabilities are their scores.
 
@@ -73,13 +71,13 @@ def merge_into(
     Raises
     ------
     DataError
-        If there is a single example to merge with by least squares, or activations are not finite.
+        If there is a single example to merge with, or activations are not finite.
     """
     examples = [array[: strategy.most_examples] for array in inputs]
-    if len(examples[0]) < 2 and isinstance(strategy, LeastSquares):
+    if len(examples[0]) < 2:
         raise DataError(
             "`data` must hold at least two examples to merge by least squares, one of them to be held out, received "
-            "one: pass more, or merge='mean'."
+            "one: pass more, or merge='none'."
         )
     twins = Twins(rebuilt, examples, strategy.held_out, strategy.batch_size)
     plan = rebuilt.plan
@@ -91,7 +89,7 @@ def merge_into(
         rule = rule_for(old.layer)
         losing = not all(plan.kept[slot].all() for slot in old.inputs)
         arriving = bool(altered.intersection(old.inputs))
-        patient = Patient(rebuilt, twins, index, names)
+        patient = Patient(rebuilt, twins, index)
         forgetting = not all(stay.all() for stay in patient.states_kept)
         headless = id(old.layer) in plan.heads
         if (losing or arriving or forgetting or headless) and id(old.layer) not in done:
@@ -108,19 +106,19 @@ def merge_into(
         inside = headless or len(old.inputs) != len(new.inputs) or forgetting
         if arriving or inside or (losing and not isinstance(rule, Carry)):
             altered.update(old.outputs)
-    if last is not None and isinstance(strategy, LeastSquares) and strategy.predictions:
+    if last is not None and strategy.predictions:
         _match_predictions(last, classes=classes)
     return pd.DataFrame(rows, columns=["layer", "ridge", "unexplained"])
 
 
-def _merge_reader(patient: Patient, rule: LinearReader, strategy: Merge) -> dict[str, Any]:
-    """Mix what the layer of a call reads, if the strategy says so, and shift its biases."""
+def _merge_reader(patient: Patient, rule: LinearReader, strategy: LeastSquares) -> dict[str, Any]:
+    """Mix what the layer of a call reads, and shift its biases."""
     old, new, kept = patient.old, patient.new, patient.rebuilt.plan.kept
     whole = rule.cut(old, [np.ones_like(kept[slot]) for slot in old.inputs], [kept[slot] for slot in old.outputs])
     row = {"layer": old.name, "ridge": np.inf, "unexplained": 1.0}
     rows = None if _is_constrained(old.layer, "kernel") else rule.kernel_rows(old, whole.weights)
     shifts = _can_shift(rule, old)
-    if isinstance(strategy, LeastSquares) and rows is not None:
+    if rows is not None:
         centre = shifts or _feeds_matched(patient)
         mixed = mix(patient, patient.read, rows, strategy, centre=centre)
         new.layer.set_weights(rule.with_kernel_rows(new, new.layer.get_weights(), mixed.rows))
@@ -139,7 +137,7 @@ def _merge_reader(patient: Patient, rule: LinearReader, strategy: Merge) -> dict
     return row
 
 
-def _merge_states(patient: Patient, rule: LinearReader, strategy: Merge) -> list[dict[str, Any]]:
+def _merge_states(patient: Patient, rule: LinearReader, strategy: LeastSquares) -> list[dict[str, Any]]:
     """The same for what a layer reads of its own states, unless its outputs then tell less of those before.
 
     Errors are fed back, and can do harm where few states are left.
@@ -158,13 +156,13 @@ def _merge_states(patient: Patient, rule: LinearReader, strategy: Merge) -> list
     deleted, without = new.layer.get_weights(), patient.unexplained(RIDGES)
     rows, shifts = [m.rows[0] for m in mixed], [m.shifts[0] * can_shift for m in mixed]
     new.layer.set_weights(rule.with_state_rows(new, deleted, rows, shifts))
-    if isinstance(strategy, LeastSquares) and patient.unexplained(RIDGES) >= without:
+    if patient.unexplained(RIDGES) >= without:
         new.layer.set_weights(deleted)
         return [{**row, "ridge": np.inf, "unexplained": 1.0} for _ in mixed]
     return [{**row, **m.row} for m in mixed]
 
 
-def _merge_inside(patient: Patient, strategy: Merge) -> list[dict[str, Any]]:
+def _merge_inside(patient: Patient, strategy: LeastSquares) -> list[dict[str, Any]]:
     """The same for the projections inside a layer, one after the other."""
     rows = []
     befores, afters = (patient.rule.projections(call.layer) for call in (patient.old, patient.new))

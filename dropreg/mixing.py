@@ -141,29 +141,6 @@ def copies(x: npt.NDArray[np.floating], kept: npt.NDArray[np.bool_]) -> Array:
     return prior
 
 
-def from_partners(
-    x: npt.NDArray[np.floating], kept: npt.NDArray[np.bool_], partners: dict[int, list[int]], prior: Array
-) -> Array:
-    """`prior` with columns of removed channels predicted from their partners alone, by least squares.
-
-    Parameters
-    ----------
-    x : ndarray, shape (rows, channels)
-    kept : ndarray of bool, shape (channels,)
-    partners : dict of int to list of int
-        For removed channels, the kept channels that stand in for them.
-    prior : ndarray, shape (kept channels, channels)
-        As `copies` gives it; columns that copy a channel stay.
-    """
-    prior = prior.copy()
-    place = np.cumsum(kept) - 1
-    centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
-    for gone, stay in partners.items():
-        if not prior[:, gone].any():
-            prior[place[stay], gone] = np.linalg.lstsq(centred[:, stay], centred[:, gone], rcond=1e-6)[0]
-    return prior
-
-
 @one_blas_thread
 def fit_predictions(
     x: Array, log_p: Array, held_out: npt.NDArray[np.bool_], start: tuple[Array, Array], penalties: tuple[float, ...]

@@ -8,7 +8,6 @@ from typing import Any
 
 import keras
 import numpy as np
-import numpy.typing as npt
 import tensorflow as tf
 
 from .graph import Call, call_name, patched
@@ -27,7 +26,6 @@ class Patient:
     rebuilt: Rebuilt
     twins: Twins
     index: int
-    names: tuple[str, ...]
 
     @property
     def old(self) -> Call:
@@ -55,7 +53,7 @@ class Patient:
     def read(self) -> "Channels":
         """What the layer reads of its first input."""
         plan, slot = self.rebuilt.plan, self.old.inputs[0]
-        return Channels(self.slots, joined, plan.kept[slot], plan.columns[slot])
+        return Channels(self.slots, joined, plan.kept[slot])
 
     @property
     def states_kept(self) -> list[Kept]:
@@ -65,7 +63,6 @@ class Patient:
     def states(self) -> list["Channels"]:
         """What it reads of its own states; those of the network before, with and without what goes."""
         rule, calls, kept = self.rule, self.calls, self.states_kept
-        columns = rule.of_states(self.old, [self.rebuilt.plan.columns[slot] for slot in self.old.outputs])
         slots = [slot for call in calls for slot in call.inputs]
 
         def rows(number: int, before: Batch, _: Batch) -> tuple[tf.Tensor, tf.Tensor]:
@@ -74,16 +71,16 @@ class Patient:
             whole = joined(parts, parts)[0]
             return whole, tf.gather(whole, np.flatnonzero(kept[number]), axis=1)
 
-        return [Channels(slots, partial(rows, k), kept[k], columns[k]) for k in range(len(kept))]
+        return [Channels(slots, partial(rows, k), kept[k]) for k in range(len(kept))]
 
     def inside(self, part: str) -> "Channels":
         """What a projection inside the layer reads; the output projection reads the heads."""
         plan, layer = self.rebuilt.plan, self.old.layer
         size = self.rule.projections(layer)[part].n_channels
-        kept, columns = np.ones(size, dtype=bool), np.full(size, -1, dtype=np.int64)
+        kept = np.ones(size, dtype=bool)
         if part == "output" and id(layer) in plan.heads:
-            heads, elements = plan.heads[id(layer)], plan.head_columns[id(layer)]
-            kept, columns = np.repeat(heads, size // len(heads)), np.repeat(elements, size // len(heads))
+            heads = plan.heads[id(layer)]
+            kept = np.repeat(heads, size // len(heads))
         pairs = [pair for pair in self.rebuilt.pairs if pair[0].layer is layer]
         slots = [slot for old, _ in pairs for slot in old.inputs]
 
@@ -91,7 +88,7 @@ class Patient:
             olds, news = zip(*pairs, strict=True)
             return joined(_read_inside(olds, before, part), _read_inside(news, after, part))
 
-        return Channels(slots, rows, kept, columns)
+        return Channels(slots, rows, kept)
 
     def unexplained(self, ridges: Sequence[float]) -> float:
         """Squared error of what the layer gave in the network before, predicted from what it gives now (held out)."""
@@ -113,14 +110,11 @@ class Channels:
         Rows of channels, before and after.
     kept : Kept
         Which of the channels before stay.
-    columns : ndarray of int64
-        Element of each of them, -1 for none.
     """
 
     slots: list[int]
     rows: Rows
     kept: Kept
-    columns: npt.NDArray[np.int64]
 
 
 def _read_inside(calls: Sequence[Call], values: Batch, part: str) -> list[tf.Tensor]:

@@ -31,12 +31,8 @@ class Plan:
     ----------
     kept : mapping of int to Kept
         What stays of the trailing axis of each slot.
-    columns : mapping of int to ndarray of int64
-        Element of each entry of that axis, -1 for none.
     heads : mapping of int to Kept
         Heads that stay of the layers (by ``id``) that lose some.
-    head_columns : mapping of int to ndarray of int64
-        Element of each head of these layers.
     aliases : mapping of int to int
         Slots that are no longer computed, and the slot that takes the place of each.
     branches : mapping of int to tuple of int
@@ -44,9 +40,7 @@ class Plan:
     """
 
     kept: Mapping[int, Kept]
-    columns: Mapping[int, Columns]
     heads: Mapping[int, Kept]
-    head_columns: Mapping[int, Columns]
     aliases: Mapping[int, int]
     branches: Mapping[int, tuple[int, ...]]
 
@@ -118,10 +112,7 @@ def make_plan(model: "keras.Model", graph: Graph, channels: Channels, columns: C
                 f"of it goes, received a selection of {kinds} that cuts it as well: prune one kind after the other, or "
                 "pass on_blocked='keep'."
             )
-    of_slot = {slot: columns[labels] for slot, labels in channels.slots.items()}
-    heads = _heads(model, graph, selection)
-    kept_heads = {layer: kept[found] for layer, found in heads.items()}
-    return Plan(by_slot, of_slot, kept_heads, heads, aliases, branches)
+    return Plan(by_slot, _heads(model, graph, selection), aliases, branches)
 
 
 def _refuse_empty(graph: Graph, kept: dict[int, Kept]) -> None:
@@ -181,8 +172,8 @@ def _branches(graph: Graph, selection: Selection) -> dict[int, tuple[int, ...]]:
     }
 
 
-def _heads(model: "keras.Model", graph: Graph, selection: Selection) -> dict[int, Columns]:
-    """Elements of the heads of the layers, by their ``id``, that lose some."""
+def _heads(model: "keras.Model", graph: Graph, selection: Selection) -> dict[int, Kept]:
+    """Heads that stay of the layers, by their ``id``, that lose some."""
     layers = all_layers(model)
     owners = {}
     for layer in layers:
@@ -204,5 +195,5 @@ def _heads(model: "keras.Model", graph: Graph, selection: Selection) -> dict[int
         reason = rule_for(layer).blocked(call)
         if reason is not None:
             raise ModelError(f"layer '{call.name}' ({call.kind}) cannot lose heads, because {reason}.")
-        result[id(layer)] = gate.columns
+        result[id(layer)] = stay
     return result

@@ -10,7 +10,7 @@ from .elements import Elements, check_elements
 from .elements import elements as find_elements
 from .errors import DataError, ParameterError
 from .merged import can_predict
-from .merges import LeastSquares, Merge, resolve_merge
+from .merges import LeastSquares, resolve_merge
 from .recovery import Recovery
 from .search import Build, Make
 from .selection import Floor, Selection
@@ -30,7 +30,7 @@ def prune(
     target: Target | None = None,
     elements: Elements | None = None,
     floor: Floor = 1,
-    merge: str | Merge | None = None,
+    merge: str | LeastSquares | None = None,
     recovery: str | Recovery | None = None,
     on_blocked: OnBlocked = "raise",
     seed: int = 0,
@@ -59,7 +59,7 @@ def prune(
         From which to choose, in place of a selection; by default the model's neurons and filters.
     floor : int or mapping of str to int or float
         What layers keep at least, in place of a selection; see `select`.
-    merge : {"least_squares", "mean", "none"} or Merge, optional
+    merge : {"least_squares", "none"} or LeastSquares, optional
         How layers that read what was removed make up for it; by default "least_squares" if there is `data`,
         else "none". See `dropreg.merging`.
     recovery : {"distill", "none"} or Recovery, optional
@@ -135,7 +135,7 @@ def _annealed(
     model: "keras.Model",
     data: Data | None,
     elements: Elements | None,
-    strategy: Merge | None,
+    strategy: LeastSquares | None,
     build: Build,
     make: Make,
     *,
@@ -155,14 +155,14 @@ def _annealed(
         )
     elements = find_elements(model) if elements is None else elements
     check_elements(elements)
-    if isinstance(strategy, LeastSquares) and len(check_data(model, data, measured=False)) < 2:
+    if strategy is not None and len(check_data(model, data, measured=False)) < 2:
         raise DataError(
             "`data` must hold at least two examples to merge by least squares, received one: pass more, or "
             "merge='none'."
         )
     if fraction is not None and on_blocked == "raise":
         check_can_cut(model, elements, floor)
-    merged = isinstance(strategy, LeastSquares) and can_predict(elements)
+    merged = strategy is not None and can_predict(elements)
     make = lru_cache(maxsize=2)(make)  # a search hands back one of the last two that it made
     chosen = choose(
         *(model, data, elements),

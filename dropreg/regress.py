@@ -101,7 +101,6 @@ def regress(
     details: dict[str, Any] = {"design": _design_text(settings.design), "errors": fit.errors}
     details |= {name: value for name, value in fit.details.items() if name != "covariance"}
     details |= {"differences of pairs": True} if in_pairs else {}
-    details |= {"ablation": settings.ablation} if settings.ablation != "zero" else {}
     details |= {"row equivalents": record.row_equivalents} if settings.row_cost > 1 else {}
     unseen = record.fidelity_masks
     return impact_table(
@@ -178,14 +177,12 @@ def _fit(
     penalty: shrinkage.Penalty | None,
 ) -> Fit:
     if isinstance(estimator, str) and estimator == "marginal":
-        _check_independent(record, "estimator='marginal'")
         return regression.marginal(rows, column, _rates(record))
     if isinstance(estimator, str) and estimator in ("assisted", "gradient"):
         sums = record.gradient_sums(outcome)
         if record.settings.n_elements <= MOST_DENSE:
             combine = assisted.assisted if estimator == "assisted" else assisted.gradient_only
             return combine(_compress(rows), column, sums)
-        _check_independent(record, f"estimator={estimator!r} of more than {MOST_DENSE:,} elements")
         marginal = regression.marginal(rows, column, _rates(record))
         if estimator == "gradient":
             return assisted.gradient_marginal(marginal, _rates(record), sums)
@@ -219,14 +216,6 @@ def _rates(record: Record) -> compression.Array:
     return 1.0 - record.keep_probabilities()
 
 
-def _check_independent(record: Record, what: str) -> None:
-    if record.settings.design["name"] == "FixedSize":
-        raise ParameterError(
-            f"{what} must have elements that are dropped independently, received FixedSize masks: sample with "
-            "design=Bernoulli(rate)."
-        )
-
-
 def _intercept(rows: Rows, column: int, coefficients: compression.Array) -> float:
     """Predicted change with nothing dropped: the mean of what the coefficients leave."""
     left = np.concatenate([regression.residuals(block, column, coefficients, 0.0) for block in rows.blocks()])
@@ -239,7 +228,6 @@ def _interactions(record: Record, column: int, fit: Fit, sign: float) -> Any:
             f"`interactions` must have at most {MOST_DENSE:,} elements, received {record.settings.n_elements:,}: "
             "estimate those of some layers with include=."
         )
-    _check_independent(record, "`interactions`")
     rows = compression.observations(record)
     names = tuple(record.elements["element"])
     return pairwise(rows, column, fit, _rates(record), names, sign)

@@ -177,5 +177,5 @@ def check_identified(design: CompressedDesign, names: list[str]) -> None:
     if not design.is_full_rank:
         raise UnidentifiedError(
             f"the masks of {design.n_rows:,} rows are collinear, so OLS cannot tell {p:,} elements apart: draw more "
-            "rows (masks that all drop equally many elements stay collinear), or pass estimator='ridge'."
+            "rows, or pass estimator='ridge'."
         )

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-Ablation = Literal["zero", "mean"]
-
 PREFIX_BYTES = 2**30
 """Most memory for values that are computed once an example and reused in every row."""
 
@@ -46,7 +44,7 @@ class ChunkRunner:
 
     Parameters
     ----------
-    model, elements, examples, design, outcomes, gradients, ablation, seed, batch_size
+    model, elements, examples, design, outcomes, gradients, seed, batch_size
         As in `sample`, checked.
     """
 
@@ -58,7 +56,6 @@ class ChunkRunner:
         design: Design,
         outcomes: tuple[Outcome, ...],
         gradients: tuple[str, ...],
-        ablation: Ablation,
         seed: int,
         batch_size: int | None,
     ) -> None:
@@ -66,15 +63,12 @@ class ChunkRunner:
 
         from .masking import MaskedNetwork
 
-        self._arguments = (model, elements, examples, design, outcomes, gradients, ablation, seed)
+        self._arguments = (model, elements, examples, design, outcomes, gradients, seed)
         self.elements, self.examples, self.design, self.seed = elements, examples, design, seed
         self.outcomes, self.gradients = outcomes, gradients
         self._row_outcomes = tuple(outcome for outcome in outcomes if not isinstance(outcome, PerMask))
         self._mask_outcomes = tuple(outcome for outcome in outcomes if isinstance(outcome, PerMask))
         self.network = MaskedNetwork(model, elements, output=examples.output)
-        if ablation == "mean":
-            means = self.network.mean_activations(examples)
-            self.network = MaskedNetwork(model, elements, means, output=examples.output)
         self.batch_size = self._choose_batch_size(batch_size)
         unit = design.rows_per_group
         fitting = min(_MOST_CHUNK, self.batch_size * _BATCHES_PER_CHUNK)
@@ -217,7 +211,6 @@ class ChunkRunner:
             outcomes=tuple(outcome.name for outcome in self.outcomes),
             greater_is_better=tuple(outcome.greater_is_better for outcome in self.outcomes),
             gradients=self.gradients,
-            ablation=self._arguments[6],
             task=self.examples.task,
             n_elements=len(self.elements),
             n_examples=len(self.examples),

@@ -22,7 +22,7 @@ from .outcomes import Outcome, check_outcomes, resolve_all
 from .prediction import Task
 from .record import Record
 from .record_folder import clear_stop, create_record, write_stop
-from .runner import Ablation, ChunkRunner
+from .runner import ChunkRunner
 from .stopping import StopRule
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ def sample(
     design: Design | None = None,
     outcomes: Sequence[str | Outcome] | str | Outcome = ("accuracy", "loss", "margin"),
     gradients: Sequence[str] = (),
-    ablation: Ablation = "zero",
     task: Task | None = None,
     output: int | str | None = None,
     seed: int = 0,
@@ -80,8 +79,6 @@ def sample(
     gradients : sequence of str
         Outcomes whose gradients with respect to the masks are summed as well, for gradient-assisted
         regression. A backward pass costs as much as two rows.
-    ablation : {"zero", "mean"}
-        What a dropped activation becomes: zero, or its mean over examples (and positions).
     task : {"classes", "binary", "multilabel", "regression"}, optional
         What the outputs mean; found from y by default.
     output : int or str, optional
@@ -130,13 +127,11 @@ def sample(
             f"`rows` must be a multiple of {design.rows_per_group} for {design}, received {rows}: pass "
             f"rows={rows + -rows % design.rows_per_group}."
         )
-    if ablation not in ("zero", "mean"):
-        raise ParameterError(f"`ablation` must be 'zero' or 'mean', received {ablation!r}.")
     design.check(len(elements))
     measured = resolve_all(outcomes)
     examples = check_data(model, data, task, output)
     _check_outcomes(measured, tuple(gradients), design, examples)
-    runner = ChunkRunner(*(model, elements, examples, design, measured, tuple(gradients), ablation, seed, batch_size))
+    runner = ChunkRunner(*(model, elements, examples, design, measured, tuple(gradients), seed, batch_size))
     unseen = None if fidelity is None else runner.run_fidelity(fidelity)
     record = create_record(out, runner.settings(rows), elements, runner.baseline_frame(), design, unseen)
     with tqdm(total=rows, initial=record.rows, unit="rows", unit_scale=True, disable=not progress) as bar:

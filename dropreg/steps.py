@@ -19,7 +19,7 @@ from .errors import ModelError, ParameterError, concatenate_names
 from .finders.units import KINDS_OF_UNITS
 from .graph import all_layers, trace_graph
 from .impact import ImpactTable
-from .merges import Merge
+from .merges import LeastSquares
 from .selection import Selection, select
 from .surgery import OnBlocked, Pruned, cut
 from .zeros import hold_at, kernel_masks
@@ -105,7 +105,7 @@ class Units:
         data: Data,
         gone: int,
         *,
-        merge: str | Merge | None,
+        merge: str | LeastSquares | None,
         floor: int,
         on_blocked: OnBlocked,
         seed: int,
@@ -126,7 +126,7 @@ class Units:
         chosen: Selection,
         data: Data | None = None,
         *,
-        merge: str | Merge | None = None,
+        merge: str | LeastSquares | None = None,
         on_blocked: OnBlocked = "raise",
     ) -> None:
         """Remove what a selection of `left` drops."""
@@ -204,7 +204,7 @@ class Weights:
         data: Data,
         gone: int,
         *,
-        merge: str | Merge | None,
+        merge: str | LeastSquares | None,
         floor: int,
         on_blocked: OnBlocked,
         seed: int,

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import keras
 import numpy as np
@@ -19,16 +19,18 @@ from .finders.units import trace_channels
 from .graph import Graph, trace_graph
 from .latency import measure_latency
 from .layers.base import rule_for
-from .merges import Merge, resolve_merge
+from .merges import LeastSquares, resolve_merge
 from .merging import merge_into
 from .outcomes import Outcome
 from .plan import aliases_of, columns_of_labels, keep_by_slot, make_plan
 from .prediction import Task
 from .rebuild import rebuild
-from .recovery import Recovered
 from .selection import Floor, Selection, largest_fraction
 from .sizes import Sizes, compare_sizes
 from .zeros import drop_weights
+
+if TYPE_CHECKING:
+    from .recovery import Recovered
 
 OnBlocked = Literal["raise", "keep"]
 
@@ -68,7 +70,7 @@ class Pruned:
     blocked: tuple[tuple[str, str], ...]
     report: Sizes
     history: pd.DataFrame | None = None
-    recovered: Recovered | None = None
+    recovered: "Recovered | None" = None
 
     def measure(
         self,
@@ -140,7 +142,7 @@ def cut(
     selection: Selection,
     data: Data | None = None,
     *,
-    merge: str | Merge | None = None,
+    merge: str | LeastSquares | None = None,
     on_blocked: OnBlocked = "raise",
 ) -> Pruned:
     """Build the model without the elements that a selection drops; parameters and errors as in `dropreg.prune`."""
@@ -161,7 +163,7 @@ def cut(
     merged = None
     if strategy is not None and examples is not None:
         classes = examples.labels is not None and examples.task == "classes"
-        merged = merge_into(rebuilt, selection.elements.names, examples.inputs, strategy, classes=classes)
+        merged = merge_into(rebuilt, examples.inputs, strategy, classes=classes)
     name = "none" if strategy is None else strategy.name
     return Pruned(rebuilt.model, model, selection, name, merged, blocked, compare_sizes(model, rebuilt))
 

@@ -121,7 +121,7 @@ class Twins:
     ) -> None:
         self.rebuilt, self.inputs, self.batch_size, self.memory = rebuilt, inputs, batch_size, memory
         order = np.random.default_rng(0).permutation(len(inputs[0]))
-        n_held_out = min(max(round(held_out * len(order)), 1), len(order) - 1) if len(order) > 1 else 0
+        n_held_out = min(max(round(held_out * len(order)), 1), len(order) - 1)
         parts = order[n_held_out:], order[:n_held_out]
         batches = [[part[k : k + batch_size] for k in range(0, len(part), batch_size)] for part in parts]
         self.n_examples, self.n_fit, self.n_fit_batches = len(order), len(parts[0]), len(batches[0])

@@ -1,8 +1,8 @@
 """What merging gives back, without fine-tuning.
 
 For each model, seed (a trained network of its own), selection and fraction of the units removed: test accuracy of
-the smaller network as it is, and merged by the mean, by least squares on what layers read ("scores"), and by least
-squares with the last layer fitted to the whole network's probabilities (the default). Selections: random units; those
+the smaller network as it is, merged by least squares on what layers read ("scores"), and by least squares with the
+last layer fitted to the whole network's probabilities (the default). Selections: random units; those
 of smallest incoming norm; those whose removal changes the loss of single examples least (spread: standard deviation
 over examples of the derivative of the loss by the unit's mask at 1). Selections and merging see the estimation
 images, without labels but for the spread; accuracy is on the test images. "dense" is the whole network. For
@@ -26,7 +26,6 @@ FRACTIONS = (0.5, 0.7, 0.8, 0.9)
 SELECTIONS = ("random", "magnitude", "spread")
 MERGES: dict[str, Any] = {
     "none": "none",
-    "mean": "mean",
     "scores": dr.LeastSquares(predictions=False),
     "least_squares": "least_squares",
 }

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from keras import layers
 from test_data_sources import reads_text, two_outputs
-from test_kinds import RELATIVE, attention, inputs, randomized, subclassed
+from test_kinds import RELATIVE, inputs, subclassed
 
 import dropreg as dr
 from dropreg.masking import MaskedNetwork
@@ -66,13 +66,6 @@ def test_weights_of_a_quantized_layer_are_left_out_by_name() -> None:
 def test_branches_of_a_subclassed_model_are_refused() -> None:
     with pytest.raises(dr.ModelError, match=r"'ours' is a subclassed model, .* ask for kind='layers', or rebuild it"):
         dr.elements(subclassed(), "branches")
-
-
-def test_mean_ablation_of_heads_is_refused() -> None:
-    model = randomized(attention())
-    data = (inputs(model, 10), np.arange(10) % 3)
-    with pytest.raises(dr.ParameterError, match=r"ablation 'mean' must have .*received .'head'.: use ablation='zero'"):
-        dr.sample(model, data, dr.elements(model, "heads"), rows=64, ablation="mean", progress=False)
 
 
 def test_a_batch_size_does_not_go_with_weights() -> None:

@@ -36,22 +36,9 @@ def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Reco
         ),
         (lambda: untyped.Paired(0.2, examples_per_mask="3"), "must be an integer of at least 1, received '3'."),
         (lambda: untyped.Bernoulli("high"), "`rate` must be a number or one for each element, received 'high'."),
-        (lambda: untyped.FixedSize(1.5), "`n_dropped` must be an integer of at least 1, received 1.5."),
-        (lambda: untyped.Balanced((0.3, 0.3)), "`rate` must lie strictly between 0 and 1, received (0.3, 0.3)."),
-        (lambda: untyped.Balanced(0.3, "4"), "`block` must be an integer of at least 1, received '4'."),
-        (lambda: untyped.Balanced(0.5, 2.5), "`block` must be an integer of at least 1, received 2.5."),
         (lambda: untyped.Fidelity(3.5, 10), "`masks` must be an integer of at least 3, received 3.5."),
         (lambda: untyped.Fidelity(3, 1), "`examples` must be an integer of at least 2, received 1."),
         (lambda: untyped.Precision("loss", "fine"), "`std_error` must be positive and finite, received 'fine'."),
-        (lambda: untyped.StableOrder("loss", None), "`reliability` must lie strictly between 0 and 1, received None."),
-        (
-            lambda: untyped.Separated("loss", 0.5, level="95"),
-            "`level` must lie strictly between 0 and 1, received '95'.",
-        ),
-        (
-            lambda: untyped.Separated("loss", 0.5, undecided="no"),
-            "`undecided` must lie between 0 and 1, received 'no'.",
-        ),
         (lambda: untyped.Budget("params", "half"), "received 'half': the fraction that stays."),
         (
             lambda: untyped.Budget("params", True),
@@ -135,7 +122,6 @@ def test_numbers_of_numpy_will_do() -> None:
         "examples_per_mask": 2,
         "rate": 0.5,
     }
-    assert type(untyped.FixedSize(np.int64(2)).n_dropped) is int
     assert untyped.Precision("loss", np.float32(0.5)).std_error == 0.5
 
 

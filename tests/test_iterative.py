@@ -62,7 +62,7 @@ def iterate(model: keras.Model, kind: Any = "neurons", **changes: Any) -> dr.Pru
 
 @pytest.mark.parametrize(
     ("name", "kind", "merge"),
-    [("mlp", "neurons", None), ("residual", "neurons", "mean"), ("two_inputs", "neurons", "none")]
+    [("mlp", "neurons", None), ("residual", "neurons", "least_squares"), ("two_inputs", "neurons", "none")]
     + [("mlp", "weights", None)],
 )
 def test_one_step_is_pruning_at_once(name: str, kind: Any, merge: str | None) -> None:
@@ -174,7 +174,7 @@ def test_fine_tuning_in_every_step(name: str, kind: Any) -> None:
         "recovery": settings,
         "tuning": (x[:60], None),
         "validation": (x[60:], None),
-        "merge": "mean",
+        "merge": "least_squares",
         "schedule": "linear",
     }
     found = iterate(model, kind, **more)

@@ -63,9 +63,8 @@ def test_copies_of_recurrent_units_are_merged_exactly(layer: keras.layers.Layer,
     np.testing.assert_allclose(merged, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
 
 
-@pytest.mark.parametrize("merge", ["mean", "least_squares"])
 @pytest.mark.parametrize("kind", [layers.SimpleRNN, layers.GRU, layers.LSTM])
-def test_the_mean_of_what_recurrent_layers_read_stays(kind: Any, merge: str) -> None:
+def test_the_mean_of_what_recurrent_layers_read_stays(kind: Any) -> None:
     """Of their input and of their own states; the biases for the one are not those for the other."""
     keras.utils.set_random_seed(3)
     dense, cells = layers.Dense(4, activation="relu", name="first"), kind(5, return_sequences=True, name="cells")
@@ -81,7 +80,7 @@ def test_the_mean_of_what_recurrent_layers_read_stays(kind: Any, merge: str) -> 
     elements = dr.elements(model)
     for layer, index in gone.items():
         dropped = [j for j, e in enumerate(elements.indices) if elements.layers[j] == layer and e in index]
-        small = dr.prune(model, dr.Selection.dropping(elements, dropped), (x, y), merge=merge).model
+        small = dr.prune(model, dr.Selection.dropping(elements, dropped), (x, y)).model
         kept = np.delete(np.arange(len(states[0])), gone["cells"] if layer == "cells" else [])
         inputs = np.delete(np.arange(4), gone["first"] if layer == "first" else [])
         columns = (np.arange(len(cells.get_weights()[0][0]) // 5)[:, np.newaxis] * 5 + kept).ravel()
@@ -124,7 +123,7 @@ def test_the_output_before_is_told_from_that_after() -> None:
         channels = trace_channels(graph)
         columns = columns_of_labels(channels, selection.elements)
         rebuilt = rebuild(model, graph, make_plan(model, graph, channels, columns, selection))
-        patient = Patient(rebuilt, Twins(rebuilt, [x], 0.2, 20), 0, selection.elements.names)
+        patient = Patient(rebuilt, Twins(rebuilt, [x], 0.2, 20), 0)
         found[len(gone)] = patient.unexplained((1e-6,))
     assert found[0] < 1e-6
     assert 1e-3 < found[1] < found[3]

@@ -14,7 +14,6 @@ from sklearn.metrics import f1_score
 from test_statistics import small
 
 import dropreg as dr
-from dropreg.data import check_data
 from dropreg.masking import MaskedNetwork
 from dropreg.prediction import Prediction
 
@@ -125,19 +124,6 @@ def test_a_metric_over_the_examples_of_a_mask() -> None:
     masked = np.asarray(network([x], np.broadcast_to(chunk.masks[3], (20, len(elements)))))
     assert chunk.outcomes[3, 0] == pytest.approx(macro_f1(y, masked), abs=1e-6)
     assert chunk.effects[3, 0] == pytest.approx(macro_f1(y, masked) - macro_f1(y, np.asarray(model(x))), abs=1e-6)
-
-
-def test_mean_ablation_leaves_the_mean_where_the_readers_are() -> None:
-    """Dropping everything that a layer reads gives what it makes of the mean activations."""
-    model, (x, y), elements = small()
-    record = dr.sample(model, (x, y), elements, rows=2000, ablation="mean", progress=False)
-    assert dr.regress(record, estimator="ols").details["ablation"] == "mean"
-    means = MaskedNetwork(model, elements).mean_activations(check_data(model, (x, y)))
-    network = MaskedNetwork(model, elements, means)
-    nothing = np.zeros((len(x), len(elements)), dtype=bool)
-    hidden = np.asarray(model.get_layer("b")(np.asarray(model.get_layer("a")(x))))
-    expected = np.asarray(model.get_layer("out")(hidden.mean(axis=0, keepdims=True)))
-    np.testing.assert_allclose(np.asarray(network([x], nothing)), np.repeat(expected, len(x), axis=0), rtol=1e-4)
 
 
 def test_outcomes_that_do_not_fit_are_refused() -> None:

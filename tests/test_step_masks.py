@@ -149,10 +149,6 @@ def merged_heads(model: keras.Model, data: Any) -> np.ndarray:
     return flat(dr.prune(model, selection, data, recovery="none").model)
 
 
-def mean_merged(model: keras.Model, data: Any) -> np.ndarray:
-    return flat(dr.prune(model, half(model), data, merge="mean", recovery="none").model)
-
-
 def distilled(model: keras.Model, data: Any) -> np.ndarray:
     recovery = dr.Recovery(distill=1.0, epochs=1, learning_rate=0.01, mixup=0.5)
     return flat(dr.prune(model, half(model), data, recovery=recovery).model)
@@ -182,7 +178,6 @@ RESULTS = [
     without_heads,
     active,
     merged,
-    mean_merged,
     distilled,
     tuned,
     annealed,
@@ -198,7 +193,6 @@ ONLY = {
     expanded: [attention],
     diverging: [encoder],
     merged_heads: [encoder],
-    mean_merged: [attention],
     annealed: [tagger, encoder],
     distilled: [tagger],
     tuned: [attention, numbers],
@@ -222,7 +216,7 @@ def test_graphs_compute_what_single_runs_do(monkeypatch: pytest.MonkeyPatch) -> 
     model, data, found = made(attention), examples(attention), []
     for few in (0, 1000):
         monkeypatch.setattr(copying, "_FEW", few)
-        found.append([result(model, data) for result in (changed, mean_merged, merged, estimated)])
+        found.append([result(model, data) for result in (changed, merged, estimated)])
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
 

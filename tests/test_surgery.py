@@ -352,8 +352,8 @@ def test_an_empty_layer_is_refused() -> None:
     ("arguments", "text"),
     [
         ({"selection": np.ones(9, bool)}, "`selection` must be a Selection, received ndarray"),
-        ({"merge": "mean"}, "`merge` 'mean' must have examples to learn from, received none"),
-        ({"merge": "best"}, "`merge` must be one of least_squares, mean, none or a Merge, received 'best'"),
+        ({"merge": "least_squares"}, "`merge` 'least_squares' must have examples to learn from, received none"),
+        ({"merge": "best"}, "`merge` must be one of least_squares, none or a LeastSquares, received 'best'"),
         ({"on_blocked": "skip"}, "`on_blocked` must be one of raise, keep, received 'skip'"),
     ],
 )
