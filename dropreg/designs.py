@@ -18,7 +18,8 @@ from .errors import ParameterError, positive
 BoolMasks = npt.NDArray[np.bool_]
 """Shape (rows, n_elements), True = kept."""
 
-_MASK_STREAM, _ORDER_STREAM = 0, 1
+_MASK_STREAM = 0
+_ORDER_STREAM = 1
 
 
 def random_words(seed: int, chunk: int, stream: int, count: int) -> npt.NDArray[np.uint32]:
