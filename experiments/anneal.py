@@ -29,183 +29,16 @@ a killed run goes on and runs can be put together.
 Example: ``python experiments/anneal.py --models mlp cnn --seeds 0 1 2``
 """
 
-import time
-from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
-from common import new_parser, run_methods, save_settings
+from _lib.arguments import new_parser
+from _lib.models import SHIPPED, accuracy, load
+from _lib.results import run_methods, save_settings, summarize
+from _lib.selections import DRAWS, FRACTIONS, IN_STEPS, METHODS, in_steps, make, packed
 
 import dropreg as dr
-from dropreg.baselines.question import spent
-
-FRACTIONS = (0.3, 0.5, 0.7, 0.8, 0.9)
-SHIPPED = ("mlp", "cnn", "resnet", "vit")
-STEPS = 20
-DRAWS = 5
-ACCURACY = {"outcome": "accuracy"}
-ONE_RUN = {**ACCURACY, "restarts": False}
-LARGE = {**ONE_RUN, "swaps": 0, "rows_per_round": 2048}
-FORWARD = {"gradients": False}
-OPTIONS: dict[str, dict[str, Any]] = {
-    "annealed": {},
-    "annealed, no swaps": {"swaps": 0},
-    "annealed, forward": FORWARD,
-    "annealed, forward, no swaps": {**FORWARD, "swaps": 0},
-    "annealed on accuracy": ACCURACY,
-    "annealed on accuracy, no swaps": {**ACCURACY, "swaps": 0},
-    "annealed on accuracy, forward": {**ACCURACY, **FORWARD},
-    "annealed on accuracy, forward, no swaps": {**ACCURACY, **FORWARD, "swaps": 0},
-    "annealed on accuracy, one run": ONE_RUN,
-    "annealed on accuracy, one run, no swaps": {**ONE_RUN, "swaps": 0},
-    "annealed on accuracy, large rounds": LARGE,
-    "annealed on accuracy, sharpened": {**LARGE, "schedule": dr.Annealing(sharpness=3.0)},
-    "annealed on divergence, large rounds": {**LARGE, "outcome": "divergence"},
-    "annealed on divergence, no swaps": {"outcome": "divergence", "swaps": 0},
-    "annealed on divergence, forward, no swaps": {**FORWARD, "outcome": "divergence", "swaps": 0},
-    "annealed for merging": {"ablation": "merged"},
-    "annealed for merging, blends": {"ablation": "merged", "blend": True},
-    "annealed for merging, 500 rounds, blends": {"ablation": "merged", "blend": True, "rounds": 500},
-    "annealed for merging, first order": {"ablation": "merged", "schedule": dr.Annealing(second_order=False)},
-    "annealed for merging, 500 rounds": {"ablation": "merged", "rounds": 500},
-    "annealed for merging, 1000 rounds": {"ablation": "merged", "rounds": 1000},
-}
-EACH = "annealed on accuracy, each fraction"
-SQUARED = dr.Scorer(dr.taylor, {"statistic": "squared"})
-SIGNED = dr.Scorer(dr.taylor)
-ONE_SHOT = {"taylor": SQUARED, "spread": dr.Scorer(dr.spread), "obd": dr.Scorer(dr.obd)}
-ITERATED = {
-    "taylor, iterated": SQUARED,
-    "signed taylor, iterated": SIGNED,
-    "spread, iterated": dr.Scorer(dr.spread),
-}
-IN_STEPS = {
-    "taylor, merged steps": SQUARED,
-    "spread, merged steps": dr.Scorer(dr.spread),
-    "divergence, merged steps": dr.Scorer(dr.spread, {"outcome": "divergence"}),
-}
-METHODS = ("random", *ONE_SHOT, "loo", "dropout regression", *ITERATED, "greedy", "gates", *IN_STEPS, *OPTIONS, EACH)
-Pair = tuple[np.ndarray, np.ndarray]
-Made = list[tuple[dr.Selection, float, int]]
-"""Selection, seconds and row-equivalents for each fraction."""
-
-
-def load(name: str, seed: int) -> Any:
-    """A trained network: seed 0 is the shipped one, of those that ship."""
-    if seed == 0 and name in SHIPPED:
-        return dr.examples.load_model(name)
-    import keras
-
-    return keras.saving.load_model(Path(__file__).parent / "models" / f"{name}-{seed}.keras", compile=False)
-
-
-def accuracy(model: Any, data: Pair) -> float:
-    return float((model.predict(data[0], batch_size=500, verbose=0).argmax(axis=1) == data[1]).mean())
-
-
-def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    start = time.perf_counter()
-    return function(), time.perf_counter() - start
-
-
-def annealed(options: dict[str, Any], model: Any, data: Pair, elements: dr.Elements, seed: int, n: Any) -> Made:
-    """Selections of one path."""
-    fractions, rounds = n
-    asked = {"rounds": rounds, **options}
-    path, seconds = timed(lambda: dr.anneal_path(model, data, elements, fractions=fractions, seed=seed, **asked))
-    shares = (np.arange(1, len(fractions) + 1) / len(fractions)).tolist()
-    return [(s, seconds * share, round(path.rows * share)) for s, share in zip(path.selections, shares, strict=True)]
-
-
-def iterated(
-    scorer: dr.Scorer, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any
-) -> Iterator[tuple[dr.Selection, float, int]]:
-    """Selections of a scorer that scores what is left after each step."""
-    kept, rows, start = np.ones(len(elements), dtype=bool), 0, time.perf_counter()
-    for fraction in sorted({*np.linspace(0, max(fractions), STEPS + 1)[1:].round(6).tolist(), *fractions}):
-        table = scorer.function(model, data, elements, seed=seed, kept=kept, **scorer.settings)
-        scores = np.where(kept, table.impact, table.impact.min() - 1.0)
-        selection = dr.select(elements, scores, fraction=fraction)
-        kept, rows = selection.kept, rows + spent(table)
-        if fraction in fractions:
-            yield selection, time.perf_counter() - start, rows
-
-
-def gated(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any) -> Made:
-    """Selections of gates, which are trained for each fraction."""
-    made: Made = []
-    for fraction in fractions:
-        table, seconds = timed(lambda at=fraction: dr.gates(model, data, elements, fraction=at, seed=seed))
-        made.append((dr.select(elements, table, fraction=fraction), seconds, spent(table)))
-    return made
-
-
-def each(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int) -> Made:
-    """Selections of runs that know of one fraction only."""
-    runs = (
-        annealed({**ACCURACY, "swaps": 0}, model, data, elements, seed, ((fraction,), rounds)) for fraction in fractions
-    )
-    return [made for (made,) in runs]
-
-
-def regression(model: Any, data: Pair, elements: dr.Elements, rows: int, seed: int) -> dr.ImpactTable:
-    """Dropout regression at one rate, forward passes alone."""
-    asked: dict[str, Any] = {"design": dr.Bernoulli(0.7), "outcomes": ("loss",), "fidelity": None, "progress": False}
-    return dr.regress(dr.sample(model, data, elements, rows=rows, seed=seed, **asked), outcome="loss")
-
-
-def make(
-    method: str, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int | None, rows: int
-) -> Made:
-    """One method's selections; `rounds` is for annealing, `rows` the budget of greedy, leave one out and regression."""
-    if method in OPTIONS:
-        return annealed(OPTIONS[method], model, data, elements, seed, (fractions, rounds))
-    if method == EACH:
-        return each(model, data, elements, seed, fractions, rounds or 800)
-    if method in ITERATED:
-        return list(iterated(ITERATED[method], model, data, elements, seed, fractions))
-    if method == "gates":
-        return gated(model, data, elements, seed, fractions)
-    if method == "random":
-        return [(dr.Selection.random(elements, fraction, seed=seed), 0.0, 0) for fraction in fractions]
-    jobs: dict[str, Callable[[], dr.ImpactTable]] = {
-        "loo": lambda: dr.leave_one_out(model, data, elements, rows=rows, seed=seed),
-        "greedy": lambda: dr.greedy(model, data, elements, rows=rows, seed=seed),
-        "dropout regression": lambda: regression(model, data, elements, rows, seed),
-        **{n: lambda s=s: s.function(model, data, elements, seed=seed, **s.settings) for n, s in ONE_SHOT.items()},
-    }
-    table, seconds = timed(jobs[method])
-    return [(dr.select(elements, table, fraction=fraction), seconds, spent(table)) for fraction in fractions]
-
-
-def in_steps(method: str, model: Any, data: Pair, seed: int, fractions: Any) -> list[tuple[Any, float]]:
-    """Smaller models that were merged in every step, each made from the one before, and seconds."""
-    made: list[tuple[Any, float]] = []
-    gone, seconds = 0.0, 0.0
-    for fraction in fractions:
-        steps = max(round(STEPS * (fraction - gone) / max(fractions)), 1)
-        asked = {"scorer": IN_STEPS[method], "steps": steps, "schedule": "linear", "seed": seed}
-        asked["fraction"] = 1.0 - (1.0 - fraction) / (1.0 - gone)  # of what is left
-        small, more = timed(
-            lambda model=model, asked=asked: dr.prune_iteratively(model, data, dr.elements(model), **asked)
-        )
-        model, gone, seconds = small.model, fraction, seconds + more
-        made.append((model, seconds))
-    return made
-
-
-def packed(kept: np.ndarray) -> str:
-    """Hexadecimal digits of what stays."""
-    return np.packbits(kept).tobytes().hex()
-
-
-def unpacked(digits: str, elements: dr.Elements) -> dr.Selection:
-    """The selection of such digits."""
-    bits = np.unpackbits(np.frombuffer(bytes.fromhex(digits), np.uint8), count=len(elements))
-    return dr.Selection(elements, bits.astype(bool))
 
 
 def measure(name: str, seed: int, method: str, fractions: tuple[float, ...], arguments: Any) -> pd.DataFrame:
@@ -240,19 +73,6 @@ def measure(name: str, seed: int, method: str, fractions: tuple[float, ...], arg
                 cost = {"params": merged.model.count_params(), "seconds": seconds, "rows": spent_rows}
                 add(fraction, draw=draw, **found, **cost, kept=packed(selection.kept))
     return pd.DataFrame(rows)
-
-
-def summarize(frame: pd.DataFrame) -> pd.DataFrame:
-    """Mean and SD over seeds of the mean over draws."""
-    values = ["plain", "merged", "params", "seconds", "rows"]
-    by_seed = frame.groupby(["model", "method", "fraction", "seed"], sort=False)
-    frame = by_seed.mean(numeric_only=True).reindex(columns=values)
-    groups = frame.groupby(["model", "method", "fraction"], sort=False)
-    columns = {}
-    for value in ("plain", "merged"):
-        columns |= {value: groups[value].mean(), f"{value}_sd": groups[value].std()}
-    columns["params"] = groups["params"].mean()
-    return pd.DataFrame({**columns, "seconds": groups["seconds"].mean(), "rows": groups["rows"].mean()})
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.results import save_settings
 from keras import layers
 from scipy import stats
 from statsmodels.stats.multitest import multipletests

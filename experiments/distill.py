@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anneal import METHODS, accuracy, load, unpacked
-from common import RESULTS, new_parser, run_methods, save_summary
+from _lib.arguments import RESULTS, new_parser
+from _lib.models import accuracy, load
+from _lib.results import run_methods, save_summary
+from _lib.selections import METHODS, unpacked
 
 import dropreg as dr
 

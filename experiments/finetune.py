@@ -27,9 +27,11 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from anneal import IN_STEPS, METHODS, accuracy, in_steps, load, unpacked
-from common import RESULTS, new_parser, run_methods, save_summary
-from train_models import DEBIAN_FOLDER, EPOCHS, N_TRAIN, fit, full_training_set
+from _lib.arguments import RESULTS, new_parser
+from _lib.models import accuracy, load
+from _lib.results import run_methods, save_summary
+from _lib.selections import IN_STEPS, METHODS, in_steps, unpacked
+from _lib.training import DEBIAN_FOLDER, EPOCHS, N_TRAIN, fit, full_training_set
 
 import dropreg as dr
 

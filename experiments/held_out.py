@@ -26,37 +26,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anneal import METHODS, Pair, accuracy, load, unpacked
-from common import RESULTS, new_parser, run_jobs, save_settings
-from scipy.special import log_softmax
-from train_models import DEBIAN_FOLDER, full_training_set
+from _lib.arguments import RESULTS, new_parser
+from _lib.models import HALF, Pair, accuracy, divergence, load, predicted, right
+from _lib.results import run_jobs, save_settings
+from _lib.selections import METHODS, unpacked
+from _lib.training import DEBIAN_FOLDER, full_training_set
 
 import dropreg as dr
 
 VALUES = ["plain", "merged", "divergence", "train", "train_divergence"]
 WHOLE = ["whole", "train_whole"]
-HALF, N_TRAINING = 5000, 30_000
-
-
-def predicted(model: Any, x: np.ndarray) -> np.ndarray:
-    """Logits."""
-    return model.predict(x, batch_size=500, verbose=0)
-
-
-def divergences(whole: np.ndarray, small: np.ndarray) -> np.ndarray:
-    """Of each example, nats."""
-    log_p, log_q = log_softmax(whole, axis=1), log_softmax(small, axis=1)
-    return (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
-
-
-def divergence(whole: np.ndarray, small: np.ndarray) -> float:
-    """Mean over examples, nats."""
-    return float(divergences(whole, small).mean())
-
-
-def right(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Accuracy of logits."""
-    return float((outputs.argmax(axis=1) == labels).mean())
+N_TRAINING = 30_000
 
 
 def measure(name: str, seed: int, method: str, made: pd.DataFrame, training: Pair, *, quick: bool) -> pd.DataFrame:

@@ -12,7 +12,8 @@ import argparse
 from typing import Any
 
 import pandas as pd
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.results import save_settings
 
 import dropreg as dr
 

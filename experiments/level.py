@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anneal import FRACTIONS, IN_STEPS, METHODS, SHIPPED, in_steps, load, unpacked
-from common import RESULTS, new_parser, save_settings
-from held_out import HALF, divergences, predicted
+from _lib.arguments import RESULTS, new_parser
+from _lib.models import HALF, SHIPPED, divergences, load, predicted
+from _lib.results import save_settings
+from _lib.selections import FRACTIONS, IN_STEPS, METHODS, in_steps, unpacked
 
 import dropreg as dr
 

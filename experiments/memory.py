@@ -18,7 +18,9 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from common import load_shipped, new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.models import load_shipped
+from _lib.results import save_settings
 
 import dropreg as dr
 

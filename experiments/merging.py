@@ -18,7 +18,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.models import load
+from _lib.results import save_settings
 
 import dropreg as dr
 
@@ -31,15 +33,6 @@ MERGES: dict[str, Any] = {
     "least_squares": "least_squares",
 }
 PUBLISHED = {"none": 0.668, "least_squares": 0.800}
-
-
-def load(name: str, seed: int) -> Any:
-    """A trained network: seed 0 is the shipped one."""
-    if seed == 0:
-        return dr.examples.load_model(name)
-    import keras
-
-    return keras.saving.load_model(Path(__file__).parent / "models" / f"{name}-{seed}.keras", compile=False)
 
 
 def spread(model: Any, elements: dr.Elements, x: np.ndarray, y: np.ndarray, batch: int = 200) -> np.ndarray:

@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anneal import ITERATED, accuracy, iterated, load
-from common import new_parser, run_jobs, save_settings
+from _lib.arguments import new_parser
+from _lib.models import accuracy, load
+from _lib.results import run_jobs, save_settings
+from _lib.selections import ITERATED, iterated
 
 import dropreg as dr
 

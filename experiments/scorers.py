@@ -30,7 +30,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.models import load
+from _lib.results import save_settings
 from scipy import stats
 
 import dropreg as dr
@@ -38,20 +40,10 @@ import dropreg as dr
 if TYPE_CHECKING:
     import keras
 
-MODELS = Path(__file__).resolve().parent / "models"
 FRACTIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 REFERENCE = "dropout regression, reference"
 REFERENCE_SEED = 1000
 RANDOM_DRAWS = 5
-
-
-def load_trained(name: str, seed: int) -> "keras.Model":
-    """A shipped model (seed 0) or one of the other trainings."""
-    if seed == 0:
-        return dr.examples.load_model(name)
-    from dropreg.cli import load_model_file
-
-    return load_model_file(MODELS / f"{name}-{seed}.keras")
 
 
 def regression(model: "keras.Model", data: Any, elements: dr.Elements, *, rows: int, seed: int) -> dr.ImpactTable:
@@ -174,7 +166,7 @@ def run_model(name: str, arguments: argparse.Namespace) -> tuple[pd.DataFrame, p
     frames, ranks = [], []
     for seed in arguments.seeds:
         print(f"{name}, training seed {seed}", flush=True)
-        model = load_trained(name, seed)
+        model = load(name, seed)
         elements, out = dr.elements(model), arguments.out / "runs" / f"{name}-{seed}"
         scorers = remembered(scorers_at(arguments.rows))
         frame = dr.compare(

@@ -23,8 +23,10 @@ from itertools import product
 from typing import Any
 
 import pandas as pd
-from anneal import DRAWS, Made, accuracy, annealed, gated, iterated, load, timed
-from common import new_parser, run_jobs, save_settings
+from _lib.arguments import new_parser
+from _lib.models import accuracy, load
+from _lib.results import run_jobs, save_settings
+from _lib.selections import DRAWS, Made, annealed, gated, iterated, timed
 
 import dropreg as dr
 from dropreg.baselines.question import spent

@@ -39,11 +39,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.figures import draw_curvature, draw_prediction, draw_removal
+from _lib.models import load
+from _lib.results import save_settings
+from _lib.training import DEBIAN_FOLDER, N_TRAIN, full_training_set
 from scipy.special import log_softmax
-from scorers import load_trained
-from study_figures import draw_curvature, draw_prediction, draw_removal
-from train_models import DEBIAN_FOLDER, N_TRAIN, full_training_set
 
 import dropreg as dr
 from dropreg.baselines.question import spent
@@ -107,7 +108,7 @@ class Setting:
 
     def model(self) -> "keras.Model":
         """A fresh copy, which may be changed."""
-        return load_trained(self.name, self.seed)
+        return load(self.name, self.seed)
 
     def labels(self) -> dict[str, Any]:
         return {"model": self.name, "kind": self.kind, "training": self.seed}
@@ -349,7 +350,7 @@ def main() -> None:
     for name in arguments.models:
         for kind in arguments.kinds:
             for seed in arguments.seeds:
-                elements = dr.elements(load_trained(name, seed), kind)
+                elements = dr.elements(load(name, seed), kind)
                 rows = arguments.weight_rows if kind == "weights" else arguments.rows
                 examples = 20 if arguments.quick else {"weights": 500, "neurons": 2_000}[kind]
                 setting = Setting(name, kind, seed, elements, data, test, train, rows, examples)

@@ -19,7 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from common import load_shipped, new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.models import load_shipped
+from _lib.results import save_settings
 
 import dropreg as dr
 from dropreg.data import check_data

@@ -37,7 +37,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from common import Shipped, load_shipped, new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.models import Shipped, load_shipped
+from _lib.results import save_settings
 from sklearn.linear_model import LassoCV, RidgeCV
 
 import dropreg as dr

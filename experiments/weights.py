@@ -27,7 +27,8 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.results import save_settings
 from keras import layers
 
 import dropreg as dr
