@@ -1,4 +1,4 @@
-"""Selections made in small steps, against those of other scorers, deleted and merged.
+"""How much accuracy do annealed selections keep, against those of other scorers, deleted and merged?
 
 For each model, seed (a trained network of its own), method and fraction of the units removed: test accuracy of the
 network as deletion leaves it (plain), and merged by least squares. No fine-tuning. Methods:
@@ -10,21 +10,21 @@ network as deletion leaves it (plain), and merged by least squares. No fine-tuni
 - "taylor, merged steps", "spread, merged steps" and "divergence, merged steps" (spread of the divergence from the
   model of the step before): score, remove, merge, 20 times (`dropreg.prune_iteratively`);
 - `dropreg.anneal_path`: "annealed" (dropped units at zero, gradients), "annealed, forward" (forward passes alone),
-  both also with "no swaps"; "annealed for merging" (dropped units predicted from those that stay), also "first order"
+  both also with "no swaps"; "annealed for merging" (dropped units predicted from the kept ones), also "first order"
   (without second derivatives), "500 rounds" and "1000 rounds" (for each fraction, in place of 200), and with "blends"
-  (curvatures at the whole network added where that is better), also "500 rounds, blends";
-- variants of it: "on accuracy" or "on divergence" in place of the accuracy on what the whole network decides right;
+  (curvatures at the original model added where that is better), also "500 rounds, blends";
+- variants of it: "on accuracy" or "on divergence" in place of the accuracy on what the original model classifies right;
   "one run" without restarts; without both and in 50 large rounds a stage "large rounds" and "sharpened" (up to three
   times); "each fraction" is `dropreg.anneal` for each fraction by itself, twice as long as a stage of a path, without
   swaps.
 
-"dense" is the whole network. Methods see the first 5,000 estimation images, merging the other 5,000 (where methods
+"dense" is the original model. Methods see the first 5,000 estimation images, merging the other 5,000 (where methods
 merge in each step, the first as well); accuracy is on the test images, which nothing is chosen on. Seconds and rows are
 those of the selection; those of a path are divided equally among its fractions and added up.
 
 Writes anneal.csv (also what every selection keeps, as the hexadecimal digits of the packed bits), summary.csv (mean
 over draws, then mean and SD over seeds) and settings.json. What anneal.csv holds already is not computed again, so that
-a killed run goes on and runs can be put together.
+a stopped run resumes and runs can be combined.
 
 Example: ``python experiments/anneal.py --models mlp cnn --seeds 0 1 2``
 """

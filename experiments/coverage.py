@@ -1,4 +1,4 @@
-"""Coverage of 95 % intervals, and control of the false discovery rate.
+"""Do 95 % intervals cover, and is the false discovery rate controlled?
 
 The network has one hidden layer whose activations are whole numbers, so the distribution of its
 output under independent dropout, and with it every impact on loss and accuracy, follows exactly by

@@ -1,15 +1,15 @@
-"""The selections of anneal.py on images that none of them saw, and by the divergence.
+"""Do the selections of anneal.py keep their order on images that none of them saw, and by the divergence?
 
 Test accuracies of good selections differ by less than 10,000 images tell apart. For each model, seed, method and
 fraction of anneal.csv, the same selection
 
 - plain: after deletion, accuracy on the second half of the estimation images, of which the first chose it;
 - merged: merged with one half of these 5,000 images and measured on the other, both ways round;
-- whole: the accuracy of the whole network on them;
-- divergence: merged with all 5,000, the mean Kullback-Leibler divergence from the whole network's prediction to the
+- whole: the accuracy of the original model on them;
+- divergence: merged with all 5,000, the mean Kullback-Leibler divergence from the original model's prediction to the
   smaller one's on the test images, in nats (0 where they agree), whose noise is far below that of the accuracy;
-- train, train_divergence, train_whole: this network's accuracy and divergence, and the accuracy of the whole one, on
-  30,000 images that the whole network was trained on, which no selection saw: its accuracy there is not that on new
+- train, train_divergence, train_whole: this network's accuracy and divergence, and the accuracy of the original, on
+  30,000 images that the original model was trained on, which no selection saw: its accuracy there is not that on new
   images, but what a smaller network keeps of it tells selections apart better than fewer images can. They are not part
   of the repository; see ``train_models.py``.
 

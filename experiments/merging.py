@@ -1,11 +1,11 @@
-"""What merging gives back, without fine-tuning.
+"""How much accuracy does merging restore, without fine-tuning?
 
 For each model, seed (a trained network of its own), selection and fraction of the units removed: test accuracy of
 the smaller network as it is, and merged by the mean, by least squares on what layers read ("scores"), and by least
-squares with the last layer fitted to the whole network's probabilities (the default). Selections: random units; those
+squares with the last layer fitted to the original model's probabilities (the default). Selections: random units; those
 of smallest incoming norm; those whose removal changes the loss of single examples least (spread: standard deviation
 over examples of the derivative of the loss by the unit's mask at 1). Selections and merging see the estimation
-images, without labels but for the spread; accuracy is on the test images. "dense" is the whole network. For
+images, without labels but for the spread; accuracy is on the test images. "dense" is the original model. For
 comparison: neuron merging as published (Kim et al. 2020, LeNet-300-100 on Fashion-MNIST) brings .668 to .800 at .8.
 
 Example: ``python experiments/merging.py --models mlp --seeds 0 1 2``

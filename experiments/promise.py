@@ -1,4 +1,4 @@
-"""As much as can go within half a percentage point: how much that is, and whether the promise holds.
+"""How many units can be removed within half a percentage point of accuracy, and does the limit hold?
 
 For each model, seed (a trained network of its own) and method: the largest fraction of the units whose removal, merged
 by least squares, is shown on held-out images to lose at most --limit of accuracy (`dropreg.AccuracyLimit`, level

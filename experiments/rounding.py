@@ -1,4 +1,4 @@
-"""A network that cannot be differentiated: its selections made by forward passes and accuracy alone.
+"""How well can a network without gradients be pruned, by forward passes and accuracy alone?
 
 The MLP of each seed with weights rounded to 8 bits (255 levels a kernel) and hidden activations rounded to 16
 levels, as integer arithmetic would. Rounding has no gradient: Taylor scores, gates and gradient-assisted annealing

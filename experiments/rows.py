@@ -1,4 +1,4 @@
-"""How many rows impacts need, with one mask a row and with one mask per 1,000 examples.
+"""How many rows do impacts need, with one mask a row and with one mask per 1,000 examples?
 
 The shipped MLP (400 neurons), its estimation split, drop rate 0.3, outcome loss. Each run is compared
 with a reference of several million rows and another seed: the Pearson correlation over the 400

@@ -1,4 +1,4 @@
-"""Every scorer against every other: accuracy after removal, and how far the rankings agree.
+"""Which scorer keeps most accuracy after removal, and how far do the rankings agree?
 
 The shipped MLP and CNN with two more trainings each (experiments/models), neurons and filters, no
 fine-tuning. Every scorer estimates on the estimation split and removes a fraction of the elements by
@@ -14,7 +14,7 @@ and with a dropout regression of several million rows of another seed (drop rate
 Writes comparison.csv (one line a model, training seed, scorer, fraction and draw), summary.csv (mean and
 SD over everything with the same model, scorer and fraction), ranks.csv (mean and SD over training seeds
 of the correlation of each pair of scorers), NAME.png (bands), ranks-NAME.png and settings.json. A run
-that was stopped goes on from the folder "runs" in --out; what it holds is not needed afterwards.
+that was stopped resumes from the folder "runs" in --out, which is not needed afterwards.
 
 Example: ``python experiments/scorers.py``; ``python experiments/scorers.py --quick --out scorers-quick``
 """

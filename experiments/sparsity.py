@@ -1,4 +1,4 @@
-"""Single weights set to zero, without fine-tuning: annealed selections against those of other scorers.
+"""How much accuracy do annealed selections of single weights keep, against those of other scorers?
 
 The MLP of each seed, .5 to .95 of its weights. Methods:
 

@@ -1,4 +1,4 @@
-"""Masked rows a second against the best plain forward pass on the same machine.
+"""How many masked rows a second are measured, against plain forward passes of the same network?
 
 Plain: the model alone, batch after batch of the estimation images, with and without XLA, at several
 batch sizes; the best of them counts. Masked: chunks of a run as `dropreg.sample` measures them, one mask

@@ -1,4 +1,4 @@
-"""Train the models that ship with dropreg and those of the experiments, from the full Fashion-MNIST training set.
+"""How accurate are the networks of the experiments? Trains them on the full Fashion-MNIST training set.
 
 Trains on the first 50,000 training images; the last 10,000 stay unseen (they are the estimation
 set) and the test images are only used to report accuracy. The full set is not part of the

@@ -1,4 +1,4 @@
-"""Heads, feed-forward units and residual branches of the shipped vision transformer in one table.
+"""Which heads, feed-forward units and residual branches of the vision transformer matter?
 
 Gradient-assisted impacts on accuracy and loss, several seeds; how well seeds agree on each kind of
 element; and what the test accuracy becomes without the elements of lowest and of highest impact of

@@ -1,4 +1,4 @@
-"""Impacts of single weights: time, memory, and whether the standard errors are honest.
+"""Can impacts of single weights be estimated: time, memory, and honest standard errors?
 
 ``table``: every weight of the shipped MLP (266,200 scalars), gradient-assisted and marginal, timed. The
 standard errors are checked on weights drawn at random and on those with the largest impacts: the exact

@@ -59,7 +59,7 @@ def run_jobs(
 
 
 def run_methods(arguments: argparse.Namespace, name: str, measure: Callable[..., pd.DataFrame]) -> pd.DataFrame:
-    """`run_jobs` for each model, seed and method of the arguments, and for the whole network ("dense")."""
+    """`run_jobs` for each model, seed and method of the arguments, and for the original model ("dense")."""
     jobs = product(arguments.models, arguments.seeds, ["dense", *arguments.methods])
     return run_jobs(arguments.out / f"{name}.csv", ["model", "seed", "method"], jobs, measure)
 

@@ -77,7 +77,7 @@ def annealed(options: dict[str, Any], model: Any, data: Pair, elements: dr.Eleme
 def iterated(
     scorer: dr.Scorer, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any
 ) -> Iterator[tuple[dr.Selection, float, int]]:
-    """Selections of a scorer that scores what is left after each step."""
+    """Selections of a scorer that scores the kept units again after each step."""
     kept, rows, start = np.ones(len(elements), dtype=bool), 0, time.perf_counter()
     for fraction in sorted({*np.linspace(0, max(fractions), STEPS + 1)[1:].round(6).tolist(), *fractions}):
         table = scorer.function(model, data, elements, seed=seed, kept=kept, **scorer.settings)
@@ -142,7 +142,7 @@ def in_steps(method: str, model: Any, data: Pair, seed: int, fractions: Any) -> 
     for fraction in fractions:
         steps = max(round(STEPS * (fraction - gone) / max(fractions)), 1)
         asked = {"scorer": IN_STEPS[method], "steps": steps, "schedule": "linear", "seed": seed}
-        asked["fraction"] = 1.0 - (1.0 - fraction) / (1.0 - gone)  # of what is left
+        asked["fraction"] = 1.0 - (1.0 - fraction) / (1.0 - gone)  # of the kept units
         small, more = timed(
             lambda model=model, asked=asked: dr.prune_iteratively(model, data, dr.elements(model), **asked)
         )
@@ -152,7 +152,7 @@ def in_steps(method: str, model: Any, data: Pair, seed: int, fractions: Any) -> 
 
 
 def packed(kept: np.ndarray) -> str:
-    """Hexadecimal digits of what stays."""
+    """Hexadecimal digits of the packed bits of the kept elements."""
     return np.packbits(kept).tobytes().hex()
 
 
