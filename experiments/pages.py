@@ -28,6 +28,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +37,7 @@ import pandas as pd
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- (table|pages):(.*?)-->\n)(.*?)(<!-- end -->)", re.DOTALL)
-FIELD = re.compile(r"\{(\w+)(?::([^}]*))?\}")
+FIELD = re.compile(r"\{([\w.]+)(?::([^}]*))?\}")
 FINDING = re.compile(r"^\*\*Finding\.\*\* (.*?)\n\n", re.DOTALL | re.MULTILINE)
 KEYS = ("where", "mean", "rows", "columns", "values", "digits", "bold")
 FOLDERS = {"train_models": "training"}
@@ -80,7 +81,8 @@ class PageError(ValueError):
 
 def number(value: float, digits: int) -> str:
     """Fixed decimals, without a zero before the point."""
-    return re.sub(r"^(-?)0\.", r"\1.", f"{value:.{digits}f}")
+    rounded = Decimal(str(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
+    return re.sub(r"^(-?)0\.", r"\1.", str(rounded))
 
 
 def label(value: Any) -> str:
@@ -137,7 +139,7 @@ def averaged(frame: pd.DataFrame, over: str, keys: list[str]) -> pd.DataFrame:
     names = [name.strip() for name in over.split(",")]
     for step in range(1, len(names) + 1):
         groups = frame.groupby([*keys, *names[step:]], sort=False, dropna=False)
-        values = [c for c in frame.select_dtypes("number").columns if c not in (*keys, *names)]
+        values = [c for c in frame.select_dtypes("number").columns if c not in (*keys, *names) and not c.endswith("_sd")]
         frame = groups[values].mean().join(groups[values].std().add_suffix("_sd")).reset_index()
     return frame
 
