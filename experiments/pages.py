@@ -80,9 +80,14 @@ class PageError(ValueError):
 
 
 def number(value: float, digits: int) -> str:
-    """Fixed decimals, without a zero before the point."""
+    """Fixed decimals, halves rounded up."""
     rounded = Decimal(str(value)).quantize(Decimal(1).scaleb(-digits), ROUND_HALF_UP)
-    return re.sub(r"^(-?)0\.", r"\1.", str(rounded))
+    return bare(str(rounded))
+
+
+def bare(text: str) -> str:
+    """A number without a zero before the point."""
+    return re.sub(r"^([+-]?)0\.(?=\d)", r"\1.", text)
 
 
 def label(value: Any) -> str:
@@ -90,7 +95,7 @@ def label(value: Any) -> str:
     if isinstance(value, (bool, np.bool_)):
         return "yes" if value else "no"
     if isinstance(value, (int, float, np.number)):
-        return f"{value:,.0f}" if float(value).is_integer() else re.sub(r"^0\.", ".", f"{value:g}")
+        return f"{value:,.0f}" if float(value).is_integer() else bare(f"{value:g}")
     return LABELS.get(str(value), str(value))
 
 
@@ -116,6 +121,8 @@ def parse_axis(text: str, frame: pd.DataFrame) -> Axis:
 
 def matches(value: Any, text: str) -> bool:
     """Whether a cell of a CSV file is what a page calls so."""
+    if text == "nan":
+        return bool(pd.isna(value))
     if isinstance(value, (int, float, np.number)) and not isinstance(value, (bool, np.bool_)):
         try:
             return bool(np.isclose(float(value), float(text)))
@@ -139,7 +146,9 @@ def averaged(frame: pd.DataFrame, over: str, keys: list[str]) -> pd.DataFrame:
     names = [name.strip() for name in over.split(",")]
     for step in range(1, len(names) + 1):
         groups = frame.groupby([*keys, *names[step:]], sort=False, dropna=False)
-        values = [c for c in frame.select_dtypes("number").columns if c not in (*keys, *names) and not c.endswith("_sd")]
+        values = [
+            c for c in frame.select_dtypes("number").columns if c not in (*keys, *names) and not c.endswith("_sd")
+        ]
         frame = groups[values].mean().join(groups[values].std().add_suffix("_sd")).reset_index()
     return frame
 
@@ -158,7 +167,7 @@ def cell(template: str, row: pd.Series, digits: int) -> str:
         if pd.isna(value):
             return ""
         if form:
-            return format(value, form) if not isinstance(value, str) else value
+            return str(value) if isinstance(value, str) else bare(format(value, form))
         return label(value) if isinstance(value, (str, bool, np.bool_)) else number(float(value), digits)
 
     return re.sub(r"\s*(\(\)|±\s*$)", "", FIELD.sub(shown, template)).strip()
@@ -169,7 +178,8 @@ def picked(frame: pd.DataFrame, axis: Axis) -> list[tuple[Any, ...]]:
     if axis.values is not None:
         rest = dict.fromkeys(tuple(row) for row in frame[axis.names[1:]].to_numpy())
         return [(value, *more) for more in rest for value in axis.values]
-    return list(dict.fromkeys(frame[axis.names].itertuples(index=False, name=None)))
+    keys = list(dict.fromkeys(frame[axis.names].itertuples(index=False, name=None)))
+    return sorted(keys) if pd.api.types.is_numeric_dtype(frame[axis.names[0]]) else keys
 
 
 def called(key: tuple[Any, ...], axis: Axis) -> str:
