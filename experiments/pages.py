@@ -146,9 +146,8 @@ def averaged(frame: pd.DataFrame, over: str, keys: list[str]) -> pd.DataFrame:
     names = [name.strip() for name in over.split(",")]
     for step in range(1, len(names) + 1):
         groups = frame.groupby([*keys, *names[step:]], sort=False, dropna=False)
-        values = [
-            c for c in frame.select_dtypes("number").columns if c not in (*keys, *names) and not c.endswith("_sd")
-        ]
+        numbers = frame.select_dtypes("number").columns
+        values = [column for column in numbers if column not in (*keys, *names) and not column.endswith("_sd")]
         frame = groups[values].mean().join(groups[values].std().add_suffix("_sd")).reset_index()
     return frame
 
