@@ -75,16 +75,14 @@ def write(root, text):
 
 def test_a_table_has_means_deviations_labels_and_the_best_in_bold(tmp_path):
     write(tmp_path, "method,seed,fraction,score\nobd,0,0.5,0.2\nobd,1,0.5,0.4\ngates,0,0.5,0.1\ngates,1,0.5,0.1\n")
-    made = pages.render(
-        tmp_path,
-        "a.csv | mean seed | rows method: gates; obd > ours | columns fraction | values {score} ({score_sd}) | bold max",
-    )
+    asked = "mean seed | rows method: gates; obd > ours | columns fraction | values {score} ({score_sd}) | bold max"
+    made = pages.render(tmp_path, f"a.csv | {asked}")
     assert made == ("| method | .5 |\n| --- | --- |\n| trained gates | .100 (.000) |\n| ours | **.300 (.141)** |\n")
 
 
 def test_rows_that_are_not_unique_are_refused(tmp_path):
     write(tmp_path, "method,seed,score\nobd,0,0.2\nobd,1,0.4\n")
-    with pytest.raises(pages.PageError, match="expected one row .* received 2: add a condition or a mean"):
+    with pytest.raises(pages.PageError, match=r"expected one row .* received 2: add a condition or a mean"):
         pages.render(tmp_path, "a.csv | rows method | values {score}")
 
 
