@@ -1,4 +1,4 @@
-"""Gradient-assisted against forward-only regression, at equal cost.
+"""How much do gradients at the dropout states add to forward passes of the same cost?
 
 For each model, outcome and seed: the Pearson correlation of the impacts with a reference, at several
 budgets in row-equivalents (a backward pass counts as two rows). The reference of a seed is the mean of
@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.results import save_settings
 
 import dropreg as dr
 

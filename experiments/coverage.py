@@ -1,4 +1,4 @@
-"""Coverage of 95 % intervals, and control of the false discovery rate.
+"""Do 95 % intervals cover, and is the false discovery rate controlled?
 
 The network has one hidden layer whose activations are whole numbers, so the distribution of its
 output under independent dropout, and with it every impact on loss and accuracy, follows exactly by
@@ -16,7 +16,8 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.results import save_settings
 from keras import layers
 from scipy import stats
 from statsmodels.stats.multitest import multipletests

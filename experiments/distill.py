@@ -1,7 +1,7 @@
-"""What distillation adds to merging: the same selections, merged, then distilled on the images they were merged with.
+"""How much accuracy does distillation without labels add to merging?
 
 For each model, seed (a trained network of its own), method and fraction of the units removed: test accuracy of the
-smaller network after least-squares merging, and after all its weights have learned the whole network's predictions on
+smaller network after least-squares merging, and after all its weights have learned the original model's predictions on
 the same images and mixtures of them (``dropreg.prune(..., recovery="distill")``, which needs no labels). Selections
 are those of ``anneal.py``, from its anneal.csv: made with 5,000 estimation images, merged and distilled with the other
 5,000. No training image is used.
@@ -19,8 +19,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anneal import METHODS, accuracy, load, unpacked
-from common import RESULTS, new_parser, run_methods, save_summary
+from _lib.arguments import RESULTS, new_parser
+from _lib.models import accuracy, load
+from _lib.results import run_methods, save_summary
+from _lib.selections import METHODS, unpacked
 
 import dropreg as dr
 

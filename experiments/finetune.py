@@ -1,4 +1,4 @@
-"""Two epochs of fine-tuning for every selection, and the same small architectures trained from scratch.
+"""Which selection is best after two epochs of fine-tuning, and does training from scratch do as well?
 
 For each model, seed (a trained network of its own), method and fraction of the units removed: test accuracy of the
 smaller network after deletion and after least-squares merging, each before and after two epochs on the 50,000
@@ -6,7 +6,7 @@ training images (`dropreg.recover` on the labels: Adam, batches of 128, learning
 best of none, one and two epochs by the loss on the estimation images). The control ("from scratch") takes the
 architecture that the default leaves ("annealed for merging") with fresh weights and trains it as the original was
 trained, for as many epochs (8; 16 for the vision transformer). A method that ends in ", distilled" learns from the
-whole network before the two epochs, as `dropreg.prune` does by default.
+original model before the two epochs, as `dropreg.prune` does by default.
 
 Selections are those of ``anneal.py``, from its anneal.csv: made with 5,000 estimation images, merged with the other
 5,000. Three disjoint sets: estimation images for selections and the choice of the epoch, training images for
@@ -27,9 +27,11 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from anneal import IN_STEPS, METHODS, accuracy, in_steps, load, unpacked
-from common import RESULTS, new_parser, run_methods, save_summary
-from train_models import DEBIAN_FOLDER, EPOCHS, N_TRAIN, fit, full_training_set
+from _lib.arguments import RESULTS, new_parser
+from _lib.models import accuracy, load
+from _lib.results import run_methods, save_summary
+from _lib.selections import IN_STEPS, METHODS, in_steps, unpacked
+from _lib.training import DEBIAN_FOLDER, EPOCHS, N_TRAIN, fit, full_training_set
 
 import dropreg as dr
 

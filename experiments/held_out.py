@@ -1,15 +1,15 @@
-"""The selections of anneal.py on images that none of them saw, and by the divergence.
+"""Do the selections of anneal.py keep their order on images that none of them saw, and by the divergence?
 
 Test accuracies of good selections differ by less than 10,000 images tell apart. For each model, seed, method and
 fraction of anneal.csv, the same selection
 
 - plain: after deletion, accuracy on the second half of the estimation images, of which the first chose it;
 - merged: merged with one half of these 5,000 images and measured on the other, both ways round;
-- whole: the accuracy of the whole network on them;
-- divergence: merged with all 5,000, the mean Kullback-Leibler divergence from the whole network's prediction to the
+- whole: the accuracy of the original model on them;
+- divergence: merged with all 5,000, the mean Kullback-Leibler divergence from the original model's prediction to the
   smaller one's on the test images, in nats (0 where they agree), whose noise is far below that of the accuracy;
-- train, train_divergence, train_whole: this network's accuracy and divergence, and the accuracy of the whole one, on
-  30,000 images that the whole network was trained on, which no selection saw: its accuracy there is not that on new
+- train, train_divergence, train_whole: this network's accuracy and divergence, and the accuracy of the original, on
+  30,000 images that the original model was trained on, which no selection saw: its accuracy there is not that on new
   images, but what a smaller network keeps of it tells selections apart better than fewer images can. They are not part
   of the repository; see ``train_models.py``.
 
@@ -26,37 +26,17 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anneal import METHODS, Pair, accuracy, load, unpacked
-from common import RESULTS, new_parser, run_jobs, save_settings
-from scipy.special import log_softmax
-from train_models import DEBIAN_FOLDER, full_training_set
+from _lib.arguments import RESULTS, new_parser
+from _lib.models import HALF, Pair, accuracy, divergence, load, predicted, right
+from _lib.results import run_jobs, save_settings
+from _lib.selections import METHODS, unpacked
+from _lib.training import DEBIAN_FOLDER, full_training_set
 
 import dropreg as dr
 
 VALUES = ["plain", "merged", "divergence", "train", "train_divergence"]
 WHOLE = ["whole", "train_whole"]
-HALF, N_TRAINING = 5000, 30_000
-
-
-def predicted(model: Any, x: np.ndarray) -> np.ndarray:
-    """Logits."""
-    return model.predict(x, batch_size=500, verbose=0)
-
-
-def divergences(whole: np.ndarray, small: np.ndarray) -> np.ndarray:
-    """Of each example, nats."""
-    log_p, log_q = log_softmax(whole, axis=1), log_softmax(small, axis=1)
-    return (np.exp(log_p) * (log_p - log_q)).sum(axis=1)
-
-
-def divergence(whole: np.ndarray, small: np.ndarray) -> float:
-    """Mean over examples, nats."""
-    return float(divergences(whole, small).mean())
-
-
-def right(outputs: np.ndarray, labels: np.ndarray) -> float:
-    """Accuracy of logits."""
-    return float((outputs.argmax(axis=1) == labels).mean())
+N_TRAINING = 30_000
 
 
 def measure(name: str, seed: int, method: str, made: pd.DataFrame, training: Pair, *, quick: bool) -> pd.DataFrame:

@@ -1,9 +1,9 @@
-"""What a smaller network saves: parameters, multiply-adds and seconds, side by side.
+"""How much faster is a smaller network than the original?
 
 For each model and fraction of the units removed (random units, every layer keeps some): parameters, multiply-adds and
-bytes of the file relative to the whole network, and the latency of a forward pass at batch sizes 1 and 64, median and
+bytes of the file relative to the original model, and the latency of a forward pass at batch sizes 1 and 64, median and
 95th percentile, in a process of its own with a fixed number of threads, warmed up, the networks taking turns.
-"speedup" is the median of the whole network by that of the smaller; "macs_speedup" what the multiply-adds promise.
+"speedup" is the median of the original model by that of the smaller; "macs_speedup" what the multiply-adds promise.
 
 Example: ``python experiments/latency.py --models cnn --threads 1``
 """
@@ -12,7 +12,8 @@ import argparse
 from typing import Any
 
 import pandas as pd
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.results import save_settings
 
 import dropreg as dr
 

@@ -1,10 +1,10 @@
-"""Is the default ahead of the best of the others, level with it, or behind? The selections of anneal.py, merged.
+"""Is the default ahead of the best of the other methods on the transformer, level with it, or behind?
 
 The best of many others is also the luckiest of them, so a comparison with it needs all of them at once. For each model
 and fraction the selections in anneal.csv (all seeds, a trained network each; the first draw of random ones) are merged
 as there, with the second half of the estimation images, and measured on the same 10,000 test images:
 
-- accuracy, and the divergence from the whole network in nats (mean Kullback-Leibler divergence of predictions);
+- accuracy, and the divergence from the original model in nats (mean Kullback-Leibler divergence of predictions);
 - ahead, se: by how much the default ("--default") is better than this method, positive where it is, and the standard
   error of this mean over images of differences, each the mean over seeds. Trained networks are taken as they are: what
   is asked is whether these differ on other images of the same kind;
@@ -25,9 +25,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anneal import FRACTIONS, IN_STEPS, METHODS, SHIPPED, in_steps, load, unpacked
-from common import RESULTS, new_parser, save_settings
-from held_out import HALF, divergences, predicted
+from _lib.arguments import RESULTS, new_parser
+from _lib.models import HALF, SHIPPED, divergences, load, predicted
+from _lib.results import save_settings
+from _lib.selections import FRACTIONS, IN_STEPS, METHODS, in_steps, unpacked
 
 import dropreg as dr
 

@@ -1,4 +1,4 @@
-"""Peak memory of sampling and regression at 100,000, 1,000,000 and 10,000,000 rows.
+"""Does peak memory grow with the number of rows?
 
 The shipped MLP (400 neurons), outcome loss, OLS with HC1 standard errors. Each number of rows runs
 in a fresh process, one after the other, which reports its own peak resident memory (ru_maxrss)
@@ -18,7 +18,9 @@ import time
 from pathlib import Path
 
 import pandas as pd
-from common import load_shipped, new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.models import load_shipped
+from _lib.results import save_settings
 
 import dropreg as dr
 

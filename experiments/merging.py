@@ -1,11 +1,16 @@
-"""What merging gives back, without fine-tuning.
+"""How much accuracy does merging restore, without fine-tuning?
 
 For each model, seed (a trained network of its own), selection and fraction of the units removed: test accuracy of
+<<<<<<< HEAD
 the smaller network as it is, merged by least squares on what layers read ("scores"), and by least squares with the
 last layer fitted to the whole network's probabilities (the default). Selections: random units; those
+=======
+the smaller network as it is, and merged by the mean, by least squares on what layers read ("scores"), and by least
+squares with the last layer fitted to the original model's probabilities (the default). Selections: random units; those
+>>>>>>> wt-results
 of smallest incoming norm; those whose removal changes the loss of single examples least (spread: standard deviation
 over examples of the derivative of the loss by the unit's mask at 1). Selections and merging see the estimation
-images, without labels but for the spread; accuracy is on the test images. "dense" is the whole network. For
+images, without labels but for the spread; accuracy is on the test images. "dense" is the original model. For
 comparison: neuron merging as published (Kim et al. 2020, LeNet-300-100 on Fashion-MNIST) brings .668 to .800 at .8.
 
 Example: ``python experiments/merging.py --models mlp --seeds 0 1 2``
@@ -18,7 +23,9 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.models import load
+from _lib.results import save_settings
 
 import dropreg as dr
 
@@ -30,15 +37,6 @@ MERGES: dict[str, Any] = {
     "least_squares": "least_squares",
 }
 PUBLISHED = {"none": 0.668, "least_squares": 0.800}
-
-
-def load(name: str, seed: int) -> Any:
-    """A trained network: seed 0 is the shipped one."""
-    if seed == 0:
-        return dr.examples.load_model(name)
-    import keras
-
-    return keras.saving.load_model(Path(__file__).parent / "models" / f"{name}-{seed}.keras", compile=False)
 
 
 def spread(model: Any, elements: dr.Elements, x: np.ndarray, y: np.ndarray, batch: int = 200) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Whether pairwise interactions find planted redundant pairs.
+"""Do pairwise interactions find planted redundant pairs of units?
 
 Small untrained networks (6 inputs, 10 or 40 ReLU units, 8 saturating readers, 3 classes; labels are
 the network's own decisions) in which unit 7 is made to stand in for unit 2: a copy, a copy scaled by
@@ -6,7 +6,7 @@ the network's own decisions) in which unit 7 is made to stand in for unit 2: a c
 activation falls where the other's rises. Each network is drawn anew for each seed. The pair is looked
 for among all pairs of units, in the order of ``Interactions.pairs()`` (by z), from 30,000 and from
 100,000 forward passes (drop rate 0.3, residuals of OLS), for the loss and for the divergence from the
-whole network.
+original model.
 
 For comparison: ``true_rank``, of the interaction enumerated over all masks (10 units only), and
 ``rank_by_activations``, by the absolute correlation of the units' activations, which needs no masks
@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.results import save_settings
 
 import dropreg as dr
 

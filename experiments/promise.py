@@ -1,4 +1,4 @@
-"""As much as can go within half a percentage point: how much that is, and whether the promise holds.
+"""How many units can be removed within half a percentage point of accuracy, and does the limit hold?
 
 For each model, seed (a trained network of its own) and method: the largest fraction of the units whose removal, merged
 by least squares, is shown on held-out images to lose at most --limit of accuracy (`dropreg.AccuracyLimit`, level
@@ -24,8 +24,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from anneal import ITERATED, accuracy, iterated, load
-from common import new_parser, run_jobs, save_settings
+from _lib.arguments import new_parser
+from _lib.models import accuracy, load
+from _lib.results import run_jobs, save_settings
+from _lib.selections import ITERATED, iterated
 
 import dropreg as dr
 

@@ -1,4 +1,4 @@
-"""A network that cannot be differentiated: its selections made by forward passes and accuracy alone.
+"""How well can a network without gradients be pruned, by forward passes and accuracy alone?
 
 The MLP of each seed with weights rounded to 8 bits (255 levels a kernel) and hidden activations rounded to 16
 levels, as integer arithmetic would. Rounding has no gradient: Taylor scores, gates and gradient-assisted annealing
@@ -21,9 +21,16 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
+<<<<<<< HEAD
 from anneal import Made, accuracy, annealed, load, summarize, timed
 from coar import ablation_regression
 from common import new_parser, save_settings
+=======
+from _lib.arguments import new_parser
+from _lib.models import accuracy, load
+from _lib.results import save_settings, summarize
+from _lib.selections import Made, annealed, timed
+>>>>>>> wt-results
 
 import dropreg as dr
 from dropreg.baselines.question import spent

@@ -1,4 +1,4 @@
-"""How many rows impacts need, with one mask a row and with one mask per 1,000 examples.
+"""How many rows do impacts need, with one mask a row and with one mask per 1,000 examples?
 
 The shipped MLP (400 neurons), its estimation split, drop rate 0.3, outcome loss. Each run is compared
 with a reference of several million rows and another seed: the Pearson correlation over the 400
@@ -27,7 +27,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from common import Shipped, load_shipped, new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.models import Shipped, load_shipped
+from _lib.results import save_settings
 from sklearn.linear_model import BayesianRidge, LinearRegression, Ridge
 
 import dropreg as dr

@@ -1,4 +1,4 @@
-"""Every scorer against every other: accuracy after removal, and how far the rankings agree.
+"""Which scorer keeps most accuracy after removal, and how far do the rankings agree?
 
 The shipped MLP and CNN with two more trainings each (experiments/models), neurons and filters, no
 fine-tuning. Every scorer estimates on the estimation split and removes a fraction of the elements by
@@ -14,7 +14,7 @@ and with a dropout regression of several million rows of another seed (drop rate
 Writes comparison.csv (one line a model, training seed, scorer, fraction and draw), summary.csv (mean and
 SD over everything with the same model, scorer and fraction), ranks.csv (mean and SD over training seeds
 of the correlation of each pair of scorers), NAME.png (bands), ranks-NAME.png and settings.json. A run
-that was stopped goes on from the folder "runs" in --out; what it holds is not needed afterwards.
+that was stopped resumes from the folder "runs" in --out, which is not needed afterwards.
 
 Example: ``python experiments/scorers.py``; ``python experiments/scorers.py --quick --out scorers-quick``
 """
@@ -30,8 +30,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+from _lib.arguments import new_parser
+from _lib.models import load
+from _lib.results import save_settings
 from coar import ablation_regression
-from common import new_parser, save_settings
 from scipy import stats
 
 import dropreg as dr
@@ -39,20 +41,10 @@ import dropreg as dr
 if TYPE_CHECKING:
     import keras
 
-MODELS = Path(__file__).resolve().parent / "models"
 FRACTIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 REFERENCE = "dropout regression, reference"
 REFERENCE_SEED = 1000
 RANDOM_DRAWS = 5
-
-
-def load_trained(name: str, seed: int) -> "keras.Model":
-    """A shipped model (seed 0) or one of the other trainings."""
-    if seed == 0:
-        return dr.examples.load_model(name)
-    from dropreg.cli import load_model_file
-
-    return load_model_file(MODELS / f"{name}-{seed}.keras")
 
 
 def regression(model: "keras.Model", data: Any, elements: dr.Elements, *, rows: int, seed: int) -> dr.ImpactTable:
@@ -172,7 +164,7 @@ def run_model(name: str, arguments: argparse.Namespace) -> tuple[pd.DataFrame, p
     frames, ranks = [], []
     for seed in arguments.seeds:
         print(f"{name}, training seed {seed}", flush=True)
-        model = load_trained(name, seed)
+        model = load(name, seed)
         elements, out = dr.elements(model), arguments.out / "runs" / f"{name}-{seed}"
         scorers = remembered(scorers_at(arguments.rows))
         frame = dr.compare(

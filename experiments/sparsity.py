@@ -1,4 +1,4 @@
-"""Single weights set to zero, without fine-tuning: annealed selections against those of other scorers.
+"""How much accuracy do annealed selections of single weights keep, against those of other scorers?
 
 The MLP of each seed, .5 to .95 of its weights. Methods:
 
@@ -23,8 +23,10 @@ from itertools import product
 from typing import Any
 
 import pandas as pd
-from anneal import DRAWS, Made, accuracy, annealed, gated, iterated, load, timed
-from common import new_parser, run_jobs, save_settings
+from _lib.arguments import new_parser
+from _lib.models import accuracy, load
+from _lib.results import run_jobs, save_settings
+from _lib.selections import DRAWS, Made, annealed, gated, iterated, timed
 
 import dropreg as dr
 from dropreg.baselines.question import spent

@@ -1,4 +1,4 @@
-"""The study that started the project: optimal brain damage against random removal, and against the spread.
+"""Is Optimal Brain Damage worse than random removal, and is the spread of the loss change better?
 
 The shipped MLP and CNN with two more trainings each, their weights (--kinds weights) and their neurons
 and filters (neurons). Each scorer says which elements to remove: at random, by magnitude, by optimal
@@ -8,7 +8,7 @@ order predicts. Second derivatives are Gauss-Newton ones, which are exact for th
 they are sketched with two random directions an example, unbiased, whose noise adds to the spread.
 
 - one shot: score once, remove everything at once;
-- iterated: score, remove a step, score what is left again, and so on;
+- iterated: score, remove a step, score the kept elements again, and so on;
 - iterated, fine-tuned: the same, with --tune-steps steps of Adam on the training images after each
   removal, dropped elements staying dropped. The training images are not part of the repository; see
   train_models.py for where they come from. Without them (--full-set) this mode is left out, and says so.
@@ -16,12 +16,12 @@ they are sketched with two random directions an example, unbiased, whose noise a
 Removing is masking; every layer keeps its best element. Accuracy and loss are those of the test images.
 
 Writes removal.csv (one line a model, kind, training seed, scorer, mode and fraction; `predicted` is the
-sum of the second-order predictions at the whole network over what was removed, `measured` the loss change
+sum of the second-order predictions at the original model over what was removed, `measured` the loss change
 on the same examples), removal-summary.csv, prediction.csv (random sets of 1 element and more: predicted and
 measured change of the mean loss), curvature.csv (MEAN and SD over examples of L'', the second derivative
 of the loss with respect to a weight, or to the gate of a unit; a sample of the weights),
 curvature-MODEL-KIND.png, prediction-MODEL-KIND.png, removal-MODEL-KIND.png and settings.json. What is done
-is kept in --out/runs, so that a run that was stopped goes on.
+is kept in --out/runs, so that a run that was stopped resumes.
 
 Example: ``python experiments/study.py``; ``python experiments/study.py --quick --out study-quick``
 """
@@ -39,11 +39,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.figures import draw_curvature, draw_prediction, draw_removal
+from _lib.models import load
+from _lib.results import save_settings
+from _lib.training import DEBIAN_FOLDER, N_TRAIN, full_training_set
 from scipy.special import log_softmax
-from scorers import load_trained
-from study_figures import draw_curvature, draw_prediction, draw_removal
-from train_models import DEBIAN_FOLDER, N_TRAIN, full_training_set
 
 import dropreg as dr
 from dropreg.baselines.question import spent
@@ -107,7 +108,7 @@ class Setting:
 
     def model(self) -> "keras.Model":
         """A fresh copy, which may be changed."""
-        return load_trained(self.name, self.seed)
+        return load(self.name, self.seed)
 
     def labels(self) -> dict[str, Any]:
         return {"model": self.name, "kind": self.kind, "training": self.seed}
@@ -149,7 +150,7 @@ class Judge:
         return float((logits.argmax(axis=1) == y).mean()), float(loss.mean())
 
     def estimation_loss(self, kept: Mask | None = None) -> float:
-        """Mean loss on the estimation examples, of the whole model as it is without a mask."""
+        """Mean loss on the estimation examples, of the original model without a mask."""
         x, y = self.setting.data
         kept = np.ones(self.n_elements, bool) if kept is None else kept
         return self.accuracy_and_loss((x[: self.setting.examples], y[: self.setting.examples]), kept)[1]
@@ -187,7 +188,7 @@ def fine_tune(model: "keras.Model", elements: dr.Elements, kept: Mask, train: An
 
 @cache
 def predicted_changes(setting: Setting) -> tuple[Array, Array]:
-    """Changes of the mean loss that the first, and the first two orders at the whole network predict.
+    """Changes of the mean loss that the first, and the first two orders at the original model predict.
 
     For each element, on the examples that changes are measured on.
     """
@@ -349,7 +350,7 @@ def main() -> None:
     for name in arguments.models:
         for kind in arguments.kinds:
             for seed in arguments.seeds:
-                elements = dr.elements(load_trained(name, seed), kind)
+                elements = dr.elements(load(name, seed), kind)
                 rows = arguments.weight_rows if kind == "weights" else arguments.rows
                 examples = 20 if arguments.quick else {"weights": 500, "neurons": 2_000}[kind]
                 setting = Setting(name, kind, seed, elements, data, test, train, rows, examples)

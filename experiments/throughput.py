@@ -1,4 +1,4 @@
-"""Masked rows a second against the best plain forward pass on the same machine.
+"""How many masked rows a second are measured, against plain forward passes of the same network?
 
 Plain: the model alone, batch after batch of the estimation images, with and without XLA, at several
 batch sizes; the best of them counts. Masked: chunks of a run as `dropreg.sample` measures them, one mask
@@ -19,7 +19,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from common import load_shipped, new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.models import load_shipped
+from _lib.results import save_settings
 
 import dropreg as dr
 from dropreg.data import check_data
@@ -48,7 +50,7 @@ def masked(name: str, batch: int, rows: int) -> Callable[[], None]:
     model, elements, data = load_shipped(name)
     design = dr.Bernoulli(0.3)
     examples = check_data(model, data)
-    runner = ChunkRunner(model, elements, examples, design, resolve_all("loss"), (), "zero", 0, batch)
+    runner = ChunkRunner(model, elements, examples, design, resolve_all("loss"), (), 0, batch)
     chunks = [(chunk, min(runner.chunk_rows, rows)) for chunk in range(max(rows // runner.chunk_rows, 1))]
 
     def run() -> None:

@@ -1,4 +1,4 @@
-"""Train the models that ship with dropreg and those of the experiments, from the full Fashion-MNIST training set.
+"""How accurate are the networks of the experiments? Trains them on the full Fashion-MNIST training set.
 
 Trains on the first 50,000 training images; the last 10,000 stay unseen (they are the estimation
 set) and the test images are only used to report accuracy. The full set is not part of the
@@ -23,12 +23,11 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import keras
 import numpy as np
+from _lib.training import DEBIAN_FOLDER, EPOCHS, N_TRAIN, fit, full_training_set
 from keras import layers
 
-from dropreg.errors import DataError
-from dropreg.examples import as_inputs, fashion_mnist, read_idx
+from dropreg.examples import as_inputs, fashion_mnist
 
-N_TRAIN = 50_000
 NEWER = {
     **dict.fromkeys(("input_axes", "output_axes", "quantization_config", "sliding_window", "renorm_clipping")),
     "use_gate": False,
@@ -36,7 +35,6 @@ NEWER = {
     "renorm_momentum": 0.99,
 }
 """Arguments that Keras 3.12 may not know, and the values that change nothing."""
-DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 
 
 def mlp() -> keras.Model:
@@ -143,19 +141,6 @@ def gru() -> keras.Model:
 
 
 BUILDERS = {"mlp": mlp, "cnn": cnn, "resnet": resnet, "vit": vit, "lstm": lstm, "gru": gru}
-EPOCHS = {"mlp": 8, "cnn": 8, "resnet": 8, "vit": 16, "lstm": 5, "gru": 5}
-
-
-def full_training_set(folder: Path) -> tuple[np.ndarray, np.ndarray]:
-    """All 60,000 training images (bytes) and labels, or an error that says where they come from."""
-    images, labels = (folder / f"train-{kind}-ubyte.gz" for kind in ("images-idx3", "labels-idx1"))
-    if not (images.is_file() and labels.is_file()):
-        raise DataError(
-            f"expected {images.name} and {labels.name} in {folder}, received no such files: install "
-            "Debian's package dataset-fashion-mnist, or download them from "
-            "https://github.com/zalandoresearch/fashion-mnist and pass their folder as --full-set."
-        )
-    return read_idx(images), read_idx(labels)
 
 
 def write_idx(path: Path, values: np.ndarray) -> None:
@@ -186,20 +171,6 @@ def train(name: str, seed: int, x: np.ndarray, y: np.ndarray, epochs: int) -> ke
     model = BUILDERS[name]()
     fit(model, x, y, epochs)
     return model
-
-
-def fit(model: Any, x: np.ndarray, y: np.ndarray, epochs: int) -> None:
-    """Train with Adam and a cosine decay of the learning rate."""
-    batch_size = 128
-    schedule: Any = keras.optimizers.schedules.CosineDecay(
-        1e-3, decay_steps=epochs * -(-len(x) // batch_size), alpha=0.02
-    )
-    model.compile(
-        optimizer=keras.optimizers.Adam(schedule),
-        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
-        metrics=["accuracy"],
-    )
-    model.fit(x, y, batch_size=batch_size, epochs=epochs, verbose=0)
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -1,4 +1,4 @@
-"""Heads, feed-forward units and residual branches of the shipped vision transformer in one table.
+"""Which heads, feed-forward units and residual branches of the vision transformer matter?
 
 Gradient-assisted impacts on accuracy and loss, several seeds; how well seeds agree on each kind of
 element; and what the test accuracy becomes without the elements of lowest and of highest impact of
@@ -14,7 +14,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import numpy as np
 import pandas as pd
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.results import save_settings
 
 import dropreg as dr
 from dropreg.masking import MaskedNetwork

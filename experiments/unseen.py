@@ -1,4 +1,4 @@
-"""How well impacts predict unseen masks, at equal cost.
+"""Which method predicts the outcome under unseen masks best, at equal cost?
 
 The shipped MLP and CNN, their estimation split, outcomes loss and accuracy. Every method may spend
 100,000 row-equivalents (masked forward passes of one example; a backward pass counts as two) on one
@@ -14,7 +14,7 @@ The methods compared:
 - gradient at dropout states: the same rows, their gradients alone;
 - OLS, ridge: one mask a row, forward passes only;
 - leave one out: each element dropped alone, on random examples of its own;
-- gradient at the whole model: of the outcome's surrogate with respect to the masks, over as many
+- gradient at the original model: of the outcome's surrogate with respect to the masks, over as many
   examples as the budget allows (all of them, where it allows more);
 - ablation regression: one mask per pass over a fixed set of 1,000 examples, as published for component
   attribution, at drop rate 0.05 and at the design's; the mean change is regressed on the masks by
@@ -37,7 +37,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from common import Shipped, load_shipped, new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.models import Shipped, load_shipped
+from _lib.results import save_settings
 from sklearn.linear_model import LassoCV, RidgeCV
 
 import dropreg as dr
@@ -138,7 +140,7 @@ class Probe:
         return (measured - self._whole[rows]).reshape(n_masks, n, -1).mean(axis=1)
 
     def mean_slopes(self, examples: npt.NDArray[np.int64]) -> Array:
-        """Mean gradient of each outcome's surrogate at the whole model, shape (n_elements, n_outcomes)."""
+        """Mean gradient of each outcome's surrogate at the original model, shape (n_elements, n_outcomes)."""
         everything = np.ones(self.n_elements, dtype=bool)
         total = np.zeros((len(OUTCOMES), self.n_elements))
         for batch in self._batches(examples, lambda start, stop: everything):
@@ -211,7 +213,7 @@ def all_methods(shipped: Shipped, probe: Probe, budget: int, rate: float, seed: 
     return {
         **from_records(shipped, budget, rate, seed),
         "leave one out": leave_one_out(probe, budget, rng),
-        "gradient at the whole model": gradient_at_whole(probe, budget, rng),
+        "gradient at the original model": gradient_at_whole(probe, budget, rng),
         **ablation_regression(probe, budget, PUBLISHED_RATE, rng),
         **ablation_regression(probe, budget, rate, rng),
     }

@@ -1,4 +1,4 @@
-"""Impacts of single weights: time, memory, and whether the standard errors are honest.
+"""Can impacts of single weights be estimated: time, memory, and honest standard errors?
 
 ``table``: every weight of the shipped MLP (266,200 scalars), gradient-assisted and marginal, timed. The
 standard errors are checked on weights drawn at random and on those with the largest impacts: the exact
@@ -27,7 +27,8 @@ import keras
 import numpy as np
 import pandas as pd
 import tensorflow as tf
-from common import new_parser, save_settings
+from _lib.arguments import new_parser
+from _lib.results import save_settings
 from keras import layers
 
 import dropreg as dr

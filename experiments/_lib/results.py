@@ -1,4 +1,4 @@
-"""What the experiment scripts share: their arguments, the shipped model, the settings of a run."""
+"""Tables of results: run the missing jobs, summarize over seeds, record the settings."""
 
 import argparse
 import json
@@ -7,56 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import numpy as np
 import pandas as pd
 
 import dropreg as dr
 
-if TYPE_CHECKING:
-    import keras
-
-RESULTS = Path(__file__).resolve().parent / "results"
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")
-
-
-class Shipped(NamedTuple):
-    """A shipped model, what can be dropped in it, and the examples it was not trained on."""
-
-    model: "keras.Model"
-    elements: dr.Elements
-    data: tuple[np.ndarray, np.ndarray]
-
-
-def load_shipped(name: str) -> Shipped:
-    """A shipped model with its neurons and filters, and the estimation split."""
-    model = dr.examples.load_model(name)
-    return Shipped(model, dr.elements(model), dr.examples.fashion_mnist("estimation"))
-
-
-def new_parser(description: str | None, name: str, seeds: tuple[int, ...] = (0, 1, 2)) -> argparse.ArgumentParser:
-    """A parser with the arguments of every experiment: --seeds, --out, --quick.
-
-    Parameters
-    ----------
-    description : str or None
-        The script's docstring, shown as it is.
-    name : str
-        Results go to ``experiments/results/NAME`` by default.
-    seeds : tuple of int
-        Default of --seeds.
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    shown = " ".join(map(str, seeds))
-    parser.add_argument("--seeds", "--seed", nargs="+", type=int, default=list(seeds), help=f"default: {shown}")
-    parser.add_argument(
-        "--out", type=Path, default=RESULTS / name, help=f"folder of the results (default: experiments/results/{name})"
-    )
-    parser.add_argument("--quick", action="store_true", help="a small version in seconds, to try it out")
-    return parser
 
 
 def save_settings(out: Path, arguments: argparse.Namespace, **more: Any) -> None:
@@ -102,7 +59,7 @@ def run_jobs(
 
 
 def run_methods(arguments: argparse.Namespace, name: str, measure: Callable[..., pd.DataFrame]) -> pd.DataFrame:
-    """`run_jobs` for each model, seed and method of the arguments, and for the whole network ("dense")."""
+    """`run_jobs` for each model, seed and method of the arguments, and for the original model ("dense")."""
     jobs = product(arguments.models, arguments.seeds, ["dense", *arguments.methods])
     return run_jobs(arguments.out / f"{name}.csv", ["model", "seed", "method"], jobs, measure)
 
@@ -115,3 +72,16 @@ def save_summary(arguments: argparse.Namespace, frame: pd.DataFrame, values: Seq
     summary.to_csv(arguments.out / "summary.csv", float_format="%.4f")
     save_settings(arguments.out, arguments)
     print(summary.to_string(float_format=lambda value: f"{value:.4f}"))
+
+
+def summarize(frame: pd.DataFrame) -> pd.DataFrame:
+    """Mean and SD over seeds of the mean over draws."""
+    values = ["plain", "merged", "params", "seconds", "rows"]
+    by_seed = frame.groupby(["model", "method", "fraction", "seed"], sort=False)
+    frame = by_seed.mean(numeric_only=True).reindex(columns=values)
+    groups = frame.groupby(["model", "method", "fraction"], sort=False)
+    columns = {}
+    for value in ("plain", "merged"):
+        columns |= {value: groups[value].mean(), f"{value}_sd": groups[value].std()}
+    columns["params"] = groups["params"].mean()
+    return pd.DataFrame({**columns, "seconds": groups["seconds"].mean(), "rows": groups["rows"].mean()})

@@ -1,0 +1,1 @@
+"""Code that the experiment scripts share: arguments, models, selections, results, figures."""
