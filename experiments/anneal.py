@@ -35,9 +35,6 @@ from _lib.results import run_methods, save_settings, summarize
 from _lib.selections import DRAWS, FRACTIONS, IN_STEPS, METHODS, in_steps, make, packed
 
 import dropreg as dr
-  both also "on accuracy" in place of the accuracy on what the original model classifies right; "annealed for merging"
-  (dropped units predicted from the kept ones), also "first order" (without second derivatives), "500 rounds" and
-  "1000 rounds" (for each fraction, in place of 200).
 
 
 def measure(name: str, seed: int, method: str, fractions: tuple[float, ...], arguments: Any) -> pd.DataFrame:

@@ -1,13 +1,8 @@
 """How much accuracy does merging restore, without fine-tuning?
 
 For each model, seed (a trained network of its own), selection and fraction of the units removed: test accuracy of
-<<<<<<< HEAD
-the smaller network as it is, merged by least squares on what layers read ("scores"), and by least squares with the
-last layer fitted to the whole network's probabilities (the default). Selections: random units; those
-=======
-the smaller network as it is, and merged by the mean, by least squares on what layers read ("scores"), and by least
-squares with the last layer fitted to the original model's probabilities (the default). Selections: random units; those
->>>>>>> wt-results
+the smaller network without merging, merged by least squares on the inputs of layers ("scores"), and by least squares
+with the last layer fitted to the original model's probabilities (the default). Selections: random units; those
 of smallest incoming norm; those whose removal changes the loss of single examples least (spread: standard deviation
 over examples of the derivative of the loss by the unit's mask at 1). Selections and merging see the estimation
 images, without labels but for the spread; accuracy is on the test images. "dense" is the original model. For

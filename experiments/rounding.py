@@ -21,16 +21,11 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-<<<<<<< HEAD
-from anneal import Made, accuracy, annealed, load, summarize, timed
-from coar import ablation_regression
-from common import new_parser, save_settings
-=======
 from _lib.arguments import new_parser
 from _lib.models import accuracy, load
 from _lib.results import save_settings, summarize
 from _lib.selections import Made, annealed, timed
->>>>>>> wt-results
+from coar import ablation_regression
 
 import dropreg as dr
 from dropreg.baselines.question import spent

@@ -81,14 +81,6 @@ def gated(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: A
     return made
 
 
-def each(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any, rounds: int) -> Made:
-    """Selections of runs that know of one fraction only."""
-    runs = (
-        annealed({**ACCURACY, "swaps": 0}, model, data, elements, seed, ((fraction,), rounds)) for fraction in fractions
-    )
-    return [made for (made,) in runs]
-
-
 def regression(model: Any, data: Pair, elements: dr.Elements, rows: int, seed: int) -> dr.ImpactTable:
     """Dropout regression at one rate, forward passes alone."""
     asked: dict[str, Any] = {"design": dr.Bernoulli(0.7), "outcomes": ("loss",), "fidelity": None, "progress": False}
@@ -101,10 +93,6 @@ def make(
     """One method's selections; `rounds` is for annealing, `rows` the budget of greedy, leave one out and regression."""
     if method in OPTIONS:
         return annealed(OPTIONS[method], model, data, elements, seed, (fractions, rounds))
-    if method in OPTIONS:
-        return annealed(OPTIONS[method], model, data, elements, seed, (fractions, rounds))
-    if method == EACH:
-        return each(model, data, elements, seed, fractions, rounds or 800)
     if method in ITERATED:
         return list(iterated(ITERATED[method], model, data, elements, seed, fractions))
     if method == "gates":
