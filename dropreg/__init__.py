@@ -1,172 +1,104 @@
-"""Which parts of a trained network matter, and how sure one can be.
+"""Which parts of a trained network matter, how sure one can be, and a smaller network.
 
-Data flows one way: elements, masks, outcomes, regression, impacts.
+Data flows one way: elements, masks, outcomes, regression, impacts, selection, smaller model.
 
->>> import dropreg as dr  # doctest: +SKIP
->>> elements = dr.elements(model, "neurons")  # doctest: +SKIP
->>> impact = dr.estimate(model, (x, y), elements)  # doctest: +SKIP
+>>> import dropreg as dr
+>>> model = dr.datasets.load_model("mlp")
+>>> dr.elements(model).to_frame().columns.tolist()[:2]
+['element', 'layer']
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from . import examples
-from .annealing import Annealing
-from .baselines import (
-    Curvature,
-    Exact,
-    GaussNewton,
-    HardConcrete,
-    MaskedGame,
-    activation,
-    gates,
-    greedy,
-    leave_one_out,
-    magnitude,
-    masked_game,
-    obd,
-    random,
-    shapiq_scores,
-    shapley,
-    spread,
-    taylor,
-    weight_activation,
-)
-from .compare import Scorer, compare, default_scorers
-from .designs import Bernoulli, Design, Paired
-from .elements import Elements, elements
-from .errors import DataError, DropregError, ModelError, ParameterError, RecordError, TargetError
-from .estimate import estimate
-from .fidelity import Fidelity
-from .groups import Block
-from .impact import ImpactTable
-from .interactions import Interactions
-from .merges import LeastSquares
-from .metrics import PerExample, PerMask
-from .outcomes import Accuracy, Divergence, Loss, Margin, Outcome, RetainedAccuracy
-from .path import SelectionPath
-from .plotting import plot_comparison
-from .record import Record
-from .record_folder import load_record
-from .regress import regress, to_statsmodels
-from .sampler import sample
-from .selection import Selection, select
-from .stopping import Precision, StopRule
-from .streams import stream
-from .targets import AccuracyLimit, Budget
+from ._utils import lazy_names
 
 if TYPE_CHECKING:
-    from . import layers
-    from .callback import PruningCallback
-    from .choosing import anneal, anneal_path
-    from .iterative import prune_iteratively
-    from .latency import measure_latency
-    from .pruning import prune
+    from . import datasets, designs, errors, layers, merging, outcomes, scorers
+    from .element import Block, Elements, Selection, elements
+    from .pruning import (
+        AccuracyLimit,
+        Annealing,
+        Budget,
+        PruningCallback,
+        SelectionPath,
+        anneal,
+        anneal_path,
+        compare,
+        prune,
+        prune_iteratively,
+        select,
+    )
     from .recovery import Recovered, Recovery, recover
-    from .surgery import Pruned
-    from .zeros import hold_zeros
+    from .regression import ImpactTable, Precision, regress
+    from .sampling import Record, sample
+    from .scorers import estimate
+    from .surgery import Pruned, hold_zeros, measure_latency
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
-    "Accuracy",
     "AccuracyLimit",
     "Annealing",
-    "Bernoulli",
     "Block",
     "Budget",
-    "Curvature",
-    "DataError",
-    "Design",
-    "Divergence",
-    "DropregError",
     "Elements",
-    "Exact",
-    "Fidelity",
-    "GaussNewton",
-    "HardConcrete",
     "ImpactTable",
-    "Interactions",
-    "LeastSquares",
-    "Loss",
-    "Margin",
-    "MaskedGame",
-    "ModelError",
-    "Outcome",
-    "Paired",
-    "ParameterError",
-    "PerExample",
-    "PerMask",
     "Precision",
     "Pruned",
     "PruningCallback",
     "Record",
-    "RecordError",
     "Recovered",
     "Recovery",
-    "RetainedAccuracy",
-    "Scorer",
     "Selection",
     "SelectionPath",
-    "StopRule",
-    "TargetError",
-    "__version__",
-    "activation",
     "anneal",
     "anneal_path",
     "compare",
-    "default_scorers",
+    "datasets",
+    "designs",
     "elements",
+    "errors",
     "estimate",
-    "examples",
-    "gates",
-    "greedy",
     "hold_zeros",
     "layers",
-    "leave_one_out",
-    "load_record",
-    "magnitude",
-    "masked_game",
     "measure_latency",
-    "obd",
-    "plot_comparison",
+    "merging",
+    "outcomes",
     "prune",
     "prune_iteratively",
-    "random",
     "recover",
     "regress",
     "sample",
+    "scorers",
     "select",
-    "shapiq_scores",
-    "shapley",
-    "spread",
-    "stream",
-    "taylor",
-    "to_statsmodels",
-    "weight_activation",
 ]
 
-
-_LAZY = {
-    "Pruned": "surgery",
-    "PruningCallback": "callback",
-    "Recovered": "recovery",
-    "Recovery": "recovery",
-    "anneal": "choosing",
-    "anneal_path": "choosing",
-    "hold_zeros": "zeros",
-    "measure_latency": "latency",
-    "prune": "pruning",
-    "prune_iteratively": "iterative",
-    "recover": "recovery",
+_PACKAGES = {
+    "element": ("Block", "Elements", "Selection", "elements"),
+    "pruning": (
+        "AccuracyLimit",
+        "Annealing",
+        "Budget",
+        "PruningCallback",
+        "SelectionPath",
+        "anneal",
+        "anneal_path",
+        "compare",
+        "prune",
+        "prune_iteratively",
+        "select",
+    ),
+    "recovery": ("Recovered", "Recovery", "recover"),
+    "regression": ("ImpactTable", "Precision", "regress"),
+    "sampling": ("Record", "sample"),
+    "scorers": ("estimate",),
+    "surgery": ("Pruned", "hold_zeros", "measure_latency"),
 }
 
 
-def __getattr__(name: str) -> Any:
-    """Import on first use what loads TensorFlow, which tables and records do without."""
-    import importlib
+__getattr__ = lazy_names(__name__, {name: package for package, names in _PACKAGES.items() for name in names})
+"""Names are imported on first use, so that ``import dropreg`` does not load TensorFlow."""
 
-    if name == "layers":
-        return importlib.import_module(".layers", __name__)
-    if name in _LAZY:
-        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
-    raise AttributeError(f"module 'dropreg' has no attribute {name!r}")
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

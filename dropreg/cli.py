@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from .elements import KINDS
-from .errors import DataError, DropregError, ModelError, check_writable
+from ._utils import check_writable
+from .element import KINDS
+from .errors import DataError, DropregError, ModelError
 
 if TYPE_CHECKING:
     import keras
@@ -30,7 +31,6 @@ Example
 More rows give smaller standard errors: four times the rows halve them. A run with --record can be
 stopped and goes on when the same command is given again.
 """
-
 PRUNE_HELP = """\
 Make a trained Keras model smaller: choose in small steps what goes, remove it, merge it into what stays,
 and let what stays learn what the whole model predicts. The result is a plain Keras model, which
@@ -48,7 +48,6 @@ Use examples that the model was not trained on, and others for --test. Write the
 Example
   dropreg prune model.keras --data heldout.npz --fraction 0.5 --test test.npz --out small.keras
 """
-
 DEMO_HELP = """\
 The main job on what ships with dropreg: a small CNN and 10,000 Fashion-MNIST images that it was not
 trained on. Prints the impact table, writes it as impact.csv with a figure impact.png, and checks it
@@ -213,10 +212,10 @@ def load_model_file(path: Path) -> "keras.Model":
 
 def _estimate(options: argparse.Namespace) -> None:
     from . import elements, estimate
+    from .data import load_npz
     from .graph import trace_graph
-    from .npz import load_npz
-    from .outcomes import resolve
-    from .sampler import default_design
+    from .network import resolve
+    from .sampling import default_design
 
     check_writable("--out", options.out, [".csv", ".parquet"])
     if options.plot:
@@ -243,7 +242,7 @@ def _estimate(options: argparse.Namespace) -> None:
     table.to_csv(options.out) if options.out.suffix == ".csv" else table.to_parquet(options.out)
     print(f"\nwritten: {options.out}")
     if options.plot:
-        from .plotting import plot_impacts
+        from .reporting import plot_impacts
 
         plot_impacts(table, options.plot)
         print(f"written: {options.plot}")
@@ -251,10 +250,9 @@ def _estimate(options: argparse.Namespace) -> None:
 
 def _prune(options: argparse.Namespace) -> None:
     from . import AccuracyLimit, Budget, elements, prune
-    from .data import check_data
+    from .data import check_data, load_npz
     from .graph import trace_graph
-    from .npz import load_npz
-    from .targets import Quantity
+    from .pruning import Quantity
 
     check_writable("--out", options.out, [".keras"])
     if options.out.resolve() == options.model.resolve():
@@ -307,8 +305,8 @@ def _demo(options: argparse.Namespace) -> None:
     import numpy as np
 
     from . import elements, estimate, examples
-    from .masking import MaskedNetwork
-    from .plotting import plot_impacts
+    from .network import MaskedNetwork
+    from .reporting import plot_impacts
 
     try:
         options.out.mkdir(parents=True, exist_ok=True)

@@ -1,14 +1,9 @@
 """Errors that say what was expected, what was received and what to do."""
 
-from collections.abc import Collection, Mapping, Sequence
-from numbers import Real
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .selection import Selection
+    from .element import Selection
 
 
 class DropregError(Exception):
@@ -50,67 +45,3 @@ class TargetError(DropregError, RuntimeError):
     def __init__(self, message: str, best: "Selection") -> None:
         super().__init__(message)
         self.best = best
-
-
-def positive(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int, or ParameterError unless it is one of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
-    return int(value)
-
-
-def first_line(error: Exception) -> str:
-    """What an error says first; those of other libraries can be long."""
-    return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
-
-
-def is_number(value: Any) -> bool:
-    """Whether `value` is a real number; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
-
-
-def check_between(name: str, value: Any, low: float = 0, high: float = 1, hint: str = "") -> None:
-    """Raise ParameterError, which ends with `hint`, unless `value` is a number strictly between `low` and `high`."""
-    if not is_number(value) or not low < value < high:
-        raise ParameterError(
-            f"`{name}` must lie strictly between {low:g} and {high:g}, received {_shown(value)}{hint and ': ' + hint}."
-        )
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raise ParameterError unless `value` is a positive, finite number."""
-    if not is_number(value) or not 0 < value < np.inf:
-        raise ParameterError(f"`{name}` must be positive and finite, received {_shown(value)}.")
-
-
-def check_type(name: str, value: Any, kind: type, remedy: str) -> None:
-    """Raise ParameterError, which ends with `remedy`, unless `value` is an instance of `kind`."""
-    if not isinstance(value, kind):
-        raise ParameterError(f"`{name}` must be {kind.__name__}, received {type(value).__name__}: {remedy}.")
-
-
-def check_several(name: str, values: Any) -> None:
-    """Raise ParameterError unless `values` is a list or the like."""
-    if isinstance(values, str | Mapping) or not isinstance(values, Collection):
-        raise ParameterError(f"`{name}` must be a list, received {_shown(values)}: pass [{_shown(values)}].")
-
-
-def check_writable(name: str, path: str | Path, suffixes: Sequence[str]) -> None:
-    """Raise ParameterError unless a file with one of these endings can go to `path`."""
-    path = Path(path)
-    if path.suffix not in suffixes:
-        raise ParameterError(f"{name} must end in {' or '.join(suffixes)}, received {path}.")
-    if not path.resolve().parent.is_dir():
-        raise ParameterError(f"{name} {path}: expected an existing folder, received {path.parent}: make it first.")
-    if path.is_dir():
-        raise ParameterError(f"{name} must be a file, received the folder {path}: choose another name.")
-
-
-def _shown(value: Any) -> str:
-    return str(value) if isinstance(value, Real) else repr(value)
-
-
-def concatenate_names(names: Sequence[Any], limit: int = 5) -> str:
-    """The first few of `names` for an error text."""
-    shown = ", ".join(str(name) for name in names[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"

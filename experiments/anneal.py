@@ -41,10 +41,10 @@ def measure(name: str, seed: int, method: str, fractions: tuple[float, ...], arg
     """One row for each fraction (and draw)."""
     model = load(name, seed)
     elements = dr.elements(model)
-    x, y = dr.examples.fashion_mnist("estimation")
+    x, y = dr.datasets.fashion_mnist("estimation")
     half = 500 if arguments.quick else 5000
     estimation, merging = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
-    test = dr.examples.fashion_mnist("test")
+    test = dr.datasets.fashion_mnist("test")
     rows: list[dict[str, Any]] = []
 
     def add(fraction: float, **found: Any) -> None:

@@ -27,7 +27,7 @@ GRADIENT_SEED = 100
 
 def runs(name: str, seed: int, largest: int) -> tuple[dr.Record, dict[str, dr.Record], dict[str, float]]:
     """The longest forward-only run, the longest run with gradients of each outcome, and their seconds."""
-    model, data = dr.examples.load_model(name), dr.examples.fashion_mnist("estimation")
+    model, data = dr.datasets.load_model(name), dr.datasets.fashion_mnist("estimation")
     elements = dr.elements(model)
     common: dict[str, Any] = {"batch_size": BATCH[name], "fidelity": None, "progress": False}
     start = time.perf_counter()

@@ -6,11 +6,13 @@ import numpy as np
 import numpy.typing as npt
 
 import dropreg as dr
-from dropreg.baselines.probe import Probe
-from dropreg.baselines.question import Array, affordable, ask
-from dropreg.data import Data, check_data, read_once
-from dropreg.impact import impact_table
-from dropreg.prediction import Task
+from dropreg._utils._types import Array
+from dropreg.data._examples import Data, check_data, read_once
+from dropreg.data._tasks import Task
+from dropreg.network._evaluator import Probe
+from dropreg.network._question import ask
+from dropreg.regression._impact import impact_table
+from dropreg.scorers._scorer import affordable
 
 if TYPE_CHECKING:
     import keras
@@ -26,7 +28,7 @@ def ablation_regression(
     *,
     keep: float = 0.95,
     examples: int | None = None,
-    outcome: str | dr.Outcome | None = None,
+    outcome: str | dr.outcomes.Outcome | None = None,
     rows: int = 1_000_000,
     task: Task | None = None,
     seed: int = 0,
@@ -69,7 +71,7 @@ def ablation_regression(
        section 3 and appendix (the estimator COAR), arXiv 2404.11534.
     """
     if not 0 < keep < 1:
-        raise dr.ParameterError(f"`keep` must lie strictly between 0 and 1, received {keep}.")
+        raise dr.errors.ParameterError(f"`keep` must lie strictly between 0 and 1, received {keep}.")
     data = read_once(data)
     if outcome is None:
         outcome = "loss" if check_data(model, data, task).task == "regression" else "margin"
@@ -79,7 +81,7 @@ def ablation_regression(
     n = len(question.examples)
     n_masks = affordable(rows, n, 2**62, f"mask on {n:,} examples")
     if n_masks < 20:
-        raise dr.ParameterError(
+        raise dr.errors.ParameterError(
             f"`rows` must pay for at least 20 masks on {n:,} examples, {20 * n:,} rows, received {rows:,}: pass more, "
             "or examples= for a smaller pass."
         )

@@ -23,8 +23,11 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 import dropreg as dr
-from dropreg import assisted, compression, regression, shrinkage
-from dropreg.masking import MaskedNetwork
+from dropreg.network._masked import MaskedNetwork
+from dropreg.regression import _assisted as assisted
+from dropreg.regression import _compression as compression
+from dropreg.regression import _ols as regression
+from dropreg.regression import _penalized as shrinkage
 
 RATE = 0.3
 CASES = {"few": (10, 2_000), "many": (120, 4_000)}
@@ -97,7 +100,7 @@ def within_data(case: str, replications: int, seed: int) -> list[dict[str, Any]]
     data = examples(model, N_EXAMPLES, seed)
     elements, truth = dr.elements(model), true_impacts(model, data)
     found = []
-    for design in (dr.Bernoulli(RATE), dr.Paired(RATE)):
+    for design in (dr.designs.Bernoulli(RATE), dr.designs.Paired(RATE)):
         for outcome, expected in truth.items():
             record = dr.sample(
                 *(model, data, elements),
@@ -112,7 +115,7 @@ def within_data(case: str, replications: int, seed: int) -> list[dict[str, Any]]
             )
             for k in range(replications):
                 one = record.only(k)
-                if isinstance(design, dr.Paired):
+                if isinstance(design, dr.designs.Paired):
                     pairs = compression.observations(one, paired=True)
                     found_here = [("OLS, HC1, pairs", regression.ols(compression.compress(pairs), pairs, 0, "HC1"))]
                 else:
@@ -128,7 +131,7 @@ def over_population(case: str, replications: int, seed: int) -> list[dict[str, A
     model = network(n_elements, seed)
     x, y = examples(model, POOL, seed)
     elements, truth = dr.elements(model), true_impacts(model, (x, y))
-    masked, design, found = MaskedNetwork(model, elements), dr.Bernoulli(RATE), []
+    masked, design, found = MaskedNetwork(model, elements), dr.designs.Bernoulli(RATE), []
     whole = np.asarray(model(x))[:, 0]
 
     def outcomes(output: np.ndarray, label: np.ndarray) -> np.ndarray:

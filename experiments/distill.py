@@ -42,11 +42,11 @@ VALUES = ("merged", "distilled", "divergence", "divergence_distilled", "seconds"
 
 def measure(name: str, seed: int, method: str, arguments: Any) -> pd.DataFrame:
     """One row for each fraction."""
-    model, test = load(name, seed), dr.examples.fashion_mnist("test")
+    model, test = load(name, seed), dr.datasets.fashion_mnist("test")
     if method == "dense":
         row = {"fraction": 0.0, "merged": accuracy(model, test), "params": model.count_params()}
         return pd.DataFrame([{"model": name, "seed": seed, "method": method, **row}])
-    x, y = dr.examples.fashion_mnist("estimation")
+    x, y = dr.datasets.fashion_mnist("estimation")
     last = 6000 if arguments.quick else len(x)
     data = x[5000:last], y[5000:last]  # labels say that outputs are logits of classes; nothing learns from them
     made = pd.read_csv(arguments.selections).query("model == @name and seed == @seed and method == @method")

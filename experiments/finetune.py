@@ -57,7 +57,7 @@ VALUES = ("plain", "plain_tuned", "merged", "merged_tuned", "params")
 def tuned(model: Any, train: Any, test: Any, seed: int) -> float:
     """Test accuracy after two epochs."""
     keras.utils.set_random_seed(seed)
-    validation = dr.examples.fashion_mnist("estimation")
+    validation = dr.datasets.fashion_mnist("estimation")
     return accuracy(dr.recover(model, train, validation=validation, recovery=TUNING).model, test)
 
 
@@ -71,7 +71,7 @@ def from_scratch(model: Any, epochs: int, train: Any, test: Any, seed: int) -> f
 
 def smaller(name: str, seed: int, method: str, fraction: float, arguments: Any) -> dict[str, Any]:
     """Models after deletion and merged, as far as the method has them."""
-    model, merging = load(name, seed), dr.examples.fashion_mnist("estimation")
+    model, merging = load(name, seed), dr.datasets.fashion_mnist("estimation")
     if method in IN_STEPS:
         data = merging[0][:5000], merging[1][:5000]
         return {"merged": in_steps(method, model, data, seed, [fraction])[0][0]}
@@ -90,7 +90,7 @@ def smaller(name: str, seed: int, method: str, fraction: float, arguments: Any) 
 
 def measure(name: str, seed: int, method: str, arguments: Any, train: Any) -> pd.DataFrame:
     """One row for each fraction."""
-    test = dr.examples.fashion_mnist("test")
+    test = dr.datasets.fashion_mnist("test")
     rows: list[dict[str, Any]] = []
 
     def add(method: str, fraction: float, **found: Any) -> None:
@@ -128,7 +128,7 @@ def main() -> None:
     arguments = parser.parse_args()
     images, labels = full_training_set(arguments.full_set)
     n_train = 2_000 if arguments.quick else N_TRAIN
-    train = dr.examples.as_inputs(images[:n_train]), labels[:n_train].astype(np.int64)
+    train = dr.datasets.as_inputs(images[:n_train]), labels[:n_train].astype(np.int64)
     frame = run_methods(arguments, "finetune", partial(measure, arguments=arguments, train=train))
     save_summary(arguments, frame, VALUES, 4)
 

@@ -43,10 +43,10 @@ def measure(name: str, seed: int, method: str, made: pd.DataFrame, training: Pai
     """One row for each fraction (and draw)."""
     model = load(name, seed)
     elements = dr.elements(model)
-    x, y = (part[HALF:] for part in dr.examples.fashion_mnist("estimation"))
+    x, y = (part[HALF:] for part in dr.datasets.fashion_mnist("estimation"))
     middle = HALF // 2
     halves = (x[:middle], y[:middle]), (x[middle:], y[middle:])
-    test = dr.examples.fashion_mnist("test")[0]
+    test = dr.datasets.fashion_mnist("test")[0]
     whole, whole_test, whole_train = accuracy(model, (x, y)), predicted(model, test), predicted(model, training[0])
     rows: list[dict[str, Any]] = []
     chosen = made[(made["model"] == name) & (made["seed"] == seed) & (made["method"] == method)]
@@ -86,7 +86,7 @@ def main() -> None:
     images, labels = (
         part[: 2_000 if arguments.quick else N_TRAINING] for part in full_training_set(arguments.full_set)
     )
-    training = dr.examples.as_inputs(images), labels.astype(np.int64)
+    training = dr.datasets.as_inputs(images), labels.astype(np.int64)
     made = pd.read_csv(arguments.selections).dropna(subset="kept")
     asked = product(arguments.models, arguments.seeds, arguments.methods or METHODS)
     there = set(made[["model", "seed", "method"]].itertuples(index=False, name=None))

@@ -23,7 +23,7 @@ BATCHES = (1, 64)
 
 def measure(name: str, seed: int, threads: int, repeats: int) -> list[dict[str, Any]]:
     """One row a fraction and batch size."""
-    model = dr.examples.load_model(name)
+    model = dr.datasets.load_model(name)
     elements = dr.elements(model)
     small = {fraction: dr.prune(model, dr.Selection.random(elements, fraction, seed=seed)) for fraction in FRACTIONS}
     models = {"whole": model, **{str(fraction): pruned.model for fraction, pruned in small.items()}}
@@ -78,7 +78,7 @@ def plot(frame: pd.DataFrame, path: Any) -> None:
 
 def main() -> None:
     parser = new_parser(__doc__, "latency", seeds=(0,))
-    parser.add_argument("--models", nargs="+", choices=dr.examples.MODELS, default=["mlp", "cnn", "resnet"])
+    parser.add_argument("--models", nargs="+", choices=dr.datasets.MODELS, default=["mlp", "cnn", "resnet"])
     parser.add_argument("--threads", type=int, default=1, help="default: 1")
     parser.add_argument("--repeats", type=int, default=300, help="passes timed (default: 300)")
     arguments: argparse.Namespace = parser.parse_args()

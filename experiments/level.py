@@ -44,8 +44,8 @@ def outputs(folder: Path, made: pd.DataFrame, key: tuple[str, int, str], fractio
     if path.exists():
         return np.load(path)
     model = load(name, seed)
-    x, y = dr.examples.fashion_mnist("estimation")
-    test = dr.examples.fashion_mnist("test")[0]
+    x, y = dr.datasets.fashion_mnist("estimation")
+    test = dr.datasets.fashion_mnist("test")[0]
     if method == WHOLE:
         models: list[Any] = [model]
     elif method in IN_STEPS:
@@ -86,7 +86,7 @@ def cell(values: dict[str, np.ndarray], default: str, *, sign: int) -> pd.DataFr
 
 def compare(name: str, seeds: list[int], methods: list[str], default: str, fractions: list[float], get: Any) -> Any:
     """All cells of one model; `get` has the logits of a seed and a method."""
-    labels = dr.examples.fashion_mnist("test")[1]
+    labels = dr.datasets.fashion_mnist("test")[1]
     whole = {seed: get(name, seed, WHOLE)[0] for seed in seeds}
     cells = []
     for at, fraction in enumerate(fractions):

@@ -28,7 +28,7 @@ FRACTIONS = (0.5, 0.7, 0.8, 0.9)
 SELECTIONS = ("random", "magnitude", "spread")
 MERGES: dict[str, Any] = {
     "none": "none",
-    "scores": dr.LeastSquares(predictions=False),
+    "scores": dr.merging.LeastSquares(predictions=False),
     "least_squares": "least_squares",
 }
 PUBLISHED = {"none": 0.668, "least_squares": 0.800}
@@ -38,7 +38,7 @@ def spread(model: Any, elements: dr.Elements, x: np.ndarray, y: np.ndarray, batc
     """Standard deviation over examples of d(loss)/d(mask) at mask 1, shape (n_elements,)."""
     import tensorflow as tf
 
-    from dropreg.masking import MaskedNetwork
+    from dropreg.network._masked import MaskedNetwork
 
     network = MaskedNetwork(model, elements)
 
@@ -73,8 +73,8 @@ def measure(name: str, seed: int, fractions: tuple[float, ...], n_examples: int)
     """One row for each selection, fraction and way of merging."""
     model = load(name, seed)
     elements = dr.elements(model)
-    x, y = (array[:n_examples] for array in dr.examples.fashion_mnist("estimation"))
-    test = dr.examples.fashion_mnist("test")
+    x, y = (array[:n_examples] for array in dr.datasets.fashion_mnist("estimation"))
+    test = dr.datasets.fashion_mnist("test")
     scores = {
         "random": np.random.default_rng(seed).random(len(elements)),
         "magnitude": magnitude(model, elements),

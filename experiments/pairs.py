@@ -41,7 +41,7 @@ ONE, OTHER = 2, 7
 N_INPUTS, N_READERS, N_CLASSES, N_EXAMPLES = 6, 8, 3, 400
 FALSE_DISCOVERY_RATE = 0.05
 RATE = 0.3
-OUTCOMES: tuple[dr.Outcome, ...] = (dr.Loss(), dr.Divergence())
+OUTCOMES: tuple[dr.outcomes.Outcome, ...] = (dr.outcomes.Loss(), dr.outcomes.Divergence())
 MOST_ENUMERATED = 12
 
 
@@ -89,8 +89,8 @@ def true_ranks(
     """Rank of the planted pair by its enumerated interaction on each outcome; NaN for too many units."""
     import tensorflow as tf
 
-    from dropreg.masking import MaskedNetwork
-    from dropreg.prediction import Prediction
+    from dropreg.data._prediction import Prediction
+    from dropreg.network._masked import MaskedNetwork
 
     n = len(elements)
     if n > MOST_ENUMERATED:
@@ -124,7 +124,7 @@ def run_network(kind: str, n_units: int, row_counts: list[int], seed: int) -> It
         record = dr.sample(
             *(model, (x, labels), elements),
             rows=rows,
-            design=dr.Bernoulli(RATE),
+            design=dr.designs.Bernoulli(RATE),
             outcomes=OUTCOMES,
             seed=seed,
             fidelity=None,

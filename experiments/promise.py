@@ -33,10 +33,10 @@ import dropreg as dr
 
 FRACTIONS = (np.arange(1, 20) / 20).tolist()
 ONCE: dict[str, Callable[..., dr.ImpactTable]] = {
-    "random": dr.random,
-    "spread": dr.spread,
-    "taylor": partial(dr.taylor, statistic="squared"),
-    "gates": partial(dr.gates, fraction=0.5),
+    "random": dr.scorers.random,
+    "spread": dr.scorers.spread,
+    "taylor": partial(dr.scorers.taylor, statistic="squared"),
+    "gates": partial(dr.scorers.gates, fraction=0.5),
     "gradient-assisted regression": dr.estimate,
 }
 AGAIN = "taylor, iterated"
@@ -67,7 +67,7 @@ def make(method: str, model: Any, data: Pair, elements: dr.Elements, limit: dr.A
         options = {"ablation": "merged", "schedule": ANNEALED[method], "seed": seed}
         try:
             return dr.prune(model, dr.anneal(model, data, elements, target=limit, **options), data)
-        except dr.TargetError as error:
+        except dr.errors.TargetError as error:
             return dr.prune(model, error.best)
     best = dr.prune(model, dr.Selection.dropping(elements, []))
     recovery = "distill" if method.endswith(DISTILLED) else "none"
@@ -83,10 +83,10 @@ def measure(name: str, seed: int, method: str, most: float, quick: bool) -> pd.D
     """One row."""
     model = load(name, seed)
     elements = dr.elements(model)
-    x, y = dr.examples.fashion_mnist("estimation")
+    x, y = dr.datasets.fashion_mnist("estimation")
     first, last = (1000, 3000) if quick else (4000, 10_000)
     choosing, held_out = (x[:first], y[:first]), (x[first:last], y[first:last])
-    test, limit = dr.examples.fashion_mnist("test"), dr.AccuracyLimit(most, held_out)
+    test, limit = dr.datasets.fashion_mnist("test"), dr.AccuracyLimit(most, held_out)
     start = time.perf_counter()
     small = make(method, model, choosing, elements, limit, seed)
     seconds, totals = time.perf_counter() - start, small.report.totals()["ratio"]

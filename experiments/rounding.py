@@ -28,7 +28,7 @@ from _lib.selections import Made, annealed, timed
 from coar import ablation_regression
 
 import dropreg as dr
-from dropreg.baselines.question import spent
+from dropreg.scorers._scorer import spent
 
 FRACTIONS = (0.5, 0.7, 0.8, 0.9)
 LEVELS = 16
@@ -79,11 +79,11 @@ def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, f
     rows = REGRESSION_ROWS // 10 if quick else REGRESSION_ROWS
     measured: dict[str, Any] = {"seed": seed, "outcome": "accuracy"}
     jobs: dict[str, Callable[[], dr.ImpactTable]] = {
-        "magnitude": lambda: dr.magnitude(model, None, elements),
-        "activation": lambda: dr.activation(model, data, elements, moment="rms"),
-        "weight x activation": lambda: dr.weight_activation(model, data, elements),
-        "leave one out": lambda: dr.leave_one_out(model, data, elements, **measured),
-        "greedy": lambda: dr.greedy(model, data, elements, rows=GREEDY_ROWS, **measured),
+        "magnitude": lambda: dr.scorers.magnitude(model, None, elements),
+        "activation": lambda: dr.scorers.activation(model, data, elements, moment="rms"),
+        "weight x activation": lambda: dr.scorers.weight_activation(model, data, elements),
+        "leave one out": lambda: dr.scorers.leave_one_out(model, data, elements, **measured),
+        "greedy": lambda: dr.scorers.greedy(model, data, elements, rows=GREEDY_ROWS, **measured),
         "ablation regression": lambda: ablation_regression(model, data, elements, rows=rows, examples=1000, **measured),
         "dropout regression": lambda: regression(model, data, elements, rows, seed),
     }
@@ -107,15 +107,15 @@ METHODS = (
 def refusals(model: Any, data: Any, elements: dr.Elements) -> dict[str, str]:
     """What methods that need derivatives say."""
     jobs: dict[str, Callable[[], Any]] = {
-        "taylor": lambda: dr.taylor(model, data, elements),
-        "gates": lambda: dr.gates(model, data, elements, fraction=0.5),
+        "taylor": lambda: dr.scorers.taylor(model, data, elements),
+        "gates": lambda: dr.scorers.gates(model, data, elements, fraction=0.5),
         "annealed with gradients": lambda: dr.anneal(model, data, elements, fraction=0.5),
     }
     said = {}
     for name, job in jobs.items():
         try:
             job()
-        except dr.DropregError as error:
+        except dr.errors.DropregError as error:
             said[name] = f"{type(error).__name__}: {error}"
         else:
             raise AssertionError(f"{name} did not refuse a network without derivatives")
@@ -127,10 +127,10 @@ def main() -> None:
     arguments = parser.parse_args()
     fractions = FRACTIONS[1:3] if arguments.quick else FRACTIONS
     arguments.out.mkdir(parents=True, exist_ok=True)
-    x, y = dr.examples.fashion_mnist("estimation")
+    x, y = dr.datasets.fashion_mnist("estimation")
     half = 500 if arguments.quick else 5000
     data, merging = (x[:half], y[:half]), (x[half : 2 * half], y[half : 2 * half])
-    test = dr.examples.fashion_mnist("test")
+    test = dr.datasets.fashion_mnist("test")
     rows: list[dict[str, Any]] = []
     said: dict[str, str] = {}
     for seed in arguments.seeds:

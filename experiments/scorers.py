@@ -60,31 +60,37 @@ def assisted(model: "keras.Model", data: Any, elements: dr.Elements, *, rows: in
     return dr.estimate(model, data, elements, outcome="loss", rows=rows // 3, seed=seed, progress=False)
 
 
-def scorers_at(rows: int) -> dict[str, dr.Scorer]:
+def scorers_at(rows: int) -> dict[str, dr.scorers.Scorer]:
     """All scorers on a budget."""
     budget = {"rows": rows}
     return {
-        "random": dr.Scorer(dr.random, draws=RANDOM_DRAWS),
-        **{f"magnitude, {n}": dr.Scorer(dr.magnitude, {"norm": n}) for n in ("incoming", "outgoing", "both")},
-        **{f"activation, {m}": dr.Scorer(dr.activation, {"moment": m}) for m in ("mean", "rms", "zeros")},
-        "weight x activation": dr.Scorer(dr.weight_activation),
-        "Taylor 1, signed": dr.Scorer(dr.taylor, budget),
-        "Taylor 1, squared": dr.Scorer(dr.taylor, budget | {"statistic": "squared"}),
-        "Taylor 1, spread": dr.Scorer(dr.spread, budget),
-        "Taylor 1 + 2, signed": dr.Scorer(dr.taylor, budget | {"order": 2}),
-        "Taylor 1 + 2, spread": dr.Scorer(dr.spread, budget | {"order": 2}),
-        "OBD": dr.Scorer(dr.obd, budget),
-        "leave one out": dr.Scorer(dr.leave_one_out, budget),
-        "greedy": dr.Scorer(dr.greedy, budget),
-        "gates": dr.Scorer(dr.gates, budget, per_fraction=True),
-        "ablation regression": dr.Scorer(ablation_regression, budget | {"examples": 1000, "outcome": "loss"}),
-        "Shapley": dr.Scorer(dr.shapley, budget),
-        "dropout regression": dr.Scorer(regression, budget),
-        "dropout regression, gradient-assisted": dr.Scorer(assisted, budget),
+        "random": dr.scorers.Scorer(dr.scorers.random, draws=RANDOM_DRAWS),
+        **{
+            f"magnitude, {n}": dr.scorers.Scorer(dr.scorers.magnitude, {"norm": n})
+            for n in ("incoming", "outgoing", "both")
+        },
+        **{
+            f"activation, {m}": dr.scorers.Scorer(dr.scorers.activation, {"moment": m})
+            for m in ("mean", "rms", "zeros")
+        },
+        "weight x activation": dr.scorers.Scorer(dr.scorers.weight_activation),
+        "Taylor 1, signed": dr.scorers.Scorer(dr.scorers.taylor, budget),
+        "Taylor 1, squared": dr.scorers.Scorer(dr.scorers.taylor, budget | {"statistic": "squared"}),
+        "Taylor 1, spread": dr.scorers.Scorer(dr.scorers.spread, budget),
+        "Taylor 1 + 2, signed": dr.scorers.Scorer(dr.scorers.taylor, budget | {"order": 2}),
+        "Taylor 1 + 2, spread": dr.scorers.Scorer(dr.scorers.spread, budget | {"order": 2}),
+        "OBD": dr.scorers.Scorer(dr.scorers.obd, budget),
+        "leave one out": dr.scorers.Scorer(dr.scorers.leave_one_out, budget),
+        "greedy": dr.scorers.Scorer(dr.scorers.greedy, budget),
+        "gates": dr.scorers.Scorer(dr.scorers.gates, budget, per_fraction=True),
+        "ablation regression": dr.scorers.Scorer(ablation_regression, budget | {"examples": 1000, "outcome": "loss"}),
+        "Shapley": dr.scorers.Scorer(dr.scorers.shapley, budget),
+        "dropout regression": dr.scorers.Scorer(regression, budget),
+        "dropout regression, gradient-assisted": dr.scorers.Scorer(assisted, budget),
     }
 
 
-def remembered(scorers: dict[str, dr.Scorer]) -> dict[str, dr.Scorer]:
+def remembered(scorers: dict[str, dr.scorers.Scorer]) -> dict[str, dr.scorers.Scorer]:
     """The same scorers for one model, each of which computes once for the same settings."""
 
     def once(function: Callable[..., dr.ImpactTable]) -> Callable[..., dr.ImpactTable]:
@@ -102,14 +108,16 @@ def remembered(scorers: dict[str, dr.Scorer]) -> dict[str, dr.Scorer]:
     return {name: replace(scorer, function=once(scorer.function)) for name, scorer in scorers.items()}
 
 
-def rank_tables(*case: Any, scorers: dict[str, dr.Scorer], rows: int, reference_rows: int, out: Path) -> pd.DataFrame:
+def rank_tables(
+    *case: Any, scorers: dict[str, dr.scorers.Scorer], rows: int, reference_rows: int, out: Path
+) -> pd.DataFrame:
     """Impacts of every element of a case (model, data, elements) by every scorer and both references; kept in `out`."""
     model, data, elements = case
     path = out / f"impacts-{rows}-{reference_rows}.csv"
     frame = pd.read_csv(path) if path.exists() else pd.DataFrame({"element": elements.names})
     jobs: dict[str, Callable[[], dr.ImpactTable]] = {
         REFERENCE: lambda: regression(model, data, elements, rows=reference_rows, seed=REFERENCE_SEED),
-        "leave one out, all examples": lambda: dr.leave_one_out(model, data, elements),
+        "leave one out, all examples": lambda: dr.scorers.leave_one_out(model, data, elements),
     }
     for name, scorer in scorers.items():
         jobs[name] = lambda scorer=scorer: scorer.function(model, data, elements, seed=0, **scorer.settings)
@@ -158,7 +166,7 @@ def summarize(frame: pd.DataFrame) -> pd.DataFrame:
 
 def run_model(name: str, arguments: argparse.Namespace) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Comparison and correlations of all trainings of one architecture."""
-    data, test = dr.examples.fashion_mnist("estimation"), dr.examples.fashion_mnist("test")
+    data, test = dr.datasets.fashion_mnist("estimation"), dr.datasets.fashion_mnist("test")
     if arguments.quick:
         data, test = (data[0][:2_000], data[1][:2_000]), (test[0][:1_000], test[1][:1_000])
     frames, ranks = [], []
@@ -207,7 +215,7 @@ def main() -> None:
     for name in arguments.models:
         lines = frame[frame["model"] == name]
         title = f"{name}: test accuracy, mean and SD over trainings and draws (runs), no fine-tuning"
-        dr.plot_comparison(lines, arguments.out / f"{name}.png", title=title)
+        dr.reporting.plot_comparison(lines, arguments.out / f"{name}.png", title=title)
         draw_ranks(agreement[agreement["model"] == name], name, arguments.out / f"ranks-{name}.png")
     save_settings(arguments.out, arguments)
     shown = summary.pivot_table(index=["model", "scorer"], columns="fraction", values="accuracy_mean", sort=False)

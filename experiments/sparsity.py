@@ -29,13 +29,13 @@ from _lib.results import run_jobs, save_settings
 from _lib.selections import DRAWS, Made, annealed, gated, iterated, timed
 
 import dropreg as dr
-from dropreg.baselines.question import spent
+from dropreg.scorers._scorer import spent
 
 FRACTIONS = (0.5, 0.7, 0.8, 0.9, 0.95)
 SCORED_EXAMPLES = 2_000
 """Examples of a score: one backward pass each, of the second order three."""
-SQUARED = dr.Scorer(dr.taylor, {"statistic": "squared"})
-ITERATED = {"taylor, iterated": SQUARED, "spread, iterated": dr.Scorer(dr.spread)}
+SQUARED = dr.scorers.Scorer(dr.scorers.taylor, {"statistic": "squared"})
+ITERATED = {"taylor, iterated": SQUARED, "spread, iterated": dr.scorers.Scorer(dr.scorers.spread)}
 METHODS = (
     *("random", "magnitude", "weight x activation", "taylor", "spread", "obd"),
     *ITERATED,
@@ -56,11 +56,11 @@ def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, q
     if method == "gates":
         return gated(model, data, elements, seed, FRACTIONS)
     jobs: dict[str, Callable[[], dr.ImpactTable]] = {
-        "magnitude": lambda: dr.magnitude(model, None, elements),
-        "weight x activation": lambda: dr.weight_activation(model, data, elements),
-        "taylor": lambda: dr.taylor(model, few, elements, statistic="squared", seed=seed),
-        "spread": lambda: dr.spread(model, few, elements, seed=seed),
-        "obd": lambda: dr.obd(model, few, elements, curvature=dr.GaussNewton(2), seed=seed),
+        "magnitude": lambda: dr.scorers.magnitude(model, None, elements),
+        "weight x activation": lambda: dr.scorers.weight_activation(model, data, elements),
+        "taylor": lambda: dr.scorers.taylor(model, few, elements, statistic="squared", seed=seed),
+        "spread": lambda: dr.scorers.spread(model, few, elements, seed=seed),
+        "obd": lambda: dr.scorers.obd(model, few, elements, curvature=dr.scorers.GaussNewton(2), seed=seed),
     }
     table, seconds = timed(jobs[method])
     return [(dr.select(elements, table, fraction=fraction), seconds, spent(table)) for fraction in FRACTIONS]
@@ -68,7 +68,7 @@ def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, q
 
 def measure(seed: int, method: str, quick: bool) -> pd.DataFrame:
     """One row for each fraction."""
-    data, test = dr.examples.fashion_mnist("estimation"), dr.examples.fashion_mnist("test")
+    data, test = dr.datasets.fashion_mnist("estimation"), dr.datasets.fashion_mnist("test")
     if quick:
         data = data[0][:500], data[1][:500]
     model = load("mlp", seed)

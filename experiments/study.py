@@ -47,7 +47,7 @@ from _lib.training import DEBIAN_FOLDER, N_TRAIN, full_training_set
 from scipy.special import log_softmax
 
 import dropreg as dr
-from dropreg.baselines.question import spent
+from dropreg.scorers._scorer import spent
 
 if TYPE_CHECKING:
     import keras
@@ -61,21 +61,21 @@ BATCH = 128
 JUDGED_AT_ONCE = 500
 LEARNING_RATE = 3e-4
 CURVATURE_SAMPLE = 3_000
-SKETCH = dr.GaussNewton(2)
+SKETCH = dr.scorers.GaussNewton(2)
 """Of weights: two random directions an example, because all outputs take a pass over every weight each."""
 
 
-def scorers_of(kind: str) -> dict[str, dr.Scorer]:
+def scorers_of(kind: str) -> dict[str, dr.scorers.Scorer]:
     """The scorers of the study."""
     second = {"curvature": SKETCH} if kind == "weights" else {}
     return {
-        "random": dr.Scorer(dr.random, draws=RANDOM_DRAWS),
-        "magnitude": dr.Scorer(dr.magnitude),
-        "OBD": dr.Scorer(dr.obd, second),
-        "first order, signed": dr.Scorer(dr.taylor),
-        "first + second order, signed": dr.Scorer(dr.taylor, second | {"order": 2}),
-        "spread, first order": dr.Scorer(dr.spread),
-        "spread, first + second order": dr.Scorer(dr.spread, second | {"order": 2}),
+        "random": dr.scorers.Scorer(dr.scorers.random, draws=RANDOM_DRAWS),
+        "magnitude": dr.scorers.Scorer(dr.scorers.magnitude),
+        "OBD": dr.scorers.Scorer(dr.scorers.obd, second),
+        "first order, signed": dr.scorers.Scorer(dr.scorers.taylor),
+        "first + second order, signed": dr.scorers.Scorer(dr.scorers.taylor, second | {"order": 2}),
+        "spread, first order": dr.scorers.Scorer(dr.scorers.spread),
+        "spread, first + second order": dr.scorers.Scorer(dr.scorers.spread, second | {"order": 2}),
     }
 
 
@@ -114,10 +114,10 @@ class Setting:
         return {"model": self.name, "kind": self.kind, "training": self.seed}
 
 
-def score(setting: Setting, model: "keras.Model", scorer: dr.Scorer, kept: Mask, seed: int) -> dr.ImpactTable:
+def score(setting: Setting, model: "keras.Model", scorer: dr.scorers.Scorer, kept: Mask, seed: int) -> dr.ImpactTable:
     """Impacts given what is kept; random and magnitude do not depend on it."""
     more: dict[str, Any] = {}
-    if scorer.function not in (dr.random, dr.magnitude):
+    if scorer.function not in (dr.scorers.random, dr.scorers.magnitude):
         more = {"rows": setting.rows, "kept": kept}
     return scorer.function(model, setting.data, setting.elements, seed=seed, **scorer.settings, **more)
 
@@ -134,7 +134,7 @@ class Judge:
     def __init__(self, setting: Setting, model: "keras.Model") -> None:
         import tensorflow as tf
 
-        from dropreg.masking import MaskedNetwork
+        from dropreg.network._masked import MaskedNetwork
 
         self.setting, self.n_elements = setting, len(setting.elements)
         self.logits = tf.function(MaskedNetwork(model, setting.elements), reduce_retracing=True)
@@ -165,7 +165,7 @@ def fine_tune(model: "keras.Model", elements: dr.Elements, kept: Mask, train: An
     import keras
     import tensorflow as tf
 
-    from dropreg.masking import MaskedNetwork
+    from dropreg.network._masked import MaskedNetwork
 
     network, mask = MaskedNetwork(model, elements), tf.constant(kept[np.newaxis], tf.float32)
     variables = model.trainable_variables
@@ -192,8 +192,8 @@ def predicted_changes(setting: Setting) -> tuple[Array, Array]:
 
     For each element, on the examples that changes are measured on.
     """
-    cost = dr.GaussNewton().cost(len(setting.elements), N_CLASSES)
-    table = dr.taylor(setting.model(), setting.data, setting.elements, order=2, rows=setting.examples * cost)
+    cost = dr.scorers.GaussNewton().cost(len(setting.elements), N_CLASSES)
+    table = dr.scorers.taylor(setting.model(), setting.data, setting.elements, order=2, rows=setting.examples * cost)
     return -table.frame["gradient_mean"].to_numpy(), table.frame["change_mean"].to_numpy()
 
 
@@ -260,9 +260,9 @@ def predictions(setting: Setting, draws: int) -> pd.DataFrame:
 def curvature(setting: Setting) -> pd.DataFrame:
     """MEAN and SD over examples of L'' for every element, or a sample of them, with its layer."""
     model = setting.model()
-    table = dr.obd(model, setting.data, setting.elements, rows=3 * setting.rows).frame
+    table = dr.scorers.obd(model, setting.data, setting.elements, rows=3 * setting.rows).frame
     if setting.kind == "weights":  # from masks to weights: h w^2 / w^2
-        squares = dr.magnitude(model, None, setting.elements).impact ** 2
+        squares = dr.scorers.magnitude(model, None, setting.elements).impact ** 2
         table = table[squares > 0].assign(
             **{name: table[name] / squares for name in ("curvature_mean", "curvature_sd")}
         )
@@ -315,10 +315,10 @@ def training_images(arguments: argparse.Namespace) -> Any:
     """The images that the models were trained on, or None (said aloud) if they are not there."""
     try:
         images, labels = full_training_set(arguments.full_set)
-    except dr.DataError as error:
+    except dr.errors.DataError as error:
         print(f"no fine-tuning: {error}", flush=True)
         return None
-    return dr.examples.as_inputs(images[:N_TRAIN]), labels[:N_TRAIN].astype(np.int64)
+    return dr.datasets.as_inputs(images[:N_TRAIN]), labels[:N_TRAIN].astype(np.int64)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -342,7 +342,7 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse_arguments()
-    data, test = dr.examples.fashion_mnist("estimation"), dr.examples.fashion_mnist("test")
+    data, test = dr.datasets.fashion_mnist("estimation"), dr.datasets.fashion_mnist("test")
     if arguments.quick:
         test = test[0][:1_000], test[1][:1_000]
     train = training_images(arguments)

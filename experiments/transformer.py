@@ -18,8 +18,8 @@ from _lib.arguments import new_parser
 from _lib.results import save_settings
 
 import dropreg as dr
-from dropreg.masking import MaskedNetwork
-from dropreg.plotting import plot_impacts
+from dropreg.network._masked import MaskedNetwork
+from dropreg.reporting._plots import plot_impacts
 
 KINDS = ("heads", "neurons", "branches")
 RATE = 0.1
@@ -27,7 +27,7 @@ RATE = 0.1
 
 def without(network: MaskedNetwork, impact: np.ndarray, of_kind: np.ndarray, n: int) -> dict[str, float]:
     """Test accuracy without the n elements of a kind with the lowest, the highest, and random impact."""
-    x, y = dr.examples.fashion_mnist("test")
+    x, y = dr.datasets.fashion_mnist("test")
     order = of_kind[np.argsort(impact[of_kind], kind="stable")]
     drawn = np.random.default_rng(0).permutation(of_kind)
     return {
@@ -43,7 +43,7 @@ def main() -> None:
     arguments: argparse.Namespace = parser.parse_args()
     rows = 2_000 if arguments.quick else arguments.rows
     arguments.out.mkdir(parents=True, exist_ok=True)
-    model, data = dr.examples.load_model("vit"), dr.examples.fashion_mnist("estimation")
+    model, data = dr.datasets.load_model("vit"), dr.datasets.fashion_mnist("estimation")
     elements = dr.elements(model, KINDS)
     print(elements)
     tables = []
@@ -51,7 +51,7 @@ def main() -> None:
         record = dr.sample(
             *(model, data, elements),
             rows=rows,
-            design=dr.Bernoulli(RATE),
+            design=dr.designs.Bernoulli(RATE),
             outcomes=("accuracy", "loss"),
             gradients=("accuracy", "loss"),
             seed=seed,
@@ -90,7 +90,7 @@ def main() -> None:
     summary.to_csv(arguments.out / "summary.csv", index=False, float_format="%.4g")
     print(summary.to_string())
     save_settings(
-        arguments.out, arguments, whole_test_accuracy=network.accuracy(*dr.examples.fashion_mnist("test"), [])
+        arguments.out, arguments, whole_test_accuracy=network.accuracy(*dr.datasets.fashion_mnist("test"), [])
     )
 
 

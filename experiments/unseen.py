@@ -43,15 +43,15 @@ from _lib.results import save_settings
 from sklearn.linear_model import LassoCV, RidgeCV
 
 import dropreg as dr
-from dropreg.chunks import FidelityMasks
-from dropreg.fidelity import score
-from dropreg.prediction import Prediction
+from dropreg.data._prediction import Prediction
+from dropreg.regression._fidelity import score
+from dropreg.sampling._unseen_masks import FidelityMasks
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
 Array = npt.NDArray[np.float64]
-OUTCOMES: tuple[dr.Outcome, ...] = (dr.Loss(), dr.Accuracy())
+OUTCOMES: tuple[dr.outcomes.Outcome, ...] = (dr.outcomes.Loss(), dr.outcomes.Accuracy())
 NAMES = tuple(outcome.name for outcome in OUTCOMES)
 EXAMPLES_PER_PASS = 1_000
 PUBLISHED_RATE = 0.05
@@ -75,7 +75,7 @@ class Probe:
     def __init__(self, shipped: Shipped) -> None:
         import tensorflow as tf
 
-        from dropreg.masking import MaskedNetwork
+        from dropreg.network._masked import MaskedNetwork
 
         self._network = MaskedNetwork(shipped.model, shipped.elements)
         self._x, self._y = shipped.data
@@ -160,7 +160,7 @@ def from_records(shipped: Shipped, budget: int, rate: float, seed: int) -> dict[
     Both outcomes share a record: each outcome's numbers are those of a record of its own.
     """
     case = (shipped.model, shipped.data, shipped.elements)
-    design = dr.Bernoulli(rate)
+    design = dr.designs.Bernoulli(rate)
     options: dict[str, Any] = {"design": design, "outcomes": OUTCOMES, "seed": seed, "fidelity": None}
     both = dr.sample(*case, rows=budget // ROW_COST, gradients=NAMES, progress=False, **options)
     forward = dr.sample(*case, rows=budget, progress=False, **options)
@@ -224,10 +224,10 @@ def unseen_masks(shipped: Shipped, rate: float, masks: int, examples: int) -> Fi
     record = dr.sample(
         *(shipped.model, shipped.data, shipped.elements),
         rows=1,
-        design=dr.Bernoulli(rate),
+        design=dr.designs.Bernoulli(rate),
         outcomes=OUTCOMES,
         seed=JUDGE_SEED,
-        fidelity=dr.Fidelity(masks=masks, examples=examples),
+        fidelity=dr.designs.Fidelity(masks=masks, examples=examples),
         progress=False,
     )
     assert record.fidelity_masks is not None

@@ -32,10 +32,10 @@ from _lib.results import save_settings
 from keras import layers
 
 import dropreg as dr
-from dropreg.data import check_data
-from dropreg.masking import MaskedNetwork
-from dropreg.outcomes import Loss
-from dropreg.prediction import Prediction
+from dropreg.data._examples import check_data
+from dropreg.data._prediction import Prediction
+from dropreg.network._masked import MaskedNetwork
+from dropreg.network._outcomes import Loss
 
 RATE = 0.3
 WIDTHS = {10_000: 98, 100_000: 314, 1_000_000: 998, 10_000_000: 3_160}
@@ -48,7 +48,7 @@ def measured_impacts(
 
     Every weight is dropped and kept under the same masks of all others and on the same examples.
     """
-    x, y = dr.examples.fashion_mnist("estimation")
+    x, y = dr.datasets.fashion_mnist("estimation")
     examples = check_data(model, (x, y))
     network = MaskedNetwork(model, elements)
     n = len(elements)
@@ -75,7 +75,7 @@ def measured_impacts(
 
 def table(arguments: argparse.Namespace) -> None:
     """Full tables of the MLP's weights, and how often their intervals hold what was measured."""
-    model, data = dr.examples.load_model("mlp"), dr.examples.fashion_mnist("estimation")
+    model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("estimation")
     elements = dr.elements(model, "weights")
     rows = min(arguments.rows, 16_384) if arguments.quick else arguments.rows
     times, checks = [], []

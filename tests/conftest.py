@@ -17,7 +17,7 @@ from keras import layers
 from runs import sample
 
 import dropreg as dr
-from dropreg import annealer
+from dropreg.pruning._annealing import _annealer as annealer
 
 gc.freeze()  # what TensorFlow has imported stays: the collector need not look at it again and again
 gc.set_threshold(100_000, 20, 50)

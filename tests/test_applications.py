@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import dropreg as dr
-from dropreg.masking import MaskedNetwork
+from dropreg.network._masked import MaskedNetwork
 
 
 @pytest.mark.parametrize("name", applications.NAMES)

@@ -17,6 +17,7 @@ from test_bad_input import refused
 
 import dropreg as dr
 from dropreg.cli import load_model_file, main
+from dropreg.errors import ModelError
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +58,7 @@ def test_missing_model_file(
 ) -> None:
     path = tmp_path / "missing.keras"
     says = f"model file {path}: expected a .keras file, received no such file: check the path."
-    with refused(dr.ModelError, says):
+    with refused(ModelError, says):
         load_model_file(path)
     assert_refused(capsys, [path, "--data", data_file], says)
 
@@ -99,7 +100,7 @@ def test_corrupt_model_file(
         f"model file {path}: expected a model saved by Keras 3, received one that does not load (",
         "): save it again with model.save('model.keras').",
     )
-    with refused(dr.ModelError, *says):
+    with refused(ModelError, *says):
         load_model_file(path)
     assert_refused(capsys, [path, "--data", data_file], *says)
 
@@ -109,14 +110,14 @@ def test_model_file_with_a_layer_of_ones_own(tmp_path: Path) -> None:
         pass
 
     keras.Sequential([keras.Input((4,)), Own(3), layers.Dense(3)]).save(tmp_path / "own.keras")
-    with refused(dr.ModelError, "does not load (", "with layers of your own loads in Python, where they are reg"):
+    with refused(ModelError, "does not load (", "with layers of your own loads in Python, where they are reg"):
         load_model_file(tmp_path / "own.keras")
 
 
 def test_file_that_holds_no_model(tmp_path: Path, model_file: Path) -> None:
     layer = keras.saving.serialize_keras_object(layers.Dense(3))
     rezipped(model_file, tmp_path / "layer.keras", "config.json", json.dumps(layer).encode())
-    with refused(dr.ModelError, f"model file {tmp_path / 'layer.keras'}: expected a ", "received"):
+    with refused(ModelError, f"model file {tmp_path / 'layer.keras'}: expected a ", "received"):
         load_model_file(tmp_path / "layer.keras")
 
 

@@ -13,6 +13,7 @@ from conftest import Labelled
 from keras import layers
 
 import dropreg as dr
+from dropreg.errors import DataError, DropregError, ModelError, ParameterError
 
 BATCH = 8  # rows of a forward pass, so that 128 rows make a chunk
 
@@ -27,7 +28,7 @@ def state_of(model: keras.Model) -> list[np.ndarray]:
 
 
 @contextmanager
-def refused(error: type[dr.DropregError], *says: str, model: keras.Model | None = None) -> Iterator[None]:
+def refused(error: type[DropregError], *says: str, model: keras.Model | None = None) -> Iterator[None]:
     """The block raises `error`, its text contains every one of `says` in turn, and `model` stays as it was."""
     before = [] if model is None else state_of(model)
     with pytest.raises(error, match=r".*".join(re.escape(part) for part in says)):
@@ -87,7 +88,7 @@ def no_hidden_layer() -> keras.Model:
 )
 def test_model_without_elements(build: Callable[[], keras.Model], says: tuple[str, ...]) -> None:
     model = build()
-    with refused(dr.ModelError, *says, model=model):
+    with refused(ModelError, *says, model=model):
         dr.elements(model)
 
 
@@ -95,7 +96,7 @@ def test_model_without_elements(build: Callable[[], keras.Model], says: tuple[st
 def test_not_a_keras_model(thing: Any) -> None:
     kind = type(thing).__name__
     with refused(
-        dr.ModelError, f"`model` must be a keras.Model, received {kind}: load a saved one with keras.saving.load_model"
+        ModelError, f"`model` must be a keras.Model, received {kind}: load a saved one with keras.saving.load_model"
     ):
         dr.elements(thing)
 
@@ -116,14 +117,14 @@ def test_not_a_keras_model(thing: Any) -> None:
     ],
 )
 def test_layers_that_cannot_be_chosen(model: keras.Model, choice: dict[str, Any], says: tuple[str, ...]) -> None:
-    with refused(dr.ParameterError, *says, model=model):
+    with refused(ParameterError, *says, model=model):
         dr.elements(model, **choice)
 
 
 def test_elements_of_another_model(model: keras.Model, data: Labelled) -> None:
     other = keras.Sequential([keras.Input((4,)), layers.Dense(5, name="first"), layers.Dense(3, name="out")])
     with refused(
-        dr.ModelError,
+        ModelError,
         "`elements` were found in another model than 'small', or it has changed since: ",
         "call dropreg.elements(model) again",
         model=model,
@@ -137,7 +138,7 @@ def test_model_whose_outputs_are_not_finite(make_model: Callable[[], keras.Model
     weights[-1][0] = np.nan
     model.set_weights(weights)
     with refused(
-        dr.DataError,
+        DataError,
         "model 'small' must give finite outputs, received NaN or infinity for 30 examples (examples 0, 1, 2, 3, 4 and ",
         "25 more): check its weights and the scale of the inputs",
         model=model,
@@ -175,7 +176,7 @@ BAD_EXAMPLES: dict[str, tuple[Callable[[np.ndarray], Any], tuple[str, ...]]] = {
 def test_bad_examples(model: keras.Model, data: Labelled, elements: dr.Elements, case: str) -> None:
     change, says = BAD_EXAMPLES[case]
     x, y = data
-    with refused(dr.DataError, *says, model=model):
+    with refused(DataError, *says, model=model):
         sample(model, (change(x), y), elements)
 
 
@@ -184,7 +185,7 @@ def test_missing_channel_axis() -> None:
         [keras.Input((5, 6, 1), name="image"), layers.Conv2D(2, 3), layers.Flatten(), layers.Dense(3)]
     )
     with refused(
-        dr.DataError,
+        DataError,
         "input 'image' must have shape (any, 5, 6, 1), received (4, 5, 6). Add the channel axis: x[..., np.newaxis].",
         model=model,
     ):
@@ -195,7 +196,7 @@ def test_nan_where_the_model_takes_integers() -> None:
     hidden = layers.Flatten()(layers.Embedding(5, 2)(inputs := keras.Input((3,), dtype="int32", name="words")))
     model = keras.Model(inputs, layers.Dense(3)(layers.Dense(4)(hidden)))
     words = with_value(np.ones((4, 3)), np.nan, 2)
-    with refused(dr.DataError, "input 'words' must be finite, received NaN or infinity in 1 examples (the first is"):
+    with refused(DataError, "input 'words' must be finite, received NaN or infinity in 1 examples (the first is"):
         sample(model, (words, np.zeros(4, int)), dr.elements(model))
 
 
@@ -218,19 +219,19 @@ BAD_LABELS: dict[str, tuple[Callable[[np.ndarray], Any], tuple[str, ...]]] = {
 def test_bad_labels(model: keras.Model, data: Labelled, elements: dr.Elements, case: str) -> None:
     change, says = BAD_LABELS[case]
     x, y = data
-    with refused(dr.DataError, *says, model=model):
+    with refused(DataError, *says, model=model):
         sample(model, (x, change(y)), elements)
 
 
 def test_no_examples(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     x, y = data
-    with refused(dr.DataError, "`data` must hold at least one example, received none.", model=model):
+    with refused(DataError, "`data` must hold at least one example, received none.", model=model):
         sample(model, (x[:0], y[:0]), elements)
 
 
 def test_data_is_no_pair(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     with refused(
-        dr.DataError, "`data` must be a pair (x, y) or come in batches, received ndarray: pass (x, y).", model=model
+        DataError, "`data` must be a pair (x, y) or come in batches, received ndarray: pass (x, y).", model=model
     ):
         sample(model, data[0], elements)
 
@@ -239,7 +240,7 @@ def test_model_without_an_axis_of_outputs(data: Labelled) -> None:
     inputs = keras.Input((4,), name="features")
     model = keras.Model(inputs, layers.Reshape((), name="flat")(layers.Dense(1)(layers.Dense(5)(inputs))))
     says = "the model's output 'flat' must have shape (batch, ..., n_outputs), received (None,)"
-    with refused(dr.DataError, says, model=model):
+    with refused(DataError, says, model=model):
         sample(model, data, dr.elements(model))
 
 
@@ -248,11 +249,11 @@ def test_inputs_of_different_lengths() -> None:
     hidden = layers.Dense(3)(layers.Concatenate()([left, right]))
     model = keras.Model([left, right], layers.Dense(3)(hidden))
     elements, y = dr.elements(model), np.zeros(4, int)
-    with refused(dr.DataError, "the same number of examples, received 4 for 'left' and 3 for 'right'", model=model):
+    with refused(DataError, "the same number of examples, received 4 for 'left' and 3 for 'right'", model=model):
         sample(model, ([np.zeros((4, 2)), np.zeros((3, 2))], y), elements)
-    with refused(dr.DataError, "`x` must hold 2 arrays (left, right), received one: pass a list or a dict"):
+    with refused(DataError, "`x` must hold 2 arrays (left, right), received one: pass a list or a dict"):
         sample(model, (np.zeros((4, 2)), y), elements)
-    with refused(dr.DataError, "`x` must hold 2 arrays (left, right), received 3."):
+    with refused(DataError, "`x` must hold 2 arrays (left, right), received 3."):
         sample(model, ([np.zeros((4, 2))] * 3, y), elements)
 
 
@@ -261,16 +262,16 @@ def test_inputs_of_different_lengths() -> None:
 
 @pytest.mark.parametrize("rate", [0, 1, 1.2, -0.1, np.nan, np.inf])
 def test_rate_outside_the_unit_interval(rate: float) -> None:
-    with refused(dr.ParameterError, f"`rate` must lie strictly between 0 and 1, received {rate:g}."):
-        dr.Bernoulli(rate)
-    with refused(dr.ParameterError, f"`rate` must lie strictly between 0 and 1, received {rate:g}."):
-        dr.Bernoulli((0.5, rate, 0.5))
+    with refused(ParameterError, f"`rate` must lie strictly between 0 and 1, received {rate:g}."):
+        dr.designs.Bernoulli(rate)
+    with refused(ParameterError, f"`rate` must lie strictly between 0 and 1, received {rate:g}."):
+        dr.designs.Bernoulli((0.5, rate, 0.5))
 
 
 def test_number_of_rates(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     says = "`rate` must be a number or one for each of 9 elements, received 2."
-    with refused(dr.ParameterError, says, model=model):
-        sample(model, data, elements, design=dr.Bernoulli((0.1, 0.2)))
+    with refused(ParameterError, says, model=model):
+        sample(model, data, elements, design=dr.designs.Bernoulli((0.1, 0.2)))
 
 
 @pytest.mark.parametrize(
@@ -293,7 +294,7 @@ def test_number_of_rates(model: keras.Model, data: Labelled, elements: dr.Elemen
 def test_bad_arguments_of_sample(
     model: keras.Model, data: Labelled, elements: dr.Elements, changes: dict[str, Any], says: str
 ) -> None:
-    with refused(dr.ParameterError, says, model=model):
+    with refused(ParameterError, says, model=model):
         sample(model, data, elements, **changes)
 
 
@@ -313,7 +314,7 @@ def test_bad_arguments_of_sample(
 def test_bad_arguments_of_estimate(
     model: keras.Model, data: Labelled, elements: dr.Elements, changes: dict[str, Any], says: str
 ) -> None:
-    with refused(dr.ParameterError, says, model=model):
+    with refused(ParameterError, says, model=model):
         dr.estimate(model, data, elements, progress=False, **changes)
 
 
@@ -342,7 +343,7 @@ def test_bad_arguments_of_estimate(
     ],
 )
 def test_bad_arguments_of_regress(record: dr.Record, changes: dict[str, Any], says: str) -> None:
-    with refused(dr.ParameterError, says):
+    with refused(ParameterError, says):
         dr.regress(record, **changes)
 
 
@@ -352,18 +353,18 @@ def test_fewer_rows_than_ols_needs(
 ) -> None:
     short = sample(model, data, elements, rows=rows, out=tmp_path / "run")
     says = f"{rows} rows cannot identify 9 elements by OLS: draw at least 90, or pass estimator='ridge'."
-    with refused(dr.ParameterError, says, model=model):
+    with refused(ParameterError, says, model=model):
         dr.regress(short)
     assert np.isfinite(dr.regress(short, estimator="ridge", penalty=1.0).impact).all(), "the remedy must work"
 
 
 def test_a_single_row_is_too_few(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     says = "a regression must have at least two masks (or pairs), received one: draw more rows."
-    with refused(dr.ParameterError, says, model=model):
+    with refused(ParameterError, says, model=model):
         dr.estimate(model, data, elements, rows=1, progress=False)
     single = sample(model, data, elements, rows=1)
     for estimator in ("ols", "ridge", "lasso"):
-        with refused(dr.ParameterError, says):
+        with refused(ParameterError, says):
             dr.regress(single, estimator=estimator)
     assert np.isfinite(dr.estimate(model, data, elements, rows=2, outcome="loss", progress=False).impact).all()
 
@@ -372,7 +373,7 @@ def test_fewer_rows_than_cross_validation_needs(model: keras.Model, data: Labell
     short = sample(model, data, elements, rows=9)
     says = "`penalty='cv'` must have at least 10 masks (or pairs) for 5-fold cross-validation, received 9: draw more"
     for estimator in ("lasso", "ridge"):
-        with refused(dr.ParameterError, says):
+        with refused(ParameterError, says):
             dr.regress(short, estimator=estimator, penalty="cv")
         assert np.isfinite(dr.regress(short, estimator=estimator, penalty=0.1).impact).all(), "the remedy must work"
 
@@ -380,20 +381,20 @@ def test_fewer_rows_than_cross_validation_needs(model: keras.Model, data: Labell
 def test_clusters_of_one_example(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     one = sample(model, (data[0][:1], data[1][:1]), elements)
     says = "`covariance='cluster'` must have at least two examples, received a record of one: pass covariance='HC1'."
-    with refused(dr.ParameterError, says):
+    with refused(ParameterError, says):
         dr.regress(one, outcome="loss", covariance="cluster")
-    with refused(dr.ParameterError, says):
-        dr.to_statsmodels(one, outcome="loss", covariance="cluster")
+    with refused(ParameterError, says):
+        dr.regression.to_statsmodels(one, outcome="loss", covariance="cluster")
     assert (dr.regress(one, outcome="loss").std_error > 0).all(), "the remedy must work"
 
 
 def test_element_that_is_dropped_in_every_row(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
-    constant = sample(model, data, elements, design=dr.Bernoulli((1 - 2**-32, *[0.3] * 8)))
-    with refused(dr.ParameterError, "received 1 that never change (first[0]): draw more rows, or pass estimator="):
+    constant = sample(model, data, elements, design=dr.designs.Bernoulli((1 - 2**-32, *[0.3] * 8)))
+    with refused(ParameterError, "received 1 that never change (first[0]): draw more rows, or pass estimator="):
         dr.regress(constant)
 
 
 @pytest.mark.parametrize("n", [0, -3])
 def test_top_of_no_elements(record: dr.Record, n: int) -> None:
-    with refused(dr.ParameterError, f"`n` must be an integer of at least 1, received {n}."):
+    with refused(ParameterError, f"`n` must be an integer of at least 1, received {n}."):
         dr.regress(record).top(n)

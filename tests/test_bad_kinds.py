@@ -12,7 +12,8 @@ from test_data_sources import reads_text, two_outputs
 from test_kinds import RELATIVE, inputs, subclassed
 
 import dropreg as dr
-from dropreg.masking import MaskedNetwork
+from dropreg.errors import DataError, ModelError, ParameterError
+from dropreg.network._masked import MaskedNetwork
 
 
 @pytest.mark.parametrize(
@@ -38,12 +39,12 @@ from dropreg.masking import MaskedNetwork
     ],
 )
 def test_what_cannot_be_found_is_refused(kind: Any, options: dict[str, Any], says: str) -> None:
-    with pytest.raises((dr.ParameterError, dr.ModelError), match=says):
+    with pytest.raises((ParameterError, ModelError), match=says):
         dr.elements(models.ready("mlp"), kind, **options)
 
 
 def test_blocks_of_no_size_are_refused() -> None:
-    with pytest.raises(dr.ParameterError, match=r"`rows` of a Block must be an integer of at least 1, received 0"):
+    with pytest.raises(ParameterError, match=r"`rows` of a Block must be an integer of at least 1, received 0"):
         dr.Block(0, 1)
 
 
@@ -53,7 +54,7 @@ def test_weights_of_a_quantized_layer_are_left_out_by_name() -> None:
     elements = dr.elements(model, "weights")
     assert "a" not in elements.layers
     assert dict(elements.left_out)["a"] == "its kernel is quantized (int8): drop weights before quantizing"
-    with pytest.raises(dr.ParameterError, match=r"`include` names 'a', whose units cannot be dropped: its kernel is"):
+    with pytest.raises(ParameterError, match=r"`include` names 'a', whose units cannot be dropped: its kernel is"):
         dr.elements(model, "weights", include=["a"])
     x = models.inputs_for(model, 3)
     units = dr.elements(model)
@@ -64,13 +65,13 @@ def test_weights_of_a_quantized_layer_are_left_out_by_name() -> None:
 
 
 def test_branches_of_a_subclassed_model_are_refused() -> None:
-    with pytest.raises(dr.ModelError, match=r"'ours' is a subclassed model, .* ask for kind='layers', or rebuild it"):
+    with pytest.raises(ModelError, match=r"'ours' is a subclassed model, .* ask for kind='layers', or rebuild it"):
         dr.elements(subclassed(), "branches")
 
 
 def test_a_batch_size_does_not_go_with_weights() -> None:
     model = models.ready("mlp")
-    with pytest.raises(dr.ParameterError, match=r"`batch_size` must be the 128 examples of a mask .*received 64"):
+    with pytest.raises(ParameterError, match=r"`batch_size` must be the 128 examples of a mask .*received 64"):
         dr.sample(
             *(model, models.data_for(model, 20), dr.elements(model, "weights")),
             rows=1280,
@@ -114,7 +115,7 @@ def test_a_batch_size_does_not_go_with_weights() -> None:
 def test_batches_that_do_not_fit_are_refused(data: Any, says: str) -> None:
     model = models.ready("mlp")
     x, y = models.data_for(model, 20)
-    with pytest.raises(dr.DataError, match=says):
+    with pytest.raises(DataError, match=says):
         dr.sample(model, data(x, y), dr.elements(model), rows=64, outcomes="divergence", progress=False)
 
 
@@ -132,14 +133,14 @@ def test_batches_that_do_not_fit_are_refused(data: Any, says: str) -> None:
 )
 def test_batches_are_not_rounded_to_the_first_one(first: np.ndarray, later: np.ndarray, remedy: str) -> None:
     says = rf"received {later.dtype} after {first.dtype}, which cannot hold its values: .*x.astype.'{remedy}'"
-    with pytest.raises(dr.DataError, match=says):
-        dr.stream(iter([(first, np.zeros(1)), (later, np.zeros(1))]))
+    with pytest.raises(DataError, match=says):
+        dr.datasets.stream(iter([(first, np.zeros(1)), (later, np.zeros(1))]))
 
 
 def test_fractions_for_whole_numbers_are_refused() -> None:
     model = models.ready("bidirectional")
     x, y = models.data_for(model, 20)
-    with pytest.raises(dr.DataError, match=r"must be whole numbers .int32., received fractions .* such as 0.5"):
+    with pytest.raises(DataError, match=r"must be whole numbers .int32., received fractions .* such as 0.5"):
         dr.sample(model, (np.where(x == 3, 0.5, x), y), dr.elements(model), rows=64, progress=False)
 
 
@@ -149,14 +150,14 @@ def test_numbers_that_an_embedding_does_not_know_are_refused(number: int) -> Non
     x, y = models.data_for(model, 20)
     x = np.where(np.arange(20)[:, None] == 7, number, x)
     says = f"must be numbers from 0 to 9, as the embedding .*received {number} at example 7: number the tokens as in"
-    with pytest.raises(dr.DataError, match=says):
+    with pytest.raises(DataError, match=says):
         dr.sample(model, (x, y), dr.elements(model), rows=64, progress=False)
 
 
 def test_whole_numbers_out_of_range_are_refused() -> None:
     model = models.ready("bidirectional")
     x, y = models.data_for(model, 20)
-    with pytest.raises(dr.DataError, match=r"must be whole numbers .int32., .*out of range such as 42949673"):
+    with pytest.raises(DataError, match=r"must be whole numbers .int32., .*out of range such as 42949673"):
         dr.sample(model, (x.astype(np.int64) + 2**32, y), dr.elements(model), rows=64, progress=False)
 
 
@@ -168,7 +169,7 @@ def test_whole_numbers_out_of_range_are_refused() -> None:
 def test_what_is_no_text_is_refused(word: Any, says: str) -> None:
     model = reads_text()
     x = np.array([["a"], ["b c"], [word]], dtype=object)
-    with pytest.raises(dr.DataError, match=rf"must be text, received {says} at example 2: convert or remove it"):
+    with pytest.raises(DataError, match=rf"must be text, received {says} at example 2: convert or remove it"):
         dr.sample(model, (x, np.arange(3)), dr.elements(model), rows=64, progress=False)
 
 
@@ -178,7 +179,7 @@ def test_elements_that_nothing_depends_on_are_refused_with_a_remedy() -> None:
     model.get_layer("out").set_weights([np.zeros_like(kernel), bias])
     data, elements = models.data_for(model, 20), dr.elements(model)
     says = "received only zeros: the outcome may not depend .* pass gradients=False to estimate, or estimator='ols'"
-    with pytest.raises(dr.ParameterError, match=says):
+    with pytest.raises(ParameterError, match=says):
         dr.estimate(model, data, elements, rows=640, progress=False)
     assert not dr.estimate(model, data, elements, rows=640, gradients=False, progress=False).impact.any()
     record = dr.sample(model, data, elements, rows=640, gradients=("loss",), progress=False)
@@ -187,9 +188,7 @@ def test_elements_that_nothing_depends_on_are_refused_with_a_remedy() -> None:
 
 def test_an_unknown_output_is_refused() -> None:
     model = two_outputs()
-    with pytest.raises(
-        dr.ParameterError, match=r"`output` must be one of first, second or its number .*received 'third'"
-    ):
+    with pytest.raises(ParameterError, match=r"`output` must be one of first, second or its number .*received 'third'"):
         dr.sample(model, (inputs(model, 5), None), dr.elements(model), rows=64, output="third", progress=False)
 
 
@@ -210,6 +209,6 @@ def test_attention_that_holds_a_quantized_or_adapted_projection_is_refused(chang
     for elements, verb in zip(both, ("be made anew from its config", "lose heads"), strict=True):
         selection = dr.Selection.dropping(elements, [1])
         with pytest.raises(
-            dr.ModelError, match=rf"layer 'attention' .MultiHeadAttention. cannot {verb}, because {reason}"
+            ModelError, match=rf"layer 'attention' .MultiHeadAttention. cannot {verb}, because {reason}"
         ):
             dr.prune(model, selection)

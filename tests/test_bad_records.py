@@ -18,7 +18,8 @@ from conftest import Labelled
 from test_bad_input import refused, sample
 
 import dropreg as dr
-from dropreg.functions import function_fingerprint
+from dropreg._utils._fingerprints import function_fingerprint
+from dropreg.errors import RecordError
 
 # --- records ---------------------------------------------------------------------------------------------------
 
@@ -31,7 +32,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     ("changes", "says"),
     [
         ({"seed": 8}, ("seed is 0 there and 8 here",)),
-        ({"design": dr.Bernoulli(0.4)}, ("design is", "'rate': 0.3", "there and", "'rate': 0.4", "here")),
+        ({"design": dr.designs.Bernoulli(0.4)}, ("design is", "'rate': 0.3", "there and", "'rate': 0.4", "here")),
         ({"outcomes": ["loss"]}, ("outcomes is ('accuracy', 'loss', 'margin') there and ('loss',) here",)),
         ({"seed": 8, "batch_size": 4}, ("seed is 0 there and 8 here;", "batch_size is 8 there and 4 here")),
     ],
@@ -47,7 +48,7 @@ def test_folder_with_another_run(
     sample(model, data, elements, out=tmp_path)
     before = contents(tmp_path)
     expected = (f"folder {tmp_path} holds another run: ", *says, "Choose another folder.")
-    with refused(dr.RecordError, *expected, model=model):
+    with refused(RecordError, *expected, model=model):
         sample(model, data, elements, out=tmp_path, **changes)
     assert contents(tmp_path) == before
 
@@ -56,7 +57,7 @@ def test_folder_with_a_run_on_other_data(
     model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
 ) -> None:
     sample(model, data, elements, out=tmp_path)
-    with refused(dr.RecordError, "holds another run: data is ", " there and ", model=model):
+    with refused(RecordError, "holds another run: data is ", " there and ", model=model):
         sample(model, (data[0] + 1, data[1]), elements, out=tmp_path)
 
 
@@ -66,27 +67,27 @@ def test_folder_with_a_run_of_other_weights(
     model = make_model()
     sample(model, data, elements, out=tmp_path)
     model.set_weights([weight * 1.1 for weight in model.get_weights()])
-    with refused(dr.RecordError, "holds another run: weights is ", " there and ", model=model):
+    with refused(RecordError, "holds another run: weights is ", " there and ", model=model):
         sample(model, data, elements, out=tmp_path)
 
 
-def first_output(factor: float) -> dr.PerExample:
-    return dr.PerExample(lambda y, p: factor * p[:, 0], "mine", greater_is_better=True)
+def first_output(factor: float) -> dr.outcomes.PerExample:
+    return dr.outcomes.PerExample(lambda y, p: factor * p[:, 0], "mine", greater_is_better=True)
 
 
 @pytest.mark.parametrize(
     "other",
     [
         first_output(2.0),
-        dr.PerExample(lambda y, p: p[:, 0], "mine", greater_is_better=True),
-        dr.PerExample(lambda y, p: p[:, 1], "mine", greater_is_better=True),
+        dr.outcomes.PerExample(lambda y, p: p[:, 0], "mine", greater_is_better=True),
+        dr.outcomes.PerExample(lambda y, p: p[:, 1], "mine", greater_is_better=True),
     ],
 )
 def test_folder_with_a_run_of_another_metric(
-    model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path, other: dr.PerExample
+    model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path, other: dr.outcomes.PerExample
 ) -> None:
     sample(model, data, elements, out=tmp_path, outcomes=first_output(1.0))
-    with refused(dr.RecordError, "holds another run: metrics is {'mine': ", " there and {'mine': ", model=model):
+    with refused(RecordError, "holds another run: metrics is {'mine': ", " there and {'mine': ", model=model):
         sample(model, data, elements, out=tmp_path, outcomes=other, rows=600)
     assert sample(model, data, elements, out=tmp_path, outcomes=first_output(1.0), rows=600).rows == 600
 
@@ -119,16 +120,16 @@ def test_functions_are_known_by_their_code() -> None:
 def test_folder_with_other_files(model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("years of work")
     says = f"folder {tmp_path}: expected an empty or new folder, received one with other files."
-    with refused(dr.RecordError, says, model=model):
+    with refused(RecordError, says, model=model):
         sample(model, data, elements, out=tmp_path)
     assert contents(tmp_path) == {"thesis.tex": b"years of work"}
 
 
 def test_folder_that_is_a_file(model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with refused(dr.RecordError, f"folder {tmp_path / 'file'}: expected an empty or new folder", model=model):
+    with refused(RecordError, f"folder {tmp_path / 'file'}: expected an empty or new folder", model=model):
         sample(model, data, elements, out=tmp_path / "file")
-    with refused(dr.RecordError, f"folder {tmp_path / 'file' / 'run'}: cannot be made", "choose another", model=model):
+    with refused(RecordError, f"folder {tmp_path / 'file' / 'run'}: cannot be made", "choose another", model=model):
         sample(model, data, elements, out=tmp_path / "file" / "run")
 
 
@@ -136,24 +137,24 @@ def test_record_with_more_rows_than_asked(
     model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
 ) -> None:
     sample(model, data, elements, out=tmp_path)
-    says = f"folder {tmp_path} holds a run of 300 rows, received rows=200: open it with dropreg.load_record"
-    with refused(dr.RecordError, says, model=model):
+    says = f"folder {tmp_path} holds a run of 300 rows, received rows=200: open it with dropreg.Record.load"
+    with refused(RecordError, says, model=model):
         sample(model, data, elements, out=tmp_path, rows=200)
-    assert dr.load_record(tmp_path).rows == 300
+    assert dr.Record.load(tmp_path).rows == 300
 
 
 def test_folder_without_a_record(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "missing"):
         says = f"folder {folder}: expected a record with run.json, received none: check the path."
-        with refused(dr.RecordError, says):
-            dr.load_record(folder)
+        with refused(RecordError, says):
+            dr.Record.load(folder)
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"outcomes": [], "greater_is_better": []}'])
 def test_damaged_settings_of_a_record(tmp_path: Path, text: str) -> None:
     (tmp_path / "run.json").write_text(text)
-    with refused(dr.RecordError, f"{tmp_path / 'run.json'}: expected the settings of a run, received "):
-        dr.load_record(tmp_path)
+    with refused(RecordError, f"{tmp_path / 'run.json'}: expected the settings of a run, received "):
+        dr.Record.load(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["elements.parquet", "baseline.parquet"])
@@ -162,10 +163,10 @@ def test_record_that_lacks_a_table(
 ) -> None:
     sample(model, data, elements, out=tmp_path)
     (tmp_path / name).unlink()
-    with refused(dr.RecordError, name, "sample into the same folder again"):
-        dr.load_record(tmp_path)
+    with refused(RecordError, name, "sample into the same folder again"):
+        dr.Record.load(tmp_path)
     sample(model, data, elements, out=tmp_path)
-    assert dr.load_record(tmp_path).is_complete, "the remedy must work"
+    assert dr.Record.load(tmp_path).is_complete, "the remedy must work"
 
 
 def flipped(path: Path) -> None:
@@ -185,7 +186,7 @@ def another_table(path: Path) -> None:
     frame.to_parquet(path)
 
 
-WITH_GRADIENTS: dict[str, Any] = {"outcomes": ("loss",), "gradients": ("loss",), "fidelity": dr.Fidelity(3, 5)}
+WITH_GRADIENTS: dict[str, Any] = {"outcomes": ("loss",), "gradients": ("loss",), "fidelity": dr.designs.Fidelity(3, 5)}
 
 
 @pytest.mark.parametrize(
@@ -207,8 +208,8 @@ def test_damaged_chunks_are_refused_and_run_again(
     expected = dr.regress(whole, outcome="loss").impact
     before = contents(tmp_path)
     damage(tmp_path / name)
-    with refused(dr.RecordError, f"{tmp_path / name}: expected a file of a record, received ", "sample into the same"):
-        dr.regress(dr.load_record(tmp_path), outcome="loss")
+    with refused(RecordError, f"{tmp_path / name}: expected a file of a record, received ", "sample into the same"):
+        dr.regress(dr.Record.load(tmp_path), outcome="loss")
     again = sample(model, data, elements, out=tmp_path, **WITH_GRADIENTS)
     np.testing.assert_array_equal(dr.regress(again, outcome="loss").impact, expected)
     assert contents(tmp_path) == before, "the remedy must work"
@@ -227,8 +228,8 @@ def test_damage_beside_the_chunks(
     sample(model, data, elements, out=tmp_path, **WITH_GRADIENTS)
     before = contents(tmp_path)
     damage(tmp_path / name)
-    with refused(dr.RecordError, f"{tmp_path / name}: expected ", "received ", "sample into the same folder again"):
-        dr.load_record(tmp_path)
+    with refused(RecordError, f"{tmp_path / name}: expected ", "received ", "sample into the same folder again"):
+        dr.Record.load(tmp_path)
     sample(model, data, elements, out=tmp_path, **WITH_GRADIENTS)
     assert contents(tmp_path) == before, "the remedy must work"
 
@@ -238,8 +239,8 @@ def test_chunk_that_is_a_folder(model: keras.Model, data: Labelled, elements: dr
     chunk = tmp_path / "chunk-000001.parquet"
     chunk.unlink()
     chunk.mkdir()
-    assert dr.load_record(tmp_path).rows == 300 - 128
-    with refused(dr.RecordError, f"{chunk}: cannot be written (", "choose another folder.", model=model):
+    assert dr.Record.load(tmp_path).rows == 300 - 128
+    with refused(RecordError, f"{chunk}: cannot be written (", "choose another folder.", model=model):
         sample(model, data, elements, out=tmp_path)
 
 
@@ -286,7 +287,7 @@ def test_full_disk(
     with (
         disk_full_after(2, "chunk", monkeypatch),
         refused(
-            dr.RecordError,
+            RecordError,
             f"the disk is full at {folder}: 256 rows are recorded there and stay. Free some space and sample into the ",
             "same folder again: the run goes on where it stopped.",
             model=model,
@@ -294,14 +295,14 @@ def test_full_disk(
     ):
         sample(model, data, elements, rows=600, out=folder)
 
-    stopped = dr.load_record(folder)
+    stopped = dr.Record.load(folder)
     assert stopped.rows == 256
     assert not stopped.is_complete
     assert not list(folder.glob(".*")), "no half file is left behind"
 
     whole = sample(model, data, elements, rows=600)
     assert_same_rows(sample(model, data, elements, rows=600, out=folder), whole)
-    assert_same_rows(dr.load_record(folder), whole)
+    assert_same_rows(dr.Record.load(folder), whole)
 
 
 @pytest.mark.parametrize("name", ["elements", "baseline"])
@@ -316,7 +317,7 @@ def test_full_disk_before_the_first_row(
     folder = tmp_path / "run"
     with (
         disk_full_after(0, name, monkeypatch),
-        refused(dr.RecordError, "the disk is full", "sample into the same folder again", model=model),
+        refused(RecordError, "the disk is full", "sample into the same folder again", model=model),
     ):
         sample(model, data, elements, out=folder)
     assert sample(model, data, elements, out=folder).is_complete, "the remedy must work"
@@ -333,5 +334,5 @@ def test_folder_that_cannot_be_written(
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(where))
 
     monkeypatch.setattr(pq, "write_table", refuse)
-    with refused(dr.RecordError, "cannot be written (", "Permission denied", "choose another folder.", model=model):
+    with refused(RecordError, "cannot be written (", "Permission denied", "choose another folder.", model=model):
         sample(model, data, elements, out=tmp_path)

@@ -13,7 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from test_bad_input import refused, sample
 
 import dropreg as dr
-from dropreg import plotting
+from dropreg.errors import ModelError, ParameterError
+from dropreg.reporting import _plots as plotting
 
 untyped: Any = dr  # takes what a type checker refuses
 
@@ -70,7 +71,7 @@ def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Reco
     ],
 )
 def test_settings(make: Callable[[], object], says: str) -> None:
-    with refused(dr.ParameterError, says):
+    with refused(ParameterError, says):
         make()
 
 
@@ -105,14 +106,14 @@ def test_settings(make: Callable[[], object], says: str) -> None:
         ),
         (
             lambda m, d, e: untyped.PruningCallback(e, d, fraction=0.5, start_epoch=0, end_epoch=1, scorer="x"),
-            "`scorer` must be a Scorer or callable, received 'x': pass dropreg.taylor.",
+            "`scorer` must be a Scorer or callable, received 'x': pass dropreg.scorers.taylor.",
         ),
     ],
 )
 def test_arguments_of_pruning(
     model: keras.Model, data: Labelled, elements: dr.Elements, use: Callable[..., object], says: str
 ) -> None:
-    with refused(dr.ParameterError, says, model=model):
+    with refused(ParameterError, says, model=model):
         use(model, data, elements)
 
 
@@ -132,7 +133,7 @@ def test_numbers_of_numpy_will_do() -> None:
         sample,
         dr.estimate,
         lambda *arguments: dr.estimate(*arguments, design=untyped.Bernoulli(0.3)),
-        dr.taylor,
+        dr.scorers.taylor,
         dr.compare,
         lambda model, data, elements: dr.anneal(model, data, elements, fraction=0.5),
         lambda model, data, elements: dr.prune(model, data=data, elements=elements, fraction=0.5),
@@ -144,32 +145,32 @@ def test_numbers_of_numpy_will_do() -> None:
 def test_elements(model: keras.Model, data: Labelled, use: Callable[..., Any], elements: Any) -> None:
     elements = {"first": 5} if elements is None else elements
     says = f"`elements` must be Elements, received {type(elements).__name__}: call dropreg.elements(model)."
-    with refused(dr.ParameterError, says, model=model):
+    with refused(ParameterError, says, model=model):
         use(model, data, elements)
 
 
 @pytest.mark.parametrize("kind", [None, 5])
 def test_kinds(model: keras.Model, kind: Any) -> None:
-    with refused(dr.ParameterError, "`kind` must be one of neurons, ", f", or several of them, received {kind!r}."):
+    with refused(ParameterError, "`kind` must be one of neurons, ", f", or several of them, received {kind!r}."):
         dr.elements(model, kind)
 
 
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"design": "bernoulli"}, "`design` must be Design, received str: pass dropreg.Bernoulli(rate)."),
-        ({"design": 0.3}, "`design` must be Design, received float: pass dropreg.Bernoulli(rate)."),
+        ({"design": "bernoulli"}, "`design` must be Design, received str: pass dropreg.designs.Bernoulli(rate)."),
+        ({"design": 0.3}, "`design` must be Design, received float: pass dropreg.designs.Bernoulli(rate)."),
         ({"stop": 0.01}, "`stop` must be StopRule, received float: pass dropreg.Precision(outcome, std_error)."),
-        ({"fidelity": 5}, "`fidelity` must be Fidelity, received int: pass dropreg.Fidelity(masks, examples)."),
+        ({"fidelity": 5}, "`fidelity` must be Fidelity, received int: pass dropreg.designs.Fidelity(masks, examples)."),
     ],
 )
 def test_arguments_of_sample(
     model: keras.Model, data: Labelled, elements: dr.Elements, changes: dict[str, Any], says: str
 ) -> None:
-    with refused(dr.ParameterError, says, model=model):
+    with refused(ParameterError, says, model=model):
         sample(model, data, elements, **changes)
     if "design" in changes:
-        with refused(dr.ParameterError, says, model=model):
+        with refused(ParameterError, says, model=model):
             dr.estimate(model, data, elements, **changes)
 
 
@@ -191,13 +192,13 @@ def test_arguments_of_sample(
     ],
 )
 def test_arguments_of_regress(record: dr.Record, changes: dict[str, Any], says: str) -> None:
-    with refused(dr.ParameterError, says):
+    with refused(ParameterError, says):
         untyped.regress(record, **changes)
 
 
 def test_what_is_no_record() -> None:
-    says = "`record` must be Record, received str: call dropreg.sample, or dropreg.load_record(folder)."
-    with refused(dr.ParameterError, says):
+    says = "`record` must be Record, received str: call dropreg.sample, or dropreg.Record.load(folder)."
+    with refused(ParameterError, says):
         untyped.regress("run")
 
 
@@ -211,7 +212,7 @@ def test_what_is_no_record() -> None:
     ],
 )
 def test_questions_to_a_table(record: dr.Record, ask: Callable[[dr.ImpactTable], object], says: str) -> None:
-    with refused(dr.ParameterError, says):
+    with refused(ParameterError, says):
         ask(untyped.regress(record, interactions=True))
 
 
@@ -228,8 +229,8 @@ def test_questions_to_a_table(record: dr.Record, ask: Callable[[dr.ImpactTable],
 def test_arguments_of_compare(
     model: keras.Model, data: Labelled, elements: dr.Elements, changes: dict[str, Any], says: str
 ) -> None:
-    with refused(dr.ParameterError, says, model=model):
-        dr.compare(model, data, elements, scorers={"magnitude": dr.magnitude}, progress=False, **changes)
+    with refused(ParameterError, says, model=model):
+        dr.compare(model, data, elements, scorers={"magnitude": dr.scorers.magnitude}, progress=False, **changes)
 
 
 @pytest.mark.parametrize(
@@ -241,22 +242,22 @@ def test_arguments_of_compare(
     ],
 )
 def test_arguments_of_measure_latency(arguments: dict[str, Any], says: str) -> None:
-    with refused(dr.ParameterError, says):
+    with refused(ParameterError, says):
         untyped.measure_latency(**({"models": {}} | arguments))
 
 
 def test_figures(tmp_path: Path) -> None:
     frame = pd.DataFrame({"scorer": ["a"], "fraction": [0.5], "accuracy": [0.9]})
     path = tmp_path / "figure.png"
-    with refused(dr.ParameterError, "`frame` must be DataFrame, received NoneType: call dropreg.compare."):
+    with refused(ParameterError, "`frame` must be DataFrame, received NoneType: call dropreg.compare."):
         untyped.plot_comparison(None, path)
-    with refused(dr.ParameterError, "received scorer, fraction, accuracy without f1: ", "value='accuracy' or 'loss'"):
+    with refused(ParameterError, "received scorer, fraction, accuracy without f1: ", "value='accuracy' or 'loss'"):
         untyped.plot_comparison(frame, path, value="f1")
-    with refused(dr.ParameterError, "`path` must end in ", ".png", f", received {tmp_path / 'figure.xyz'}."):
+    with refused(ParameterError, "`path` must end in ", ".png", f", received {tmp_path / 'figure.xyz'}."):
         untyped.plot_comparison(frame, tmp_path / "figure.xyz")
-    with refused(dr.ParameterError, "expected an existing folder, received ", "missing: make it first."):
+    with refused(ParameterError, "expected an existing folder, received ", "missing: make it first."):
         untyped.plot_comparison(frame, tmp_path / "missing" / "figure.png")
-    with refused(dr.ParameterError, "`table` must be ImpactTable, received DataFrame: call dropreg.estimate or"):
+    with refused(ParameterError, "`table` must be ImpactTable, received DataFrame: call dropreg.estimate or"):
         plotting.plot_impacts(cast(Any, frame), path)
     assert not list(tmp_path.iterdir())
     untyped.plot_comparison(frame, path)
@@ -266,5 +267,5 @@ def test_figures(tmp_path: Path) -> None:
 def test_keras_on_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(3)])
     monkeypatch.setattr(keras.config, "backend", lambda: "jax")
-    with refused(dr.ModelError, "Keras must run on TensorFlow, received the backend 'jax'", "KERAS_BACKEND=tensorflow"):
+    with refused(ModelError, "Keras must run on TensorFlow, received the backend 'jax'", "KERAS_BACKEND=tensorflow"):
         dr.elements(model)

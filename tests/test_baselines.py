@@ -16,7 +16,8 @@ import tensorflow as tf
 from keras import layers
 
 import dropreg as dr
-from dropreg.masking import MaskedNetwork
+from dropreg.errors import ParameterError
+from dropreg.network._masked import MaskedNetwork
 
 GRID = sorted(models.BUILDERS)
 OF_UNITS = sorted(set(GRID) - {"recurrent", "bidirectional", "encoder_decoder"})
@@ -72,12 +73,12 @@ def test_leave_one_out_is_what_it_says(name: str) -> None:
     whole = losses(network, data, without(n))
     expected = np.array([losses(network, data, without(n, j)) - whole for j in range(n)])
     kinds = (elements, one_mask(elements)) if name in ("mlp", "cnn", "residual") else (elements,)
-    for found in (dr.leave_one_out(model, data, chosen) for chosen in kinds):
+    for found in (dr.scorers.leave_one_out(model, data, chosen) for chosen in kinds):
         np.testing.assert_allclose(found.impact, expected.mean(axis=1), rtol=1e-3, atol=1e-5)
         np.testing.assert_allclose(found.std_error, expected.std(axis=1, ddof=1) / N**0.5, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.parametrize("scorer", [dr.taylor, dr.leave_one_out])
+@pytest.mark.parametrize("scorer", [dr.scorers.taylor, dr.scorers.leave_one_out])
 def test_what_is_dropped_already_stays_dropped(scorer: Any) -> None:
     model, data, elements, network = given("mlp")
     n, gone = len(elements), [0, 6]
@@ -88,7 +89,7 @@ def test_what_is_dropped_already_stays_dropped(scorer: Any) -> None:
         if not kept[j]:
             assert table.impact[j] == 0.0
             continue
-        size = 1.0 if scorer is dr.leave_one_out else step
+        size = 1.0 if scorer is dr.scorers.leave_one_out else step
         mask = without(n, *gone) - size * np.eye(n, dtype=np.float32)[j]
         expected = float(tf.reduce_mean(losses(network, data, mask) - whole)) / size
         np.testing.assert_allclose(table.impact[j], expected, rtol=0.05, atol=2e-2 if size == step else 1e-5)
@@ -105,7 +106,7 @@ def test_greedy_drops_the_best_of_what_is_left(step: float) -> None:
         whole = losses(network, data, without(n, *gone))
         change = {j: float(tf.reduce_mean(losses(network, data, without(n, *gone, j)) - whole)) for j in left}
         gone += sorted(left, key=change.__getitem__)[:a_round]
-    table = dr.greedy(model, data, elements, step=step)
+    table = dr.scorers.greedy(model, data, elements, step=step)
     assert np.argsort(table.impact).tolist() == gone
     np.testing.assert_allclose(np.sort(table.impact), np.arange(n) / n)
 
@@ -121,7 +122,7 @@ def coalition_values(network: MaskedNetwork, data: Labelled) -> dict[tuple[bool,
 def test_shapley_agrees_with_enumeration(
     segment: int, model: keras.Model, data: Labelled, elements: dr.Elements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["dropreg.baselines.shapley"], "_SEGMENT", segment)
+    monkeypatch.setattr(sys.modules["dropreg.scorers._shapley"], "_SEGMENT", segment)
     few = (data[0][:5], data[1][:5])
     values, n = coalition_values(MaskedNetwork(model, elements), few), len(elements)
     expected = np.zeros(n)
@@ -130,7 +131,7 @@ def test_shapley_agrees_with_enumeration(
         for j in np.flatnonzero(~np.array(mask)):
             more = tuple(k == j or kept for k, kept in enumerate(mask))
             expected[j] += weight * (values[mask] - values[more])
-    table = dr.shapley(model, few, elements, rows=4_000, examples_per_mask=5, tolerance=0.0)
+    table = dr.scorers.shapley(model, few, elements, rows=4_000, examples_per_mask=5, tolerance=0.0)
     assert (np.abs(table.impact - expected) <= 3.5 * table.std_error + 1e-5).all()
     np.testing.assert_allclose(table.impact.sum(), values[(False,) * n] - values[(True,) * n], rtol=1e-4)
 
@@ -138,10 +139,10 @@ def test_shapley_agrees_with_enumeration(
 def test_truncation_credits_the_rest_with_nothing(
     model: keras.Model, data: Labelled, elements: dr.Elements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys.modules["dropreg.baselines.shapley"], "_SEGMENT", 1)
+    monkeypatch.setattr(sys.modules["dropreg.scorers._shapley"], "_SEGMENT", 1)
     settings: dict[str, Any] = {"rows": 2 * 10 * 30, "examples_per_mask": 30}
-    whole = dr.shapley(model, data, elements, tolerance=0.0, **settings)
-    cut = dr.shapley(model, data, elements, tolerance=0.999, **settings)
+    whole = dr.scorers.shapley(model, data, elements, tolerance=0.0, **settings)
+    cut = dr.scorers.shapley(model, data, elements, tolerance=0.999, **settings)
     assert whole.details["mean length"] == len(elements)
     assert cut.details["mean length"] < len(elements)
     assert cut.details["permutations"] >= whole.details["permutations"]
@@ -151,15 +152,15 @@ def test_truncation_credits_the_rest_with_nothing(
 
 
 SCORERS: dict[str, Callable[..., dr.ImpactTable]] = {
-    "taylor": dr.taylor,
-    "taylor 2": lambda *a, **k: dr.taylor(*a, order=2, **k),
-    "squared": lambda *a, **k: dr.taylor(*a, statistic="squared", **k),
-    "obd": dr.obd,
-    "spread": dr.spread,
-    "leave one out": dr.leave_one_out,
-    "shapley": lambda *a, **k: dr.shapley(*a, tolerance=0.0, rows=2_000, **k),
-    "outgoing": lambda *a, **k: dr.magnitude(*a, norm="outgoing", **k),
-    "weight x activation": dr.weight_activation,
+    "taylor": dr.scorers.taylor,
+    "taylor 2": lambda *a, **k: dr.scorers.taylor(*a, order=2, **k),
+    "squared": lambda *a, **k: dr.scorers.taylor(*a, statistic="squared", **k),
+    "obd": dr.scorers.obd,
+    "spread": dr.scorers.spread,
+    "leave one out": dr.scorers.leave_one_out,
+    "shapley": lambda *a, **k: dr.scorers.shapley(*a, tolerance=0.0, rows=2_000, **k),
+    "outgoing": lambda *a, **k: dr.scorers.magnitude(*a, norm="outgoing", **k),
+    "weight x activation": dr.scorers.weight_activation,
 }
 
 
@@ -179,11 +180,11 @@ def test_trained_gates_shut_what_nobody_reads() -> None:
     kernel, bias = model.get_layer("out").get_weights()
     kernel[[0, 3]] = 0.0
     model.get_layer("out").set_weights([kernel, bias])
-    table = dr.gates(model, data, elements, fraction=0.5, rows=18_000, batch_size=20, outcome="divergence")
+    table = dr.scorers.gates(model, data, elements, fraction=0.5, rows=18_000, batch_size=20, outcome="divergence")
     assert {"b[0]", "b[3]"} <= set(table.top(5, lowest=True)["element"])
     opened = 1 / (1 + np.exp(-table.impact))
     assert opened.mean() == pytest.approx(0.5, abs=1e-3)
-    one_step = dr.gates(model, data, elements, fraction=0.5, rows=60, batch_size=20, learning_rate=3.0)
+    one_step = dr.scorers.gates(model, data, elements, fraction=0.5, rows=60, batch_size=20, learning_rate=3.0)
     assert (1 / (1 + np.exp(-one_step.impact))).mean() == pytest.approx(0.5, abs=1e-3)
 
 
@@ -201,7 +202,7 @@ def test_magnitude_is_the_norm_of_the_weights_that_go(name: str, norm: Any) -> N
         for layer, columns in {network.graph.calls[g.call].name: g.columns for g in elements.gates}.items():
             for channel in np.flatnonzero(columns >= 0):
                 expected[columns[channel]] += _read_by(by_name[layer], int(channel))
-    table = dr.magnitude(model, None, elements, norm=norm)
+    table = dr.scorers.magnitude(model, None, elements, norm=norm)
     np.testing.assert_allclose(table.impact**2, expected, rtol=1e-5)
     assert table.rows == 0
 
@@ -236,7 +237,7 @@ def test_magnitudes_of_weights() -> None:
         by_name = {layer.name: layer for layer in model.layers}
         kernels = [np.asarray(by_name[layer].kernel) for layer in dict.fromkeys(elements.layers)]
         expected = np.concatenate([np.abs(kernel).ravel() for kernel in kernels])
-        np.testing.assert_allclose(dr.magnitude(model, None, elements).impact, expected, rtol=1e-6)
+        np.testing.assert_allclose(dr.scorers.magnitude(model, None, elements).impact, expected, rtol=1e-6)
         if name == "mlp":
             hidden = [np.asarray(data[0])]
             for layer in model.layers[:-1]:
@@ -245,9 +246,9 @@ def test_magnitudes_of_weights() -> None:
             product = np.concatenate(
                 [np.ravel(np.abs(k) * size[:, None]) for k, size in zip(kernels, sizes, strict=True)]
             )
-            np.testing.assert_allclose(dr.weight_activation(model, data, elements).impact, product, rtol=1e-4)
+            np.testing.assert_allclose(dr.scorers.weight_activation(model, data, elements).impact, product, rtol=1e-4)
     rows = dr.elements(model, "weights", groups="rows")
-    assert dr.magnitude(model, None, rows).impact.shape == (len(rows),)
+    assert dr.scorers.magnitude(model, None, rows).impact.shape == (len(rows),)
 
 
 def test_activations_are_those_that_are_read() -> None:
@@ -260,15 +261,15 @@ def test_activations_are_those_that_are_read() -> None:
         "rms": np.sqrt((values**2).mean(axis=0)),
         "zeros": (values != 0).mean(axis=0),
     }.items():
-        table = dr.activation(model, (x, None), elements, moment=moment)  # type: ignore[arg-type]
+        table = dr.scorers.activation(model, (x, None), elements, moment=moment)  # type: ignore[arg-type]
         np.testing.assert_allclose(table.impact, expected, rtol=1e-4)
-    outgoing = dr.magnitude(model, None, elements, norm="outgoing").impact
-    product = dr.weight_activation(model, (x, None), elements).impact
+    outgoing = dr.scorers.magnitude(model, None, elements, norm="outgoing").impact
+    product = dr.scorers.weight_activation(model, (x, None), elements).impact
     np.testing.assert_allclose(product, outgoing * np.sqrt((values**2).mean(axis=0)), rtol=1e-5)
 
 
 def test_random_scores_follow_the_seed(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
-    first, again, other = (dr.random(model, data, elements, seed=seed).impact for seed in (1, 1, 2))
+    first, again, other = (dr.scorers.random(model, data, elements, seed=seed).impact for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
 
@@ -282,12 +283,12 @@ class Counter:
 
     rows: int = 0
 
-    def outcome(self) -> dr.PerExample:
+    def outcome(self) -> dr.outcomes.PerExample:
         def measured(labels: Any, outputs: Any) -> Any:
             loss = tf.nn.sparse_softmax_cross_entropy_with_logits(labels, outputs)
             return tf.ensure_shape(tf.numpy_function(self.count, [loss], tf.float32), [None])
 
-        return dr.PerExample(measured, "counted loss", greater_is_better=False)
+        return dr.outcomes.PerExample(measured, "counted loss", greater_is_better=False)
 
     def count(self, values: np.ndarray) -> np.ndarray:
         self.rows += len(values)
@@ -297,9 +298,9 @@ class Counter:
 @pytest.mark.parametrize(
     ("scorer", "settings", "whole_passes"),
     [
-        (dr.leave_one_out, {"rows": 100}, 1),
-        (dr.greedy, {"rows": 500, "step": 0.2}, 1),
-        (dr.shapley, {"rows": 700}, 0),
+        (dr.scorers.leave_one_out, {"rows": 100}, 1),
+        (dr.scorers.greedy, {"rows": 500, "step": 0.2}, 1),
+        (dr.scorers.shapley, {"rows": 700}, 0),
     ],
 )
 @pytest.mark.parametrize("as_one_mask", [False, True])
@@ -323,15 +324,15 @@ def test_rows_reported_are_rows_measured(
 @pytest.mark.parametrize(
     ("scorer", "settings", "cost"),
     [
-        (dr.taylor, {}, 3),
-        (dr.spread, {}, 3),
-        (dr.taylor, {"order": 2}, 1 + 2 * 3),
-        (dr.obd, {"curvature": dr.GaussNewton(2)}, 1 + 2 + 4),
-        (dr.obd, {"curvature": dr.Exact()}, 9 * 9),
-        (dr.leave_one_out, {}, 9),
-        (dr.activation, {}, 1),
-        (dr.weight_activation, {}, 1),
-        (dr.gates, {"batch_size": 1}, 3),
+        (dr.scorers.taylor, {}, 3),
+        (dr.scorers.spread, {}, 3),
+        (dr.scorers.taylor, {"order": 2}, 1 + 2 * 3),
+        (dr.scorers.obd, {"curvature": dr.scorers.GaussNewton(2)}, 1 + 2 + 4),
+        (dr.scorers.obd, {"curvature": dr.scorers.Exact()}, 9 * 9),
+        (dr.scorers.leave_one_out, {}, 9),
+        (dr.scorers.activation, {}, 1),
+        (dr.scorers.weight_activation, {}, 1),
+        (dr.scorers.gates, {"batch_size": 1}, 3),
     ],
 )
 def test_a_budget_is_spent_on_whole_examples(
@@ -339,19 +340,28 @@ def test_a_budget_is_spent_on_whole_examples(
 ) -> None:
     for budget in (cost, 5 * cost + cost // 2):
         assert scorer(model, data, elements, rows=budget, **settings).rows == budget // cost * cost
-    with pytest.raises(dr.ParameterError, match=rf"`rows` must pay for .*received .*pass rows={cost}"):
+    with pytest.raises(ParameterError, match=rf"`rows` must pay for .*received .*pass rows={cost}"):
         scorer(model, data, elements, rows=cost - 1, **settings) if cost > 1 else _refuse(cost)
 
 
 def _refuse(cost: int) -> None:
-    raise dr.ParameterError(f"`rows` must pay for one, received 0: pass rows={cost}")
+    raise ParameterError(f"`rows` must pay for one, received 0: pass rows={cost}")
 
 
 @pytest.mark.parametrize(
     "scorer",
     [
-        *(dr.activation, dr.gates, dr.greedy, dr.leave_one_out, dr.magnitude, dr.obd, dr.random, dr.shapiq_scores),
-        *(dr.shapley, dr.spread, dr.taylor, dr.weight_activation),
+        *(
+            dr.scorers.activation,
+            dr.scorers.gates,
+            dr.scorers.greedy,
+            dr.scorers.leave_one_out,
+            dr.scorers.magnitude,
+            dr.scorers.obd,
+            dr.scorers.random,
+            dr.scorers.shapiq_scores,
+        ),
+        *(dr.scorers.shapley, dr.scorers.spread, dr.scorers.taylor, dr.scorers.weight_activation),
     ],
 )
 def test_scorers_take_the_same_arguments_in_the_same_order(scorer: Any) -> None:
@@ -369,7 +379,14 @@ def test_scorers_take_the_same_arguments_in_the_same_order(scorer: Any) -> None:
 def test_same_seed_same_table_and_the_model_stays(make_model: Any, data: Labelled, elements: dr.Elements) -> None:
     model = make_model()
     before = [np.array(weight) for weight in model.get_weights()]
-    for scorer in (dr.taylor, dr.obd, dr.leave_one_out, dr.greedy, dr.shapley, dr.gates):
+    for scorer in (
+        dr.scorers.taylor,
+        dr.scorers.obd,
+        dr.scorers.leave_one_out,
+        dr.scorers.greedy,
+        dr.scorers.shapley,
+        dr.scorers.gates,
+    ):
         first, again = (scorer(model, data, elements, rows=2_000, seed=5).frame for _ in range(2))
         assert first.equals(again)
     for old, new in zip(before, model.get_weights(), strict=True):

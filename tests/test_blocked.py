@@ -9,14 +9,15 @@ import pytest
 from keras import layers
 
 import dropreg as dr
-from dropreg.masking import MaskedNetwork
+from dropreg.errors import ModelError
+from dropreg.network._masked import MaskedNetwork
 
 
 def test_unequal_directions_are_refused_or_kept() -> None:
     model = models.ready("bidirectional")
     elements = dr.elements(model)
     selection = dr.Selection.dropping(elements, [0])
-    with pytest.raises(dr.ModelError, match=r"as many units in both directions, which would keep 2 and 3.*on_blocked"):
+    with pytest.raises(ModelError, match=r"as many units in both directions, which would keep 2 and 3.*on_blocked"):
         dr.prune(model, selection)
     kept = dr.prune(model, selection, on_blocked="keep")
     assert kept.selection.kept.all()
@@ -31,7 +32,7 @@ def test_directions_that_are_not_combined_keep_as_many_units() -> None:
     both = layers.Bidirectional(layers.GRU(4), merge_mode=None, name="both")(inputs)  # pyright: ignore[reportArgumentType]
     model = keras.Model(inputs, layers.Dense(3)(layers.Concatenate()(both)))
     elements = dr.elements(model)
-    with pytest.raises(dr.ModelError, match="as many units in both directions, which would keep 3 and 4"):
+    with pytest.raises(ModelError, match="as many units in both directions, which would keep 3 and 4"):
         dr.prune(model, dr.Selection.dropping(elements, [0]))
     selection = dr.select(elements, np.arange(8.0), fraction=0.5)
     assert selection.by_layer()["kept"].tolist() == [2, 2]
@@ -45,14 +46,14 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_measured(monkeypatch: 
     def measure(*arguments: Any, **options: Any) -> None:
         raise AssertionError("measured")
 
-    monkeypatch.setattr("dropreg.choosing.Annealer", measure)
+    monkeypatch.setattr("dropreg.pruning._annealing._anneal.Annealer", measure)
     model = models.ready("bidirectional")
     elements = dr.elements(model, include=["forward_gru"])
     data = models.data_for(model, 20)
     limit = dr.AccuracyLimit(0.5, models.data_for(model, 30, seed=5))
     ways: list[dict[str, Any]] = [{"fraction": 0.5}, {"target": dr.Budget("params", 0.9)}, {"target": limit}]
     for how in ways:
-        with pytest.raises(dr.ModelError, match="as many units in both directions, which would keep 1 and 3"):
+        with pytest.raises(ModelError, match="as many units in both directions, which would keep 1 and 3"):
             dr.prune(model, data=data, elements=elements, **how)
         with pytest.raises(AssertionError, match="measured"):
             dr.prune(model, data=data, elements=elements, on_blocked="keep", **how)
@@ -84,7 +85,7 @@ def test_rules_without_a_cut_are_refused_or_kept() -> None:
     x = Doubling(name="doubling")(layers.Dense(5, name="hidden")(x))
     model = keras.Model(inputs, layers.Dense(2, name="out")(x))
     selection = dr.Selection.dropping(dr.elements(model), [1])
-    with pytest.raises(dr.ModelError, match=r"layer 'doubling' \(Doubling\) must be cut to drop hidden\[1\], but"):
+    with pytest.raises(ModelError, match=r"layer 'doubling' \(Doubling\) must be cut to drop hidden\[1\], but"):
         dr.prune(model, selection)
     assert dr.prune(model, selection, on_blocked="keep").blocked == (("doubling", "its rule has no `cut` method"),)
 
@@ -112,7 +113,7 @@ def test_units_stay_that_what_takes_the_place_of_a_layer_would_lack(kinds: list[
     expected = MaskedNetwork(model, selection.elements)([x], small.selection.kept[np.newaxis])
     np.testing.assert_allclose(np.asarray(small.model(x)), np.asarray(expected), atol=1e-5)
     if (small.selection.kept != selection.kept).any():
-        with pytest.raises(dr.ModelError, match="prune one kind after the other, or pass on_blocked='keep'"):
+        with pytest.raises(ModelError, match="prune one kind after the other, or pass on_blocked='keep'"):
             dr.prune(model, selection)
         assert {layer for layer, _ in small.blocked} & set(dropped)
         assert "what takes its place has these units" in repr(small)

@@ -10,6 +10,7 @@ import pytest
 from keras import layers
 
 import dropreg as dr
+from dropreg.errors import ModelError, ParameterError
 
 ROUNDING = 1e-4  # float32, relative to the largest output
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -23,7 +24,7 @@ def train(model: keras.Model, callbacks: list[Any], epochs: int = 4, optimizer: 
 
 
 def callback_for(model: keras.Model, kind: Any = "neurons", **changes: Any) -> dr.PruningCallback:
-    settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.random, "start_epoch": 1, "end_epoch": 2}
+    settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.scorers.random, "start_epoch": 1, "end_epoch": 2}
     return dr.PruningCallback(dr.elements(model, kind), models.data_for(model, 20), **(settings | changes))
 
 
@@ -75,7 +76,7 @@ def test_zeros_stay_when_training_goes_on(kind: Any) -> None:
     train(model, [callback])
     train(model, [])
     assert_cut_is_the_same(model, callback.selection)
-    more = callback_for(model, kind, fraction=0.6, scorer=dr.magnitude)
+    more = callback_for(model, kind, fraction=0.6, scorer=dr.scorers.magnitude)
     train(model, [more])
     for selection in (callback.selection, more.selection):
         assert_cut_is_the_same(model, selection)
@@ -96,7 +97,7 @@ def test_scores_are_of_the_model_as_it_is() -> None:
 
     def watching(model: Any, data: Any, elements: Any, *, kept: Any = None, seed: int) -> dr.ImpactTable:
         seen.append((seed, None if kept is None else int((~kept).sum()), model.get_weights()[0].copy()))
-        return dr.random(model, data, elements, seed=seed)
+        return dr.scorers.random(model, data, elements, seed=seed)
 
     model = models.build("mlp")
     callback = callback_for(model, scorer=watching, start_epoch=0, end_epoch=3, every=2, schedule="linear", seed=7)
@@ -125,7 +126,7 @@ def test_one_shot_is_at_the_first_epoch() -> None:
 )
 def test_what_weights_do_not_read_is_refused(name: str, kind: Any, text: str) -> None:
     model = models.build(name)
-    with pytest.raises(dr.ModelError, match=text):
+    with pytest.raises(ModelError, match=text):
         train(model, [callback_for(model, kind)])
     assert all(variable.constraint is None for variable in model.variables)
 
@@ -142,24 +143,22 @@ def test_what_weights_do_not_read_is_refused(name: str, kind: Any, text: str) ->
     ],
 )
 def test_bad_arguments(changes: dict[str, Any], text: str) -> None:
-    with pytest.raises(dr.ParameterError, match=text):
+    with pytest.raises(ParameterError, match=text):
         callback_for(models.build("mlp"), **changes)
 
 
 def test_what_training_does_not_allow() -> None:
     model = models.build("mlp")
-    with pytest.raises(
-        dr.ParameterError, match=r"`end_epoch` must be below the 2 epochs of fit, received 2.*at most 1"
-    ):
+    with pytest.raises(ParameterError, match=r"`end_epoch` must be below the 2 epochs of fit, received 2.*at most 1"):
         train(model, [callback_for(model)], epochs=2)
-    with pytest.raises(dr.ModelError, match="`elements` were found in another model"):
+    with pytest.raises(ModelError, match="`elements` were found in another model"):
         train(model, [callback_for(models.build("cnn"))])
     averaging = models.build("mlp")
-    with pytest.raises(dr.ParameterError, match=r"must not average weights.*use_ema=True: pass use_ema=False"):
+    with pytest.raises(ParameterError, match=r"must not average weights.*use_ema=True: pass use_ema=False"):
         train(averaging, [callback_for(averaging)], optimizer=keras.optimizers.Adam(use_ema=True))
     inputs = keras.Input((6,))
     x = layers.Dense(5, kernel_constraint="non_neg", name="a")(layers.Dense(4, name="free")(inputs))
     own = keras.Model(inputs, layers.Dense(3, name="out")(x))
-    with pytest.raises(dr.ModelError, match=r"weight 'a/kernel' must have no constraint of its own.*received NonNeg"):
+    with pytest.raises(ModelError, match=r"weight 'a/kernel' must have no constraint of its own.*received NonNeg"):
         train(own, [callback_for(own, "weights")])
     assert own.get_layer("free").kernel.constraint is own.get_layer("out").kernel.constraint is None

@@ -15,6 +15,7 @@ from test_data_sources import two_outputs
 
 import dropreg as dr
 from dropreg.cli import load_model_file, main
+from dropreg.errors import ParameterError
 
 Labelled = tuple[np.ndarray, np.ndarray]
 ROWS = 600
@@ -114,7 +115,7 @@ def test_the_seed_and_what_to_do_where_layers_cannot_be_cut_are_handed_on(
 
     def prune(*arguments: Any, seed: int, on_blocked: str, **options: Any) -> None:
         found.append((seed, on_blocked))
-        raise dr.ParameterError("enough")
+        raise ParameterError("enough")
 
     monkeypatch.setattr(dr, "prune", prune)
     command = ["prune", files[0], "--data", files[1], "--fraction", "0.4", "--seed"]
@@ -189,7 +190,7 @@ def test_one_of_several_outputs_is_measured(work: Path, capsys: pytest.CaptureFi
         (["--outcome", "loss"], {"outcome": "loss"}),
         (["--outcome", "margin", "--seed", "3"], {"outcome": "margin", "seed": 3}),
         (["--forward-only"], {"gradients": False}),
-        (["--rate", "0.5"], {"design": dr.Bernoulli(0.5)}),
+        (["--rate", "0.5"], {"design": dr.designs.Bernoulli(0.5)}),
     ],
 )
 def test_options_are_those_of_the_library(
@@ -210,7 +211,7 @@ def test_masks_of_weights_are_shared_by_as_many_examples_as_in_the_library(
 ) -> None:
     options = ["--elements", "weights", "--include", "second", "--rows", "12800", "--record", "run"]
     assert main(["estimate", files[0], "--data", files[1], "--quiet", *options, "--rate", "0.2"]) == 0
-    assert dr.load_record("run").settings.design == dr.Bernoulli(0.2, examples_per_mask=128).settings()
+    assert dr.Record.load("run").settings.design == dr.designs.Bernoulli(0.2, examples_per_mask=128).settings()
     assert main(["estimate", files[0], "--data", files[1], "--quiet", *options[:-2]]) == 0
     weights = dr.elements(model, "weights", include=["second"])
     expected = dr.estimate(model, data, weights, rows=12800, progress=False).to_frame()
@@ -240,7 +241,7 @@ def test_record_and_figure(
 ) -> None:
     assert estimate(files, "--quiet", "--record", "run", "--plot", "impact.png") == 0
     assert "written: impact.csv\nwritten: impact.png\n" in capsys.readouterr().out
-    record = dr.load_record("run")
+    record = dr.Record.load("run")
     assert record.rows == ROWS
     pd.testing.assert_frame_equal(dr.regress(record).to_frame(), as_from_python(model, data, elements))
     height, width, _ = mpimg.imread("impact.png").shape
@@ -257,7 +258,7 @@ def test_stopped_run_goes_on(
         patch.setattr(dr.Record, "write", press_ctrl_c)
         assert estimate(files, "--quiet", "--record", "run") == 130
     assert capsys.readouterr().err == "dropreg: stopped; with --record the same command goes on from here.\n"
-    assert not dr.load_record("run").is_complete
+    assert not dr.Record.load("run").is_complete
     assert estimate(files, "--quiet", "--record", "run") == 0
     assert estimate(files, "--quiet", "--out", "whole.csv") == 0
     assert Path("impact.csv").read_bytes() == Path("whole.csv").read_bytes()
@@ -393,8 +394,8 @@ def test_module_is_a_command() -> None:
 
 
 def test_demo(work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    read = dr.examples.fashion_mnist
-    monkeypatch.setattr(dr.examples, "fashion_mnist", lambda part: tuple(values[:2000] for values in read(part)))
+    read = dr.datasets.fashion_mnist
+    monkeypatch.setattr(dr.datasets, "fashion_mnist", lambda part: tuple(values[:2000] for values in read(part)))
     folder = work / "new" / "folder"
     assert main(["demo", "--rows", "3000", "--quiet", "--out", str(folder)]) == 0
     assert sorted(path.name for path in folder.iterdir()) == ["impact.csv", "impact.png"]

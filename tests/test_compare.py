@@ -14,15 +14,16 @@ from conftest import says
 from keras import layers
 
 import dropreg as dr
-from dropreg.compare import COLUMNS
-from dropreg.cost import cost_of, total_macs
+from dropreg.element._cost import cost_of, total_macs
+from dropreg.errors import ParameterError, RecordError
+from dropreg.pruning._compare import COLUMNS
 
 Labelled = tuple[np.ndarray, np.ndarray]
 SCORERS = {
-    "random": dr.Scorer(dr.random, draws=3),
-    "OBD": dr.Scorer(dr.obd),
-    "leave one out": dr.leave_one_out,
-    "gates": dr.Scorer(dr.gates, {"rows": 600, "batch_size": 10}, per_fraction=True),
+    "random": dr.scorers.Scorer(dr.scorers.random, draws=3),
+    "OBD": dr.scorers.Scorer(dr.scorers.obd),
+    "leave one out": dr.scorers.leave_one_out,
+    "gates": dr.scorers.Scorer(dr.scorers.gates, {"rows": 600, "batch_size": 10}, per_fraction=True),
 }
 
 
@@ -32,7 +33,7 @@ def compare(model: keras.Model, data: Labelled, elements: dr.Elements, **changes
 
 
 def table_of(elements: dr.Elements, impact: Any) -> dr.ImpactTable:
-    table = dr.random(None, None, elements)  # type: ignore[arg-type]
+    table = dr.scorers.random(None, None, elements)  # type: ignore[arg-type]
     order = np.argsort(-np.asarray(impact), kind="stable")
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
@@ -60,9 +61,9 @@ def test_one_row_for_each_scorer_fraction_and_seed(model: keras.Model, data: Lab
 def test_accuracy_and_loss_are_those_of_the_masked_network(
     model: keras.Model, data: Labelled, elements: dr.Elements
 ) -> None:
-    frame = compare(model, data, elements, scorers={"spread": dr.spread}, seeds=(0,)).iloc[1:]
-    table = dr.spread(model, data, elements)
-    from dropreg.masking import MaskedNetwork
+    frame = compare(model, data, elements, scorers={"spread": dr.scorers.spread}, seeds=(0,)).iloc[1:]
+    table = dr.scorers.spread(model, data, elements)
+    from dropreg.network._masked import MaskedNetwork
 
     network = MaskedNetwork(model, elements)
     for line in frame.itertuples():
@@ -120,7 +121,7 @@ def test_the_best_of_every_layer_stays(elements: dr.Elements) -> None:
     ):
         kept = dr.select(elements, table, fraction=fraction, floor=floor).kept
         np.testing.assert_array_equal(np.flatnonzero(kept), expected)
-    with pytest.raises(dr.ParameterError, match=says("every layer something, received 0.5", "empty second", "floor=1")):
+    with pytest.raises(ParameterError, match=says("every layer something, received 0.5", "empty second", "floor=1")):
         dr.select(elements, table, fraction=0.5, floor=0)
 
 
@@ -136,8 +137,8 @@ def test_the_best_of_every_layer_stays(elements: dr.Elements) -> None:
         ({"floor": -1}, says("`floor` must be an integer of at least 0, received -1")),
         ({"seeds": ()}, says("`seeds` must be one or more different integers")),
         ({"scorers": {}}, says("`scorers` must be a dict of names to scorers")),
-        ({"scorers": {1: dr.obd}}, says("`scorers` must have names as keys, received 1: pass '1'.")),
-        ({"scorers": {"whole model": dr.obd}}, says("`scorers` must not be called 'whole model'", "rename it")),
+        ({"scorers": {1: dr.scorers.obd}}, says("`scorers` must have names as keys, received 1: pass '1'.")),
+        ({"scorers": {"whole model": dr.scorers.obd}}, says("`scorers` must not be called 'whole model'", "rename it")),
         ({"scorers": {"obd": "obd"}}, says("scorer 'obd' must be callable, received 'obd'")),
     ],
 )
@@ -145,7 +146,7 @@ def test_what_cannot_be_compared(
     changes: dict, text: str, model: keras.Model, data: Labelled, elements: dr.Elements
 ) -> None:
     called: list[int] = []
-    with pytest.raises(dr.ParameterError, match=text):
+    with pytest.raises(ParameterError, match=text):
         compare(model, data, elements, **({"scorers": {"x": counting(called)}} | changes))
     assert not called  # refused before anything is spent
 
@@ -155,7 +156,7 @@ def counting(called: list[int], stop_at: int | None = None) -> Callable[..., dr.
         if seed == stop_at:
             raise KeyboardInterrupt
         called.append(seed)
-        return dr.random(model, data, elements, seed=seed)
+        return dr.scorers.random(model, data, elements, seed=seed)
 
     return scorer
 
@@ -187,46 +188,56 @@ def test_scorers_may_have_any_name(
 def test_a_damaged_comparison_is_refused(
     text: str, model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
 ) -> None:
-    compare(model, data, elements, scorers={"x": dr.random}, out=tmp_path)
+    compare(model, data, elements, scorers={"x": dr.scorers.random}, out=tmp_path)
     (tmp_path / "comparison.csv").write_text(text)
-    with pytest.raises(dr.RecordError, match=says("comparison.csv: expected the lines of a comparison", "remove")):
-        compare(model, data, elements, scorers={"x": dr.random}, out=tmp_path)
+    with pytest.raises(RecordError, match=says("comparison.csv: expected the lines of a comparison", "remove")):
+        compare(model, data, elements, scorers={"x": dr.scorers.random}, out=tmp_path)
     (tmp_path / "comparison.csv").unlink()
-    assert len(compare(model, data, elements, scorers={"x": dr.random}, out=tmp_path)) == 5, "the remedy must work"
+    assert len(compare(model, data, elements, scorers={"x": dr.scorers.random}, out=tmp_path)) == 5, (
+        "the remedy must work"
+    )
 
 
 def test_another_comparison_is_not_mixed_in(
     model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
 ) -> None:
-    compare(model, data, elements, scorers={"obd": dr.Scorer(dr.obd)}, seeds=(0,), out=tmp_path)
-    with pytest.raises(dr.RecordError, match=says("holds another comparison (fractions differ)", "another folder")):
-        compare(model, data, elements, scorers={"obd": dr.Scorer(dr.obd)}, fractions=(0.4,), out=tmp_path)
-    with pytest.raises(dr.RecordError, match=says("scorer 'obd' differ")):
-        compare(model, data, elements, scorers={"obd": dr.Scorer(dr.obd, {"rows": 50})}, out=tmp_path)
-    with pytest.raises(dr.RecordError, match=says("(data, test_data differ)")):
-        compare(model, (data[0] + 1, data[1]), elements, scorers={"obd": dr.Scorer(dr.obd)}, out=tmp_path)
-    more = compare(model, data, elements, scorers={"spread": dr.Scorer(dr.spread)}, seeds=(0,), out=tmp_path)
+    compare(model, data, elements, scorers={"obd": dr.scorers.Scorer(dr.scorers.obd)}, seeds=(0,), out=tmp_path)
+    with pytest.raises(RecordError, match=says("holds another comparison (fractions differ)", "another folder")):
+        compare(
+            model, data, elements, scorers={"obd": dr.scorers.Scorer(dr.scorers.obd)}, fractions=(0.4,), out=tmp_path
+        )
+    with pytest.raises(RecordError, match=says("scorer 'obd' differ")):
+        compare(model, data, elements, scorers={"obd": dr.scorers.Scorer(dr.scorers.obd, {"rows": 50})}, out=tmp_path)
+    with pytest.raises(RecordError, match=says("(data, test_data differ)")):
+        compare(
+            model, (data[0] + 1, data[1]), elements, scorers={"obd": dr.scorers.Scorer(dr.scorers.obd)}, out=tmp_path
+        )
+    more = compare(
+        model, data, elements, scorers={"spread": dr.scorers.Scorer(dr.scorers.spread)}, seeds=(0,), out=tmp_path
+    )
     assert set(more["scorer"]) == {"whole model", "obd", "spread"}  # others join it
     (tmp_path / "comparison.json").write_text("{")
-    with pytest.raises(dr.RecordError, match=says("expected the settings of a comparison")):
+    with pytest.raises(RecordError, match=says("expected the settings of a comparison")):
         compare(model, data, elements, out=tmp_path)
 
 
-def metric(power: int) -> dr.PerExample:
+def metric(power: int) -> dr.outcomes.PerExample:
     """Of one power each, a function anew each time."""
-    return dr.PerExample(lambda labels, outputs: tf.reduce_max(outputs, axis=1) ** power, "margin", True)
+    return dr.outcomes.PerExample(lambda labels, outputs: tf.reduce_max(outputs, axis=1) ** power, "margin", True)
 
 
 def test_scorers_with_a_metric_are_known_in_other_processes() -> None:
-    shown = [str(dr.Scorer(dr.spread, {"outcome": metric(power), "rows": 50})) for power in (1, 1, 2)]
+    shown = [str(dr.scorers.Scorer(dr.scorers.spread, {"outcome": metric(power), "rows": 50})) for power in (1, 1, 2)]
     assert shown[0] == shown[1] != shown[2]
     assert " at 0x" not in shown[0]
-    assert str(dr.Scorer(dr.spread, {"outcome": "loss", "rows": 50})) == "spread(outcome='loss', rows=50)"
+    assert (
+        str(dr.scorers.Scorer(dr.scorers.spread, {"outcome": "loss", "rows": 50})) == "spread(outcome='loss', rows=50)"
+    )
 
 
 def test_bands_are_drawn(model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path) -> None:
     frame = compare(model, data, elements)
-    dr.plot_comparison(frame, tmp_path / "bands.png", title="two seeds")
+    dr.reporting.plot_comparison(frame, tmp_path / "bands.png", title="two seeds")
     assert (tmp_path / "bands.png").stat().st_size > 10_000
 
 
@@ -235,9 +246,9 @@ def test_a_regression_has_a_loss_and_no_accuracy(tmp_path: Path) -> None:
     model = keras.Sequential([keras.Input((3,)), layers.Dense(6, "relu"), layers.Dense(2)])
     rng = np.random.default_rng(0)
     data = (rng.normal(size=(12, 3)), rng.normal(size=(12, 2)))
-    frame = compare(model, data, dr.elements(model), scorers={"spread": dr.spread}, seeds=(0,))
+    frame = compare(model, data, dr.elements(model), scorers={"spread": dr.scorers.spread}, seeds=(0,))
     assert frame["accuracy"].isna().all()
     assert np.isfinite(frame["loss"]).all()
     for _ in range(2):
-        kept = compare(model, data, dr.elements(model), scorers={"spread": dr.spread}, seeds=(0,), out=tmp_path)
+        kept = compare(model, data, dr.elements(model), scorers={"spread": dr.scorers.spread}, seeds=(0,), out=tmp_path)
         pd.testing.assert_frame_equal(kept.drop(columns="seconds"), frame.drop(columns="seconds"))

@@ -13,7 +13,8 @@ from keras import layers
 from test_kinds import inputs, masked, randomized
 
 import dropreg as dr
-from dropreg.data import as_data, check_data
+from dropreg.data._examples import as_data, check_data
+from dropreg.errors import DataError, ModelError
 
 
 def two_outputs() -> keras.Model:
@@ -29,10 +30,10 @@ def test_an_outcome_is_measured_on_the_output_chosen() -> None:
     y = [np.random.default_rng(0).integers(0, 3, 50), np.random.default_rng(1).normal(size=50)]
     elements = dr.elements(model)
     says = r"`data` must name one .*\(first, second\), received labels {}: pass \(x, {{'first': y}}\)"
-    with pytest.raises(dr.DataError, match=says.format("without a name")):
+    with pytest.raises(DataError, match=says.format("without a name")):
         dr.sample(model, (x, y), elements, rows=64, progress=False)
-    with pytest.raises(dr.DataError, match=says.format("of third")):
-        dr.taylor(model, (x, {"third": y[0]}), elements)
+    with pytest.raises(DataError, match=says.format("of third")):
+        dr.scorers.taylor(model, (x, {"third": y[0]}), elements)
     first = dr.estimate(model, (x, y), elements, rows=5_000, outcome="loss", output="first", progress=False)
     assert (first.impact != 0).all()
     second = dr.estimate(
@@ -47,7 +48,7 @@ def test_an_outcome_is_measured_on_the_output_chosen() -> None:
     assert np.abs(second.impact[~unread]).max() > 10 * np.abs(second.impact[unread]).max()
 
 
-@pytest.mark.parametrize("scorer", [dr.taylor, dr.spread, dr.leave_one_out])
+@pytest.mark.parametrize("scorer", [dr.scorers.taylor, dr.scorers.spread, dr.scorers.leave_one_out])
 @pytest.mark.parametrize("output", ["first", "second"])
 def test_scorers_measure_the_output_that_labels_name(scorer: Callable[..., dr.ImpactTable], output: str) -> None:
     """As if the model had no other."""
@@ -96,14 +97,14 @@ def test_an_accuracy_limit_measures_the_output_that_labels_name() -> None:
     small = dr.prune(model, data=(x.copy(), {"first": y}), target=limit, recovery="none")
     wrong = np.argmax(small.model(x)[1], axis=1) != y
     assert wrong.mean() < limit.measure(small) < 0.4
-    with pytest.raises(dr.DataError, match=r"`data` of an accuracy limit must be a pair \(x, y\) with labels"):
+    with pytest.raises(DataError, match=r"`data` of an accuracy limit must be a pair \(x, y\) with labels"):
         dr.AccuracyLimit(0.4, (x, {"first": None}))
 
 
 def test_fine_tuning_one_output_of_several_is_refused() -> None:
     model = two_outputs()
     with pytest.raises(
-        dr.ModelError, match=r"`recover` must have a model of one output to learn.*received 2 \(first, second\)"
+        ModelError, match=r"`recover` must have a model of one output to learn.*received 2 \(first, second\)"
     ):
         dr.recover(model, (inputs(model, 20), {"first": np.zeros(20, int)}))
 
@@ -111,8 +112,8 @@ def test_fine_tuning_one_output_of_several_is_refused() -> None:
 def test_pruning_several_outputs_in_steps_is_refused_before_it_begins_if_it_fine_tunes() -> None:
     model = two_outputs()
     data, tuning = ((inputs(model, 20), {"first": np.zeros(20, int)}) for _ in range(2))
-    scorer = dr.Scorer(lambda *_, **__: pytest.fail("nothing is to be scored"), {})
-    with pytest.raises(dr.ModelError, match="`recover` must have a model of one output"):
+    scorer = dr.scorers.Scorer(lambda *_, **__: pytest.fail("nothing is to be scored"), {})
+    with pytest.raises(ModelError, match="`recover` must have a model of one output"):
         dr.prune_iteratively(
             *(model, data, dr.elements(model)), fraction=0.5, scorer=scorer, recovery=dr.Recovery(), tuning=tuning
         )
@@ -164,7 +165,9 @@ class Batches(keras.utils.PyDataset):
         ),
         lambda model, data, elements: dr.prune(model, data=data, elements=elements, fraction=0.5).selection.kept,
         lambda model, data, elements: dr.compare(
-            *(model, data, elements), fractions=(0.5,), scorers={"spread": dr.spread, "activation": dr.activation}
+            *(model, data, elements),
+            fractions=(0.5,),
+            scorers={"spread": dr.scorers.spread, "activation": dr.scorers.activation},
         )["loss"],
     ],
 )
@@ -219,7 +222,7 @@ def test_text_may_be_strings_or_bytes() -> None:
 
 def test_batches_of_another_dtype_are_taken_where_nothing_is_lost() -> None:
     parts = [np.array([[0.5, np.nan]]), np.array([[1, 2]]), np.array([[True, False]]), np.array([[3, 4]], np.float16)]
-    x, y = dr.stream((part, np.zeros(1)) for part in parts)
+    x, y = dr.datasets.stream((part, np.zeros(1)) for part in parts)
     assert x.dtype == np.float64
     np.testing.assert_array_equal(x, np.concatenate(parts))
     assert y.shape == (4,)
@@ -227,7 +230,7 @@ def test_batches_of_another_dtype_are_taken_where_nothing_is_lost() -> None:
 
 @pytest.mark.parametrize("labels", [(), (None,)])
 def test_batches_without_labels(labels: tuple[None, ...]) -> None:
-    x, y = dr.stream((np.full((2, 3), k), *labels) for k in range(2))
+    x, y = dr.datasets.stream((np.full((2, 3), k), *labels) for k in range(2))
     assert y is None
     np.testing.assert_array_equal(x[:, 0], [0, 0, 1, 1])
 
@@ -236,7 +239,7 @@ def test_bfloat16_is_read_as_float32() -> None:
     model = models.ready("mlp")
     x, y = models.data_for(model, 10)
     x = tf.cast(x, tf.bfloat16)
-    streamed, _ = dr.stream(tf.data.Dataset.from_tensor_slices((x, y)).batch(4))
+    streamed, _ = dr.datasets.stream(tf.data.Dataset.from_tensor_slices((x, y)).batch(4))
     for given in (streamed, x):
         (array,) = check_data(model, (given, y)).inputs
         assert array.dtype == np.float32
@@ -269,6 +272,6 @@ def test_examples_become_data_and_data_examples(name: str, n_outputs: int) -> No
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "vit"])
 @pytest.mark.parametrize("argument", ["input_axes", "quantization_config", "use_gate", "sliding_window", "renorm"])
 def test_shipped_models_say_nothing_that_the_oldest_keras_does_not_know(name: str, argument: str) -> None:
-    with zipfile.ZipFile(dr.examples.model_path(name)) as file:
+    with zipfile.ZipFile(dr.datasets.model_path(name)) as file:
         config = file.read("config.json").decode()
     assert f'"{argument}"' not in config

@@ -11,14 +11,14 @@ from keras import layers
 from test_baselines import OF_UNITS, Labelled, given, losses, one_mask
 
 import dropreg as dr
-from dropreg.baselines.derivatives import Running
-from dropreg.masking import MaskedNetwork
+from dropreg.network._masked import MaskedNetwork
+from dropreg.scorers._derivatives import Running
 
 
 @pytest.mark.parametrize("name", [*OF_UNITS, "recurrent"])
 def test_first_order_agrees_with_finite_differences(name: str) -> None:
     model, data, elements, network = given(name)
-    table = dr.taylor(model, data, elements)
+    table = dr.scorers.taylor(model, data, elements)
     step = 2e-3
     expected = [
         float(tf.reduce_mean(losses(network, data, 1 + step * row) - losses(network, data, 1 - step * row)))
@@ -43,7 +43,7 @@ def test_exact_curvature_is_the_diagonal_of_the_full_hessian(name: str) -> None:
             loss = tf.reduce_mean(losses(network, data, mask))
         slope: Any = inner.gradient(loss, mask)
     hessian: Any = outer.jacobian(slope, mask, experimental_use_pfor=False)
-    table = dr.taylor(model, data, elements, order=2, curvature=dr.Exact())
+    table = dr.scorers.taylor(model, data, elements, order=2, curvature=dr.scorers.Exact())
     diagonal = np.diag(hessian)
     np.testing.assert_allclose(table.frame["gradient_mean"], slope, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(table.frame["curvature_mean"], diagonal, rtol=1e-3, atol=1e-4 * np.abs(diagonal).max())
@@ -69,8 +69,8 @@ def test_gauss_newton_is_exact_where_logits_are_piecewise_linear(
     y = rng.normal(size=shape) if task == "regression" else rng.integers(0, 3 if task == "classes" else 2, shape)
     elements = dr.elements(model)
     tables = [
-        dr.taylor(model, (x, y), elements, order=2, curvature=curvature, outcome=outcome, task=task)
-        for curvature in (dr.Exact(), dr.GaussNewton())
+        dr.scorers.taylor(model, (x, y), elements, order=2, curvature=curvature, outcome=outcome, task=task)
+        for curvature in (dr.scorers.Exact(), dr.scorers.GaussNewton())
     ]
     for column in ("gradient_mean", "curvature_mean", "curvature_sd", "change_sd"):
         np.testing.assert_allclose(tables[1].frame[column], tables[0].frame[column], rtol=2e-3, atol=1e-5)
@@ -80,8 +80,10 @@ def test_gauss_newton_is_exact_where_logits_are_piecewise_linear(
 def test_random_directions_are_unbiased() -> None:
     """Many copies of the same examples draw many directions."""
     model, (x, y), elements, _ = given("mlp", 3)
-    expected = dr.obd(model, (x, y), elements).impact
-    found = dr.obd(model, (np.repeat(x, 1000, axis=0), np.repeat(y, 1000)), elements, curvature=dr.GaussNewton(4))
+    expected = dr.scorers.obd(model, (x, y), elements).impact
+    found = dr.scorers.obd(
+        model, (np.repeat(x, 1000, axis=0), np.repeat(y, 1000)), elements, curvature=dr.scorers.GaussNewton(4)
+    )
     assert (np.abs(found.impact - expected) <= 4.5 * found.std_error + 1e-5).all()
     assert found.std_error.max() < 0.1 * np.abs(expected).max()
 
@@ -90,13 +92,13 @@ def test_random_directions_are_unbiased() -> None:
     ("name", "settings"),
     [
         *(("mlp", {}), ("cnn", {"statistic": "sd"}), ("residual", {"statistic": "squared"})),
-        *((name, {"order": 2, "curvature": dr.Exact()}) for name in ("mlp", "cnn", "residual")),
+        *((name, {"order": 2, "curvature": dr.scorers.Exact()}) for name in ("mlp", "cnn", "residual")),
         *(("mlp", {"order": 2, "statistic": "sd"}), ("cnn", {"order": 2, "statistic": "sd"})),
     ],
 )
 def test_one_mask_a_batch_gives_the_same_derivatives(name: str, settings: dict[str, Any]) -> None:
     model, data, elements, _ = given(name)
-    rows, batch = (dr.taylor(model, data, e, **settings) for e in (elements, one_mask(elements)))
+    rows, batch = (dr.scorers.taylor(model, data, e, **settings) for e in (elements, one_mask(elements)))
     np.testing.assert_allclose(batch.impact, rows.impact, rtol=1e-3, atol=1e-5)
     assert batch.rows == rows.rows
 
@@ -104,7 +106,7 @@ def test_one_mask_a_batch_gives_the_same_derivatives(name: str, settings: dict[s
 def test_statistics_are_those_of_single_examples() -> None:
     """Each example by itself, put together by hand."""
     model, (x, y), elements, _ = given("mlp", 7)
-    single = [dr.taylor(model, (x[i : i + 1], y[i : i + 1]), elements, order=2) for i in range(7)]
+    single = [dr.scorers.taylor(model, (x[i : i + 1], y[i : i + 1]), elements, order=2) for i in range(7)]
     changes = np.array([table.frame["change_mean"] for table in single])
     expected = {
         "mean": changes.mean(axis=0),
@@ -112,11 +114,11 @@ def test_statistics_are_those_of_single_examples() -> None:
         "sd": changes.std(axis=0, ddof=1),
     }
     for statistic, values in expected.items():
-        table = dr.taylor(model, (x, y), elements, order=2, statistic=statistic)  # type: ignore[arg-type]
+        table = dr.scorers.taylor(model, (x, y), elements, order=2, statistic=statistic)  # type: ignore[arg-type]
         np.testing.assert_allclose(table.impact, values, rtol=1e-3, atol=1e-6)
         if statistic == "mean":
             np.testing.assert_allclose(table.std_error, changes.std(axis=0, ddof=1) / 7**0.5, rtol=1e-3)
-    np.testing.assert_allclose(dr.spread(model, (x, y), elements, order=2).impact, expected["sd"], rtol=1e-3)
+    np.testing.assert_allclose(dr.scorers.spread(model, (x, y), elements, order=2).impact, expected["sd"], rtol=1e-3)
 
 
 def test_moments_gathered_in_batches_are_those_of_all() -> None:
@@ -134,16 +136,19 @@ def test_second_order_is_exact_for_a_quadratic_outcome() -> None:
     model = keras.Sequential([keras.Input((3,)), layers.Dense(5), layers.Dense(2)])
     rng = np.random.default_rng(1)
     data, elements = (rng.normal(size=(20, 3)), rng.normal(size=(20, 2))), dr.elements(model)
-    taylor, measured = dr.taylor(model, data, elements, order=2), dr.leave_one_out(model, data, elements)
+    taylor, measured = (
+        dr.scorers.taylor(model, data, elements, order=2),
+        dr.scorers.leave_one_out(model, data, elements),
+    )
     np.testing.assert_allclose(taylor.impact, measured.impact, rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(taylor.std_error, measured.std_error, rtol=1e-3)
     np.testing.assert_allclose(taylor.frame["change_sd"], measured.frame["change_sd"], rtol=1e-3)
 
 
 def test_outcomes_of_which_more_is_better_change_sign(model: keras.Model, data: Labelled, elements: Any) -> None:
-    table = dr.taylor(model, data, elements, outcome="margin")
+    table = dr.scorers.taylor(model, data, elements, outcome="margin")
     np.testing.assert_allclose(table.impact, table.frame["gradient_mean"])
-    measured = dr.leave_one_out(model, data, elements, outcome="accuracy")
+    measured = dr.scorers.leave_one_out(model, data, elements, outcome="accuracy")
     np.testing.assert_allclose(measured.impact, -measured.frame["change_mean"])
     assert measured.impact.mean() > 0  # a trained-looking network loses accuracy
 
@@ -160,7 +165,7 @@ def test_derivatives_of_other_kinds_agree_with_finite_differences(name: str, kin
     elements, data = dr.elements(model, kind), models.data_for(model, 4)
     network, step = MaskedNetwork(model, elements), 2e-3
     chosen = np.random.default_rng(0).choice(len(elements), min(len(elements), 12), replace=False)
-    table = dr.taylor(model, data, elements)
+    table = dr.scorers.taylor(model, data, elements)
     slopes = []
     for j in chosen:
         move = step * np.eye(len(elements), dtype=np.float32)[j]
@@ -184,7 +189,10 @@ def test_the_derivative_of_a_weight_is_its_gradient_times_itself() -> None:
         loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(y, model(x)))
     slopes: Any = tape.gradient(loss, [kernel.value for kernel in kernels])
     expected = np.concatenate([np.ravel(g * w.numpy()) for g, w in zip(slopes, kernels, strict=True)])
-    np.testing.assert_allclose(dr.taylor(model, (x, y), elements).impact, -expected, rtol=1e-3, atol=1e-5)
-    exact, newton = (dr.obd(model, (x, y), elements, curvature=c).impact for c in (dr.Exact(), dr.GaussNewton()))
+    np.testing.assert_allclose(dr.scorers.taylor(model, (x, y), elements).impact, -expected, rtol=1e-3, atol=1e-5)
+    exact, newton = (
+        dr.scorers.obd(model, (x, y), elements, curvature=c).impact
+        for c in (dr.scorers.Exact(), dr.scorers.GaussNewton())
+    )
     last = np.array(elements.layers) == "out"  # logits are linear in these
     np.testing.assert_allclose(newton[last], exact[last], rtol=1e-3, atol=1e-6)

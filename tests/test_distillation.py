@@ -11,9 +11,10 @@ from keras import layers
 from scipy.special import log_softmax
 
 import dropreg as dr
-from dropreg.distillation import DISTILLATION
-from dropreg.logits import guess_task
-from dropreg.tuning import Trainer
+from dropreg.errors import DataError, ModelError, ParameterError
+from dropreg.network._logits import guess_task
+from dropreg.recovery._distill import DISTILLATION
+from dropreg.recovery._trainer import Trainer
 
 FAST: dict[str, Any] = {"epochs": 3, "batch_size": 16, "trial_epochs": 1}
 GRID = ("mlp_activations", "cnn_bn", "two_inputs", "tagger")
@@ -96,7 +97,7 @@ def test_a_bold_rate_is_taken_where_its_trial_ends_lower_than_that_of_the_larges
 
 @pytest.mark.parametrize("bold", [0.01, 0.001, np.inf, np.nan])
 def test_bold_rates_that_are_none_are_refused(bold: float) -> None:
-    with pytest.raises(dr.ParameterError, match=r"`bold_rate` must be above `learning_rate` and finite, received"):
+    with pytest.raises(ParameterError, match=r"`bold_rate` must be above `learning_rate` and finite, received"):
         dr.Recovery(learning_rate=(0.01, 0.001), bold_rate=bold)
 
 
@@ -163,7 +164,7 @@ def test_all_outputs_are_learned_from_the_teacher() -> None:
     named = {"labels": (np.random.default_rng(1).random((120, 2)) < 0.5).astype(int)}  # says what the output is
     again = dr.recover(student, (x, named), teacher=teacher, validation=(x.copy(), None), recovery=recovery)
     assert again.loss_after < again.loss_before
-    with pytest.raises(dr.ModelError, match=r"of one output to learn from labels, received 3 .*Recovery\(distill=1\)"):
+    with pytest.raises(ModelError, match=r"of one output to learn from labels, received 3 .*Recovery\(distill=1\)"):
         dr.recover(student, (x, named), recovery=dr.Recovery())
 
 
@@ -242,7 +243,7 @@ def test_pruning_distils_by_default_where_it_chooses_and_merges() -> None:
         assert dr.prune(model, data=(x, y), **options).recovered is None
     model.trainable = False
     assert dr.prune(model, data=(x, y), fraction=0.4).recovered is None
-    with pytest.raises(dr.ModelError, match="must have trainable weights, received none"):
+    with pytest.raises(ModelError, match="must have trainable weights, received none"):
         dr.prune(model, small.selection, (x, y), recovery="distill")
 
 
@@ -282,17 +283,17 @@ def test_bad_recoveries() -> None:
     model = models.ready("mlp")
     x, y = models.data_for(model, 40)
     selection = smaller(model)
-    with pytest.raises(dr.ParameterError, match="`recovery` must be one of distill, none or a Recovery, received 'x'"):
+    with pytest.raises(ParameterError, match="`recovery` must be one of distill, none or a Recovery, received 'x'"):
         dr.prune(model, selection, (x, y), recovery="x")
-    with pytest.raises(dr.ParameterError, match=r"`recovery` must have examples to learn from, received none: pass"):
+    with pytest.raises(ParameterError, match=r"`recovery` must have examples to learn from, received none: pass"):
         dr.prune(model, selection, recovery="distill")
-    with pytest.raises(dr.DataError, match=r"at least two examples to learn from.*received one.*recovery='none'"):
+    with pytest.raises(DataError, match=r"at least two examples to learn from.*received one.*recovery='none'"):
         dr.prune(model, selection, (x[:1], None), merge="none", recovery="distill")
-    with pytest.raises(dr.DataError, match=r"`data` must have labels where distill is below 1"):
+    with pytest.raises(DataError, match=r"`data` must have labels where distill is below 1"):
         dr.prune(model, selection, (x, None), recovery=dr.Recovery())
-    with pytest.raises(dr.ParameterError, match=r"`learning_rate` must be positive and finite, received \(\)"):
+    with pytest.raises(ParameterError, match=r"`learning_rate` must be positive and finite, received \(\)"):
         dr.Recovery(learning_rate=())
-    with pytest.raises(dr.ParameterError, match=r"`learning_rate` must be positive and finite, received \(0.1, -1\)"):
+    with pytest.raises(ParameterError, match=r"`learning_rate` must be positive and finite, received \(0.1, -1\)"):
         dr.Recovery(learning_rate=(0.1, -1))
-    with pytest.raises(dr.ParameterError, match="`trial_epochs` must be an integer of at least 1, received 0"):
+    with pytest.raises(ParameterError, match="`trial_epochs` must be an integer of at least 1, received 0"):
         dr.Recovery(trial_epochs=0)

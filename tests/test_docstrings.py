@@ -10,7 +10,7 @@ import pytest
 
 import dropreg as dr
 
-MADE_BY_FUNCTIONS = (dr.Record, dr.MaskedGame)
+MADE_BY_FUNCTIONS = (dr.Record, dr.scorers.MaskedGame)
 HOOKS = ("on_train_begin", "on_epoch_end", "on_train_end")
 """Of Keras' callbacks, whose documentation says what they are given."""
 

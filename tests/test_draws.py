@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import dropreg as dr
-from dropreg.designs import examples_of_rows, random_words
+from dropreg._utils._draws import examples_of_rows, random_words
 
 seeds = st.integers(0, 2**64 - 1)
 chunk_numbers = st.integers(0, 2**40)
@@ -79,7 +79,7 @@ def test_order_of_examples_does_not_favour_a_place() -> None:
 
 @given(seeds, chunk_numbers, rates)
 def test_one_rate_is_realized(seed: int, chunk: int, rate: float) -> None:
-    masks = dr.Bernoulli(rate).draw(seed, chunk, 500, 20)
+    masks = dr.designs.Bernoulli(rate).draw(seed, chunk, 500, 20)
     assert masks.dtype == np.bool_
     assert masks.shape == (500, 20)
     assert 1 - masks.mean() == pytest.approx(rate, abs=7 * np.sqrt(rate * (1 - rate) / masks.size))
@@ -87,7 +87,7 @@ def test_one_rate_is_realized(seed: int, chunk: int, rate: float) -> None:
 
 @given(seeds, st.lists(rates, min_size=1, max_size=10))
 def test_rates_of_ones_own_are_realized(seed: int, rate: list[float]) -> None:
-    design = dr.Bernoulli(tuple(rate))
+    design = dr.designs.Bernoulli(tuple(rate))
     masks = design.draw(seed, 0, 4000, len(rate))
     expected = np.array(rate)
     assert (np.abs(1 - masks.mean(axis=0) - expected) <= 7 * np.sqrt(expected * (1 - expected) / 4000)).all()
@@ -96,14 +96,14 @@ def test_rates_of_ones_own_are_realized(seed: int, rate: list[float]) -> None:
 
 @pytest.mark.parametrize("rate", [1e-12, 2**-33, 1 - 2**-33, 1 - 1e-12, np.nextafter(1, 0)])
 def test_extreme_rates_do_not_wrap(rate: float) -> None:
-    assert (dr.Bernoulli(rate).draw(0, 0, 100, 10) == (rate < 0.5)).all()
+    assert (dr.designs.Bernoulli(rate).draw(0, 0, 100, 10) == (rate < 0.5)).all()
 
 
 @given(seeds, chunk_numbers, rates, st.integers(0, 60), st.integers(0, 60), small)
 def test_fewer_rows_are_a_prefix_of_more(
     seed: int, chunk: int, rate: float, rows: int, more: int, n_elements: int
 ) -> None:
-    design = dr.Bernoulli(rate)
+    design = dr.designs.Bernoulli(rate)
     np.testing.assert_array_equal(
         design.draw(seed, chunk, rows, n_elements), design.draw(seed, chunk, rows + more, n_elements)[:rows]
     )
@@ -111,7 +111,7 @@ def test_fewer_rows_are_a_prefix_of_more(
 
 @given(seeds, st.lists(st.integers(0, 10**6), min_size=2, max_size=6, unique=True))
 def test_chunks_differ_whatever_the_order_of_calls(seed: int, numbers: list[int]) -> None:
-    design = dr.Bernoulli(0.5)
+    design = dr.designs.Bernoulli(0.5)
     drawn = {number: design.draw(seed, number, 20, 8) for number in numbers}
     assert len({masks.tobytes() for masks in drawn.values()}) == len(numbers)
     for number in reversed(numbers):
@@ -119,7 +119,7 @@ def test_chunks_differ_whatever_the_order_of_calls(seed: int, numbers: list[int]
 
 
 def test_elements_and_rows_are_independent() -> None:
-    masks = dr.Bernoulli(0.3).draw(5, 0, 20_000, 12)
+    masks = dr.designs.Bernoulli(0.3).draw(5, 0, 20_000, 12)
     between_elements = np.corrcoef(masks.T) - np.eye(12)
     assert np.abs(between_elements).max() < 6 / np.sqrt(20_000)
     between_rows = np.corrcoef(masks[:-1].ravel(), masks[1:].ravel())[0, 1]
@@ -129,4 +129,4 @@ def test_elements_and_rows_are_independent() -> None:
 @given(rates, rates)
 def test_a_larger_rate_drops_what_a_smaller_one_drops(one: float, other: float) -> None:
     low, high = sorted((one, other))
-    assert (dr.Bernoulli(low).draw(0, 0, 50, 8) >= dr.Bernoulli(high).draw(0, 0, 50, 8)).all()
+    assert (dr.designs.Bernoulli(low).draw(0, 0, 50, 8) >= dr.designs.Bernoulli(high).draw(0, 0, 50, 8)).all()

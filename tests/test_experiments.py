@@ -19,7 +19,7 @@ def test_ablation_regression_comes_near_leave_one_out(monkeypatch: pytest.Monkey
     coar = importlib.import_module("coar")
     model, data, elements, _ = given("mlp")
     table = coar.ablation_regression(model, data, elements, rows=30_000, keep=0.97, outcome="loss")
-    measured = dr.leave_one_out(model, data, elements)
+    measured = dr.scorers.leave_one_out(model, data, elements)
     assert np.corrcoef(table.impact, measured.impact)[0, 1] > 0.95
     published = coar.ablation_regression(model, data, elements, rows=30_000)
     assert published.outcome == "margin"

@@ -12,8 +12,9 @@ import pytest
 from keras import layers
 
 import dropreg as dr
-from dropreg.masking import MaskedNetwork
-from dropreg.schedules import fractions_by_step
+from dropreg.errors import DataError, ModelError, ParameterError
+from dropreg.network._masked import MaskedNetwork
+from dropreg.pruning._step_sizes import fractions_by_step
 
 ROUNDING = 1e-4  # float32, relative to the largest output
 FAST = dr.Recovery(epochs=1, learning_rate=0.01, batch_size=16)
@@ -40,7 +41,7 @@ def assert_same(before: list[np.ndarray], after: list[np.ndarray]) -> None:
 
 
 def table_of(elements: dr.Elements, impact: np.ndarray) -> dr.ImpactTable:
-    table = dr.random(None, None, elements)  # type: ignore[arg-type]
+    table = dr.scorers.random(None, None, elements)  # type: ignore[arg-type]
     order = np.argsort(-impact, kind="stable")
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
@@ -56,7 +57,7 @@ def biases(model: keras.Model, data: Any, elements: dr.Elements, *, seed: int) -
 
 def iterate(model: keras.Model, kind: Any = "neurons", **changes: Any) -> dr.Pruned:
     """Three steps on random data."""
-    settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.random, "steps": 3, "merge": "none"}
+    settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.scorers.random, "steps": 3, "merge": "none"}
     return dr.prune_iteratively(model, models.data_for(model, 40), dr.elements(model, kind), **(settings | changes))
 
 
@@ -69,7 +70,7 @@ def test_one_step_is_pruning_at_once(name: str, kind: Any, merge: str | None) ->
     model = models.ready(name)
     elements, data = dr.elements(model, kind), models.data_for(model, 40)
     found = iterate(model, kind, steps=1, merge=merge, seed=3)
-    chosen = dr.select(elements, dr.random(model, data, elements, seed=3), fraction=0.5)
+    chosen = dr.select(elements, dr.scorers.random(model, data, elements, seed=3), fraction=0.5)
     expected = dr.prune(model, chosen, data, merge=merge)
     np.testing.assert_array_equal(found.selection.kept, chosen.kept)
     assert_same(weights_of(found.model), weights_of(expected.model))
@@ -131,7 +132,7 @@ def test_each_step_scores_what_the_one_before_it_left(kind: Any) -> None:
     def watching(model: Any, data: Any, elements: Any, *, kept: Any = None, seed: int) -> dr.ImpactTable:
         zeros = sum(int((weight == 0).sum()) for weight in weights_of(model))
         seen.append((seed, np.ones(len(elements), bool) if kept is None else kept, zeros))
-        return dr.random(model, data, elements, seed=seed)
+        return dr.scorers.random(model, data, elements, seed=seed)
 
     found = iterate(model, kind, scorer=watching, seed=5, steps=4)
     n = len(found.selection.kept)
@@ -152,7 +153,7 @@ def test_each_step_scores_what_the_one_before_it_left(kind: Any) -> None:
 @pytest.mark.parametrize("kind", ["neurons", "weights"])
 def test_floors_hold(kind: Any) -> None:
     model = models.build("mlp")
-    found = iterate(model, kind, fraction=0.5, floor=2, scorer=biases if kind == "neurons" else dr.magnitude)
+    found = iterate(model, kind, fraction=0.5, floor=2, scorer=biases if kind == "neurons" else dr.scorers.magnitude)
     assert found.selection.by_layer()["kept"].min() >= 2
     spoiled = models.build("mlp")
     for name in ("a", "b"):
@@ -160,7 +161,7 @@ def test_floors_hold(kind: Any) -> None:
         spoiled.get_layer(name).set_weights(
             [kernel * (1e-3 if name == "b" else 1.0), bias - (99 if name == "b" else 0)]
         )
-    found = iterate(spoiled, kind, floor=2, scorer=biases if kind == "neurons" else dr.magnitude)
+    found = iterate(spoiled, kind, floor=2, scorer=biases if kind == "neurons" else dr.scorers.magnitude)
     assert found.selection.by_layer().set_index("layer")["kept"]["b"] == 2
 
 
@@ -208,7 +209,7 @@ def test_the_model_is_as_it_was_when_a_scorer_raises() -> None:
             calls.append(seed)
             if len(calls) == 2:
                 raise RuntimeError("no more")
-            return dr.random(model, data, elements, seed=seed)
+            return dr.scorers.random(model, data, elements, seed=seed)
 
         with pytest.raises(RuntimeError, match="no more"):
             iterate(model, kind, scorer=failing)
@@ -221,13 +222,13 @@ def test_scorers_that_need_the_fraction_get_it() -> None:
 
     def asking(model: Any, data: Any, elements: Any, *, fraction: float, seed: int) -> dr.ImpactTable:
         asked.append((len(elements), fraction))
-        return dr.random(model, data, elements, seed=seed)
+        return dr.scorers.random(model, data, elements, seed=seed)
 
     model = models.ready("mlp")
-    iterate(model, scorer=dr.Scorer(asking, per_fraction=True), schedule="linear", fraction=6 / 9)
+    iterate(model, scorer=dr.scorers.Scorer(asking, per_fraction=True), schedule="linear", fraction=6 / 9)
     assert asked == [(9, pytest.approx(2 / 9)), (7, pytest.approx(2 / 7)), (5, pytest.approx(2 / 5))]
     asked.clear()
-    iterate(model, "weights", scorer=dr.Scorer(asking, per_fraction=True), schedule="linear", fraction=0.6)
+    iterate(model, "weights", scorer=dr.scorers.Scorer(asking, per_fraction=True), schedule="linear", fraction=0.6)
     assert [fraction for _, fraction in asked] == pytest.approx([0.2, 0.4, 0.6], abs=0.01)
 
 
@@ -244,7 +245,7 @@ def test_layers_that_cannot_be_cut_are_refused_or_kept() -> None:
     x = inputs = keras.Input((4,))
     x = Folding(name="folding")(layers.Dense(4, name="stuck")(x))
     model = keras.Model(inputs, layers.Dense(3, name="out")(layers.Dense(6, name="free")(x)))
-    with pytest.raises(dr.ModelError, match=r"layer 'folding' \(Folding\) must be cut.*on_blocked='keep'"):
+    with pytest.raises(ModelError, match=r"layer 'folding' \(Folding\) must be cut.*on_blocked='keep'"):
         iterate(model)
     found = iterate(model, on_blocked="keep")
     assert found.blocked == (("folding", "its rule has no `cut` method"),)
@@ -277,11 +278,9 @@ def test_elements_that_vanish_with_a_branch_are_named() -> None:
             elements, np.array([0.0 if kind == "branch" else 1.0 + j for j, kind in enumerate(elements.kinds)])
         )
 
-    with pytest.raises(
-        dr.ModelError, match=r"after step 1 the smaller model must have the 10 elements that are left.*"
-    ):
+    with pytest.raises(ModelError, match=r"after step 1 the smaller model must have the 10 elements that are left.*"):
         iterate(model, ("neurons", "branches"), scorer=branches_first, schedule="linear", fraction=3 / 11)
-    with pytest.raises(dr.ModelError, match=r"received .*none of heads, branches.*Prune one kind after the other"):
+    with pytest.raises(ModelError, match=r"received .*none of heads, branches.*Prune one kind after the other"):
         iterate(model_of_one_branch_and_a_head(), ("heads", "branches"), scorer=branches_first, schedule="linear")
 
 
@@ -295,7 +294,7 @@ def test_batches_are_read_once() -> None:
     model = models.ready("mlp")
     x, y = models.data_for(model, 40)
     batches = ((x[k : k + 8], y[k : k + 8]) for k in range(0, 40, 8))
-    settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.activation, "steps": 2, "merge": "none"}
+    settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.scorers.activation, "steps": 2, "merge": "none"}
     once = dr.prune_iteratively(model, batches, dr.elements(model), **settings)
     again = dr.prune_iteratively(model, (x, y), dr.elements(model), **settings)
     assert_same(weights_of(once.model), weights_of(again.model))
@@ -313,66 +312,66 @@ X, Y = models.data_for(models.ready("mlp"), 40)
 @pytest.mark.parametrize(
     ("changes", "error", "text"),
     [
-        ({"fraction": 1.0}, dr.ParameterError, "`fraction` must lie strictly between 0 and 1, received 1.0"),
+        ({"fraction": 1.0}, ParameterError, "`fraction` must lie strictly between 0 and 1, received 1.0"),
         (
             {"fraction": 0.01},
-            dr.ParameterError,
+            ParameterError,
             "must remove at least one of the 9 elements, received 0.01: pass more than 0.0556",
         ),
-        ({"steps": 0}, dr.ParameterError, "`steps` must be an integer of at least 1, received 0"),
+        ({"steps": 0}, ParameterError, "`steps` must be an integer of at least 1, received 0"),
         (
             {"schedule": "square"},
-            dr.ParameterError,
+            ParameterError,
             "`schedule` must be one of cubic, linear, one_shot, received 'square'",
         ),
-        ({"floor": 4}, dr.ParameterError, r"leaves 5 of 9 elements.*at least 8 \(4 for each layer\)"),
-        ({"merge": "best"}, dr.ParameterError, "`merge` must be one of"),
-        ({"scorer": "taylor"}, dr.ParameterError, "`scorer` must be a Scorer or callable, received 'taylor'"),
+        ({"floor": 4}, ParameterError, r"leaves 5 of 9 elements.*at least 8 \(4 for each layer\)"),
+        ({"merge": "best"}, ParameterError, "`merge` must be one of"),
+        ({"scorer": "taylor"}, ParameterError, "`scorer` must be a Scorer or callable, received 'taylor'"),
         (
             {"scorer": lambda *_, seed: 3},
-            dr.ParameterError,
+            ParameterError,
             "must return an ImpactTable of the 9 elements .*received int",
         ),
-        ({"on_blocked": "skip"}, dr.ParameterError, "`on_blocked` must be one of raise, keep"),
-        ({"recovery": FAST}, dr.ParameterError, "`recovery` must have examples to train on, received tuning=None"),
-        ({"tuning": (X.copy(), Y)}, dr.ParameterError, "`tuning` must go with `recovery`, received recovery=None"),
+        ({"on_blocked": "skip"}, ParameterError, "`on_blocked` must be one of raise, keep"),
+        ({"recovery": FAST}, ParameterError, "`recovery` must have examples to train on, received tuning=None"),
+        ({"tuning": (X.copy(), Y)}, ParameterError, "`tuning` must go with `recovery`, received recovery=None"),
         (
             {"recovery": FAST, "tuning": (X, Y)},
-            dr.DataError,
+            DataError,
             "`data` and `tuning` must be different examples.*split them",
         ),
-        ({"recovery": FAST, "tuning": (X[10:], Y[10:])}, dr.DataError, "arrays that share memory"),
+        ({"recovery": FAST, "tuning": (X[10:], Y[10:])}, DataError, "arrays that share memory"),
         (
             {"recovery": FAST, "tuning": (X.copy(), None)},
-            dr.DataError,
+            DataError,
             "`tuning` must have labels where distill is below 1",
         ),
         (
             {"recovery": FAST, "tuning": (X.copy()[:, 1:], Y)},
-            dr.DataError,
+            DataError,
             r"must have shape \(any, 6\), received \(40, 5\)",
         ),
     ],
 )
 def test_bad_arguments(changes: dict[str, Any], error: Any, text: str) -> None:
     model = models.ready("mlp")
-    settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.random}
+    settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.scorers.random}
     with pytest.raises(error, match=text):
         dr.prune_iteratively(model, (X, Y), dr.elements(model), **(settings | changes))
 
 
 def test_halves_of_one_array_are_different_examples() -> None:
     model = models.ready("mlp")
-    more: dict[str, Any] = {"scorer": dr.random, "steps": 1, "recovery": FAST, "tuning": (X[1::2], Y[1::2])}
+    more: dict[str, Any] = {"scorer": dr.scorers.random, "steps": 1, "recovery": FAST, "tuning": (X[1::2], Y[1::2])}
     dr.prune_iteratively(model, (X[::2], Y[::2]), dr.elements(model), fraction=0.5, **more)
 
 
 def test_elements_that_do_not_belong() -> None:
     model = models.ready("mlp")
-    with pytest.raises(dr.ModelError, match="were found in another model"):
+    with pytest.raises(ModelError, match="were found in another model"):
         dr.prune_iteratively(model, (X, Y), dr.elements(models.ready("cnn")), fraction=0.5)
-    with pytest.raises(dr.ParameterError, match="`elements` must be Elements, received list"):
+    with pytest.raises(ParameterError, match="`elements` must be Elements, received list"):
         dr.prune_iteratively(model, (X, Y), [1], fraction=0.5)  # type: ignore[arg-type]
     mixed = dr.elements(model, ("neurons", "weights"))
-    with pytest.raises(dr.ModelError, match=r"selection of weights must hold no other kind.*one kind after the other"):
+    with pytest.raises(ModelError, match=r"selection of weights must hold no other kind.*one kind after the other"):
         dr.prune_iteratively(model, (X, Y), mixed, fraction=0.5)

@@ -11,8 +11,10 @@ import tensorflow as tf
 from keras import layers
 
 import dropreg as dr
-from dropreg.graph import all_layers, trace_graph, variables_of
-from dropreg.masking import MaskedNetwork
+from dropreg.errors import ParameterError
+from dropreg.graph._access import all_layers, variables_of
+from dropreg.graph._trace import trace_graph
+from dropreg.network._masked import MaskedNetwork
 
 RELATIVE, ABSOLUTE = 1e-4, 1e-5  # float32 rounding through a few layers
 
@@ -265,7 +267,7 @@ def test_impacts_of_weights_converge_to_enumeration() -> None:
         - np.average(loss[every[:, j]], weights=chance[every[:, j]])
         for j in range(n)
     ]
-    design = dr.Bernoulli(rate, examples_per_mask=16)
+    design = dr.designs.Bernoulli(rate, examples_per_mask=16)
     record = dr.sample(
         *(model, (x, y), elements),
         rows=16 * 2_000,
@@ -287,7 +289,7 @@ def test_gradients_under_one_mask_are_those_of_its_mean_outcome() -> None:
     record = dr.sample(
         *(model, (x, y), elements),
         rows=8 * 20,
-        design=dr.Bernoulli(0.3, examples_per_mask=8),
+        design=dr.designs.Bernoulli(0.3, examples_per_mask=8),
         outcomes="loss",
         gradients=("loss",),
         fidelity=None,
@@ -327,12 +329,12 @@ def test_large_and_small_estimators_agree(monkeypatch: pytest.MonkeyPatch) -> No
     large = dr.regress(record, outcome="loss")
     assert (np.abs(small.impact - large.impact) < 4 * np.hypot(small.std_error, large.std_error)).all()
     assert dr.regress(record, outcome="loss", estimator="marginal").method == "marginal regression"
-    with pytest.raises(dr.ParameterError, match=r"estimator='ols' must have at most 5 elements, received 9"):
+    with pytest.raises(ParameterError, match=r"estimator='ols' must have at most 5 elements, received 9"):
         dr.regress(record, outcome="loss", estimator="ols")
 
 
 def test_a_record_of_many_elements_draws_its_masks_again(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dropreg import record as records
+    from dropreg.sampling import _record as records
 
     monkeypatch.setattr(records, "MOST_STORED", 5)
     model = models.ready("mlp")
@@ -344,7 +346,7 @@ def test_a_record_of_many_elements_draws_its_masks_again(tmp_path, monkeypatch: 
         out=tmp_path / "record",
         progress=False,
     )
-    read = dr.load_record(tmp_path / "record")
+    read = dr.Record.load(tmp_path / "record")
     for one, other in zip(written.chunks(), read.chunks(), strict=True):
         np.testing.assert_array_equal(one.masks, other.masks)
     np.testing.assert_array_equal(dr.regress(written, outcome="loss").impact, dr.regress(read, outcome="loss").impact)

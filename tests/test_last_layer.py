@@ -10,13 +10,14 @@ import tensorflow as tf
 from keras import layers
 
 import dropreg as dr
-from dropreg.data import check_data
-from dropreg.graph import trace_graph
-from dropreg.last_layer import LastLayer
-from dropreg.masking import MaskedNetwork
-from dropreg.merged import MergedNetwork
-from dropreg.outcomes import Divergence
-from dropreg.prediction import Prediction, Task
+from dropreg.data._examples import check_data
+from dropreg.data._prediction import Prediction
+from dropreg.data._tasks import Task
+from dropreg.graph._trace import trace_graph
+from dropreg.network._last_layer import LastLayer
+from dropreg.network._masked import MaskedNetwork
+from dropreg.network._merged import MergedNetwork
+from dropreg.network._outcomes import Divergence
 
 MODES: list[dict[str, Any]] = [{}, {"gradients": False}]
 

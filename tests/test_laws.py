@@ -9,8 +9,9 @@ import pytest
 import tensorflow as tf
 
 import dropreg as dr
-from dropreg.graph import all_layers
-from dropreg.masking import MaskedNetwork
+from dropreg.errors import DataError
+from dropreg.graph._access import all_layers
+from dropreg.network._masked import MaskedNetwork
 
 RELATIVE = 1e-5  # float32 rounding through a few layers
 GRID = sorted(models.BUILDERS)
@@ -159,7 +160,7 @@ def test_the_callers_model_is_never_changed(name: str) -> None:
     before = np.asarray(model(x, training=False))
     elements = dr.elements(model)
     dr.sample(model, (x, y), elements, rows=64, progress=False)
-    with pytest.raises(dr.DataError):
+    with pytest.raises(DataError):
         dr.sample(model, (x, y[:-1]), elements, rows=64, progress=False)
     for old, new in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
@@ -225,7 +226,7 @@ def test_estimates_converge_to_the_enumerated_impacts(name: str, rate: float) ->
     data = models.data_for(model, 25)
     elements = dr.elements(model)
     truth = true_impacts(model, data, elements, rate)
-    design = dr.Bernoulli(rate)
+    design = dr.designs.Bernoulli(rate)
     few, many = (
         dr.sample(model, data, elements, rows=rows, design=design, seed=1, fidelity=None, progress=False)
         for rows in (3_000, 100_000)

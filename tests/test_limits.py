@@ -15,9 +15,10 @@ from statsmodels.stats.proportion import proportion_confint
 from test_pruning import planted
 
 import dropreg as dr
-from dropreg import search
-from dropreg.data import check_data
-from dropreg.targets import upper_limit
+from dropreg.data._examples import check_data
+from dropreg.errors import TargetError
+from dropreg.pruning._annealing import _search as search
+from dropreg.pruning._targets import upper_limit
 
 QUICK: dict[str, Any] = {"rounds": 2, "rows_per_round": 256}
 
@@ -37,9 +38,7 @@ def test_accuracy_limits_drop_what_is_free() -> None:
 def test_accuracy_limits_out_of_reach() -> None:
     model, data = planted(())
     limit = dr.AccuracyLimit(0.02, (data[0][:200], data[1][:200]))
-    with pytest.raises(
-        dr.TargetError, match=r"at most 2.00% at level 0.95, but .*% was the least, with 1 el"
-    ) as raised:
+    with pytest.raises(TargetError, match=r"at most 2.00% at level 0.95, but .*% was the least, with 1 el") as raised:
         dr.anneal(model, (data[0][200:], data[1][200:]), dr.elements(model), target=limit, **QUICK)
     assert raised.value.best.kept.all()
 
@@ -211,7 +210,7 @@ def test_what_is_handed_back_loses_too_much_as_seldom_as_the_level_says(
                 progress=False,
             )
             handed_back += 1
-        except dr.TargetError:
+        except TargetError:
             pass
     assert 0.04 < handed_back / n_trials < 0.06
 

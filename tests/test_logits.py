@@ -10,8 +10,8 @@ import tensorflow as tf
 from keras import layers
 
 import dropreg as dr
-from dropreg.logits import are_logits
-from dropreg.prediction import in_float32
+from dropreg.data._prediction import in_float32
+from dropreg.network._logits import are_logits
 
 N_CLASSES = 3
 
@@ -103,8 +103,8 @@ def test_a_metric_of_ones_own_gets_outputs_as_the_network_gives_them(activation:
     def squared_error(labels: tf.Tensor, outputs: tf.Tensor) -> tf.Tensor:
         return tf.reduce_sum(tf.square(outputs - tf.one_hot(labels, N_CLASSES)), axis=-1)
 
-    metric = dr.PerExample(squared_error, "squared error", greater_is_better=False, differentiable=True)
+    metric = dr.outcomes.PerExample(squared_error, "squared error", greater_is_better=False, differentiable=True)
     settings: dict[str, Any] = {"outcome": metric, "order": 2}
-    by_outputs = dr.taylor(model, data, dr.elements(model), curvature=dr.GaussNewton(), **settings)
-    exact = dr.taylor(model, data, dr.elements(model), curvature=dr.Exact(), **settings)
+    by_outputs = dr.scorers.taylor(model, data, dr.elements(model), curvature=dr.scorers.GaussNewton(), **settings)
+    exact = dr.scorers.taylor(model, data, dr.elements(model), curvature=dr.scorers.Exact(), **settings)
     np.testing.assert_allclose(by_outputs.impact, exact.impact, rtol=1e-3, atol=1e-5)

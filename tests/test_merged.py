@@ -14,9 +14,11 @@ from keras import layers
 from test_pruning import run
 
 import dropreg as dr
-from dropreg.data import check_data
-from dropreg.masking import MaskedNetwork
-from dropreg.merged import MergedNetwork, conditional
+from dropreg.data._examples import check_data
+from dropreg.errors import ParameterError
+from dropreg.network._conditional import conditional
+from dropreg.network._masked import MaskedNetwork
+from dropreg.network._merged import MergedNetwork
 
 
 def test_masks_of_the_merged_network_that_keep_everything() -> None:
@@ -174,5 +176,5 @@ def test_flips_are_the_difference_between_two_fits(n_kept: list[int]) -> None:
 
 def test_merged_masks_need_channels(make_model: Callable[[], keras.Model], data: Labelled) -> None:
     model = make_model()
-    with pytest.raises(dr.ParameterError, match=r"'merged' must have elements that are read as channels"):
+    with pytest.raises(ParameterError, match=r"'merged' must have elements that are read as channels"):
         run(model, data, dr.elements(model, "weights"), ablation="merged", rows_per_round=2048)

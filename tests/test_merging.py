@@ -7,9 +7,10 @@ import pytest
 from keras import layers
 
 import dropreg as dr
-from dropreg import mixing
-from dropreg.mixing import Sums, copies, fit_predictions, solve
-from dropreg.twins import Twins
+from dropreg.errors import DataError, ParameterError
+from dropreg.surgery._merging import _ridge as mixing
+from dropreg.surgery._merging._ridge import Sums, copies, fit_predictions, solve
+from dropreg.surgery._merging._side_by_side import Twins
 
 
 def run(model: keras.Model, x: np.ndarray) -> np.ndarray:
@@ -67,7 +68,7 @@ def test_merging_comes_closer_to_the_whole_model(name: str) -> None:
     inputs = unseen if len(unseen) > 1 else unseen[0]
     selection = dr.Selection.random(dr.elements(model), 0.4, seed=2)
     whole = np.asarray(model(inputs, training=False))
-    merges = {"none": "none", "least_squares": dr.LeastSquares(predictions=False)}
+    merges = {"none": "none", "least_squares": dr.merging.LeastSquares(predictions=False)}
     small = {name: dr.prune(model, selection, (x, y), merge=merge) for name, merge in merges.items()}
     errors = {name: np.square(np.asarray(p.model(inputs)) - whole).mean() for name, p in small.items()}
     assert errors["least_squares"] < errors["none"]
@@ -84,7 +85,7 @@ def test_values_kept_between_layers_are_those_computed_anew(name: str, monkeypat
     merged = []
     for memory, batch_size in ((1 << 30, 8), (20_000, 8), (0, 8), (1 << 30, 60)):  # all batches, some, none, as it is
         monkeypatch.setattr(Twins.__init__, "__defaults__", (memory,))
-        merge = dr.LeastSquares(batch_size=batch_size, ridges=(0.1,), predictions=False)
+        merge = dr.merging.LeastSquares(batch_size=batch_size, ridges=(0.1,), predictions=False)
         merged.append(run(dr.prune(model, selection, data, merge=merge).model, data[0]))
     for values in merged[1:]:
         np.testing.assert_allclose(values, merged[0], rtol=1e-3, atol=1e-4)
@@ -108,7 +109,7 @@ def test_least_squares_of_one_layer_is_the_regression() -> None:
     model = keras.Sequential([keras.Input((6,)), layers.Dense(5, name="a"), layers.Dense(3, name="out")])
     x, y = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32), np.zeros((300, 3))
     selection = dr.Selection.dropping(dr.elements(model), [1, 3])
-    strategy = dr.LeastSquares(ridges=(1e-9,))
+    strategy = dr.merging.LeastSquares(ridges=(1e-9,))
     small = dr.prune(model, selection, (x, y), merge=strategy).model
     hidden = run(keras.Model(small.inputs[0], small.get_layer("a").output), x)
     design = np.column_stack([hidden, np.ones(300)])
@@ -180,7 +181,7 @@ def test_predictions_of_a_classifier_come_closer(kind: str, softmax: bool) -> No
         return float(np.sum(p * (np.log(p + 1e-9) - np.log(q + 1e-9)), axis=-1).mean())
 
     scores, both = (
-        divergence(dr.prune(model, selection, (x, y), merge=dr.LeastSquares(predictions=fit)).model)
+        divergence(dr.prune(model, selection, (x, y), merge=dr.merging.LeastSquares(predictions=fit)).model)
         for fit in (False, True)
     )
     assert both < 0.9 * scores
@@ -256,15 +257,15 @@ def test_a_single_example_is_refused() -> None:
     model = models.ready("mlp")
     x, _ = models.data_for(model, 1)
     selection = dr.Selection.random(dr.elements(model), 0.4)
-    with pytest.raises(dr.DataError, match=r"at least two examples to merge by least squares.*pass more, or merge='no"):
+    with pytest.raises(DataError, match=r"at least two examples to merge by least squares.*pass more, or merge='no"):
         dr.prune(model, selection, (x, None))
 
 
 def test_bad_strategies_say_what_is_wrong() -> None:
-    with pytest.raises(dr.ParameterError, match="`held_out` must lie strictly between 0 and 1, received 1"):
-        dr.LeastSquares(held_out=1)
-    with pytest.raises(dr.ParameterError, match="`ridges` must be one or more positive numbers"):
-        dr.LeastSquares(ridges=())
-    with pytest.raises(dr.ParameterError, match="`batch_size` must be an integer of at least 1, received 0"):
-        dr.LeastSquares(batch_size=0)
+    with pytest.raises(ParameterError, match="`held_out` must lie strictly between 0 and 1, received 1"):
+        dr.merging.LeastSquares(held_out=1)
+    with pytest.raises(ParameterError, match="`ridges` must be one or more positive numbers"):
+        dr.merging.LeastSquares(ridges=())
+    with pytest.raises(ParameterError, match="`batch_size` must be an integer of at least 1, received 0"):
+        dr.merging.LeastSquares(batch_size=0)
     assert mixing.EXACT < 1e-6

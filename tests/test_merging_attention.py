@@ -10,7 +10,7 @@ import pytest
 from keras import layers
 
 import dropreg as dr
-from dropreg.layers.attention import AttentionRule
+from dropreg.layers._attention import AttentionRule
 
 KINDS: dict[str, tuple[type, tuple[int, ...], dict[str, Any]]] = {
     "plain": (layers.MultiHeadAttention, (4, 3), {}),
@@ -53,7 +53,7 @@ def examples(n: int, seed: int = 0) -> np.ndarray:
 
 def merged(model: keras.Model, dropped: list[int], x: np.ndarray, merge: Any = None) -> keras.Model:
     selection = dr.Selection.dropping(dr.elements(model, "heads"), dropped)
-    merge = dr.LeastSquares(predictions=False) if merge is None else merge
+    merge = dr.merging.LeastSquares(predictions=False) if merge is None else merge
     return dr.prune(model, selection, (x, None), merge=merge).model
 
 
@@ -95,7 +95,7 @@ def test_the_output_projection_is_the_regression(calls: int, use_bias: bool) -> 
     given = layers.Concatenate()([attention(each, each) for each in inputs] * 2)
     model = randomized(keras.Model(inputs, layers.Dense(3, use_bias=False, name="out")(layers.Flatten()(given))))
     x = [examples(300, seed=k) for k in range(calls)]
-    strategy = dr.LeastSquares(ridges=(1e-9,), predictions=False)
+    strategy = dr.merging.LeastSquares(ridges=(1e-9,), predictions=False)
     selection = dr.Selection.dropping(dr.elements(model, "heads"), [1, 2])
     small = dr.prune(model, selection, (x if calls > 1 else x[0], None), merge=strategy).model
     rows = np.concatenate(x)
@@ -134,7 +134,7 @@ def test_projections_make_up_for_what_is_lost_before_them() -> None:
     rng = np.random.default_rng(0)
     x = [rng.normal(size=(400, *tensor.shape[1:])).astype(np.float32) for tensor in model.inputs]
     selection = dr.Selection.dropping(dr.elements(model, "neurons"), [0, 1, 2, 3, 4])
-    strategy = dr.LeastSquares(predictions=False)
+    strategy = dr.merging.LeastSquares(predictions=False)
     small = dr.prune(model, selection, (x, None), merge=strategy)
     table = small.merged
     assert table is not None

@@ -10,12 +10,12 @@ from keras import layers
 from test_merging import run
 
 import dropreg as dr
-from dropreg.finders.units import trace_channels
-from dropreg.graph import trace_graph
-from dropreg.merging import Patient
-from dropreg.plan import columns_of_labels, make_plan
-from dropreg.rebuild import rebuild
-from dropreg.twins import Twins
+from dropreg.element._units import trace_channels
+from dropreg.graph._trace import trace_graph
+from dropreg.surgery._merging._merge import Patient
+from dropreg.surgery._merging._side_by_side import Twins
+from dropreg.surgery._plan import columns_of_labels, make_plan
+from dropreg.surgery._rebuild import rebuild
 
 
 def copy_unit(cell: list[np.ndarray], copy: int, of: int) -> list[np.ndarray]:

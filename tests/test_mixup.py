@@ -13,7 +13,8 @@ from keras import layers
 from test_distillation import assert_same, outputs_of, smaller, three_outputs, weights_of
 
 import dropreg as dr
-from dropreg.mixup import continuous, mixed
+from dropreg.errors import ParameterError
+from dropreg.recovery._mixup import continuous, mixed
 
 MIXED = dr.Recovery(epochs=2, batch_size=16, distill=1.0, mixup=0.5, patience=None, seed=5)
 
@@ -129,7 +130,7 @@ def test_mixtures_help_where_examples_are_few(seed: int) -> None:
 
 
 def test_bad_mixtures() -> None:
-    with pytest.raises(dr.ParameterError, match=r"`mixup` must lie in \[0, 1\], received 1.5: 0 mixes no examples"):
+    with pytest.raises(ParameterError, match=r"`mixup` must lie in \[0, 1\], received 1.5: 0 mixes no examples"):
         dr.Recovery(distill=1.0, mixup=1.5)
-    with pytest.raises(dr.ParameterError, match=r"`mixup` must go with distill=1, received distill=0.5: mixtures have"):
+    with pytest.raises(ParameterError, match=r"`mixup` must go with distill=1, received distill=0.5: mixtures have"):
         dr.Recovery(distill=0.5, mixup=0.5)

@@ -14,8 +14,9 @@ from sklearn.metrics import f1_score
 from test_statistics import small
 
 import dropreg as dr
-from dropreg.masking import MaskedNetwork
-from dropreg.prediction import Prediction
+from dropreg.data._prediction import Prediction
+from dropreg.errors import DataError, ParameterError, RecordError
+from dropreg.network._masked import MaskedNetwork
 
 
 def head(units: int, activation: str | None) -> keras.Model:
@@ -99,13 +100,16 @@ def test_retained_accuracy_counts_what_was_right_and_stays_right() -> None:
         accuracy, retained = chunk.outcomes.T
         np.testing.assert_array_equal(retained, accuracy * right[chunk.examples[:, 0]])
     whole, cut = (Prediction(tf.constant(model(x) * scale), "classes", True) for scale in (1.0, -0.5))
-    surrogates = [outcome.surrogate(cut, tf.constant(y), whole) for outcome in (dr.RetainedAccuracy(), dr.Accuracy())]
+    surrogates = [
+        outcome.surrogate(cut, tf.constant(y), whole)
+        for outcome in (dr.outcomes.RetainedAccuracy(), dr.outcomes.Accuracy())
+    ]
     np.testing.assert_allclose(surrogates[0], surrogates[1] * right)
 
 
 def test_metrics_of_your_own() -> None:
     model, data, elements = small()
-    own = dr.PerExample(error_of, "error", greater_is_better=False)
+    own = dr.outcomes.PerExample(error_of, "error", greater_is_better=False)
     record = dr.sample(model, data, elements, rows=6000, outcomes=("accuracy", own), progress=False)
     accuracy = dr.regress(record, outcome="accuracy", estimator="ols").impact
     np.testing.assert_allclose(dr.regress(record, outcome="error").impact, accuracy, atol=1e-6)
@@ -113,8 +117,8 @@ def test_metrics_of_your_own() -> None:
 
 def test_a_metric_over_the_examples_of_a_mask() -> None:
     model, data, elements = small()
-    f1 = dr.PerMask(macro_f1, "f1", greater_is_better=True)
-    design = dr.Bernoulli(0.3, examples_per_mask=20)
+    f1 = dr.outcomes.PerMask(macro_f1, "f1", greater_is_better=True)
+    design = dr.designs.Bernoulli(0.3, examples_per_mask=20)
     record = dr.sample(model, data, elements, rows=20_000, outcomes=(f1, "accuracy"), design=design, progress=False)
     tables = [dr.regress(record, outcome=outcome) for outcome in ("f1", "accuracy")]
     assert np.corrcoef(tables[0].impact, tables[1].impact)[0, 1] > 0.5
@@ -128,34 +132,34 @@ def test_a_metric_over_the_examples_of_a_mask() -> None:
 
 def test_outcomes_that_do_not_fit_are_refused() -> None:
     model, data, elements = small()
-    with pytest.raises(dr.DataError, match=r"outcome 'accuracy' must have labels, received y=None: use outcome 'div"):
+    with pytest.raises(DataError, match=r"outcome 'accuracy' must have labels, received y=None: use outcome 'div"):
         dr.sample(model, (data[0], None), elements, rows=10, progress=False)
-    with pytest.raises(dr.ParameterError, match=r"outcome 'f1' must have several examples for each mask"):
-        dr.sample(model, data, elements, rows=10, outcomes=dr.PerMask(macro_f1, "f1", True), progress=False)
-    own = dr.PerExample(lambda labels, outputs: outputs, "mine", greater_is_better=True)
-    with pytest.raises(dr.ParameterError, match=r"outcome 'mine' must return one number for each row.*received shape"):
+    with pytest.raises(ParameterError, match=r"outcome 'f1' must have several examples for each mask"):
+        dr.sample(model, data, elements, rows=10, outcomes=dr.outcomes.PerMask(macro_f1, "f1", True), progress=False)
+    own = dr.outcomes.PerExample(lambda labels, outputs: outputs, "mine", greater_is_better=True)
+    with pytest.raises(ParameterError, match=r"outcome 'mine' must return one number for each row.*received shape"):
         dr.sample(model, data, elements, rows=100, outcomes=own, progress=False)
     regression = head(1, None)
     for name in ("accuracy", "retained"):
-        with pytest.raises(dr.ParameterError, match=rf"'{name}' must have classes, received a regression task: use"):
+        with pytest.raises(ParameterError, match=rf"'{name}' must have classes, received a regression task: use"):
             dr.sample(
                 *(regression, (data[0], data[1] + 0.5), dr.elements(regression)), rows=10, outcomes=name, progress=False
             )
-    short = dr.PerExample(lambda labels, outputs: outputs[:1, 0], "short", greater_is_better=True)
-    with pytest.raises(dr.ParameterError, match=r"outcome 'short' must return .*received shape \(1,\) for \d+ rows"):
+    short = dr.outcomes.PerExample(lambda labels, outputs: outputs[:1, 0], "short", greater_is_better=True)
+    with pytest.raises(ParameterError, match=r"outcome 'short' must return .*received shape \(1,\) for \d+ rows"):
         dr.sample(model, data, elements, rows=100, outcomes=short, progress=False)
-    plain = dr.PerExample(error_of, "error", greater_is_better=False)
-    with pytest.raises(dr.ParameterError, match=r"`gradients` must name outcomes that have one, received 'error'"):
+    plain = dr.outcomes.PerExample(error_of, "error", greater_is_better=False)
+    with pytest.raises(ParameterError, match=r"`gradients` must name outcomes that have one, received 'error'"):
         dr.sample(model, data, elements, rows=10, outcomes=plain, gradients=("error",), progress=False)
 
 
 def test_gradients_that_are_not_finite_are_refused() -> None:
     """A norm has no gradient at zero, where it is finite."""
-    norm = dr.PerExample(
+    norm = dr.outcomes.PerExample(
         lambda y, p: tf.norm(tf.nn.relu(p - 5.0), axis=-1), "norm", greater_is_better=False, differentiable=True
     )
     says = r"gradients of outcome 'norm' must be finite, received NaN .* pass gradients=\(\) to sample, gradients=False"
-    with pytest.raises(dr.RecordError, match=says):
+    with pytest.raises(RecordError, match=says):
         dr.estimate(*small(), outcome=norm, rows=500, progress=False)
     forward = dr.estimate(*small(), outcome=norm, rows=500, gradients=False, progress=False)
     assert np.isfinite(forward.impact).all(), "the remedy must work"
@@ -164,18 +168,18 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
 def test_a_metric_that_fails_leaves_the_record_usable(tmp_path: Path) -> None:
     model, data, elements = small()
     calls = itertools.count()
-    late = dr.PerMask(lambda y, p: np.nan if next(calls) > 900 else 0.5, "late", greater_is_better=True)
-    with pytest.raises(dr.RecordError, match=r"outcome 'late' must be finite.*rows are recorded in .* and stay usable"):
+    late = dr.outcomes.PerMask(lambda y, p: np.nan if next(calls) > 900 else 0.5, "late", greater_is_better=True)
+    with pytest.raises(RecordError, match=r"outcome 'late' must be finite.*rows are recorded in .* and stay usable"):
         dr.sample(
             *(model, data, elements),
             rows=50_000,
             batch_size=64,
             outcomes=("loss", late),
-            design=dr.Bernoulli(0.3, examples_per_mask=5),
+            design=dr.designs.Bernoulli(0.3, examples_per_mask=5),
             out=tmp_path / "run",
             fidelity=None,
             progress=False,
         )
-    record = dr.load_record(tmp_path / "run")
+    record = dr.Record.load(tmp_path / "run")
     assert record.rows > 0
     assert np.isfinite(dr.regress(record, outcome="loss", estimator="ridge").impact).all()

@@ -12,12 +12,19 @@ import tensorflow as tf
 from keras import layers
 
 import dropreg as dr
-from dropreg.data import check_data
-from dropreg.outcomes import Outcome
-from dropreg.prediction import Prediction
+from dropreg.data._examples import check_data
+from dropreg.data._prediction import Prediction
+from dropreg.errors import DataError, ParameterError
+from dropreg.network._outcomes import Outcome
 
 TASKS = {"classes": 3, "binary": 1, "multilabel": 2, "regression": 2}
-OUTCOMES = [dr.Accuracy(), dr.RetainedAccuracy(), dr.Loss(), dr.Margin(), dr.Divergence()]
+OUTCOMES = [
+    dr.outcomes.Accuracy(),
+    dr.outcomes.RetainedAccuracy(),
+    dr.outcomes.Loss(),
+    dr.outcomes.Margin(),
+    dr.outcomes.Divergence(),
+]
 N, POSITIONS = 12, (2, 3)
 
 
@@ -72,8 +79,8 @@ def test_a_row_counts_with_the_mean_over_its_positions(task: Any, outcome: Outco
 @pytest.mark.parametrize("task", TASKS)
 def test_scorers_give_what_single_positions_as_examples_give(task: Any) -> None:
     (mapped, data), (single, flat) = both(task)
-    settings: list[dict[str, Any]] = [{}, {"order": 2}, {"order": 2, "curvature": dr.Exact()}]
-    for score in (dr.leave_one_out, *(partial(dr.taylor, **more) for more in settings)):
+    settings: list[dict[str, Any]] = [{}, {"order": 2}, {"order": 2, "curvature": dr.scorers.Exact()}]
+    for score in (dr.scorers.leave_one_out, *(partial(dr.scorers.taylor, **more) for more in settings)):
         found, expected = (
             score(model, given, dr.elements(model), outcome="loss", task=task).impact
             for model, given in ((mapped, data), (single, flat))
@@ -86,8 +93,8 @@ def test_many_outputs_are_sketched() -> None:
     narrow = models.ready("u_net")
     x, y = models.data_for(narrow, 100)
     wide = keras.Model(narrow.inputs, layers.UpSampling2D(2)(narrow.outputs[0]))
-    found = dr.obd(wide, (x, y.repeat(2, axis=1).repeat(2, axis=2)), dr.elements(wide))
-    expected = dr.obd(narrow, (x, y), dr.elements(narrow))
+    found = dr.scorers.obd(wide, (x, y.repeat(2, axis=1).repeat(2, axis=2)), dr.elements(wide))
+    expected = dr.scorers.obd(narrow, (x, y), dr.elements(narrow))
     assert (found.rows, expected.rows) == (100 * (1 + 2 * 9), 100 * (1 + 2 * 48))
     assert found.std_error is not None
     assert (np.abs(found.impact - expected.impact) <= 4.5 * found.std_error + 1e-5).all()
@@ -103,7 +110,7 @@ def test_scores_of_the_divergence_square_to_its_second_derivatives(task: Any) ->
         outer.watch(outputs)
         with tf.GradientTape() as inner:
             inner.watch(outputs)
-            value = dr.Divergence().measure(Prediction(outputs, task, True), tf.zeros(1), whole)
+            value = dr.outcomes.Divergence().measure(Prediction(outputs, task, True), tf.zeros(1), whole)
         first = inner.gradient(value, outputs)
     jacobian: Any = outer.jacobian(first, outputs)
     second = jacobian.numpy().reshape(shape[1] * shape[2], -1)
@@ -111,13 +118,15 @@ def test_scores_of_the_divergence_square_to_its_second_derivatives(task: Any) ->
     for signs in itertools.product([-1.0, 1.0], repeat=len(second)):
         with tf.GradientTape() as tape:
             tape.watch(outputs)
-            scores = dr.Divergence.scores(Prediction(outputs, task, True), tf.reshape(tf.constant(signs), shape))
+            scores = dr.outcomes.Divergence.scores(
+                Prediction(outputs, task, True), tf.reshape(tf.constant(signs), shape)
+            )
         gradient: Any = tape.gradient(scores, outputs)
         g = gradient.numpy().reshape(-1)
         squares.append(np.outer(g, g))
     np.testing.assert_allclose(np.mean(squares, axis=0), second, atol=1e-6)
     largest = np.linalg.eigvalsh(second).max()
-    assert largest <= dr.Divergence.curvature(task, shape[1:]) + 1e-6
+    assert largest <= dr.outcomes.Divergence.curvature(task, shape[1:]) + 1e-6
 
 
 def test_deleting_is_the_same_for_single_positions() -> None:
@@ -193,11 +202,13 @@ def test_a_metric_of_ones_own_sees_all_positions() -> None:
         both = tf.reduce_sum(tf.cast(here & there, tf.float32), axis=[1, 2])
         return both / tf.maximum(tf.reduce_sum(tf.cast(here | there, tf.float32), axis=[1, 2]), 1.0)
 
-    metric = dr.PerExample(overlap, "iou", greater_is_better=True)
-    table = dr.leave_one_out(model, (x, y), dr.elements(model), outcome=metric)
+    metric = dr.outcomes.PerExample(overlap, "iou", greater_is_better=True)
+    table = dr.scorers.leave_one_out(model, (x, y), dr.elements(model), outcome=metric)
     assert np.abs(table.impact).max() > 0
-    with pytest.raises(dr.ParameterError, match=r"mean over the positions.*received 'iou' for an output of shape"):
-        dr.obd(model, (x, y), dr.elements(model), outcome=dr.PerExample(overlap, "iou", True, differentiable=True))
+    with pytest.raises(ParameterError, match=r"mean over the positions.*received 'iou' for an output of shape"):
+        dr.scorers.obd(
+            model, (x, y), dr.elements(model), outcome=dr.outcomes.PerExample(overlap, "iou", True, differentiable=True)
+        )
 
 
 def test_positions_of_any_number() -> None:
@@ -208,12 +219,12 @@ def test_positions_of_any_number() -> None:
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(20, 7, 3)).astype(np.float32), rng.integers(0, models.N_CLASSES, (20, 7))
     elements = dr.elements(model)
-    expected = dr.leave_one_out(model, (x, y), elements).impact
+    expected = dr.scorers.leave_one_out(model, (x, y), elements).impact
     assert np.isfinite(expected).all()
     record = dr.sample(model, (x, y), elements, rows=4000, progress=False)
     assert record.baseline["accuracy"].mean() == pytest.approx((np.asarray(model(x)).argmax(-1) == y).mean())
-    for use in (dr.leave_one_out, partial(dr.sample, rows=4000, progress=False)):
-        with pytest.raises(dr.DataError, match=r"`y` must have shape \(20, 7\), as the model's output.*\(20, 6\)"):
+    for use in (dr.scorers.leave_one_out, partial(dr.sample, rows=4000, progress=False)):
+        with pytest.raises(DataError, match=r"`y` must have shape \(20, 7\), as the model's output.*\(20, 6\)"):
             use(model, (x, y[:, :6]), elements)
 
 
@@ -221,10 +232,10 @@ def test_labels_with_other_positions_are_refused() -> None:
     model = models.ready("u_net")
     x, y = models.data_for(model, 6)
     for wrong in (y[:, :3], y[:, 0], y[..., np.newaxis, np.newaxis]):
-        with pytest.raises(dr.DataError, match=r"`y` must have shape \(6, 4, 4\) or \(6, 4, 4, 3\), received"):
+        with pytest.raises(DataError, match=r"`y` must have shape \(6, 4, 4\) or \(6, 4, 4, 3\), received"):
             check_data(model, (x, wrong))
     y[3, 1, 2] = 7
-    with pytest.raises(dr.DataError, match=r"must be classes 0 to 2, received 7 at example 3 \(1 such labels\)"):
+    with pytest.raises(DataError, match=r"must be classes 0 to 2, received 7 at example 3 \(1 such labels\)"):
         check_data(model, (x, y))
-    with pytest.raises(dr.DataError, match=r"`y` must have shape \(6, 4, 4, 3\) for task 'regression', received"):
+    with pytest.raises(DataError, match=r"`y` must have shape \(6, 4, 4, 3\) for task 'regression', received"):
         check_data(model, (x, np.zeros((6, 4, 3))), "regression")

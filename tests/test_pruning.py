@@ -12,10 +12,12 @@ from keras import layers
 from tqdm.auto import tqdm
 
 import dropreg as dr
-from dropreg import choosing, swaps
-from dropreg.annealer import Annealer
-from dropreg.annealing import bounded, draw_masks, keep_probabilities, slopes, trapezoid
-from dropreg.baselines.probe import Probe
+from dropreg.errors import DataError, ModelError, ParameterError
+from dropreg.network._evaluator import Probe
+from dropreg.pruning._annealing import _anneal as choosing
+from dropreg.pruning._annealing import _local_search as swaps
+from dropreg.pruning._annealing._annealer import Annealer
+from dropreg.pruning._annealing._logits import bounded, draw_masks, keep_probabilities, slopes, trapezoid
 
 FEW: dict[str, Any] = {"rounds": 4, "rows_per_round": 128}
 MODES: list[dict[str, Any]] = [{}, {"gradients": False}, {"ablation": "merged", "examples_per_mask": 16}]
@@ -240,7 +242,7 @@ def test_what_the_model_decides_wrong_decides_nothing(
 
 def test_nothing_right_is_refused(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     wrong = (np.argmax(model(data[0]), axis=1) + 1) % models.N_CLASSES
-    with pytest.raises(dr.DataError, match=rf"decides right, received none among {len(wrong)}: check that labels numb"):
+    with pytest.raises(DataError, match=rf"decides right, received none among {len(wrong)}: check that labels numb"):
         dr.anneal(model, (data[0], wrong), elements, fraction=0.5, **FEW)
     assert dr.anneal(model, (data[0], wrong), elements, fraction=0.5, outcome="accuracy", **FEW).kept.any()
 
@@ -275,7 +277,7 @@ def test_forward_passes_alone_need_no_gradient() -> None:
         model, data, elements, fraction=0.25, rounds=20, rows_per_round=2048, gradients=False, outcome="accuracy"
     )
     assert tuple(chosen.dropped) == useless
-    with pytest.raises(dr.ModelError, match=r"must have a gradient, received layer 'rounded'.*pass gradients=False"):
+    with pytest.raises(ModelError, match=r"must have a gradient, received layer 'rounded'.*pass gradients=False"):
         dr.anneal(model, data, elements, fraction=0.25, **FEW)
 
 
@@ -367,15 +369,15 @@ def run(model: keras.Model, data: Any, elements: dr.Elements, **more: Any) -> dr
 def test_bad_arguments(
     model: keras.Model, data: Labelled, elements: dr.Elements, more: dict[str, Any], text: str
 ) -> None:
-    with pytest.raises(dr.ParameterError, match=text):
+    with pytest.raises(ParameterError, match=text):
         run(model, data, elements, **more)
 
 
 def test_outcomes_that_do_not_fit(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
-    with pytest.raises(dr.DataError, match=r"outcome 'loss' must have labels, received y=None"):
+    with pytest.raises(DataError, match=r"outcome 'loss' must have labels, received y=None"):
         run(model, (data[0], None), elements, outcome="loss")
-    custom = dr.PerExample(lambda labels, outputs: outputs[:, 0], "first", True)
-    with pytest.raises(dr.ParameterError, match=r"`outcome` must have a gradient.*pass gradients=False"):
+    custom = dr.outcomes.PerExample(lambda labels, outputs: outputs[:, 0], "first", True)
+    with pytest.raises(ParameterError, match=r"`outcome` must have a gradient.*pass gradients=False"):
         run(model, data, elements, outcome=custom)
     run(model, data, elements, outcome=custom, gradients=False)
 
@@ -393,12 +395,12 @@ def test_outcomes_that_do_not_fit(model: keras.Model, data: Labelled, elements: 
     ],
 )
 def test_bad_schedules(more: dict[str, Any], text: str) -> None:
-    with pytest.raises(dr.ParameterError, match=text):
+    with pytest.raises(ParameterError, match=text):
         dr.Annealing(**more)
 
 
 def test_a_fraction_the_path_does_not_have(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     path = run(model, data, elements)
     assert "SelectionPath: annealed with gradients" in repr(path)
-    with pytest.raises(dr.ParameterError, match=r"`fraction` must be one of the path's, 0.444, received 0.8"):
+    with pytest.raises(ParameterError, match=r"`fraction` must be one of the path's, 0.444, received 0.8"):
         path.at(0.8)

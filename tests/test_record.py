@@ -24,7 +24,7 @@ def test_any_executor_gives_the_same_record(
     with EXECUTORS[name]() as executor:
         again = sample(model, data, elements, executor=executor, out=tmp_path)
     assert_same(again, record)
-    assert_same(dr.load_record(tmp_path), record)
+    assert_same(dr.Record.load(tmp_path), record)
     if isinstance(executor, Reordering):
         assert sorted(map(id, executor.finished)) == sorted(map(id, executor.submitted))
         assert executor.finished != executor.submitted, "chunks must have finished in another order"
@@ -61,11 +61,11 @@ def test_an_error_in_a_worker_reaches_the_caller(model: keras.Model, data: Label
 
 
 def test_stored_masks_are_those_drawn_again(finished: Path, record: dr.Record) -> None:
-    assert_same(dr.load_record(finished), record)
+    assert_same(dr.Record.load(finished), record)
 
 
 def test_stored_record_moves_with_its_folder(folder: Path, record: dr.Record) -> None:
-    assert_same(dr.load_record(str(folder.rename(folder.with_name("elsewhere")))), record)
+    assert_same(dr.Record.load(str(folder.rename(folder.with_name("elsewhere")))), record)
 
 
 @pytest.mark.parametrize("rows", [1, CHUNK, CHUNK + 1])
@@ -125,7 +125,9 @@ def test_elements_are_dropped_at_the_rate_of_the_design(
     model: keras.Model, data: Labelled, elements: dr.Elements
 ) -> None:
     rates = tuple(np.linspace(0.1, 0.9, len(elements)))
-    masks = rows_of(sample(model, data, elements, rows=4000, design=dr.Bernoulli(rates), batch_size=64))["masks"]
+    masks = rows_of(sample(model, data, elements, rows=4000, design=dr.designs.Bernoulli(rates), batch_size=64))[
+        "masks"
+    ]
     np.testing.assert_allclose(1 - masks.mean(axis=0), rates, atol=6 * np.sqrt(0.25 / 4000))
 
 
@@ -138,7 +140,7 @@ def test_every_example_is_used_equally_often(record: dr.Record, data: Labelled, 
 # --- what a run costs ------------------------------------------------------------------------------------------
 
 
-class Counted(dr.Outcome):
+class Counted(dr.outcomes.Outcome):
     """Always 1; counts the rows that it is measured for."""
 
     name = "counted"

@@ -11,6 +11,7 @@ from keras import layers
 from scipy.special import expit, log_softmax
 
 import dropreg as dr
+from dropreg.errors import DataError, ModelError, ParameterError
 
 FLOAT = 1e-4  # float32 sums of a few dozen rows against float64
 GRID = ("mlp", "mlp_activations", "cnn_bn", "two_inputs", "nested")
@@ -151,7 +152,7 @@ def test_layers_that_are_not_trainable_stay() -> None:
     assert_same(model.get_layer("a").get_weights(), found.model.get_layer("a").get_weights())
     assert (model.get_layer("b").get_weights()[0] != found.model.get_layer("b").get_weights()[0]).any()
     model.trainable = False
-    with pytest.raises(dr.ModelError, match="must have trainable weights, received none"):
+    with pytest.raises(ModelError, match="must have trainable weights, received none"):
         dr.recover(model, models.data_for(model, 40), recovery=FAST)
 
 
@@ -228,7 +229,7 @@ def test_the_model_is_as_it_was_when_something_raises() -> None:
     model = models.ready("cnn_bn")
     before = weights_of(model)
     settings = dr.Recovery(epochs=50, learning_rate=1e30, optimizer="sgd")
-    with pytest.raises(dr.ParameterError, match=r"held-out loss must be finite.*pass a smaller `learning_rate`"):
+    with pytest.raises(ParameterError, match=r"held-out loss must be finite.*pass a smaller `learning_rate`"):
         dr.recover(model, models.data_for(model, 20), recovery=settings)
     assert_same(before, weights_of(model))
     assert not model.compiled
@@ -253,7 +254,7 @@ def test_the_model_is_as_it_was_when_something_raises() -> None:
     ],
 )
 def test_bad_settings(more: dict[str, Any], text: str) -> None:
-    with pytest.raises(dr.ParameterError, match=text):
+    with pytest.raises(ParameterError, match=text):
         dr.Recovery(**more)
 
 
@@ -261,24 +262,22 @@ def test_what_does_not_go_together() -> None:
     model, other = models.ready("mlp"), models.build("cnn")
     x, y = models.data_for(model, 20)
     distill = dr.Recovery(distill=0.5)
-    with pytest.raises(
-        dr.ParameterError, match=r"`teacher` must be the original model.*received none with distill=0.5"
-    ):
+    with pytest.raises(ParameterError, match=r"`teacher` must be the original model.*received none with distill=0.5"):
         dr.recover(model, (x, y), recovery=distill)
-    with pytest.raises(dr.ParameterError, match=r"`teacher` must go with distill above 0.*or leave it out"):
+    with pytest.raises(ParameterError, match=r"`teacher` must go with distill above 0.*or leave it out"):
         dr.recover(model, (x, y), teacher=model)
-    with pytest.raises(dr.DataError, match=r"`data` must have labels.*received y=None with distill=0.5"):
+    with pytest.raises(DataError, match=r"`data` must have labels.*received y=None with distill=0.5"):
         dr.recover(model, (x, None), teacher=model, recovery=distill)
-    with pytest.raises(dr.DataError, match=r"`validation` must have labels where distill is below 1"):
+    with pytest.raises(DataError, match=r"`validation` must have labels where distill is below 1"):
         dr.recover(model, (x, y), validation=(x.copy(), None))
-    with pytest.raises(dr.DataError, match=r"`data` and `validation` must be different examples.*share memory"):
+    with pytest.raises(DataError, match=r"`data` and `validation` must be different examples.*share memory"):
         dr.recover(model, (x, y), validation=(x[5:], y[5:]))
-    with pytest.raises(dr.DataError, match=r"must hold at least two examples.*pass validation="):
+    with pytest.raises(DataError, match=r"must hold at least two examples.*pass validation="):
         dr.recover(model, (x[:1], y[:1]))
-    with pytest.raises(dr.DataError, match=r"must have shape \(any, 8, 8, 2\)"):
+    with pytest.raises(DataError, match=r"must have shape \(any, 8, 8, 2\)"):
         dr.recover(model, (x, y), teacher=other, recovery=distill)
     wider = keras.Sequential([keras.Input((6,)), layers.Dense(5)])
-    with pytest.raises(dr.ModelError, match=r"outputs of shape \(3,\), as model .*, received \(5,\)"):
+    with pytest.raises(ModelError, match=r"outputs of shape \(3,\), as model .*, received \(5,\)"):
         dr.recover(model, (x, y), teacher=wider, recovery=distill)
 
 
@@ -294,7 +293,7 @@ def test_subclassed_models_are_refused() -> None:
     model = Own()
     x, y = models.data_for(models.ready("mlp"), 20)
     model(x)
-    with pytest.raises(dr.ModelError, match=r"\(Own\) is a subclassed model.*cannot be copied. Rebuild it"):
+    with pytest.raises(ModelError, match=r"\(Own\) is a subclassed model.*cannot be copied. Rebuild it"):
         dr.recover(model, (x, y))
 
 

@@ -26,12 +26,12 @@ from sklearn.linear_model import (
     SGDRegressor,
 )
 
-from dropreg.assisted import assisted
-from dropreg.chunks import GradientSums
-from dropreg.compression import Block, Rows, compress, gram
-from dropreg.impact import impact_table
-from dropreg.regression import CovarianceType, Fit, check_identified, marginal, ols
-from dropreg.shrinkage import best_penalty, from_estimator, lasso, ridge
+from dropreg.regression._assisted import assisted
+from dropreg.regression._compression import Block, Rows, compress, gram
+from dropreg.regression._impact import impact_table
+from dropreg.regression._ols import CovarianceType, Fit, check_identified, marginal, ols
+from dropreg.regression._penalized import best_penalty, from_estimator, lasso, ridge
+from dropreg.sampling._chunks import GradientSums
 
 TOLERANCE = 1e-6  # the meat is summed in float32 within a chunk
 

@@ -61,13 +61,13 @@ def test_a_run_that_was_killed_goes_on(
     for n_chunks in stops:
         with killed_after(n_chunks, monkeypatch), EXECUTORS[name]() as executor:
             sample(model, data, elements, out=tmp_path, executor=executor)
-    stopped = dr.load_record(tmp_path)
+    stopped = dr.Record.load(tmp_path)
     assert not stopped.is_complete
     assert CHUNK * sum(stops) - CHUNK < stopped.rows <= CHUNK * sum(stops), "what was recorded stays"
     assert "(stopped: sample into the same folder to go on)" in repr(stopped)
     with EXECUTORS[name]() as executor:
         assert_same(sample(model, data, elements, out=tmp_path, executor=executor), record)
-    assert_same(dr.load_record(tmp_path), record)
+    assert_same(dr.Record.load(tmp_path), record)
 
 
 def damaged(path: Path) -> None:
@@ -90,7 +90,7 @@ def test_lost_chunks_are_run_again(
     assert len(files) == 6
     for number in numbers:
         lose(files[number])
-    rest = dr.load_record(folder)
+    rest = dr.Record.load(folder)
     kept = np.repeat([number not in numbers for number in range(6)], CHUNK)[:ROWS]
     assert rest.rows == kept.sum()
     np.testing.assert_array_equal(rows_of(rest)["outcomes"], rows_of(record)["outcomes"][kept])
@@ -102,7 +102,7 @@ def test_a_stopped_run_can_be_regressed(
 ) -> None:
     with killed_after(2, monkeypatch):
         sample(model, data, elements, out=tmp_path)
-    table = dr.regress(dr.load_record(tmp_path))
+    table = dr.regress(dr.Record.load(tmp_path))
     assert table.rows == 2 * CHUNK
     shorter = sample(model, data, elements, rows=2 * CHUNK)
     np.testing.assert_array_equal(table.impact, dr.regress(shorter).impact)
@@ -154,7 +154,7 @@ def test_a_longer_run_that_ends_at_once_leaves_a_record(
         patch.setattr(owner, write, write_or_die)
         with pytest.raises(KilledError):
             sample(model, data, elements, rows=ROWS + 1, out=folder)
-    left, before = rows_of(dr.load_record(folder)), rows_of(record)
+    left, before = rows_of(dr.Record.load(folder)), rows_of(record)
     assert len(left["outcomes"]) >= ROWS // CHUNK * CHUNK
     for field, values in left.items():
         np.testing.assert_array_equal(values, before[field][: len(values)], err_msg=field)
@@ -179,7 +179,7 @@ def test_stored_record_outlives_its_object(
     record = sample(model, data, elements, rows=20, out=tmp_path)
     del record
     gc.collect()
-    assert dr.load_record(tmp_path).rows == 20
+    assert dr.Record.load(tmp_path).rows == 20
 
 
 @pytest.mark.parametrize("name", ["none", "three threads"])

@@ -13,13 +13,13 @@ from keras import layers
 from test_last_layer import classifier, examples
 
 import dropreg as dr
-from dropreg.annealer import Annealer
-from dropreg.annealing import differences, draw_signs, expanded
-from dropreg.baselines.probe import Probe
-from dropreg.baselines.question import ask
-from dropreg.merged import MergedNetwork
-from dropreg.prediction import Prediction
-from dropreg.rounds import Round
+from dropreg.data._prediction import Prediction
+from dropreg.network._evaluator import Probe
+from dropreg.network._merged import MergedNetwork
+from dropreg.network._question import ask
+from dropreg.pruning._annealing._annealer import Annealer
+from dropreg.pruning._annealing._logits import differences, draw_signs, expanded
+from dropreg.pruning._annealing._round import Round
 
 
 def quadratic(n: int, n_masks: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -108,14 +108,14 @@ def test_scores_of_the_divergence_square_to_its_second_derivatives(task: Any) ->
         outer.watch(outputs)
         with tf.GradientTape() as inner:
             inner.watch(outputs)
-            value = dr.Divergence().measure(Prediction(outputs, task, True), labels, whole)
+            value = dr.outcomes.Divergence().measure(Prediction(outputs, task, True), labels, whole)
         first = inner.gradient(value, outputs)
     second: Any = outer.batch_jacobian(first, outputs)
     squares = []
     for signs in itertools.product([-1.0, 1.0], repeat=n_outputs):
         with tf.GradientTape() as tape:
             tape.watch(outputs)
-            scores = dr.Divergence.scores(Prediction(outputs, task, True), tf.constant([signs, signs]))
+            scores = dr.outcomes.Divergence.scores(Prediction(outputs, task, True), tf.constant([signs, signs]))
         g: Any = tape.gradient(scores, outputs)
         squares.append(tf.einsum("ri,rj->rij", g, g).numpy())
     np.testing.assert_allclose(np.mean(squares, axis=0), second, atol=1e-6)

@@ -9,8 +9,9 @@ import pytest
 from conftest import Labelled, says
 
 import dropreg as dr
-from dropreg.baselines.probe import Probe
-from dropreg.baselines.question import ask
+from dropreg.errors import ParameterError
+from dropreg.network._evaluator import Probe
+from dropreg.network._question import ask
 
 
 class Sampled:
@@ -28,10 +29,12 @@ class Sampled:
 
 
 def test_estimators_play_the_masked_game(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
-    table = dr.shapiq_scores(model, data, elements, rows=400, estimator=Sampled, examples=30)
-    np.testing.assert_allclose(table.impact, dr.leave_one_out(model, data, elements).impact, rtol=1e-4, atol=1e-6)
+    table = dr.scorers.shapiq_scores(model, data, elements, rows=400, estimator=Sampled, examples=30)
+    np.testing.assert_allclose(
+        table.impact, dr.scorers.leave_one_out(model, data, elements).impact, rtol=1e-4, atol=1e-6
+    )
     assert table.rows == 300
-    game = dr.masked_game(model, data, elements, outcome="accuracy")
+    game = dr.scorers.masked_game(model, data, elements, outcome="accuracy")
     masks = np.random.default_rng(0).random((4, 9)) < 0.5
     values = game(masks)
     probe = Probe(ask(model, data, elements, outcome="accuracy", task=None, kept=None, seed=0))
@@ -43,5 +46,5 @@ def test_the_extra_is_named(
     model: keras.Model, data: Labelled, elements: dr.Elements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "shapiq.approximator", None)
-    with pytest.raises(dr.ParameterError, match=says("must have the package shapiq", "pip install 'dropreg[shapiq]'")):
-        dr.shapiq_scores(model, data, elements, rows=1_000)
+    with pytest.raises(ParameterError, match=says("must have the package shapiq", "pip install 'dropreg[shapiq]'")):
+        dr.scorers.shapiq_scores(model, data, elements, rows=1_000)

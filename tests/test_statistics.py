@@ -13,17 +13,19 @@ from scipy import stats
 from sklearn.linear_model import Ridge
 
 import dropreg as dr
-from dropreg.compression import observations
-from dropreg.designs import examples_of_rows
-from dropreg.fidelity import score
-from dropreg.masking import MaskedNetwork
-from dropreg.runner import share_of_noise
+from dropreg._utils._draws import examples_of_rows
+from dropreg.errors import ParameterError, RecordError
+from dropreg.network._masked import MaskedNetwork
+from dropreg.regression._compression import observations
+from dropreg.regression._fidelity import score
+from dropreg.regression._ols import CovarianceType
+from dropreg.sampling._runner import share_of_noise
 
 DESIGNS = {
-    "bernoulli": dr.Bernoulli(0.25),
-    "one rate each": dr.Bernoulli((0.1, 0.2, 0.3, 0.4, 0.5, 0.4, 0.3, 0.2, 0.1)),
-    "paired": dr.Paired(0.25),
-    "several examples": dr.Bernoulli(0.25, examples_per_mask=4),
+    "bernoulli": dr.designs.Bernoulli(0.25),
+    "one rate each": dr.designs.Bernoulli((0.1, 0.2, 0.3, 0.4, 0.5, 0.4, 0.3, 0.2, 0.1)),
+    "paired": dr.designs.Paired(0.25),
+    "several examples": dr.designs.Bernoulli(0.25, examples_per_mask=4),
 }
 
 Small = tuple[keras.Model, tuple[Any, np.ndarray], dr.Elements]
@@ -77,7 +79,7 @@ def test_every_design_estimates_the_same_impacts(name: str) -> None:
 
 
 def test_paired_masks_are_complements_inside_a_pool() -> None:
-    masks = dr.Paired(0.2).draw(seed=1, chunk=0, n_masks=20_000, n_elements=6)
+    masks = dr.designs.Paired(0.2).draw(seed=1, chunk=0, n_masks=20_000, n_elements=6)
     first, second = ~masks[::2], ~masks[1::2]
     assert not (first & second).any()
     np.testing.assert_allclose((~masks).mean(axis=0), 0.2, atol=0.015)
@@ -88,7 +90,7 @@ def test_paired_masks_are_complements_inside_a_pool() -> None:
 
 
 def test_pairs_share_their_examples_and_are_regressed_as_differences() -> None:
-    record = dr.sample(*small(), rows=20_000, design=dr.Paired(0.25), fidelity=None, progress=False)
+    record = dr.sample(*small(), rows=20_000, design=dr.designs.Paired(0.25), fidelity=None, progress=False)
     differences = dr.regress(record, outcome="loss")
     single = dr.regress(record, outcome="loss", paired=False)
     assert differences.details["differences of pairs"]
@@ -101,7 +103,7 @@ def test_pairs_share_their_examples_and_are_regressed_as_differences() -> None:
 
 def test_fidelity_of_differences_is_judged_from_the_mean_of_single_masks() -> None:
     """What nothing dropped changes cancels within pairs, and must not be lost."""
-    record = dr.sample(*small(), rows=2_000, design=dr.Paired(0.25), outcomes="loss", progress=False)
+    record = dr.sample(*small(), rows=2_000, design=dr.designs.Paired(0.25), outcomes="loss", progress=False)
     found = dr.regress(record, outcome="loss", paired=True)
     assert found.fidelity is not None
     assert record.fidelity_masks is not None
@@ -267,14 +269,14 @@ def test_fidelity_of_a_linear_network_is_its_ceiling() -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((6,)), layers.Dense(9, name="a"), layers.Dense(1, name="out")])
     x = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
-    own = dr.PerExample(lambda labels, outputs: outputs[:, 0], "output", greater_is_better=True)
+    own = dr.outcomes.PerExample(lambda labels, outputs: outputs[:, 0], "output", greater_is_better=True)
     record = dr.sample(
         model,
         (x, np.zeros(50)),
         dr.elements(model),
         rows=100_000,
         outcomes=own,
-        fidelity=dr.Fidelity(masks=200, examples=50),
+        fidelity=dr.designs.Fidelity(masks=200, examples=50),
         task="regression",
         progress=False,
     )
@@ -286,16 +288,16 @@ def test_fidelity_of_a_linear_network_is_its_ceiling() -> None:
 
 def test_to_statsmodels_gives_the_same_numbers() -> None:
     record = dr.sample(*small(), rows=5000, progress=False)
-    kinds: list[dr.regression.CovarianceType] = ["HC1", "cluster", "nonrobust"]
+    kinds: list[CovarianceType] = ["HC1", "cluster", "nonrobust"]
     for covariance in kinds:
         table = dr.regress(record, outcome="loss", estimator="ols", covariance=covariance)
-        result = dr.to_statsmodels(record, outcome="loss", covariance=covariance)
+        result = dr.regression.to_statsmodels(record, outcome="loss", covariance=covariance)
         np.testing.assert_allclose(table.impact, result.params.iloc[1:], rtol=1e-6, atol=1e-9)
         np.testing.assert_allclose(table.std_error, result.bse.iloc[1:], rtol=1e-6)
         np.testing.assert_allclose(table.frame["p_value"], result.pvalues.iloc[1:], rtol=1e-5, atol=1e-9)
         interval = table.frame[["ci_low", "ci_high"]].to_numpy()
         np.testing.assert_allclose(interval, result.conf_int().iloc[1:], rtol=1e-6, atol=1e-9)
-    assert "a[0]" in str(dr.to_statsmodels(record, outcome="loss").summary())
+    assert "a[0]" in str(dr.regression.to_statsmodels(record, outcome="loss").summary())
 
 
 def test_a_scikit_learn_estimator_may_be_passed() -> None:
@@ -309,24 +311,24 @@ def test_a_scikit_learn_estimator_may_be_passed() -> None:
 def test_bad_input_names_what_is_expected() -> None:
     case = small()
     record = dr.sample(*case, rows=2000, progress=False)
-    with pytest.raises(dr.ParameterError, match=r"`paired` must go with masks in pairs, received a record of Bern"):
+    with pytest.raises(ParameterError, match=r"`paired` must go with masks in pairs, received a record of Bern"):
         dr.regress(record, paired=True)
-    with pytest.raises(dr.RecordError, match=r"must hold gradients of 'loss', received none: sample with gradients="):
+    with pytest.raises(RecordError, match=r"must hold gradients of 'loss', received none: sample with gradients="):
         dr.regress(record, outcome="loss", estimator="assisted")
-    with pytest.raises(dr.ParameterError, match=r"must have interactions, received a table without"):
+    with pytest.raises(ParameterError, match=r"must have interactions, received a table without"):
         dr.regress(record).redundant_pairs()
-    with pytest.raises(dr.ParameterError, match=r"`margin` must be positive and finite, received 0"):
+    with pytest.raises(ParameterError, match=r"`margin` must be positive and finite, received 0"):
         dr.regress(record).negligible(0)
-    with pytest.raises(dr.ParameterError, match=r"`negligible` must have standard errors, received impacts by lasso"):
+    with pytest.raises(ParameterError, match=r"`negligible` must have standard errors, received impacts by lasso"):
         dr.regress(record, estimator="lasso").negligible(0.1)
-    with pytest.raises(dr.ParameterError, match=r"`rows` must be a multiple of 6 .* pass rows=12"):
-        dr.sample(*case, rows=10, design=dr.Paired(0.2, examples_per_mask=3), progress=False)
-    with pytest.raises(dr.ParameterError, match=r"`gradients` must name measured outcomes \(loss\), received 'margin'"):
+    with pytest.raises(ParameterError, match=r"`rows` must be a multiple of 6 .* pass rows=12"):
+        dr.sample(*case, rows=10, design=dr.designs.Paired(0.2, examples_per_mask=3), progress=False)
+    with pytest.raises(ParameterError, match=r"`gradients` must name measured outcomes \(loss\), received 'margin'"):
         dr.sample(*case, rows=10, outcomes="loss", gradients=("margin",), progress=False)
 
 
 def test_elements_that_are_never_dropped_are_refused_by_ols_and_taken_by_ridge() -> None:
-    rare = dr.sample(*small(), rows=40, design=dr.Bernoulli(0.001), progress=False)
-    with pytest.raises(dr.ParameterError, match=r"that never change .*draw more rows, or pass estimator='ridge'"):
+    rare = dr.sample(*small(), rows=40, design=dr.designs.Bernoulli(0.001), progress=False)
+    with pytest.raises(ParameterError, match=r"that never change .*draw more rows, or pass estimator='ridge'"):
         dr.regress(rare, estimator="ols")
     assert np.isfinite(dr.regress(rare, estimator="ridge").impact).all()

@@ -11,12 +11,13 @@ import tensorflow as tf
 from keras import layers
 
 import dropreg as dr
-from dropreg import copying
-from dropreg.data import check_data
-from dropreg.graph import trace_graph
-from dropreg.hidden_steps import idle_slots
-from dropreg.masking import MaskedNetwork
-from dropreg.step_masks import channel_means
+from dropreg.data._examples import check_data
+from dropreg.errors import DataError, ModelError
+from dropreg.graph._timesteps import channel_means
+from dropreg.graph._trace import trace_graph
+from dropreg.network._masked import MaskedNetwork
+from dropreg.network._padding import idle_slots
+from dropreg.surgery import _copying as copying
 
 N, STEPS, VOCABULARY, N_CLASSES = 60, 6, 20, 3
 ROUNDING = 1e-5  # sums over more rows of zeros, in float32
@@ -118,24 +119,24 @@ def estimated(model: keras.Model, data: Any) -> np.ndarray:
 
 
 def expanded(model: keras.Model, data: Any) -> np.ndarray:
-    return dr.taylor(model, data, dr.elements(model), order=2, outcome="loss").impact
+    return dr.scorers.taylor(model, data, dr.elements(model), order=2, outcome="loss").impact
 
 
 def diverging(model: keras.Model, data: Any) -> np.ndarray:
-    return dr.leave_one_out(model, data, dr.elements(model), outcome="divergence").impact
+    return dr.scorers.leave_one_out(model, data, dr.elements(model), outcome="divergence").impact
 
 
 def without_heads(model: keras.Model, data: Any) -> np.ndarray:
     has_heads = any(isinstance(layer, layers.MultiHeadAttention) for layer in model.layers)
     elements = dr.elements(model, "heads" if has_heads else "neurons")
-    return dr.leave_one_out(model, data, elements, outcome="loss").impact
+    return dr.scorers.leave_one_out(model, data, elements, outcome="loss").impact
 
 
 def active(model: keras.Model, data: Any) -> np.ndarray:
     dense = {layer.name for layer in model.layers if isinstance(layer, layers.Dense)}
     named = [layer for layer in dict.fromkeys(dr.elements(model).layers) if layer in dense]
     units, weights = (dr.elements(model, kind, include=named) for kind in ("neurons", "weights"))
-    tables = [dr.activation(model, data, units), dr.weight_activation(model, data, weights)]
+    tables = [dr.scorers.activation(model, data, units), dr.scorers.weight_activation(model, data, weights)]
     return np.concatenate([table.impact for table in tables])
 
 
@@ -246,7 +247,7 @@ def test_masks_that_attention_takes_off_are_missed_by_the_same_layers_whatever_r
     elements = dr.elements(model, "heads", include=[f"mha_{number}"])
     found = MaskedNetwork(model, elements)([x], np.ones((1, 2), bool))
     np.testing.assert_allclose(found, model.predict(x, verbose="0"), atol=1e-6)
-    assert dr.leave_one_out(model, (x, y), elements, outcome="loss").impact.any()
+    assert dr.scorers.leave_one_out(model, (x, y), elements, outcome="loss").impact.any()
 
 
 @pytest.mark.parametrize("readers", [1, 2])
@@ -303,7 +304,7 @@ def test_all_steps_of_sequences_without_padding_count() -> None:
 def test_a_sequence_of_padding_alone_is_refused() -> None:
     model, (x, y) = made(tagger), examples(tagger)
     x[[3, 5]] = 0
-    with pytest.raises(dr.DataError, match=r"at least one step that model '.*' does not mask, received 2 without") as e:
+    with pytest.raises(DataError, match=r"at least one step that model '.*' does not mask, received 2 without") as e:
         dr.estimate(model, (x, y), dr.elements(model), rows=100)
     assert "(examples 3, 5): leave them out." in str(e.value)
     kept = there(x).any(axis=1)
@@ -347,7 +348,7 @@ def test_a_recurrent_layer_that_is_given_a_mask_can_be_left_out_if_sizes_are_kno
     x = layers.GRU(5, return_sequences=True, name="gru")(layers.Embedding(VOCABULARY, 5, mask_zero=True)(inputs))
     model = keras.Model(inputs, layers.Dense(N_CLASSES)(layers.GlobalAveragePooling1D()(x)))
     if steps is None:
-        with pytest.raises(dr.ModelError, match=r"'gru': only the same shape can .* unknown of \(None, None, 5\)"):
+        with pytest.raises(ModelError, match=r"'gru': only the same shape can .* unknown of \(None, None, 5\)"):
             dr.elements(model, "layers")
         return
     elements = dr.elements(model, "layers")
@@ -377,7 +378,5 @@ def test_examples_without_finite_activations_cannot_be_merged_with() -> None:
     """A masked mean over no step is NaN, in Keras itself."""
     model, (x, y) = made(pooled), examples(pooled)
     x[-1] = 0
-    with pytest.raises(
-        dr.DataError, match=r"must give finite activations to merge with, received NaN .* padding alone"
-    ):
+    with pytest.raises(DataError, match=r"must give finite activations to merge with, received NaN .* padding alone"):
         merged(model, (x, y))

@@ -7,7 +7,7 @@ import pytest
 from test_statistics import small
 
 import dropreg as dr
-from dropreg.compression import observations
+from dropreg.regression._compression import observations
 
 
 def test_stop_rules_end_the_run_and_say_so() -> None:
@@ -25,7 +25,7 @@ def test_stop_rules_end_the_run_and_say_so() -> None:
 
 def test_stop_rules_count_pairs() -> None:
     """The first looks come after fewer pairs than OLS needs, though not fewer masks."""
-    design, rule = dr.Paired(0.25), dr.Precision("loss", 0.05)
+    design, rule = dr.designs.Paired(0.25), dr.Precision("loss", 0.05)
     record = dr.sample(
         *small(), rows=20_000, batch_size=1, design=design, outcomes="loss", stop=rule, fidelity=None, progress=False
     )
@@ -36,7 +36,7 @@ def test_stop_rules_count_pairs() -> None:
 @pytest.mark.parametrize("examples", [16, 4])
 def test_halves_do_not_depend_on_chunks(examples: int) -> None:
     """A chunk of one mask has nothing for one of the halves."""
-    settings: dict[str, Any] = {"outcomes": "loss", "design": dr.Bernoulli(0.4, examples_per_mask=examples)}
+    settings: dict[str, Any] = {"outcomes": "loss", "design": dr.designs.Bernoulli(0.4, examples_per_mask=examples)}
     record = dr.sample(*small(), rows=40 * examples, batch_size=1, fidelity=None, progress=False, **settings)
     halves = [list(observations(record).every(2, first).blocks()) for first in (0, 1)]
     whole = list(observations(record).blocks())

@@ -8,8 +8,10 @@ import pytest
 from keras import layers
 
 import dropreg as dr
-from dropreg.copying import copy_model, traced
-from dropreg.masking import MaskedNetwork
+from dropreg.errors import ModelError
+from dropreg.graph._compile import traced
+from dropreg.network._masked import MaskedNetwork
+from dropreg.surgery._copying import copy_model
 
 
 def functional(inputs: Any, outputs: Any) -> keras.Model:
@@ -78,7 +80,7 @@ def test_layers_of_one_name_are_told_apart(outer: bool) -> None:
     expected = ["a/dense", "b/dense", *(["dense"] if outer else [])]
     assert list(dict.fromkeys(elements.layers)) == expected
     assert len(set(elements.names)) == len(elements)
-    norms = dr.magnitude(model, None, elements).impact
+    norms = dr.scorers.magnitude(model, None, elements).impact
     np.testing.assert_allclose(norms, np.repeat([2.0, 4.0, 6.0][: len(expected)], 4))
     scores = np.arange(len(elements))[::-1]
     kept = dr.select(elements, scores, fraction=0.75, floor=1).kept
@@ -166,9 +168,9 @@ def test_layers_that_cannot_be_made_anew_are_named(factor: Any, says: str) -> No
     hidden = layers.Dense(6, activation="relu", name="first")(inputs)
     model = functional(inputs, layers.Dense(3)(layers.Dense(5)(Scale(factor)(hidden))))
     selection = dr.Selection.random(dr.elements(model), 0.5, seed=0)
-    with pytest.raises(dr.ModelError, match=rf"layer 'mine' \(Scale\) {says}.*get_config"):
+    with pytest.raises(ModelError, match=rf"layer 'mine' \(Scale\) {says}.*get_config"):
         dr.prune(model, selection)
-    with pytest.raises(dr.ModelError, match=r"must have layers that can be made anew from their config.*get_config"):
+    with pytest.raises(ModelError, match=r"must have layers that can be made anew from their config.*get_config"):
         copy_model(model)
 
 
@@ -223,7 +225,7 @@ def test_magnitudes_of_a_layer_that_is_wrapped() -> None:
     inputs = keras.Input((5, 3))
     x = layers.TimeDistributed(layers.Dense(6, name="inner"))(inputs)
     model = functional(inputs, layers.Dense(3, name="out")(layers.Flatten()(x)))
-    table = dr.magnitude(model, None, dr.elements(model))
+    table = dr.scorers.magnitude(model, None, dr.elements(model))
     expected = np.linalg.norm(model.layers[1].get_weights()[0], axis=0)
     np.testing.assert_allclose(table.impact, expected, rtol=1e-6)
 
@@ -244,11 +246,11 @@ def test_a_subclassed_model_has_taylor_scores_and_no_magnitudes() -> None:
     model(data[0])
     inputs = keras.Input((4,))
     same = functional(inputs, model.out(model.hidden(inputs)))
-    for scorer in (dr.taylor, dr.spread, dr.obd):
+    for scorer in (dr.scorers.taylor, dr.scorers.spread, dr.scorers.obd):
         found, expected = (scorer(m, data, dr.elements(m)).impact for m in (model, same))
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
-    for scorer in (dr.magnitude, dr.activation, dr.weight_activation):
-        with pytest.raises(dr.ModelError, match=r"must know which layers read a unit.*keras.Model\(inputs, outputs\)"):
+    for scorer in (dr.scorers.magnitude, dr.scorers.activation, dr.scorers.weight_activation):
+        with pytest.raises(ModelError, match=r"must know which layers read a unit.*keras.Model\(inputs, outputs\)"):
             scorer(model, data, dr.elements(model))
 
 

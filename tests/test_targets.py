@@ -13,9 +13,11 @@ from keras import layers
 from test_pruning import planted
 
 import dropreg as dr
-from dropreg import annealer, swaps
-from dropreg.annealer import Annealer
-from dropreg.selection import is_allowed
+from dropreg.element._selection import is_allowed
+from dropreg.errors import DataError, ModelError, ParameterError, TargetError
+from dropreg.pruning._annealing import _annealer as annealer
+from dropreg.pruning._annealing import _local_search as swaps
+from dropreg.pruning._annealing._annealer import Annealer
 
 QUICK: dict[str, Any] = {"rounds": 2, "rows_per_round": 256}
 
@@ -189,7 +191,7 @@ def test_budgets_out_of_reach_are_refused_at_once_with_the_smallest(
     model = models.ready(name)
     data, elements = models.data_for(model, 40), dr.elements(model)
     scores = np.arange(float(len(elements)))
-    with pytest.raises(dr.TargetError, match=rf"at most 0.1% of the {quantity}, but .*% is the least, at") as raised:
+    with pytest.raises(TargetError, match=rf"at most 0.1% of the {quantity}, but .*% is the least, at") as raised:
         dr.anneal(model, data, elements, target=dr.Budget(quantity, 0.001), start=scores, **QUICK)
     best = raised.value.best
     assert (best.by_layer()["kept"] == 1).all()
@@ -206,7 +208,7 @@ def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
     still = {"schedule": dr.Annealing(learning_rate=1e-12), "rounds": 1, "ablation": "merged"}
     budget = dr.Budget("params", 0.8)
     found = dr.anneal(model, data, elements, target=budget, **still)
-    expected = dr.select(elements, dr.spread(model, data, elements), fraction=found.fraction)
+    expected = dr.select(elements, dr.scorers.spread(model, data, elements), fraction=found.fraction)
     np.testing.assert_array_equal(found.kept, expected.kept)
     without = (dr.anneal(model, (data[0], None), elements, target=budget, seed=seed, **still) for seed in range(3))
     assert any((selection.kept != found.kept).any() for selection in without)
@@ -236,7 +238,7 @@ def test_a_smaller_model_is_measured_beside_the_whole_one(name: str) -> None:
     model = models.ready(name)
     x, y = models.data_for(model, 60)
     small = dr.prune(model, dr.Selection.random(dr.elements(model), 0.4), data=(x, y))
-    f1 = dr.PerMask(lambda labels, outputs: float((labels == outputs.argmax(axis=1)).sum()), "right", True)
+    f1 = dr.outcomes.PerMask(lambda labels, outputs: float((labels == outputs.argmax(axis=1)).sum()), "right", True)
     frame = small.measure((x, y), ["accuracy", "loss", "divergence", "retained", f1])
     found = dict(zip(frame["outcome"], frame[["before", "after", "change", "std_error"]].to_numpy(float), strict=True))
     logits = [np.asarray(m(x), np.float64) for m in (model, small.model)]
@@ -257,9 +259,9 @@ def test_a_smaller_model_is_measured_beside_the_whole_one(name: str) -> None:
     assert small.measure((x, y))["outcome"].tolist() == ["accuracy", "loss"]
     assert small.measure((x, None))["outcome"].tolist() == ["divergence"]
     assert small.measure((x, y), "loss", task="classes").shape == (1, 5)
-    with pytest.raises(dr.DataError, match="outcome 'accuracy' must have labels, received y=None"):
+    with pytest.raises(DataError, match="outcome 'accuracy' must have labels, received y=None"):
         small.measure((x, None), "accuracy")
-    with pytest.raises(dr.ParameterError, match="`outcome` must be one of accuracy"):
+    with pytest.raises(ParameterError, match="`outcome` must be one of accuracy"):
         small.measure((x, y), "speed")
 
 
@@ -280,59 +282,57 @@ def test_many_models_are_measured_without_a_warning(caplog: pytest.LogCaptureFix
 
 def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     budget = dr.Budget("params", 0.5)
-    with pytest.raises(dr.ParameterError, match=r"exactly one of `fraction` and `target`.*received none"):
+    with pytest.raises(ParameterError, match=r"exactly one of `fraction` and `target`.*received none"):
         dr.anneal(model, data, elements)
-    with pytest.raises(dr.ParameterError, match=r"exactly one of `fraction` and `target`.*received both"):
+    with pytest.raises(ParameterError, match=r"exactly one of `fraction` and `target`.*received both"):
         dr.anneal(model, data, elements, fraction=0.5, target=budget)
-    with pytest.raises(dr.ParameterError, match=r"`quantity` must be one of params, .*, received 'x'"):
+    with pytest.raises(ParameterError, match=r"`quantity` must be one of params, .*, received 'x'"):
         dr.Budget("x", 0.5)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(dr.ParameterError, match=r"`at_most` must lie strictly between 0 and 1, received 1.5"):
+    with pytest.raises(ParameterError, match=r"`at_most` must lie strictly between 0 and 1, received 1.5"):
         dr.Budget("params", 1.5)
-    with pytest.raises(dr.ParameterError, match=r"`most` must lie strictly between 0 and 1, received 0"):
+    with pytest.raises(ParameterError, match=r"`most` must lie strictly between 0 and 1, received 0"):
         dr.AccuracyLimit(0, data)
-    with pytest.raises(dr.ParameterError, match=r"`level` must lie strictly between 0.5 and 1, received 0.1"):
+    with pytest.raises(ParameterError, match=r"`level` must lie strictly between 0.5 and 1, received 0.1"):
         dr.AccuracyLimit(0.1, data, 0.1)
-    with pytest.raises(dr.DataError, match=r"at least 598 examples to show a loss of at most 0.005.*received 10"):
+    with pytest.raises(DataError, match=r"at least 598 examples to show a loss of at most 0.005.*received 10"):
         dr.AccuracyLimit(0.005, (data[0][:10], data[1][:10]))
-    with pytest.raises(dr.DataError, match=r"must be a pair \(x, y\) with labels"):
+    with pytest.raises(DataError, match=r"must be a pair \(x, y\) with labels"):
         dr.AccuracyLimit(0.005, (data[0], None))
     limit = dr.AccuracyLimit(0.5, (data[0], np.linspace(0, 1, len(data[0]))))
     one = keras.Sequential([keras.Input((data[0].shape[1],)), layers.Dense(4), layers.Dense(1)])
-    with pytest.raises(dr.DataError, match=r"accuracy limit must have classes.*pass a fraction or a Budget"):
+    with pytest.raises(DataError, match=r"accuracy limit must have classes.*pass a fraction or a Budget"):
         dr.prune(one, data=(data[0] + 1.0, None), target=limit)
     names = dr.AccuracyLimit(0.5, (data[0], np.array(["a", "b"])[data[1] % 2]))
-    with pytest.raises(dr.DataError, match=r"of an accuracy limit do not fit the model: `y` must be integer classes"):
+    with pytest.raises(DataError, match=r"of an accuracy limit do not fit the model: `y` must be integer classes"):
         dr.prune(model, data=(data[0] + 1.0, None), target=names)
-    with pytest.raises(dr.DataError, match=r"`data` and `target.data` must be different examples"):
+    with pytest.raises(DataError, match=r"`data` and `target.data` must be different examples"):
         dr.prune(model, data=data, target=dr.AccuracyLimit(0.5, (data[0][:20], data[1][:20])))
-    with pytest.raises(dr.ParameterError, match=r"`target` must be an accuracy limit where single weights go"):
+    with pytest.raises(ParameterError, match=r"`target` must be an accuracy limit where single weights go"):
         dr.anneal(model, data, dr.elements(model, "weights"), target=budget)
     wrong: Any = 0.5
-    with pytest.raises(dr.ParameterError, match=r"`target` must be a Budget or an AccuracyLimit, received 0.5: pass f"):
+    with pytest.raises(ParameterError, match=r"`target` must be a Budget or an AccuracyLimit, received 0.5: pass f"):
         dr.prune(model, data=data, target=wrong)
     text: Any = "half"
-    with pytest.raises(dr.ParameterError, match=r"`fraction` must .*between 0 and 1, received .half."):
+    with pytest.raises(ParameterError, match=r"`fraction` must .*between 0 and 1, received .half."):
         dr.prune(model, data=data, fraction=text)
-    with pytest.raises(
-        dr.ParameterError, match=r"`fraction` must drop at least one of the .* elements, received 0.001"
-    ):
+    with pytest.raises(ParameterError, match=r"`fraction` must drop at least one of the .* elements, received 0.001"):
         dr.prune(model, data=data, fraction=0.001)
-    with pytest.raises(dr.DataError, match=r"`data` must hold at least two examples to merge by least squares"):
+    with pytest.raises(DataError, match=r"`data` must hold at least two examples to merge by least squares"):
         dr.prune(model, data=(data[0][:1], data[1][:1]), fraction=0.5)
     several: list[Any] = [{"a": data[1], "b": data[1]}, [data[1], data[1]]]
     for labels in several:
-        with pytest.raises(dr.DataError, match=r"must have labels of one output, received those of 2"):
+        with pytest.raises(DataError, match=r"must have labels of one output, received those of 2"):
             dr.AccuracyLimit(0.1, (data[0], labels))
     any_size = keras.Input((None, None, 3))
     hidden = layers.GlobalAveragePooling2D()(layers.Conv2D(5, 3, activation="relu")(any_size))
     images = np.random.default_rng(0).random((64, 6, 6, 3)).astype(np.float32), np.arange(64) % 3
-    with pytest.raises(dr.ModelError, match=r"must have known sizes for a budget of macs.*'params' or 'latency'"):
+    with pytest.raises(ModelError, match=r"must have known sizes for a budget of macs.*'params' or 'latency'"):
         dr.prune(keras.Model(any_size, layers.Dense(3)(hidden)), data=images, target=dr.Budget("macs", 0.5))
-    with pytest.raises(dr.ParameterError, match=r"`prune` must have a selection, or data and one of.*received neither"):
+    with pytest.raises(ParameterError, match=r"`prune` must have a selection, or data and one of.*received neither"):
         dr.prune(model, data=data)
-    with pytest.raises(dr.ParameterError, match=r"must have a selection.*received no data"):
+    with pytest.raises(ParameterError, match=r"must have a selection.*received no data"):
         dr.prune(model, fraction=0.5)
     both: list[dict[str, Any]] = [{"fraction": 0.5}, {"floor": 2}]
     for more in both:
-        with pytest.raises(dr.ParameterError, match=r"must be left out where a selection is given"):
+        with pytest.raises(ParameterError, match=r"must be left out where a selection is given"):
             dr.prune(model, dr.Selection.random(elements, 0.2), **more)

@@ -31,14 +31,14 @@ class Shipped(NamedTuple):
 
 def load_shipped(name: str) -> Shipped:
     """A shipped model with its neurons and filters, and the estimation split."""
-    model = dr.examples.load_model(name)
-    return Shipped(model, dr.elements(model), dr.examples.fashion_mnist("estimation"))
+    model = dr.datasets.load_model(name)
+    return Shipped(model, dr.elements(model), dr.datasets.fashion_mnist("estimation"))
 
 
 def load(name: str, seed: int) -> Any:
     """A trained network: seed 0 is the shipped one, of those that ship."""
     if seed == 0 and name in SHIPPED:
-        return dr.examples.load_model(name)
+        return dr.datasets.load_model(name)
     import keras
 
     return keras.saving.load_model(MODELS / f"{name}-{seed}.keras", compile=False)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import dropreg as dr
-from dropreg.baselines.question import spent
+from dropreg.scorers._scorer import spent
 
 from .models import Pair
 
@@ -26,18 +26,18 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "annealed for merging, 500 rounds": {"ablation": "merged", "rounds": 500},
     "annealed for merging, 1000 rounds": {"ablation": "merged", "rounds": 1000},
 }
-SQUARED = dr.Scorer(dr.taylor, {"statistic": "squared"})
-SIGNED = dr.Scorer(dr.taylor)
-ONE_SHOT = {"taylor": SQUARED, "spread": dr.Scorer(dr.spread), "obd": dr.Scorer(dr.obd)}
+SQUARED = dr.scorers.Scorer(dr.scorers.taylor, {"statistic": "squared"})
+SIGNED = dr.scorers.Scorer(dr.scorers.taylor)
+ONE_SHOT = {"taylor": SQUARED, "spread": dr.scorers.Scorer(dr.scorers.spread), "obd": dr.scorers.Scorer(dr.scorers.obd)}
 ITERATED = {
     "taylor, iterated": SQUARED,
     "signed taylor, iterated": SIGNED,
-    "spread, iterated": dr.Scorer(dr.spread),
+    "spread, iterated": dr.scorers.Scorer(dr.scorers.spread),
 }
 IN_STEPS = {
     "taylor, merged steps": SQUARED,
-    "spread, merged steps": dr.Scorer(dr.spread),
-    "divergence, merged steps": dr.Scorer(dr.spread, {"outcome": "divergence"}),
+    "spread, merged steps": dr.scorers.Scorer(dr.scorers.spread),
+    "divergence, merged steps": dr.scorers.Scorer(dr.scorers.spread, {"outcome": "divergence"}),
 }
 METHODS = ("random", *ONE_SHOT, "loo", "dropout regression", *ITERATED, "greedy", "gates", *IN_STEPS, *OPTIONS)
 Made = list[tuple[dr.Selection, float, int]]
@@ -59,7 +59,7 @@ def annealed(options: dict[str, Any], model: Any, data: Pair, elements: dr.Eleme
 
 
 def iterated(
-    scorer: dr.Scorer, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any
+    scorer: dr.scorers.Scorer, model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: Any
 ) -> Iterator[tuple[dr.Selection, float, int]]:
     """Selections of a scorer that scores the kept units again after each step."""
     kept, rows, start = np.ones(len(elements), dtype=bool), 0, time.perf_counter()
@@ -76,14 +76,19 @@ def gated(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: A
     """Selections of gates, which are trained for each fraction."""
     made: Made = []
     for fraction in fractions:
-        table, seconds = timed(lambda at=fraction: dr.gates(model, data, elements, fraction=at, seed=seed))
+        table, seconds = timed(lambda at=fraction: dr.scorers.gates(model, data, elements, fraction=at, seed=seed))
         made.append((dr.select(elements, table, fraction=fraction), seconds, spent(table)))
     return made
 
 
 def regression(model: Any, data: Pair, elements: dr.Elements, rows: int, seed: int) -> dr.ImpactTable:
     """Dropout regression at one rate, forward passes alone."""
-    asked: dict[str, Any] = {"design": dr.Bernoulli(0.7), "outcomes": ("loss",), "fidelity": None, "progress": False}
+    asked: dict[str, Any] = {
+        "design": dr.designs.Bernoulli(0.7),
+        "outcomes": ("loss",),
+        "fidelity": None,
+        "progress": False,
+    }
     return dr.regress(dr.sample(model, data, elements, rows=rows, seed=seed, **asked), outcome="loss")
 
 
@@ -100,8 +105,8 @@ def make(
     if method == "random":
         return [(dr.Selection.random(elements, fraction, seed=seed), 0.0, 0) for fraction in fractions]
     jobs: dict[str, Callable[[], dr.ImpactTable]] = {
-        "loo": lambda: dr.leave_one_out(model, data, elements, rows=rows, seed=seed),
-        "greedy": lambda: dr.greedy(model, data, elements, rows=rows, seed=seed),
+        "loo": lambda: dr.scorers.leave_one_out(model, data, elements, rows=rows, seed=seed),
+        "greedy": lambda: dr.scorers.greedy(model, data, elements, rows=rows, seed=seed),
         "dropout regression": lambda: regression(model, data, elements, rows, seed),
         **{n: lambda s=s: s.function(model, data, elements, seed=seed, **s.settings) for n, s in ONE_SHOT.items()},
     }

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from dropreg.data._datasets import read_idx
 from dropreg.errors import DataError
-from dropreg.examples import read_idx
 
 N_TRAIN = 50_000
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")

@@ -1,0 +1,41 @@
+"""Small helpers without any knowledge of networks: checks, random numbers, files, hashes."""
+
+from ._blas import one_blas_thread
+from ._checks import (
+    check_between,
+    check_positive,
+    check_several,
+    check_type,
+    check_writable,
+    concatenate_names,
+    first_line,
+    is_number,
+    positive,
+)
+from ._draws import examples_of_rows, random_words
+from ._files import write_atomically
+from ._fingerprints import function_fingerprint
+from ._lazy import lazy_names
+from ._moments import Running
+from ._types import Array, BoolMasks
+
+__all__ = [
+    "Array",
+    "BoolMasks",
+    "Running",
+    "check_between",
+    "check_positive",
+    "check_several",
+    "check_type",
+    "check_writable",
+    "concatenate_names",
+    "examples_of_rows",
+    "first_line",
+    "function_fingerprint",
+    "is_number",
+    "lazy_names",
+    "one_blas_thread",
+    "positive",
+    "random_words",
+    "write_atomically",
+]

@@ -1,0 +1,41 @@
+"""Random numbers from a counter: the same seed gives the same numbers in any order."""
+
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+_ORDER_STREAM = 1
+
+
+def random_words(seed: int, chunk: int, stream: int, count: int) -> npt.NDArray[np.uint32]:
+    """`count` uniform 32-bit words that depend on seed, chunk and stream alone."""
+    bits = np.random.Philox(key=np.array([seed, chunk], np.uint64), counter=[0, 0, 0, stream])
+    return bits.random_raw((count + 1) // 2).astype("<u8", copy=False).view("<u4")[:count]
+
+
+@lru_cache(maxsize=4)
+def _example_order(seed: int, epoch: int, n_examples: int) -> npt.NDArray[np.int64]:
+    order = np.argsort(random_words(seed, epoch, _ORDER_STREAM, n_examples), kind="stable")
+    order.flags.writeable = False
+    return order
+
+
+def examples_of_rows(seed: int, first: int, count: int, n_examples: int) -> npt.NDArray[np.int64]:
+    """Which example each row uses: all examples once, in random order, then again in another.
+
+    Parameters
+    ----------
+    seed : int
+    first, count : int
+        Rows `first` to ``first + count - 1`` of the run.
+    n_examples : int
+
+    Returns
+    -------
+    ndarray of int64, shape (count,)
+    """
+    start = first // n_examples * n_examples
+    epochs = range(start // n_examples, -(-(first + count) // n_examples))
+    orders = [_example_order(seed, epoch, n_examples) for epoch in epochs]
+    return np.concatenate([np.empty(0, np.int64), *orders])[first - start :][:count]

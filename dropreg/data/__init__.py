@@ -1,0 +1,42 @@
+"""Examples and labels, checked against a model, and the data sets that ship with dropreg."""
+
+from typing import TYPE_CHECKING
+
+from .._utils import lazy_names
+from ._datasets import MODELS, as_inputs, fashion_mnist, load_model, model_path, read_idx
+from ._examples import Data, Examples, as_data, check_apart, check_data, read_once
+from ._npz import load_npz
+from ._prediction import Prediction, in_float32
+from ._streams import stream
+from ._tasks import Task
+
+if TYPE_CHECKING:
+    from ._positions import counted_positions
+
+__all__ = [
+    "MODELS",
+    "Data",
+    "Examples",
+    "Prediction",
+    "Task",
+    "as_data",
+    "as_inputs",
+    "check_apart",
+    "check_data",
+    "counted_positions",
+    "fashion_mnist",
+    "in_float32",
+    "load_model",
+    "load_npz",
+    "model_path",
+    "read_idx",
+    "read_once",
+    "stream",
+]
+
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "counted_positions": "_positions",
+    },
+)

@@ -1,0 +1,41 @@
+"""Examples in an ``.npz`` file, for the command line."""
+
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError
+from ._examples import Data
+
+_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
+
+
+def load_npz(path: str | Path, input_names: Sequence[str], *, labelled: bool = True) -> Data:
+    """Read (x, y) from an ``.npz`` file with ``x`` (or one array for each input's name) and ``y``.
+
+    Without `labelled`, y may be missing, and is None then.
+
+    Raises
+    ------
+    DataError
+        If the file is missing, is no ``.npz`` file, or lacks an array.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise DataError(f"data file {path}: expected an .npz file, received no such file.")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, RuntimeError, *_ZIP_ERRORS) as error:
+        raise DataError(f"data file {path}: expected an .npz archive of arrays, received {error}.") from error
+    holds = ", ".join(arrays) or "nothing"
+    if (labelled and "y" not in arrays) or not ("x" in arrays or all(name in arrays for name in input_names)):
+        expected, saved = ("arrays 'x' and 'y'", "x=x, y=y") if labelled else ("an array 'x'", "x=x")
+        raise DataError(
+            f"data file {path}: expected {expected}, received {holds}: write it with np.savez(path, {saved})."
+        )
+    x = arrays["x"] if "x" in arrays else {name: arrays[name] for name in input_names}
+    return x, arrays.get("y")

@@ -1,0 +1,56 @@
+"""Positions of outputs that count: a model's own mask hides padded steps, which Keras' losses and metrics leave out."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from .._utils import concatenate_names
+from ..errors import DataError
+from ..graph import BATCH, at_positions, call_model, step_mask, trace_graph, traced
+
+
+def counted_positions(
+    model: keras.Model, inputs: Sequence[npt.NDArray[Any]], output: int
+) -> npt.NDArray[np.bool_] | None:
+    """Which positions of an output the model's mask leaves for these inputs, such as steps that are not padded.
+
+    Parameters
+    ----------
+    model : keras.Model
+    inputs : sequence of ndarray, shape (n_examples, ...)
+        One for each input of the model, in its dtype.
+    output : int
+        Its number.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_examples, ...), or None
+        In the shape of the output without its last axis; None where all positions count.
+
+    Raises
+    ------
+    DataError
+        If no position of an example is left.
+    """
+    if not trace_graph(model).hides(output):
+        return None
+
+    def positions(batch: list[Any]) -> tf.Tensor:
+        with keras.StatelessScope(collect_losses=True):
+            given = call_model(model, batch, training=False, output=output)
+        return at_positions(given, step_mask(given))
+
+    starts = range(0, len(inputs[0]), BATCH)
+    run = traced(positions, list(inputs), runs=len(starts))
+    counted = np.concatenate([run([tf.convert_to_tensor(x[k : k + BATCH]) for x in inputs]).numpy() for k in starts])
+    empty = np.flatnonzero(~counted.reshape(len(counted), -1).any(axis=1))
+    if len(empty):
+        raise DataError(
+            f"`data` must have examples with at least one step that model '{model.name}' does not mask, received "
+            f"{len(empty)} without (examples {concatenate_names(empty.tolist())}): leave them out."
+        )
+    return None if counted.all() else counted

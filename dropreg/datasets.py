@@ -1,0 +1,13 @@
+"""The images and trained models that ship with the package, and data that comes in batches."""
+
+from .data import MODELS, as_inputs, fashion_mnist, load_model, model_path, read_idx, stream
+
+__all__ = [
+    "MODELS",
+    "as_inputs",
+    "fashion_mnist",
+    "load_model",
+    "model_path",
+    "read_idx",
+    "stream",
+]

@@ -1,0 +1,47 @@
+"""A Keras model as a graph of calls. This package alone reads private parts of Keras."""
+
+from ._access import all_layers, call_name, is_opaque, patched, variables_of
+from ._calling import BATCH, call_model, call_outputs
+from ._calls import Call, Graph, Ref, Shape
+from ._compile import compiled, traced
+from ._padding import with_same_masks
+from ._timesteps import (
+    at_positions,
+    channel_means,
+    counted_steps,
+    packed,
+    step_mask,
+    unpacked,
+    weights_of,
+    with_counted,
+    with_step_mask,
+)
+from ._trace import trace_graph
+
+__all__ = [
+    "BATCH",
+    "Call",
+    "Graph",
+    "Ref",
+    "Shape",
+    "all_layers",
+    "at_positions",
+    "call_model",
+    "call_name",
+    "call_outputs",
+    "channel_means",
+    "compiled",
+    "counted_steps",
+    "is_opaque",
+    "packed",
+    "patched",
+    "step_mask",
+    "trace_graph",
+    "traced",
+    "unpacked",
+    "variables_of",
+    "weights_of",
+    "with_counted",
+    "with_same_masks",
+    "with_step_mask",
+]

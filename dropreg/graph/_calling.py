@@ -1,0 +1,26 @@
+"""Call a model on one tensor for each input."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+
+from ._access import is_opaque
+from ._trace import trace_graph
+
+BATCH = 500
+"""Examples of a forward pass."""
+
+
+def call_outputs(model: keras.Model, inputs: Sequence[Any], *, training: bool) -> list[Any]:
+    """The model's outputs for one tensor an input; a subclassed model is called for inference alone."""
+    if is_opaque(model):
+        return trace_graph(model).calls[0].run(inputs)
+    pack: Any = keras.tree.pack_sequence_as
+    arranged = inputs[0] if isinstance(model, keras.Sequential) else pack(model.input, list(inputs))
+    return keras.tree.flatten(model(arranged, training=training))
+
+
+def call_model(model: keras.Model, inputs: Sequence[Any], *, training: bool, output: int = 0) -> Any:
+    """One of the model's outputs for one tensor an input."""
+    return call_outputs(model, inputs, training=training)[output]

@@ -1,0 +1,102 @@
+"""A subclassed model, whose graph lies in Python code, as a graph of one call."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from ..errors import ModelError
+from ._access import all_layers, call_name, names_of, patched
+from ._calls import Call, Graph, Inside, Ref, Shape
+from ._compile import compiled
+from ._timesteps import step_mask
+
+
+def trace_opaque(model: Any) -> Graph:
+    """A subclassed model as one call, with the calls inside it as one trace saw them."""
+    shapes = _built_shapes(model)
+    for dtype in ("float32", "int32"):
+        specs = keras.tree.map_shape_structure(lambda shape, dtype=dtype: tf.TensorSpec(shape, dtype), shapes)
+        try:
+            inside, output_shapes, mask_ranks = _record_calls(model, specs)
+            break
+        except (TypeError, ValueError, tf.errors.InvalidArgumentError) as error:
+            failure = error
+    else:
+        raise ModelError(
+            f"model '{model.name}' ({type(model).__name__}) must run on tensors of shape {shapes}, received the error "
+            f"{failure}: call it once on a batch of data first."
+        )
+    flat: list[Shape] = [spec.shape for spec in keras.tree.flatten(specs)]
+    slots = iter(range(len(flat)))
+    arguments = keras.tree.map_structure(lambda spec: Ref(next(slots)), specs)
+    n_inputs, n_outputs = len(flat), len(output_shapes)
+    read, written = tuple(range(n_inputs)), tuple(range(n_inputs, n_inputs + n_outputs))
+    input_shapes = tuple(tuple(shape) for shape in flat)
+    call = Call(model, (arguments,), {}, read, written, input_shapes, output_shapes, model.name)
+    return Graph(
+        calls=(call,),
+        inputs=read,
+        outputs=written,
+        shapes=(*input_shapes, *output_shapes),
+        input_names=tuple(f"input_{k}" for k in read),
+        output_names=tuple(f"output_{k}" for k in range(n_outputs)),
+        input_dtypes=(None,) * n_inputs,
+        names=names_of(model),
+        mask_ranks=(*(None for _ in flat), *mask_ranks),
+        inside=inside,
+    )
+
+
+def _built_shapes(model: Any) -> Any:
+    """Shapes of the model's inputs as it was built, batch axis unknown."""
+    known = model._build_shapes_dict
+    if not model.built or not known:
+        raise ModelError(
+            f"model '{model.name}' ({type(model).__name__}) is not built, so its layers cannot be counted: call it "
+            "once on a batch of data."
+        )
+    if len(known) != 1:
+        raise ModelError(
+            f"model '{model.name}' ({type(model).__name__}) must take one argument (a tensor, list or dict), received "
+            f"{len(known)} ({', '.join(known)}): put them into a list."
+        )
+    return keras.tree.map_shape_structure(lambda shape: (None, *shape[1:]), next(iter(known.values())))
+
+
+def _record_calls(model: Any, specs: Any) -> tuple[tuple[Inside, ...], tuple[Shape, ...], tuple[int | None, ...]]:
+    """Trace `model` on tensors of these specs; its inner calls, and shapes and mask ranks of its outputs."""
+    calls: list[tuple[Any, Any, Any]] = []
+
+    def recorder(layer: Any) -> Callable[..., Any]:
+        original = getattr(layer, call_name(layer))
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            result = original(*args, **kwargs)
+            calls.append((layer, args[0] if args else None, result))
+            return result
+
+        return call
+
+    changes = [(layer, call_name(layer), recorder(layer)) for layer in all_layers(model)[1:]]
+    found: list[Any] = []
+
+    def run(inputs: Any) -> None:
+        calls.clear()
+        found[:] = keras.tree.flatten(model(inputs, training=False))
+
+    with patched(changes), keras.StatelessScope(collect_losses=True):
+        compiled(run).get_concrete_function(specs)
+    is_output = {id(tensor) for tensor in found}
+    inside = tuple(Inside(layer, _shape(x), _shape(y), id(y) in is_output) for layer, x, y in calls)
+    return inside, tuple(tuple(tensor.shape) for tensor in found), tuple(map(_mask_rank, found))
+
+
+def _mask_rank(value: Any) -> int | None:
+    mask = step_mask(value)
+    return None if mask is None else len(mask.shape)
+
+
+def _shape(value: Any) -> Shape | None:
+    return tuple(value.shape) if isinstance(value, tf.Tensor) else None

@@ -1,0 +1,127 @@
+"""Trace a Keras model: write it out as a graph of calls."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import tensorflow as tf
+from keras.src.models.functional import Functional
+
+from ..errors import ModelError
+from ._access import is_nested, is_opaque, names_of
+from ._calls import Call, Graph, Ref, Shape
+from ._padding import StepMasks, observe
+from ._timesteps import step_mask
+
+
+def trace_graph(model: keras.Model) -> Graph:
+    """Write out a model as a `Graph`.
+
+    Raises
+    ------
+    ModelError
+        If `model` is no Keras model, is not built, or Keras does not run on TensorFlow.
+    """
+    if (backend := keras.config.backend()) != "tensorflow":
+        raise ModelError(
+            f"Keras must run on TensorFlow, received the backend '{backend}': save the model, set the environment "
+            "variable KERAS_BACKEND=tensorflow before Keras is imported, and load it there."
+        )
+    if not isinstance(model, keras.Model):
+        raise ModelError(
+            f"`model` must be a keras.Model, received {type(model).__name__}: load a saved one with "
+            "keras.saving.load_model."
+        )
+    if is_opaque(model):
+        from ._subclassed import trace_opaque
+
+        return trace_opaque(model)
+    functional = _functional(model)
+    shapes: list[Shape] = []
+    masked: list[bool] = []
+    calls: list[Call] = []
+    names = names_of(model)
+
+    def new_slot(tensor: keras.KerasTensor) -> int:
+        shapes.append(tuple(tensor.shape))
+        masked.append(step_mask(tensor) is not None)
+        return len(shapes) - 1
+
+    inputs = tuple(new_slot(tensor) for tensor in functional.inputs)
+    outputs = _write_out(functional, inputs, new_slot, calls, shapes)
+    specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in functional.inputs]
+    masks = StepMasks({}, ((),) * len(calls), frozenset())
+    if any(masked):
+        masks = observe(model, calls, inputs, outputs, specs)
+    return Graph(
+        calls=tuple(
+            replace(call, name=names.get(id(call.layer), call.name), unmasked=slots)
+            for call, slots in zip(calls, masks.taken_off, strict=True)
+        ),
+        inputs=inputs,
+        outputs=outputs,
+        shapes=tuple(shapes),
+        input_names=tuple(tensor.name for tensor in functional.inputs),
+        output_names=tuple(functional.output_names),
+        input_dtypes=tuple(str(tensor.dtype) for tensor in functional.inputs),
+        names=names,
+        mask_ranks=tuple(masks.ranks.get(slot) for slot in range(len(shapes))),
+        padded=masks.padded,
+    )
+
+
+def _functional(model: Any) -> Functional:
+    """The Functional model inside `model`, or an error that says what to do."""
+    if isinstance(model, keras.Sequential):
+        if model._functional is None:
+            raise ModelError(
+                f"model '{model.name}' is not built, so its units cannot be counted: call "
+                "model.build(input_shape), or begin it with keras.Input(shape)."
+            )
+        return model._functional
+    return model
+
+
+def _write_out(
+    functional: Functional,
+    inputs: Sequence[int],
+    new_slot: Callable[[keras.KerasTensor], int],
+    calls: list[Call],
+    shapes: list[Shape],
+) -> tuple[int, ...]:
+    """Append the calls of `functional`, fed by the slots `inputs`; gives its output slots.
+
+    A nested model that is given a mask beside its inputs is one call: the layers in it read the mask unseen.
+    """
+    slots = {id(tensor): slot for tensor, slot in zip(functional.inputs, inputs, strict=True)}
+    for depth in sorted(functional._nodes_by_depth, reverse=True):
+        for node in functional._nodes_by_depth[depth]:
+            tensors = node.input_tensors
+            if node.is_input or any(id(tensor) not in slots for tensor in tensors):
+                continue
+            read = tuple(slots[id(tensor)] for tensor in tensors)
+            if is_nested(node.operation) and len(read) == len(_functional(node.operation).inputs):
+                written = _write_out(_functional(node.operation), read, new_slot, calls, shapes)
+            else:
+                written = tuple(new_slot(tensor) for tensor in node.output_tensors)
+                calls.append(_call(node, slots, read, written, shapes))
+            slots.update({id(t): slot for t, slot in zip(node.output_tensors, written, strict=True)})
+    return tuple(slots[id(tensor)] for tensor in functional.outputs)
+
+
+def _call(node: Any, slots: dict[int, int], read: tuple, written: tuple, shapes: list[Shape]) -> Call:
+    def refer(leaf: Any) -> Any:
+        return Ref(slots[id(leaf)]) if isinstance(leaf, keras.KerasTensor) else leaf
+
+    args, kwargs = node.arguments.convert(refer)
+    return Call(
+        layer=node.operation,
+        args=args,
+        kwargs=kwargs,
+        inputs=read,
+        outputs=written,
+        input_shapes=tuple(shapes[slot] for slot in read),
+        output_shapes=tuple(shapes[slot] for slot in written),
+        name=str(node.operation.name),
+    )

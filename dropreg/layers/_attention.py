@@ -1,0 +1,100 @@
+"""Attention: the heads are elements of their own; channels are mixed by the projections."""
+
+import math
+from typing import Any
+
+import numpy as np
+from keras import layers
+
+from ..graph import Call, Shape
+from ._channels import Channels, Labels
+from ._common import pin_all
+from ._projections import Heads, Projection
+from ._registry import register
+from ._rule import Array, Cut, Kept, Rule, unchanged
+
+_QUERY, _VALUE = ("query", 0), ("value", 1)
+
+
+def _positions(shape: Shape) -> float:
+    return math.prod(math.nan if size is None else size for size in shape[1:-1])
+
+
+class AttentionRule(Rule):
+    """Pins what it reads; a head is a slice of the query, key, value and output projections."""
+
+    def heads(self, layer: Any) -> Heads | None:
+        if not layer.built:
+            return None
+        count = layer.num_query_heads if hasattr(layer, "num_query_heads") else layer.num_heads
+        projection = layer._output_dense
+        own = [layer._query_dense, layer._key_dense, layer._value_dense]
+        sizes = {id(part): sum(math.prod(weight.shape) for weight in part.weights) for part in own}
+        shared = getattr(layer, "num_key_value_heads", count)
+        repeats = count // shared
+        written = math.prod(projection.kernel.shape) / count
+        params = sizes[id(own[0])] / count + written
+        if repeats == 1:  # keys and values that several heads share stay as long as one of them does
+            params += (sizes[id(own[1])] + sizes[id(own[2])]) / count
+        shapes_of: list[Any] = [tuple(part.kernel.shape) for part in own]
+        kernels = [math.prod(shape) / heads for shape, heads in zip(shapes_of, (count, shared, shared), strict=True)]
+        width = shapes_of[0][-1] + shapes_of[2][-1]
+
+        def macs(shapes: tuple[Shape, ...]) -> float:
+            queries, keys = _positions(shapes[0]), _positions(shapes[:2][-1])
+            projected = queries * (kernels[0] + written)
+            projected += keys * (kernels[1] + kernels[2]) if repeats == 1 else 0
+            return projected + queries * keys * width
+
+        return Heads(count, projection, round(params), macs)
+
+    def projections(self, layer: Any) -> dict[str, Projection]:
+        gate = getattr(layer, "_gate_dense", None)
+        readers = {"query": layer._query_dense, "key": layer._key_dense, "value": layer._value_dense, "gate": gate}
+        found = {
+            part: Projection(reader, 1, _VALUE if part in ("key", "value") else _QUERY)
+            for part, reader in readers.items()
+            if reader is not None
+        }
+        return {**found, "output": Projection(layer._output_dense, 2, _QUERY)}  # which mixes heads and their channels
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        return pin_all(call, inputs, channels, "projects (its heads are elements of kind 'heads')")
+
+    def macs(self, call: Call) -> float:
+        found = self.heads(call.layer)
+        return math.nan if found is None else found.count * found.macs(call.input_shapes)
+
+    def cut_heads(self, call: Call, kept: Kept) -> Cut:
+        """Query heads that shared keys and values with an unequal number of others get copies of their own."""
+        layer, whole = call.layer, unchanged(call)
+        queries = np.flatnonzero(kept)
+        config = {**whole.config, "num_heads": len(queries)}
+        keys = queries
+        if hasattr(layer, "num_query_heads"):
+            keys, repeats = _shared(queries, len(kept) // layer.num_key_value_heads)
+            del config["num_heads"]
+            config |= {"num_query_heads": len(keys) * repeats, "num_key_value_heads": len(keys)}
+        outputs = {id(weight) for weight in layer._output_dense.weights}
+        shared = {id(weight) for part in (layer._key_dense, layer._value_dense) for weight in part.weights}
+        weights = []
+        for weight, array in zip(layer.weights, whole.weights, strict=True):
+            chosen = keys if id(weight) in shared else queries
+            weights.append(_output_heads(weight, array, chosen) if id(weight) in outputs else array[..., chosen, :])
+        return Cut(config, weights)
+
+
+def _shared(queries: Array, repeats: int) -> tuple[Array, int]:
+    """Key heads of these query heads, and how many query heads share each."""
+    keys, counts = np.unique(queries // repeats, return_counts=True)
+    if (counts == counts[0]).all():
+        return keys, int(counts[0])
+    return queries // repeats, 1
+
+
+def _output_heads(weight: Any, array: Array, queries: Array) -> Array:
+    """The output projection without the heads that go; its bias stays."""
+    return array if weight.name == "bias" else array[queries]
+
+
+register(layers.MultiHeadAttention, layers.GroupQueryAttention, rule=AttentionRule())

@@ -1,0 +1,36 @@
+"""Embeddings: a dimension is a unit like any other."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from keras import layers
+
+from ..graph import Call
+from ._channels import Channels, Labels
+from ._common import source
+from ._registry import register
+from ._rule import Cut, Kept, Rule, unchanged
+
+
+class EmbeddingRule(Rule):
+    """Reads numbers, computes `output_dim` dimensions."""
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        return layer.output_dim, "dimension"
+
+    def vocabulary(self, layer: Any) -> int | None:
+        return layer.input_dim
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        before = len(channels.sources)
+        labels = source(call, call.layer.output_dim, "dimension", channels)
+        channels.charge(labels, params=call.layer.input_dim if len(channels.sources) > before else 0.0)
+        return [labels]
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        whole = unchanged(call)
+        config = {**whole.config, "output_dim": int(kept_out[0].sum())}
+        return Cut(config, [weight[:, kept_out[0]] for weight in whole.weights])
+
+
+register(layers.Embedding, rule=EmbeddingRule())

@@ -1,0 +1,239 @@
+"""Recurrent layers: a unit is read by the layers behind and, one step later, by the layer itself."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+
+from ..graph import Call, counted_steps, patched, with_counted
+from ._channels import Channels, Labels, State
+from ._common import LinearReader, is_elementwise, pin_all, positions, read
+from ._registry import register, rule_for
+from ._rule import Array, Cut, Kept, unchanged
+
+_GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
+
+
+class RecurrentRule(LinearReader):
+    """Reads the trailing axis, computes `units` recurrent units, reads their last outputs, the *states*, as well."""
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        return layer.units, "recurrent unit"
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        if call.layer.stateful:
+            return pin_all(call, inputs, channels, "is stateful and keeps")
+        return recur(call, index, call.layer, inputs, len(call.outputs), channels)
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        whole = unchanged(call)
+        return Cut({**whole.config, "units": int(kept_out[0].sum())}, _cut_cell(whole.weights, kept_in[0], kept_out[0]))
+
+    def macs(self, call: Call) -> float:
+        return sum(_macs(call, part) for part in self.parts(call.layer))
+
+    def parts(self, layer: Any) -> list[Any]:
+        """The layers with a cell of their own."""
+        return [layer]
+
+    def has_bias(self, call: Call) -> bool:
+        return self.parts(call.layer)[0].cell.bias is not None
+
+    def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
+        return [np.concatenate([kernel for kernel, *_ in self._cells(call, weights)], axis=1)]
+
+    def with_kernel_rows(self, call: Call, weights: list[Array], rows: list[Array]) -> list[Array]:
+        cells = self._cells(call, weights)
+        kernels = np.split(rows[0], len(cells), axis=1)
+        return [w for kernel, (_, *others) in zip(kernels, cells, strict=True) for w in (kernel, *others)]
+
+    def respond(self, call: Call, config: dict[str, Any], weights: list[Array], batch: Array) -> Array:
+        (rows,) = self.kernel_rows(call, weights) or []
+        return np.asarray(batch @ rows, np.float64)
+
+    def shifted(self, call: Call, weights: list[Array], shift: Array) -> list[Array]:
+        cells = self._cells(call, weights)
+        shifts = np.split(shift, len(cells))
+        return [w for cell, more in zip(cells, shifts, strict=True) for w in _biased(cell, more, 0)]
+
+    def state_rows(self, call: Call, weights: list[Array]) -> list[Array]:
+        if any(not getattr(part, "reset_after", True) for part in self.parts(call.layer)):
+            return []  # its candidate multiplies states with gates first
+        return [recurrent for _, recurrent, *_ in self._cells(call, weights)]
+
+    def with_state_rows(self, call: Call, weights: list[Array], rows: list[Array], shifts: list[Array]) -> list[Array]:
+        cells = zip(self._cells(call, weights), rows, shifts, strict=True)
+        return [w for (kernel, _, *bias), row, more in cells for w in _biased([kernel, row, *bias], more, -1)]
+
+    def states(self, call: Call, values: Sequence[Any]) -> list[Any]:
+        begun = call.positions_of("initial_state", 1)
+        found = []
+        for part in self.parts(call.layer):
+            with patched([(part, "return_sequences", True), (part, "return_state", False)]):
+                after = replace(call, layer=part).run(values)[0]
+            first = values[begun[0]] if begun else keras.ops.zeros_like(after[:, 0])
+            before = keras.ops.concatenate([keras.ops.expand_dims(first, 1), after[:, :-1]], axis=1)
+            counted = counted_steps(values[0])
+            found.append(
+                with_counted(before, counted[:, ::-1] if counted is not None and part.go_backwards else counted)
+            )
+        return found
+
+    def of_states(self, call: Call, outputs: Sequence[Array]) -> list[Array]:
+        return [outputs[0]]
+
+    def _cells(self, call: Call, weights: list[Array]) -> list[list[Array]]:
+        """Kernel, recurrent kernel and bias, if there is one, of each cell."""
+        n = len(weights) // len(self.parts(call.layer))
+        return [weights[k : k + n] for k in range(0, len(weights), n)]
+
+
+def _biased(cell: list[Array], shift: Array, place: int) -> list[Array]:
+    """A cell with a larger bias; of biases for the input and for the state, number `place`."""
+    kernel, recurrent, *bias = cell
+    if not bias:
+        return cell
+    larger = bias[0].copy()
+    larger[... if larger.ndim == 1 else place] += shift.astype(larger.dtype)
+    return [kernel, recurrent, larger]
+
+
+def _cut_cell(weights: list[Array], kept_in: Kept, kept: Kept) -> list[Array]:
+    """Kernel, recurrent kernel and bias of a cell; their columns are gates by units."""
+    kernel, recurrent, *bias = weights
+    columns = np.tile(kept, kernel.shape[1] // len(kept))
+    return [kernel[kept_in][:, columns], recurrent[kept][:, columns], *(b[..., columns] for b in bias)]
+
+
+def _macs(call: Call, layer: Any) -> float:
+    kernels = [layer.cell.kernel, layer.cell.recurrent_kernel]
+    return sum(math.prod(kernel.shape) for kernel in kernels) * positions(call.input_shapes[0])
+
+
+def recur(call: Call, index: int, layer: Any, inputs: list[Labels], n_outputs: int, channels: Channels) -> list[Labels]:
+    """Labels of the outputs (sequence or last step, then states) of one recurrent layer."""
+    kind = next((name for parent in type(layer).__mro__ if (name := parent.__name__) in _GATES), None)
+    if kind is None:
+        return pin_all(call, inputs, channels, "has a cell without a rule for")
+    gates, n_inputs, units = _GATES[kind], len(inputs[0]), layer.units
+    steps = float(call.input_shapes[0][1] or np.nan)
+    read(call, index, 0, inputs[0], channels)
+    is_new = not any(state.cell is layer.cell for state in channels.states)
+    labels = channels.units(layer, units, "recurrent unit")
+    for activation in (layer.activation, getattr(layer, "recurrent_activation", layer.activation)):
+        if not is_elementwise(activation):
+            channels.pin(labels, f"an activation of layer '{layer.name}' mixes its units")
+    for state in call.positions_of("initial_state", 1):
+        channels.tie(
+            labels, inputs[state], f"layer '{call.name}' ({call.kind}) starts from a state that cannot be dropped"
+        )
+    if is_new:
+        channels.states.append(State(layer.cell, labels))
+        bias = 0 if layer.cell.bias is None else math.prod(layer.cell.bias.shape)
+        channels.charge(inputs[0], params=gates * units)
+        # a unit's own columns of the recurrent kernel, and its row in those of the others
+        channels.charge(labels, params=gates * (n_inputs + 2 * units - 1) + bias / units)
+    channels.charge(inputs[0], macs=steps * gates * units)
+    channels.charge(labels, macs=steps * gates * (n_inputs + 2 * units - 1))
+    return [labels] * n_outputs
+
+
+class BidirectionalRule(RecurrentRule):
+    """Two recurrent layers whose outputs are concatenated or combined."""
+
+    def units(self, layer: Any) -> tuple[int, str] | None:
+        return None
+
+    def parts(self, layer: Any) -> list[Any]:
+        return [layer.forward_layer, layer.backward_layer]
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        layer = call.layer
+        parts = self.parts(layer)
+        if any(part.stateful or part.return_state for part in parts) or call.positions_of("initial_state", 1):
+            return pin_all(call, inputs, channels, "hands out or takes the states of")
+        forward, backward = (recur(call, index, part, inputs, 1, channels)[0] for part in parts)
+        # both directions read the same input: one gate serves them
+        channels.reads.pop()
+        if layer.merge_mode in ("concat", None):
+            forward_name, backward_name = (channels.names.get(id(part), part.name) for part in parts)
+            channels.equal[forward_name, backward_name] = None
+            return [forward, backward] if layer.merge_mode is None else [np.concatenate([forward, backward])]
+        return [channels.tie(forward, backward, f"layer '{call.name}' combines both directions")]
+
+    def blocked(self, call: Call, kept_out: Sequence[Kept] = ()) -> str | None:
+        counts = [int(kept.sum()) for kept in _directions(call, kept_out)] if kept_out else []
+        if call.layer.merge_mode in ("concat", None) and len(set(counts)) > 1:
+            return f"Keras wants as many units in both directions, which would keep {counts[0]} and {counts[1]}"
+        return super().blocked(call, kept_out)
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        layer, whole = call.layer, unchanged(call)
+        parts = self.parts(layer)
+        kept = _directions(call, kept_out)
+        config, weights = dict(whole.config), []
+        for name, part, stay in zip(("layer", "backward_layer"), parts, kept, strict=True):
+            inner = {**config[name]["config"], "units": int(stay.sum())}
+            config[name] = {**config[name], "config": inner, "build_config": None}
+            weights += _cut_cell(part.get_weights(), kept_in[0], stay)
+        return Cut(config, weights)
+
+    def of_states(self, call: Call, outputs: Sequence[Array]) -> list[Array]:
+        return _directions(call, outputs)
+
+
+def _directions(call: Call, outputs: Sequence[Array]) -> list[Array]:
+    """What is said of the outputs' trailing axes, of each direction of a bidirectional layer."""
+    if call.layer.merge_mode == "concat":
+        return np.split(outputs[0], [call.layer.forward_layer.units])
+    return [*outputs, outputs[0]][:2]
+
+
+class TimeDistributedRule(LinearReader):
+    """The rule of the wrapped layer, for which steps are one more axis of positions; dense layers alone."""
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        if not self._is_dense(call):
+            return pin_all(call, inputs, channels, f"distributes {type(call.layer.layer).__name__} over")
+        rule, inner = self._inner(call)
+        return rule.flow(inner, index, inputs, channels)
+
+    def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
+        rule, inner = self._inner(call)
+        config, cut = unchanged(call).config, rule.cut(inner, kept_in, kept_out)
+        wrapped = {**config["layer"], "config": cut.config, "build_config": None}
+        return Cut({**config, "layer": wrapped}, cut.weights)
+
+    def has_bias(self, call: Call) -> bool:
+        return self._is_dense(call) and call.layer.layer.use_bias
+
+    def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
+        return [weights[0]] if self._is_dense(call) else None
+
+    def with_kernel_rows(self, call: Call, weights: list[Array], rows: list[Array]) -> list[Array]:
+        return [*rows, *weights[1:]]
+
+    def linear_copy(self, call: Call, config: dict[str, Any]) -> Any:
+        rule, inner = self._inner(call)
+        return rule.linear_copy(inner, config["layer"]["config"])
+
+    def macs(self, call: Call) -> float:
+        rule, inner = self._inner(call)
+        return rule.macs(inner)
+
+    def _is_dense(self, call: Call) -> bool:
+        return isinstance(call.layer.layer, layers.Dense)
+
+    def _inner(self, call: Call) -> tuple[Any, Call]:
+        """The wrapped layer's rule, and its call."""
+        inner = replace(call, layer=call.layer.layer)
+        return rule_for(inner.layer), inner
+
+
+register(layers.SimpleRNN, layers.GRU, layers.LSTM, rule=RecurrentRule())
+register(layers.Bidirectional, rule=BidirectionalRule())
+register(layers.TimeDistributed, rule=TimeDistributedRule())

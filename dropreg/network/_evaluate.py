@@ -1,0 +1,86 @@
+"""What a change did to a model: outcomes of both on the same examples."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import tensorflow as tf
+
+from ..data import Data, Examples, Prediction, Task, check_data
+from ..graph import BATCH, call_model, traced
+from ._logits import are_logits
+from ._metrics import PerMask
+from ._outcomes import Outcome, check_outcomes, resolve_all
+
+Values = npt.NDArray[np.float64]
+
+
+def measure(
+    before: "keras.Model",
+    after: "keras.Model",
+    data: Data,
+    outcomes: Sequence[str | Outcome] | str | Outcome | None,
+    task: Task | None,
+) -> pd.DataFrame:
+    """One row an outcome; parameters, columns and errors as in `dropreg.Pruned.measure`."""
+    examples = check_data(before, data, task)
+    chosen = resolve_all(_usual(examples) if outcomes is None else outcomes)
+    check_outcomes(chosen, examples.labels, examples.task)
+    predictions = _predict(before, after, examples)
+    rows = []
+    for outcome in chosen:
+        values = _values(predictions, examples, outcome)
+        change = values[1] - values[0]
+        error = change.std(ddof=1) / np.sqrt(len(change)) if len(change) > 1 else np.nan
+        rows.append((outcome.name, *values.mean(axis=1), change.mean(), error))
+    return pd.DataFrame(rows, columns=["outcome", "before", "after", "change", "std_error"])
+
+
+def changes(before: "keras.Model", after: "keras.Model", data: Data, outcome: Outcome) -> Values:
+    """What each example's outcome changed by, shape (n_examples,)."""
+    examples = check_data(before, data)
+    values = _values(_predict(before, after, examples), examples, outcome)
+    return values[1] - values[0]
+
+
+def _usual(examples: Examples) -> tuple[str, ...]:
+    if examples.labels is None:
+        return ("divergence",)
+    return ("loss",) if examples.task == "regression" else ("accuracy", "loss")
+
+
+def _predict(before: "keras.Model", after: "keras.Model", examples: Examples) -> tuple[Prediction, Prediction]:
+    import tensorflow as tf
+
+    both = run_model(before, examples), run_model(after, examples)
+    from_logits = are_logits(before, examples.output, examples.task, both[0])
+    counted = examples.carried()[1]
+    whole, smaller = (examples.predicted(tf.constant(f), counted, from_logits=from_logits) for f in both)
+    return whole, smaller
+
+
+def _values(predictions: tuple[Prediction, Prediction], examples: Examples, outcome: Outcome) -> Values:
+    """The outcome before and after, shape (2, n_examples); (2, 1) of one that takes all examples at once."""
+    import tensorflow as tf
+
+    labels = examples.carried()[0]
+    if isinstance(outcome, PerMask):
+        return np.array([[outcome.measure_mask(labels, found.outputs.numpy())] for found in predictions])
+    measured = [outcome.measure(found, tf.constant(labels), predictions[0]).numpy() for found in predictions]
+    return np.array(measured, dtype=np.float64)
+
+
+def run_model(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
+    """The measured output (n_examples, ..., n_outputs) of a model that is left as it is."""
+
+    def forward(inputs: list[Any]) -> Any:
+        with keras.StatelessScope(collect_losses=True):
+            return tf.cast(call_model(model, inputs, training=False, output=examples.output), tf.float32)
+
+    starts = range(0, len(examples), BATCH)
+    run = traced(forward, list(examples.inputs), runs=len(starts))
+    parts = [run([tf.convert_to_tensor(x[k : k + BATCH]) for x in examples.inputs]).numpy() for k in starts]
+    return examples.check_outputs(np.concatenate(parts), model.name)

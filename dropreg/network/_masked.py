@@ -1,0 +1,267 @@
+"""The masked network: (examples, masks) to outputs.
+
+Gates multiply the inputs of the layers that read an element, not the output of the layer that
+computes it: only there is zero the same as absent, because a normalization, an activation with
+f(0) != 0 or a padding in between would turn a zero into something else. What lies inside a layer
+(heads, recurrent states, whole layers, the layers of a subclassed model) is reached by giving the
+layer another ``call`` while the network runs; weights by giving variables other values in the
+stateless scope that everything runs in.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from ..element import Elements, Gate, InnerGate, check_fits
+from ..graph import (
+    Call,
+    Graph,
+    all_layers,
+    call_name,
+    patched,
+    step_mask,
+    trace_graph,
+    traced,
+    with_counted,
+    with_step_mask,
+)
+from ._gating import _CALLS, apply_mask, change_state, masked_variable
+from ._padding import idle_masks
+
+if TYPE_CHECKING:
+    from ..data import Examples
+    from ._last_layer import LastLayer
+
+
+class MaskedNetwork:
+    """A model whose elements can be dropped, row by row.
+
+    The calls that no mask can reach (all that comes before the first gate) form the *prefix*, which
+    is computed once an example; the rest is the *suffix*, computed once a row. The model itself is
+    as it was afterwards: its layers run in a stateless scope.
+
+    Parameters
+    ----------
+    model : keras.Model
+    elements : Elements
+        From ``dropreg.elements(model)``.
+    output : int or str
+        Which of the model's outputs to give.
+
+    Attributes
+    ----------
+    frontier : tuple of int
+        Slots that the prefix hands to the suffix.
+    output : int
+        Slot of the output.
+    takes_groups : bool
+        Whether consecutive rows share a mask, masks being of shape (groups, n_elements).
+    last : LastLayer or None
+        The last layer's weights where they learn along, else None.
+    recurrent : sequence of ndarray of int64
+        Elements of each cell whose states are merged, else none.
+
+    Raises
+    ------
+    ModelError
+        If `elements` belong to another model.
+    ParameterError
+        If `output` is no output of the model.
+    """
+
+    takes_groups: ClassVar[bool] = False
+    last: "LastLayer | None" = None
+    recurrent: Sequence[npt.NDArray[np.int64]] = ()
+
+    def __init__(
+        self,
+        model: keras.Model,
+        elements: Elements,
+        output: int | str = 0,
+    ) -> None:
+        self.model = model
+        self.elements = elements
+        self.graph: Graph = trace_graph(model)
+        check_fits(elements, self.graph, model.name)
+        self._gates: dict[tuple[int, int], list[Gate]] = {}
+        for gate in elements.gates:
+            self._gates.setdefault((gate.call, gate.position), []).append(gate)
+        self._layers = all_layers(model)
+        self.output: int = self.graph.outputs[self.graph.output_number(output)]
+        self._suffix = self._reached_by_masks()
+        self.frontier: tuple[int, ...] = self._frontier()
+
+    def _reached_by_masks(self) -> tuple[int, ...]:
+        owners = {id(self._layers[gate.layer]) for gate in self.elements.inner_gates}
+        gated = {gate.call for gate in self.elements.gates}
+        gated |= {k for k, call in enumerate(self.graph.calls) if owners.intersection(map(id, call.layers()))}
+        masked: set[int] = set()
+        reached = []
+        for index, call in enumerate(self.graph.calls):
+            if index in gated or masked.intersection(call.inputs):
+                reached.append(index)
+                masked.update(call.outputs)
+        return tuple(reached)
+
+    def _frontier(self) -> tuple[int, ...]:
+        suffix = [self.graph.calls[index] for index in self._suffix]
+        computed = {slot for call in suffix for slot in call.outputs}
+        needed = [slot for call in suffix for slot in call.inputs] + [self.output]
+        return tuple(dict.fromkeys(slot for slot in needed if slot not in computed))
+
+    def floats_per_row(self) -> int:
+        """Numbers that the suffix writes for one row, unknown sizes counted as one."""
+        shapes = [shape for index in self._suffix for shape in self.graph.calls[index].output_shapes]
+        return sum(int(np.prod([size or 1 for size in shape[1:]])) for shape in shapes)
+
+    def prefix(self, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+        """Values at the frontier, one tensor of shape (examples, ...) for each of its slots, then their step masks."""
+        values = dict(zip(self.graph.inputs, inputs, strict=True))
+        suffix = set(self._suffix)
+        calls = {i: call for i, call in enumerate(self.graph.calls) if i not in suffix}
+        self._run(calls, values, None)
+        masked = [slot for slot in self.frontier if self.graph.mask_ranks[slot] is not None]
+        return [values[slot] for slot in self.frontier] + [tf.cast(step_mask(values[slot]), tf.bool) for slot in masked]
+
+    def suffix(self, frontier: Sequence[tf.Tensor], masks: tf.Tensor | None) -> tf.Tensor:
+        """The model's output for rows of frontier values and masks.
+
+        Parameters
+        ----------
+        frontier : sequence of Tensor, shape (rows, ...)
+            As `prefix` gives them.
+        masks : Tensor of float, shape (rows, n_elements) or (1, n_elements), or None
+            1 = kept, 0 = dropped; None keeps everything. One mask for all rows where
+            ``elements.one_mask_a_batch``.
+
+        Returns
+        -------
+        Tensor, shape (rows, ...)
+        """
+        found = iter(frontier[len(self.frontier) :])
+        values = {
+            slot: value if self.graph.mask_ranks[slot] is None else with_step_mask(tf.identity(value), next(found))
+            for slot, value in zip(self.frontier, frontier, strict=False)
+        }
+        self._run({i: self.graph.calls[i] for i in self._suffix}, values, masks)
+        return values[self.output]
+
+    def _run(self, calls: dict[int, Call], values: dict[int, Any], masks: tf.Tensor | None) -> None:
+        changes, weights = [], []
+        if masks is not None:
+            changes, weights = self._inner_changes(masks, tf.shape(next(iter(values.values())))[0])
+        with patched(changes), keras.StatelessScope(weights, collect_losses=True):
+            for index, call in calls.items():
+                inputs = [
+                    self._gated(index, position, values[slot], masks) for position, slot in enumerate(call.inputs)
+                ]
+                values.update(zip(call.outputs, call.run(inputs), strict=True))
+
+    def _inner_changes(
+        self, masks: tf.Tensor, n_rows: tf.Tensor
+    ) -> tuple[list[tuple[Any, str, Any]], list[tuple[Any, tf.Tensor]]]:
+        """Attributes of layers to change, and other values of variables, for these masks and so many rows."""
+        calls: dict[int, Callable[..., Any]] = {}
+        weights = []
+        for gate in self.elements.inner_gates:
+            layer = self._layers[gate.layer]
+            if gate.where == "kernel":
+                weights.append(masked_variable(layer, gate, masks))
+                continue
+            original: Any = calls.get(gate.layer, getattr(layer, call_name(layer)))
+            calls[gate.layer] = self._inner_call(gate, original, masks, n_rows)
+        changes = [(self._layers[k], call_name(self._layers[k]), call) for k, call in calls.items()]
+        # a fused kernel would run past the cells, where states are masked
+        changes += [(layer, "use_cudnn", False) for layer in self._layers if "use_cudnn" in vars(layer) and calls]
+        return changes, weights
+
+    def _inner_call(self, gate: InnerGate, original: Callable[..., Any], masks: tf.Tensor, n_rows: tf.Tensor) -> Any:
+        """A layer's call, with what a gate inside it drops left out."""
+        if gate.where == "state":
+            return partial(change_state, original, partial(apply_mask, masks=masks, columns=gate.columns))
+        return partial(_CALLS[gate.where], original, gate.columns, masks)
+
+    def _gated(self, call: int, position: int, value: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
+        if masks is None or (call, position) not in self._gates:
+            return value
+        gated = value
+        for gate in self._gates[call, position]:
+            gated = apply_mask(gated, masks, gate.columns)
+        return with_step_mask(gated, step_mask(value))
+
+    def __call__(self, inputs: Sequence[Any], masks: Any) -> tf.Tensor:
+        """The model's output for examples and masks, one mask an example.
+
+        Parameters
+        ----------
+        inputs : sequence of array, shape (rows, ...)
+            One array for each input of the model.
+        masks : array of bool or float, shape (rows, n_elements) or (1, n_elements), or None
+            True = kept.
+
+        Returns
+        -------
+        Tensor, shape (rows, ...)
+        """
+        tensors = [tf.convert_to_tensor(x, dtype=t) for x, t in zip(inputs, self.graph.input_dtypes, strict=True)]
+        kept = None if masks is None else tf.cast(tf.convert_to_tensor(masks), tf.float32)
+        return self.suffix(self.prefix(tensors), kept)
+
+    def _read(self, values: dict[int, Any], place: tuple[int, int]) -> tf.Tensor:
+        """What a call reads at an input."""
+        return values[self.graph.calls[place[0]].inputs[place[1]]]
+
+    def average(
+        self, function: Callable[[dict[int, Any]], list[tf.Tensor]], examples: "Examples", batch_size: int
+    ) -> list[npt.NDArray[np.float64]]:
+        """Means over examples of what `function` makes of the values in all slots of the whole network.
+
+        It takes those of a batch, by slot, with `counted_steps`, and gives means over its rows.
+        """
+
+        def of_batch(batch: list[tf.Tensor]) -> list[tf.Tensor]:
+            values = dict(zip(self.graph.inputs, batch, strict=True))
+            self._run(dict(enumerate(self.graph.calls)), values, None)
+            return function(
+                values | {k: with_counted(values[k], mask) for k, mask in idle_masks(self.graph, batch).items()}
+            )
+
+        starts = range(0, len(examples), batch_size)
+        run = traced(of_batch, list(examples.inputs), runs=len(starts))
+        totals: list[Any] = []
+        for start in starts:
+            batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
+            parts = [len(batch[0]) / len(examples) * np.asarray(part, np.float64) for part in run(batch)]
+            totals = [a + b for a, b in zip(totals, parts, strict=True)] if totals else parts
+        return totals
+
+    def accuracy(self, x: Any, y: npt.NDArray[np.int64], dropped: Sequence[int] | npt.NDArray[np.int64]) -> float:
+        """Accuracy on (x, y) with the elements `dropped` (their numbers) missing in every row."""
+        kept = np.ones(len(self.elements), dtype=bool)
+        kept[np.asarray(dropped, dtype=np.int64)] = False
+        inputs = list(x) if len(self.graph.inputs) > 1 else [x]
+        right = 0
+        for start in range(0, len(y), 1000):
+            rows = slice(start, start + 1000)
+            masks = kept[np.newaxis]
+            outputs = self([array[rows] for array in inputs], masks)
+            right += int((np.argmax(outputs, axis=-1) == y[rows]).sum())
+        return right / y.size
+
+    def cached_prefix(self, examples: "Examples", batch_size: int, most_bytes: int) -> list[tf.Tensor] | None:
+        """Frontier values of all examples, or None where they would take more than `most_bytes`."""
+        starts = range(0, len(examples), batch_size)
+        prefix = traced(self.prefix, list(examples.inputs), runs=len(starts))
+        parts: list[list[tf.Tensor]] = []
+        for start in starts:
+            batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
+            parts.append(prefix(batch))
+            used = sum(value.shape.num_elements() * value.dtype.size for value in parts[0])
+            if used / len(batch[0]) * len(examples) > most_bytes:
+                return None
+        return [tf.concat(values, axis=0) for values in zip(*parts, strict=True)]

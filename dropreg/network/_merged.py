@@ -1,0 +1,223 @@
+"""The masked network in which a dropped channel becomes its prediction from those that stay.
+
+A layer that reads channels x keeps those of a mask m and reads the least-squares prediction of the others, which is
+what merging (`dropreg.surgery`) would give it. With C the channels' correlations over the examples and a ridge on
+their diagonal, K the kept and R the dropped, the prediction is x_R = A x_K, A = C_RK C_KK^-1. What element j adds to
+the rest is its residual r_j, the part of x_j that the other kept channels do not predict; flipping j changes what is
+read by D_j r_j, where D_j predicts every other channel from r_j. That is the step from dropped to kept, and it is the
+derivative that the masks get here: the derivative of "drop and merge", not that of "drop". Merging also fits the last
+layer anew, which learns along here (`dropreg.network`).
+
+All of it takes one inverse for each mask, of the smaller side: with G = C^-1, inverted once, (G_RR)^-1 is what K leaves
+of the covariance of R, and A = -(G_RR)^-1 G_RK.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from .._utils import Array
+from ..element import Columns, Elements, InnerGate
+from ..errors import ParameterError
+from ..graph import Call, channel_means, step_mask, weights_of, with_step_mask
+from ..layers import RecurrentRule, rule_for
+from ._conditional import Moments, conditional
+from ._gating import change_state, pick_masks, shortest_period
+from ._last_layer import LastLayer
+from ._masked import MaskedNetwork
+
+if TYPE_CHECKING:
+    from ..data import Examples
+
+Place = tuple[int, int] | int
+"""Where channels are read: an input of a call, by the numbers of both, or states, by the number of the cell."""
+
+
+class MergedNetwork(MaskedNetwork):
+    """A masked network that merges what it drops into what stays.
+
+    Masks have shape (groups, n_elements): consecutive rows, equally many, share each of them.
+
+    Parameters
+    ----------
+    model : keras.Model
+    elements : Elements
+        Read as channels of an activation: neurons, filters, recurrent units, dimensions of embeddings, branches. What
+        other elements beside them give (heads, layers) is not predicted, but zero.
+    examples : Examples
+        Whose activations tell which channels predict each other.
+    ridge : float
+        Added to the diagonal of the correlations.
+
+    Raises
+    ------
+    ParameterError
+        If no activation is there to predict.
+    """
+
+    takes_groups: ClassVar[bool] = True
+
+    def __init__(self, model: keras.Model, elements: Elements, examples: "Examples", ridge: float = 0.01) -> None:
+        super().__init__(model, elements, output=examples.output)
+        if not can_predict(elements):
+            raise ParameterError(
+                "`ablation` 'merged' must have elements that are read as channels of an activation, "
+                f"received {sorted(set(elements.kinds))}: use ablation='zero'."
+            )
+        self.ridge = ridge
+        self._columns: dict[Place, Columns] = {
+            place: np.maximum.reduce([gate.columns for gate in gates]) for place, gates in self._gates.items()
+        }
+        self._states = {gate.layer: found for gate in elements.inner_gates if (found := self._owners(gate))}
+        self._columns |= {gate.layer: gate.columns for gate in elements.inner_gates if gate.layer in self._states}
+        self.recurrent = [np.unique(self._columns[cell][self._columns[cell] >= 0]) for cell in self._states]
+        self.moments, self.last = self._measure(examples)
+
+    def _owners(self, gate: InnerGate) -> list[tuple[Call, int]]:
+        """Calls of the layer whose states a gate is for, and which of its cells it belongs to.
+
+        Empty where merging does not reach them.
+        """
+        found = []
+        for call in self.graph.calls if gate.where == "state" else ():
+            rule = rule_for(call.layer)
+            if isinstance(rule, RecurrentRule) and rule.state_rows(call, call.layer.get_weights()):
+                cells = [part.cell for part in rule.parts(call.layer)]
+                found += [(call, k) for k, cell in enumerate(cells) if cell is self._layers[gate.layer]]
+        return found
+
+    def _read_at(self, values: dict[int, Any], place: Place) -> "_Rows":
+        """What is read at a place."""
+        if isinstance(place, tuple):
+            return _Rows.of([self._read(values, place)])
+        return _Rows.of([_states_of(call, number, values) for call, number in self._states[place]])
+
+    def _measure(self, examples: "Examples", batch_size: int = 500) -> tuple[dict[Place, Moments], LastLayer | None]:
+        """Moments at the gates, and the last layer with those of what it reads."""
+        places = list(self._columns)
+        found = self.average(lambda values: [self._read_at(values, p).mean() for p in places], examples, batch_size)
+        means = dict(zip(places, found, strict=True))
+        one = len(self.graph.outputs) == 1  # merging fits no last layer where there are several
+        last = LastLayer.call_among([self.graph.calls[index] for index in self._suffix]) if one else None
+
+        def products(values: dict[int, Any]) -> list[tf.Tensor]:
+            read = []
+            for place in places:
+                rows = self._read_at(values, place)
+                centred = rows.x - tf.constant(means[place], tf.float32)
+                read.append(rows.folded(centred, shortest_period(self._columns[place])))
+            if last is not None:
+                rows = _Rows.of([values[last.inputs[0]]])
+                read.append(replace(rows, x=tf.concat([rows.x, tf.ones_like(rows.x[:, :1])], axis=1)))
+            return [rows.products() for rows in read]
+
+        totals = self.average(products, examples, batch_size)
+        moments = {
+            place: _moments(means[place], total, self.ridge) for place, total in zip(places, totals, strict=False)
+        }
+        return moments, None if last is None else LastLayer(last.layer, totals[-1])
+
+    def _inner_changes(
+        self, masks: tf.Tensor, n_rows: tf.Tensor
+    ) -> tuple[list[tuple[Any, str, Any]], list[tuple[Any, tf.Tensor]]]:
+        changes, weights = super()._inner_changes(masks, n_rows)
+        return changes, weights if self.last is None else weights + self.last.replacements()
+
+    def _inner_call(self, gate: InnerGate, original: Callable[..., Any], masks: tf.Tensor, n_rows: tf.Tensor) -> Any:
+        if gate.layer in self._states:
+            return partial(change_state, original, self._merging(gate.layer, masks))
+        return super()._inner_call(gate, original, tf.repeat(masks, n_rows // tf.shape(masks)[0], axis=0), n_rows)
+
+    def _gated(self, call: int, position: int, value: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
+        if masks is None or (call, position) not in self._gates:
+            return value
+        return with_step_mask(self._merging((call, position), masks)(value), step_mask(value))
+
+    def _merging(self, place: Place, masks: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
+        """What turns channels (rows, ..., channels) at a place into what is read in their place under masks."""
+        moments = self.moments[place]
+        period = len(moments.scale)
+        kept = pick_masks(tf.cast(masks, tf.float32), self._columns[place][:period])
+        correlation, precision = (tf.constant(m, tf.float32) for m in (moments.correlation, moments.precision))
+        change = conditional(correlation, precision, tf.stop_gradient(kept))
+        center, scale = tf.constant(moments.mean, tf.float32), tf.constant(moments.scale, tf.float32)
+
+        def merged(value: tf.Tensor) -> tf.Tensor:
+            shape = tf.shape(value)
+            x = tf.reshape(tf.cast(value, tf.float32) - center, [tf.shape(masks)[0], -1, period]) / scale
+            many = len(value.shape) > 2 or value.shape[-1] != period or place in self._states  # states: of all steps
+            read = change.read(x, kept, precision, many_rows=many)
+            return tf.cast(tf.reshape(read * scale, shape) + center, value.dtype)
+
+        return merged
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Channels at every position of examples.
+
+    Attributes
+    ----------
+    x : Tensor of float32, shape (rows, channels)
+    weights : Tensor of float32, shape (rows, 1), or None
+        What each counts, 1 in all; None where all count the same.
+    """
+
+    x: tf.Tensor
+    weights: tf.Tensor | None
+
+    @classmethod
+    def of(cls, values: list[Any]) -> "_Rows":
+        """All positions of tensors (rows, ..., channels)."""
+        parts = [tf.reshape(tf.cast(value, tf.float32), [-1, value.shape[-1]]) for value in values]
+        found = [weights_of(value) for value in values]
+        if all(weights is None for weights in found):
+            return cls(tf.concat(parts, 0), None)
+        ones = [tf.ones_like(x[:, :1]) / tf.cast(tf.shape(x)[0], tf.float32) for x in parts]
+        weights = [one if own is None else tf.reshape(own, [-1, 1]) for one, own in zip(ones, found, strict=True)]
+        return cls(tf.concat(parts, 0), tf.concat(weights, 0) / len(values))
+
+    def mean(self) -> tf.Tensor:
+        return channel_means(self.x) if self.weights is None else tf.reduce_sum(self.x * self.weights, axis=0)
+
+    def products(self) -> tf.Tensor:
+        """Mean products of channels, (channels, channels)."""
+        if self.weights is None:
+            return tf.matmul(self.x, self.x, transpose_a=True) / tf.cast(tf.shape(self.x)[0], tf.float32)
+        return tf.matmul(self.x * self.weights, self.x, transpose_a=True)
+
+    def folded(self, x: tf.Tensor, period: int) -> "_Rows":
+        """Values like these in rows of `period` channels."""
+        repeats = (x.shape[-1] or period) // period
+        weights = None if self.weights is None else tf.repeat(self.weights, repeats, axis=0) / repeats
+        return _Rows(tf.reshape(x, [-1, period]), weights)
+
+
+def _states_of(call: Call, number: int, values: dict[int, Any]) -> tf.Tensor:
+    """States of one cell of a recurrent layer in a call."""
+    rule: Any = rule_for(call.layer)
+    return rule.states(call, [values[slot] for slot in call.inputs])[number]
+
+
+def can_predict(elements: Elements) -> bool:
+    """Whether elements are read as channels of an activation, none of them twice at one place, and none is a weight."""
+    columns: dict[Place, list[Columns]] = {}
+    for gate in elements.gates:
+        columns.setdefault((gate.call, gate.position), []).append(gate.columns)
+    twice = any((np.sum([c >= 0 for c in found], axis=0) > 1).any() for found in columns.values())
+    whole = all(gate.where not in ("kernel", "output") for gate in elements.inner_gates)
+    return bool(elements.gates) and whole and not twice
+
+
+def _moments(mean: Array, products: Array, ridge: float) -> Moments:
+    scale = np.sqrt(np.maximum(np.diag(products), 0.0))
+    scale = np.where(scale > 1e-6 * max(scale.max(), 1e-30), scale, np.inf)
+    correlation = products / scale[:, np.newaxis] / scale
+    safe = np.where(np.isfinite(scale), scale, 1.0)
+    np.fill_diagonal(correlation, 1.0 + ridge)
+    return Moments(mean, safe, correlation, np.asarray(np.linalg.inv(correlation), np.float64))

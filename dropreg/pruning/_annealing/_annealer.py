@@ -1,0 +1,317 @@
+"""One run of annealing: logits that move round by round, stage after stage."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from ..._utils import Array, check_type, positive
+from ...data import Data, Examples, Task, check_data, read_once
+from ...element import Elements, Floor, Selection, finite_numbers
+from ...errors import DataError, ModelError, ParameterError
+from ...network import Outcome, Probe, Question, RetainedAccuracy, ask, non_differentiable
+from ...regression import ImpactTable
+from ...scorers import magnitude
+from .._path import SelectionPath
+from .._select import select
+from .._stepwise import Units, begin
+from ._local_search import Swapper, exchange
+from ._logits import bounded, keep_probabilities
+from ._round import Round
+from ._schedule import Annealing
+
+if TYPE_CHECKING:
+    import keras
+
+    from ...network import MaskedNetwork
+
+Ablation = Literal["zero", "merged"]
+_ROWS, _SMALL, _MERGED = 2048, 256, 512
+_WORTH = 4
+"""Examples without positions that one with positions, such as pixels, stands for where rows share a mask."""
+_WEIGHTS = Annealing(learning_rate=0.03, sharpness=15.0)
+
+
+class _Run(NamedTuple):
+    """Logits after the rounds of a run, their means that decide, what these select, and a row for each round."""
+
+    logits: Array
+    scores: Array
+    kept: npt.NDArray[np.bool_]
+    history: list[dict[str, Any]]
+
+
+class Annealer:
+    """Anneals a model's elements in stages, each of which drops more than the one before.
+
+    Parameters are those of `dropreg.anneal_path`.
+
+    Attributes
+    ----------
+    elements : Elements
+    start : ndarray of float64, shape (n_elements,)
+        The first logits.
+    n_stages : int
+        Stages so far.
+    kept : ndarray of bool, shape (n_elements,)
+        What stays after them.
+    scores : ndarray of float64, shape (n_elements,)
+        What decided the last stage; NaN for elements that had gone before.
+    """
+
+    def __init__(
+        self,
+        model: "keras.Model",
+        data: Data,
+        elements: Elements,
+        *,
+        rows_per_round: int | None = None,
+        outcome: str | Outcome | None = None,
+        gradients: bool = True,
+        ablation: Ablation = "zero",
+        schedule: Annealing | None = None,
+        examples_per_mask: int | None = None,
+        start: ImpactTable | npt.ArrayLike | None = None,
+        floor: Floor = 1,
+        task: Task | None = None,
+        seed: int = 0,
+    ) -> None:
+        if ablation not in get_args(Ablation):
+            raise ParameterError(f"`ablation` must be one of {', '.join(get_args(Ablation))}, received {ablation!r}.")
+        self.elements, self.floor, self.gradients, self.ablation = elements, floor, gradients, ablation
+        self.schedule = _default_schedule(elements) if schedule is None else schedule
+        check_type("schedule", self.schedule, Annealing, "pass dropreg.Annealing(...)")
+        data = read_once(data)
+        if outcome is None:
+            outcome = _default_outcome(
+                check_data(model, data, task), ablation, one_mask_a_batch=elements.one_mask_a_batch
+            )
+        self.question = ask(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
+        if gradients and not self.question.outcome.differentiable:
+            raise ParameterError(
+                f"`outcome` must have a gradient or a surrogate with one, received '{self.question.outcome.name}': "
+                "pass gradients=False, or outcome='divergence'."
+            )
+        self._worth = _WORTH if ablation == "merged" and self.question.has_positions else 1
+        group = _examples_per_mask(elements, ablation, examples_per_mask, self._worth)
+        positive("examples_per_mask", group)
+        rows = _rows_per_round(elements, gradients, ablation, group, rows_per_round, self._worth)
+        positive("rows_per_round", rows)
+        if rows % group or rows < 2 * group:
+            raise ParameterError(
+                f"`rows_per_round` must be a multiple of {group}, the examples of a mask, and pay for at least two "
+                f"masks, received {rows}: pass {max(rows // group, 2) * group}."
+            )
+        self.start = self._logits = _start(model, elements, start)
+        self._deletes_units = ablation == "zero" and not elements.one_mask_a_batch
+        self._group, self._rows, self._spent = group, rows, 0
+        probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
+        if isinstance(self.question.outcome, RetainedAccuracy) and not probe.of_whole().any():
+            raise DataError(
+                f"`data` must hold examples that the model decides right, received none among {len(probe):,}: check "
+                "that labels number the classes as the model's output does, or pass outcome='divergence' to "
+                "dropreg.anneal."
+            )
+        layer = non_differentiable(probe) if gradients else None
+        if layer is not None:
+            raise ModelError(
+                f"every layer between the elements and the output must have a gradient, received layer {layer} "
+                "without: pass gradients=False."
+            )
+        self._units = _units(model, elements) if ablation == "zero" else None
+        self._dropped, self._number = 0.0, 0
+        self._selections: list[Selection] = []
+        self._decided: list[Array] = []
+        self._history: list[dict[str, Any]] = []
+        self._use(probe)
+
+    def _use(self, probe: Probe) -> None:
+        """Measure on the network of a probe, which has the elements of `kept` or all of them."""
+        n = len(self.elements)
+        columns = np.arange(n) if probe.n_elements == n else np.flatnonzero(self.kept)
+        self._probe = probe
+        self._round = Round(
+            *(probe, self.gradients, self._group, self._rows, columns, n), second_order=self.schedule.second_order
+        )
+        self._swap = Swapper(self._round, self.elements, self.floor)
+
+    def _narrow(self) -> None:
+        """Go on with a network without what has gone, where it can be cut: it computes the same in less time."""
+        if self._units is None:
+            return
+        try:
+            self._units.cut(Selection(self._units.left, self.kept[self._round.columns]))
+            self._units.find_again()
+        except ModelError:
+            self._units = None
+            return
+        left, self._spent = self._units.left, self._spent + self._probe.rows
+        everything = np.ones(len(left), dtype=bool)
+        question = replace(self.question, model=self._units.model, elements=left, kept=everything)
+        self._use(Probe(question, whole=self._probe.whole))
+
+    def begin_at(self, scores: Array) -> None:
+        """Start from the standardized `scores` (n_elements,), higher = rather kept."""
+        self.start = self._logits = bounded(scores, np.inf)
+
+    @property
+    def n_stages(self) -> int:
+        return len(self._selections)
+
+    @property
+    def kept(self) -> npt.NDArray[np.bool_]:
+        return self._selections[-1].kept if self._selections else np.ones(len(self.elements), dtype=bool)
+
+    @property
+    def scores(self) -> Array:
+        return self._decided[-1]
+
+    def default_rounds(self, usual: int) -> int:
+        """Rounds where none are asked for: with gradients, as many as tell what `usual` ones of 2,048 rows do."""
+        return max(usual * _ROWS // (self._rows * self._worth), 1) if self.gradients else usual
+
+    def n_rounds(self, rounds: int, n_stages: int) -> int:
+        """Rounds of the first so many stages where every run has `rounds`."""
+        return rounds * (2 * n_stages - 1 if self._deletes_units else n_stages)
+
+    def stage(self, fraction: float, rounds: int, bar: Any) -> Selection:
+        """Go on until `fraction` of all elements is dropped, in runs of so many rounds, each shown on a tqdm bar.
+
+        Where units are deleted, a second run of every stage but the first starts from the first logits again. Of the
+        two, the one is taken whose selection has the better outcome on all examples, and improved by swaps.
+        """
+        alive = self.kept
+        if self._probe.n_elements > alive.sum():
+            self._narrow()
+        starts = [self._handed_on(alive)]
+        if self._deletes_units and self.n_stages:
+            starts.append(self.start)
+        runs = [self._run(fraction, rounds, alive, start.copy(), bar) for start in starts]
+        taken = self._best(runs)
+        self._logits, scores, kept, _ = runs[taken]
+        for number, run in enumerate(runs):
+            marks = {"stage": self.n_stages, "run": number, "taken": number == taken}
+            self._history += [{**marks, **row} for row in run.history]
+        if self._deletes_units:
+            kept, pairs = self._swap(kept, alive, scores)
+            for values in (scores, self._logits):
+                exchange(values, pairs)
+        self._selections.append(Selection(self.elements, kept))
+        self._decided.append(scores)
+        self._dropped = fraction
+        return self._selections[-1]
+
+    def _handed_on(self, alive: npt.NDArray[np.bool_]) -> Array:
+        """Logits that a stage starts from: those of the one before, less extreme where exploration needs them so."""
+        logits = self._logits.copy()
+        if self._round.curved and self.n_stages:
+            logits[alive] = self.schedule.carried * bounded(logits[alive], np.inf)
+        return logits
+
+    def _run(self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], logits: Array, bar: Any) -> _Run:
+        """The rounds of a run, which move `logits` and the weights of the last layer, and what they select."""
+        n, schedule, history = len(alive), self.schedule, []
+        decided, n_decided = np.zeros(n), 0
+        for number in range(rounds):
+            dropped = self._dropped + (fraction - self._dropped) * schedule.progress(number, rounds)
+            share = max(1.0 - (1.0 - dropped) * n / alive.sum(), 0.0)  # of those that are left
+            p = np.zeros(n)
+            p[alive] = keep_probabilities(schedule.factor(number, rounds) * logits[alive], share)
+            explored = schedule.explored(number, rounds)
+            impact, outcome = self._round(self._number, alive, p, interactions=schedule.interactions, explored=explored)
+            self._number += 1
+            logits[alive] += schedule.learning_rate * bounded(impact[alive], schedule.most)
+            if schedule.counts(number, rounds):
+                decided, n_decided = decided + logits, n_decided + 1
+            certain = float(((p[alive] < 0.1) | (p[alive] > 0.9)).mean())
+            history.append({"round": number, "dropped": dropped, "outcome": outcome, "decided": certain})
+            bar.set_postfix(dropped=f"{dropped:.1%}", outcome=f"{outcome:.4g}", refresh=False)
+            bar.update()
+        scores = np.where(alive, decided / n_decided, np.nan)
+        lowest = scores[alive].min() - 1.0
+        ranked = np.where(alive, scores, lowest)
+        kept = select(self.elements, ranked, fraction=fraction, floor=self.floor).kept
+        return _Run(logits, scores, kept, history)
+
+    def _best(self, runs: list[_Run]) -> int:
+        """Which run's selection has the best outcome on all examples, the first of equals."""
+        if len(runs) == 1:
+            return 0
+        everything = np.arange(len(self._probe))
+        outcomes = [self._round.means(run.kept[np.newaxis], everything)[0] for run in runs]
+        return int((-self.question.sign * np.array(outcomes)).argmax())
+
+    def path(self) -> SelectionPath:
+        """All stages so far."""
+        return SelectionPath(
+            tuple(self._selections),
+            np.array(self._decided),
+            pd.DataFrame(self._history),
+            self.question.outcome.name,
+            f"annealed {'with gradients' if self.gradients else 'forward only'}, ablation {self.ablation}",
+            self._spent + self._probe.rows,
+            self.question.seed,
+        )
+
+
+def _units(model: "keras.Model", elements: Elements) -> Units | None:
+    """What makes the model smaller from stage to stage; None where the elements cannot be cut."""
+    try:
+        state = begin(model, elements)
+    except ModelError:
+        return None
+    return state if isinstance(state, Units) else None
+
+
+def _default_outcome(examples: Examples, ablation: Ablation, *, one_mask_a_batch: bool) -> str:
+    if examples.labels is None or ablation == "merged" or one_mask_a_batch:
+        return "divergence"
+    return "loss" if examples.task == "regression" else "retained"
+
+
+def _default_schedule(elements: Elements) -> Annealing:
+    return _WEIGHTS if elements.one_mask_a_batch else Annealing()
+
+
+def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None, worth: int) -> int:
+    if asked is not None and asked != 1 and ablation == "zero" and not elements.one_mask_a_batch:
+        raise ParameterError(
+            f"`examples_per_mask` must be 1 where every row can have a mask of its own, received {asked}: leave it out."
+        )
+    if asked is not None:
+        return asked
+    return 256 if elements.one_mask_a_batch else 64 // worth if ablation == "merged" else 1
+
+
+def _rows_per_round(
+    elements: Elements, gradients: bool, ablation: Ablation, group: int, asked: int | None, worth: int
+) -> int:
+    if asked is not None:
+        return asked
+    if gradients:
+        usual = _MERGED // worth if ablation == "merged" else _SMALL
+        return 2 * group if elements.one_mask_a_batch else max(usual // group, 8) * group
+    return -(-max(8 * len(elements), 8192) // group) * group
+
+
+def _start(model: "keras.Model", elements: Elements, start: Any) -> Array:
+    """The first logits."""
+    if start is None:
+        if not elements.one_mask_a_batch:
+            return np.zeros(len(elements))
+        if elements.gates or any(gate.where != "kernel" for gate in elements.inner_gates):
+            kinds = ", ".join(sorted(set(elements.kinds)))
+            raise ParameterError(
+                f"`elements` must hold no other kind beside weights, received {kinds}: anneal one kind after the other."
+            )
+        start = magnitude(model, None, elements)
+    values = start.impact if isinstance(start, ImpactTable) else start
+    return bounded(finite_numbers("start", values, len(elements)), np.inf)
+
+
+def _merged(question: Question) -> "MaskedNetwork":
+    from ...network import MergedNetwork
+
+    return MergedNetwork(question.model, question.elements, question.examples)

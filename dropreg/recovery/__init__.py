@@ -1,0 +1,14 @@
+"""Train a smaller model: fine-tuning on labels, distillation from the original model."""
+
+from ._distill import distilled, resolve_recovery
+from ._recover import Recovered, check_tuning, recover
+from ._settings import Recovery
+
+__all__ = [
+    "Recovered",
+    "Recovery",
+    "check_tuning",
+    "distilled",
+    "recover",
+    "resolve_recovery",
+]

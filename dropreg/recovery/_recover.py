@@ -1,0 +1,205 @@
+"""Fine-tuning of a smaller model, on labels or by distillation from the original one.
+
+With p the student's and q the teacher's probabilities, both at temperature T, and c the cross-entropy of the student
+with the labels, a row's loss is (1 - distill) c + distill T^2 KL(q | p): the mix of soft and hard targets of
+Hinton et al. [1]_, whose factor T^2 keeps the gradients of the two on one scale. For a regression both terms are mean
+squared errors. Where a model of several outputs learns from the teacher alone, the losses of all outputs are added,
+squared errors in units of the variance of the teacher's outputs.
+
+References
+----------
+.. [1] Hinton, Vinyals, Dean (2015), "Distilling the Knowledge in a Neural Network", section 2.
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+import pandas as pd
+
+from .._utils import check_type
+from ..data import Data, Examples, Task, check_apart, check_data
+from ..errors import DataError, ModelError, ParameterError
+from ..graph import trace_graph
+from ..surgery import copy_model, hold_zeros
+from ._settings import Recovery
+from ._trainer import Objective, Part, Trainer
+
+
+@dataclass(frozen=True, repr=False, eq=False)
+class Recovered:
+    """A fine-tuned model and how it came about.
+
+    Attributes
+    ----------
+    model : keras.Model
+        With the best weights of all epochs, not compiled.
+    original : keras.Model
+        The caller's, unchanged.
+    history : DataFrame
+        One row an epoch, from 0 (before fine-tuning): epoch, loss (mean over the epoch's rows, as trained: with
+        dropout and while weights move; NaN in row 0), held_out (loss on held-out examples).
+    recovery : Recovery
+    learning_rate : float
+        That it was trained with.
+    as_in_training : bool
+        Whether layers such as Dropout and BatchNormalization acted as in training.
+    """
+
+    model: keras.Model
+    original: keras.Model
+    history: pd.DataFrame
+    recovery: Recovery
+    learning_rate: float
+    as_in_training: bool
+
+    @property
+    def best_epoch(self) -> int:
+        """The epoch whose weights the model has, 0 where no epoch was better than none."""
+        return int(self.history["held_out"].to_numpy().argmin())
+
+    @property
+    def loss_before(self) -> float:
+        """Held-out loss before fine-tuning."""
+        return float(self.history["held_out"].to_numpy()[0])
+
+    @property
+    def loss_after(self) -> float:
+        """Held-out loss of the model."""
+        return float(self.history["held_out"].to_numpy().min())
+
+    def describe(self) -> str:
+        """What training did to the held-out loss, in a line.
+
+        Returns
+        -------
+        str
+        """
+        return (
+            f"held-out loss {self.loss_before:.4g} -> {self.loss_after:.4g} (best epoch {self.best_epoch} of "
+            f"{len(self.history) - 1}) at learning rate {self.learning_rate:g}"
+            f"{'' if self.as_in_training else ', layers as in inference'}"
+        )
+
+    def __repr__(self) -> str:
+        return f"Recovered model '{self.model.name}': {self.describe()}, {self.recovery}"
+
+
+def recover(
+    model: keras.Model,
+    data: Data,
+    *,
+    teacher: keras.Model | None = None,
+    validation: Data | None = None,
+    recovery: Recovery | None = None,
+    task: Task | None = None,
+    progress: bool = False,
+) -> Recovered:
+    """Fine-tune a copy of a model, for example of one that was pruned.
+
+    Zeros in kernels stay zeros; layers that are not trainable stay as they are.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Sequential or Functional, with outputs of logits, probabilities or numbers: one, or with ``distill=1`` any
+        number, which are all learned. It is not changed.
+    data : (x, y)
+        To train on; y may be None with ``distill=1``.
+    teacher : keras.Model, optional
+        The original model to learn from, with the same inputs and outputs; needed where ``distill`` is above 0.
+    validation : (x, y), optional
+        Other examples, which choose the best weights; by default a share of `data`, ``Recovery.held_out``. Pass
+        examples that the model has never been trained on: those that it has learned by heart make any change look
+        bad.
+    recovery : Recovery, optional
+        ``Recovery()`` by default.
+    task : str, optional
+        As in `sample`.
+    progress : bool
+        Show a bar of epochs with the held-out loss.
+
+    Returns
+    -------
+    Recovered
+        The same for the same arguments.
+
+    Raises
+    ------
+    ParameterError
+        If there is a teacher that nothing is learned from, or none although there should be, or the loss is no
+        longer finite because steps are too large.
+    DataError
+        If the data do not fit the model, labels are missing, or validation data are those trained on.
+    ModelError
+        If the model cannot be copied or has nothing to train, or the teacher does not fit.
+    """
+    settings = Recovery() if recovery is None else recovery
+    check_type("recovery", settings, Recovery, "pass dropreg.Recovery(epochs=10), say")
+    check_teacher(teacher, settings)
+    parts = _parts(model, data, validation, settings, task)
+    student = copy_model(model)
+    hold_zeros(student)
+    if not student.trainable_variables:
+        raise ModelError(
+            f"model '{model.name}' must have trainable weights, received none: set `trainable` of some of its layers."
+        )
+    trainer = Trainer(student, Objective(model, teacher, parts, settings), progress=progress)
+    rate, training = trainer.bearable()
+    log = trainer.run(rate, settings.epochs, training=training, patience=settings.patience)
+    if not np.isfinite(log[-1]["held_out"]):
+        raise ParameterError(
+            f"the held-out loss must be finite, received {log[-1]['held_out']} after epoch {log[-1]['epoch']} with "
+            f"learning_rate={rate:g}: pass a smaller `learning_rate`."
+        )
+    return Recovered(student, model, pd.DataFrame(log), settings, rate, training)
+
+
+def check_teacher(teacher: keras.Model | None, recovery: Recovery) -> None:
+    """Raise ParameterError unless there is a teacher where one is learned from, and only there."""
+    if recovery.distill > 0 and teacher is None:
+        raise ParameterError(
+            f"`teacher` must be the original model where distill is above 0, received none with "
+            f"distill={recovery.distill:g}: pass teacher=, or Recovery(distill=0)."
+        )
+    if recovery.distill == 0 and teacher is not None:
+        raise ParameterError(
+            "`teacher` must go with distill above 0, received distill=0: pass Recovery(distill=1), or leave it out."
+        )
+
+
+def check_tuning(model: keras.Model, data: Data, task: Task | None, name: str, settings: Recovery) -> Examples:
+    """Examples to fine-tune with; an error where there are no labels to learn from, or several outputs that have."""
+    names = trace_graph(model).output_names
+    if len(names) > 1 and settings.distill < 1:
+        raise ModelError(
+            f"`recover` must have a model of one output to learn from labels, received {len(names)} "
+            f"({', '.join(names)}), of which it would train one alone: pass Recovery(distill=1), to `recover` "
+            "with teacher=, or train with model.fit."
+        )
+    examples = check_data(model, data, task, measured=settings.distill < 1)
+    if examples.labels is None and settings.distill < 1:
+        raise DataError(
+            f"`{name}` must have labels where distill is below 1, received y=None with distill={settings.distill:g}: "
+            "pass (x, y), or Recovery(distill=1), to `recover` with teacher=."
+        )
+    return examples
+
+
+def _parts(
+    model: keras.Model, data: Data, validation: Data | None, settings: Recovery, task: Task | None
+) -> tuple[Part, Part]:
+    """What is trained on, and what is held out."""
+    if validation is not None:
+        check_apart("data", data, "validation", validation)
+    examples = check_tuning(model, data, task, "data", settings)
+    if validation is not None:
+        others = check_tuning(model, validation, examples.task, "validation", settings)
+        return Part(examples, np.arange(len(examples))), Part(others, np.arange(len(others)))
+    if len(examples) < 2:
+        raise DataError(
+            "`data` must hold at least two examples, one of them to be held out, received one: pass validation=."
+        )
+    order = np.random.default_rng(settings.seed).permutation(len(examples))
+    n_held_out = min(max(round(settings.held_out * len(order)), 1), len(order) - 1)
+    return Part(examples, np.sort(order[n_held_out:])), Part(examples, np.sort(order[:n_held_out]))

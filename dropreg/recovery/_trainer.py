@@ -1,0 +1,304 @@
+"""Training of a copy of a model: the loss of each row, and the epochs of `dropreg.recover`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tqdm.auto import tqdm
+
+from ..data import Examples, Prediction, Task, check_data, counted_positions, in_float32
+from ..errors import ModelError
+from ..graph import BATCH, at_positions, call_outputs, step_mask, traced
+from ..network import Divergence, Loss, are_logits, guess_task, run_model
+from ..surgery import seed_layers
+from ._mixup import continuous, mixed
+
+if TYPE_CHECKING:
+    from ._settings import Recovery
+
+Array = npt.NDArray[np.float32]
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some of the examples: to train on, or held out."""
+
+    examples: Examples
+    rows: Numbers
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What is learned at one output.
+
+    Attributes
+    ----------
+    output : int
+        Its number.
+    task : str
+    from_logits, teacher_from_logits : bool
+        Whether outputs of student and teacher are logits.
+    scale : float
+        What a row's loss from the teacher is multiplied with.
+    soft : list of ndarray
+        The teacher's outputs for the examples of each part; empty without a teacher.
+    counted : list of ndarray of bool, shape (n_examples, ...)
+        Positions of each part that count; empty where all do.
+    """
+
+    output: int
+    task: Task
+    from_logits: bool
+    teacher_from_logits: bool
+    scale: float
+    soft: list[Array]
+    counted: list[npt.NDArray[np.bool_]]
+
+
+class Objective:
+    """The loss of each row.
+
+    Parameters
+    ----------
+    model, teacher : keras.Model, the latter or None
+        Every output of the model is learned from the teacher alone; where labels are learned from, the one that
+        they belong to.
+    parts : (Part, Part)
+        The examples; what outputs mean is seen from the first part's.
+    settings : Recovery
+    """
+
+    def __init__(
+        self, model: keras.Model, teacher: keras.Model | None, parts: tuple[Part, Part], settings: "Recovery"
+    ) -> None:
+        self.settings, self.parts, self.teacher = settings, parts, teacher
+        for part in parts if teacher is not None else ():
+            x: Any = list(part.examples.inputs)
+            check_data(teacher, (x if len(x) > 1 else x[0], None), measured=False)
+        numbers = range(len(model.outputs)) if settings.distill == 1 else [parts[0].examples.output]
+        self.lessons = [self._lesson(model, teacher, number) for number in numbers]
+        inputs = parts[0].examples.inputs
+        self.may_mix = continuous(model, inputs) if settings.mixup > 0 else [False] * len(inputs)
+        if any(self.may_mix):
+            self._taught = traced(self._answers, [tf.convert_to_tensor(x[:1]) for x in inputs])
+
+    def _lesson(self, model: keras.Model, teacher: keras.Model | None, number: int) -> Lesson:
+        mine = [
+            given if given.output == number else _of_output(model, given, number)
+            for given in (part.examples for part in self.parts)
+        ]
+        outputs = run_model(model, mine[0])
+        alone = len(model.outputs) == 1
+        task = mine[0].task if alone or mine[0].labels is not None else guess_task(outputs)
+        from_logits = are_logits(model, number, task, outputs)
+        counted = _counted(mine, outputs.shape[1:-1])
+        if teacher is None:
+            return Lesson(number, task, from_logits, False, 1.0, [], counted)
+        same = self.parts[0].examples is self.parts[1].examples
+        soft = [run_model(teacher, mine[0])]
+        soft += soft if same else [run_model(teacher, mine[1])]
+        if soft[0].shape != outputs.shape:
+            raise ModelError(
+                f"`teacher` must have outputs of shape {outputs.shape[1:]}, as model '{model.name}', received "
+                f"{soft[0].shape[1:]}: pass the model that it was made from."
+            )
+        scale = self.settings.temperature**2
+        if task == "regression":  # beside other outputs in units of its variance
+            scale = 1.0 if alone else 1.0 / max(float(soft[0].var()), 1e-12)
+        logits = are_logits(teacher, number, task, soft[0])
+        return Lesson(number, task, from_logits, logits, scale, soft, counted)
+
+    def _answers(self, inputs: list[Any]) -> list[Any]:
+        assert self.teacher is not None
+        with keras.StatelessScope(collect_losses=True):
+            outputs = call_outputs(self.teacher, inputs, training=False)
+        soft = [tf.cast(outputs[lesson.output], tf.float32) for lesson in self.lessons]
+        return soft + [
+            at_positions(outputs[lesson.output], step_mask(outputs[lesson.output]))
+            for lesson in self.lessons
+            if lesson.counted
+        ]
+
+    def mixtures(self, rows: Numbers, rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
+        """Mixtures of some rows of the first part, and what `targets` gives, by the teacher."""
+        inputs = [x[rows] for x in self.parts[0].examples.inputs]
+        tensors = [tf.convert_to_tensor(x) for x in mixed(inputs, self.may_mix, self.settings.mixup, rng)]
+        return tensors, self._taught(tensors)
+
+    def targets(self, number: int, rows: Numbers) -> list[Any]:
+        """Labels and the teacher's outputs, if they are learned from, of some rows of a part, and positions that count.
+
+        Labels of one output; the others of each lesson that has any.
+        """
+        labels = self.parts[number].examples.labels if self.settings.distill < 1 else None
+        known = [labels] if labels is not None else []
+        known += [lesson.soft[number] for lesson in self.lessons if lesson.soft]
+        known += [lesson.counted[number] for lesson in self.lessons if lesson.counted]
+        return [tf.constant(values[rows]) for values in known]
+
+    def __call__(self, outputs: list[Any], targets: list[Any]) -> Any:
+        """Loss of each row, shape (rows,), in nats or squared units, from all outputs of the student."""
+        distill, terms, given = self.settings.distill, [], iter(targets)
+        labels = next(given) if distill < 1 else None
+        softs = [next(given) for lesson in self.lessons if lesson.soft]
+        counted = [next(given) if lesson.counted else None for lesson in self.lessons]
+        students = [
+            Prediction(in_float32(outputs[a.output]), a.task, a.from_logits, positions)
+            for a, positions in zip(self.lessons, counted, strict=True)
+        ]
+        if labels is not None:
+            terms.append((1.0 - distill) * Loss().measure(students[0], labels, students[0]))
+        if distill > 0:
+            for lesson, student, soft in zip(self.lessons, students, softs, strict=True):
+                teacher = Prediction(soft, lesson.task, lesson.teacher_from_logits)
+                here, there = (_tempered(given, self.settings.temperature) for given in (student, teacher))
+                terms.append(distill * lesson.scale * Divergence().measure(here, soft, there))
+        return tf.add_n(terms)
+
+
+def _tempered(prediction: Prediction, temperature: float) -> Prediction:
+    """The prediction at a temperature, as logits; numbers of a regression stay as they are."""
+    if prediction.task == "regression":
+        return prediction
+    scores = prediction.log_probabilities() if prediction.task == "classes" else prediction.logits()
+    return replace(prediction, outputs=scores / temperature, from_logits=True)
+
+
+def _counted(parts: list[Examples], positions: tuple[int, ...]) -> list[npt.NDArray[np.bool_]]:
+    """Positions of each part that count, nothing where all of all parts do."""
+    if all(part.counted is None for part in parts):
+        return []
+    return [np.ones((len(part), *positions), bool) if part.counted is None else part.counted for part in parts]
+
+
+def _of_output(model: keras.Model, examples: Examples, number: int) -> Examples:
+    """The same examples for another output, without labels."""
+    counted = counted_positions(model, examples.inputs, number)
+    return replace(examples, output=number, labels=None, counted=counted)
+
+
+class Trainer:
+    """Trains one student, as often as it takes.
+
+    Parameters
+    ----------
+    student : keras.Model
+        It is changed.
+    objective : Objective
+    progress : bool
+        Show a bar of epochs with the held-out loss.
+    """
+
+    def __init__(self, student: keras.Model, objective: Objective, *, progress: bool) -> None:
+        self.student, self.objective, self.progress = student, objective, progress
+        self.parts, self.settings = objective.parts, objective.settings
+        self.variables = student.trainable_variables
+        self.optimizer = self.settings.make_optimizer()
+        self.optimizer.build(self.variables)
+        self._fresh = [variable.numpy() for variable in self.optimizer.variables]
+        self._one = next(self._batches(0, self.parts[0].rows[:1], 1))
+        self._measure = traced(lambda *batch: self._losses(*batch, training=False), *self._one)
+        self._step = cache(lambda training: traced(lambda *batch: self._trained(*batch, training=training), *self._one))
+
+    def bearable(self) -> tuple[float, bool]:
+        """Learning rate, and whether layers act as in training: what is borne.
+
+        The largest rate whose trial lowers the held-out loss, the smallest if none does; in place of the largest of
+        all the bold one, if its trial of twice the epochs ends lower. As in training unless the smallest does not even
+        help then. A single rate is not tried.
+        """
+        settings = self.settings
+        *larger, smallest = sorted(settings.rates, reverse=True)
+        training = not larger or not self._noisy() or self._helps(smallest, training=True)
+        rate = next((rate for rate in larger if self._helps(rate, training=training)), smallest)
+        if settings.bold_rate is not None and rate == max(settings.rates):
+            epochs = 2 * settings.trial_epochs  # the first may do harm that later ones make up for
+            usual, bold = (self._tried(each, epochs, training=training) for each in (rate, settings.bold_rate))
+            rate = settings.bold_rate if bold[-1] < usual[-1] else rate
+        return rate, training
+
+    def _helps(self, rate: float, *, training: bool) -> bool:
+        """Whether a trial lowers the held-out loss."""
+        losses = self._tried(rate, self.settings.trial_epochs, training=training)
+        return losses[-1] < losses[0]
+
+    def _tried(self, rate: float, epochs: int, *, training: bool) -> list[float]:
+        """Held-out losses before a trial and after each of its epochs; the student is as before."""
+        log = self.run(rate, epochs, training=training, patience=None, keep=False)
+        return [row["held_out"] for row in log]
+
+    def _noisy(self) -> bool:
+        """Whether some layer acts otherwise in training."""
+        rows = self.parts[0].rows[: self.settings.batch_size]
+        inputs, targets = next(self._batches(0, rows, len(rows)))
+        with keras.StatelessScope(collect_losses=True):
+            losses = [self._losses(inputs, targets, training=training).numpy() for training in (True, False)]
+        return not np.allclose(*losses, rtol=1e-4, atol=1e-6)
+
+    def run(
+        self, learning_rate: float, epochs: int, *, training: bool, patience: int | None, keep: bool = True
+    ) -> list[dict[str, Any]]:
+        """Train until held-out loss no longer falls or is not finite; one row an epoch.
+
+        `training` says whether layers act as in training. With `keep` the student has the best weights of all epochs
+        afterwards, else those from before.
+        """
+        settings, rows, step = self.settings, self.parts[0].rows, self._step(training)
+        for variable, value in zip(self.optimizer.variables, self._fresh, strict=True):
+            variable.assign(value)
+        seed_layers(self.student, settings.seed)
+        rng = np.random.default_rng([settings.seed, 1])
+        log = [{"epoch": 0, "loss": float("nan"), "held_out": self._held_out()}]
+        best, first = log[0], self.student.get_weights()
+        best_weights, n_steps = first, -(-len(rows) // settings.batch_size)
+        shown = {"desc": f"learning rate {learning_rate:g}", "unit": "epochs", "leave": keep}
+        for epoch in (bar := tqdm(range(1, epochs + 1), disable=not self.progress, **shown)):
+            order, losses = rng.permutation(rows), []
+            for number, batch in enumerate(self._lessons(order, rng)):
+                self.optimizer.learning_rate = learning_rate * settings.fallen((epoch - 1 + number / n_steps) / epochs)
+                losses.append((float(step(*batch)), len(batch[0][0])))
+            loss = sum(value * count for value, count in losses) / len(order)
+            log.append({"epoch": epoch, "loss": loss, "held_out": self._held_out()})
+            bar.set_postfix(held_out=f"{log[-1]['held_out']:.4g}", refresh=False)
+            if not np.isfinite(log[-1]["held_out"]):
+                break
+            if log[-1]["held_out"] < best["held_out"]:
+                best, best_weights = log[-1], self.student.get_weights()
+            if patience is not None and epoch - best["epoch"] >= patience:
+                break
+        self.student.set_weights(best_weights if keep else first)
+        return log
+
+    def _trained(self, inputs: list[Any], targets: list[Any], *, training: bool) -> Any:
+        with tf.GradientTape() as tape:
+            value = tf.reduce_mean(self._losses(inputs, targets, training=training))
+            total = tf.add_n([value, *(tf.cast(loss, tf.float32) for loss in self.student.losses)])
+        gradient = tape.gradient(total, [variable.value for variable in self.variables])
+        self.optimizer.apply(gradient, self.variables)
+        return value
+
+    def _losses(self, inputs: list[Any], targets: list[Any], *, training: bool) -> Any:
+        return self.objective(call_outputs(self.student, inputs, training=training), targets)
+
+    def _held_out(self) -> float:
+        """Mean loss of the student on held-out examples."""
+        batches = self._batches(1, self.parts[1].rows, BATCH)
+        return float(np.concatenate([self._measure(*batch) for batch in batches]).mean())
+
+    def _lessons(self, order: Numbers, rng: np.random.Generator) -> Iterator[tuple[list[Any], list[Any]]]:
+        """Batches to train on."""
+        size = self.settings.batch_size
+        if not any(self.objective.may_mix):
+            return self._batches(0, order, size)
+        return (self.objective.mixtures(rows, rng) for rows in np.array_split(order, -(-len(order) // size)))
+
+    def _batches(self, part: int, order: Numbers, size: int) -> Iterator[tuple[list[Any], list[Any]]]:
+        inputs = self.parts[part].examples.inputs
+        for rows in np.array_split(order, -(-len(order) // size)):
+            yield [tf.convert_to_tensor(x[rows]) for x in inputs], self.objective.targets(part, rows)

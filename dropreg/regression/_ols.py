@@ -1,0 +1,182 @@
+"""Regression of outcomes on masks: arrays in, frozen results out."""
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from .._utils import Array, concatenate_names, one_blas_thread
+from ..errors import RecordError, UnidentifiedError
+from ._compression import Block, CompressedDesign, Rows, gram
+
+CovarianceType = Literal["HC1", "cluster", "nonrobust"]
+COVARIANCES = ("HC1", "cluster", "nonrobust")
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Coefficients of one outcome.
+
+    Attributes
+    ----------
+    coefficients : ndarray, shape (n_elements,)
+        Change of the outcome when the element is dropped, in the outcome's unit.
+    std_errors : ndarray, shape (n_elements,)
+        NaN where the estimator has none.
+    errors : str
+        What the standard errors mean.
+    intercept : float
+        Predicted change with nothing dropped.
+    details : dict
+        What else the estimator found, such as its penalty.
+    df : float
+        Degrees of freedom of Student's t for intervals and tests; infinite for the normal.
+    """
+
+    coefficients: Array
+    std_errors: Array
+    errors: str
+    intercept: float
+    details: dict[str, Any]
+    df: float = np.inf
+
+
+@one_blas_thread
+def ols(design: CompressedDesign, rows: Rows, outcome: int, covariance_type: CovarianceType) -> Fit:
+    """Ordinary least squares by statsmodels on the pseudo-rows, with robust standard errors.
+
+    Parameters
+    ----------
+    design : CompressedDesign
+        Of full rank.
+    rows : Rows
+        The same rows again, for the meat of the sandwich.
+    outcome : int
+        Column of the outcome.
+    covariance_type : {"HC1", "cluster", "nonrobust"}
+        HC1: inference about this data set. cluster: by example, about the population that examples
+        came from, with one degree of freedom less than there are examples. nonrobust: rows of equal variance.
+
+    Returns
+    -------
+    Fit
+        Its details hold ``covariance``, shape (n_elements, n_elements).
+
+    References
+    ----------
+    .. [1] MacKinnon, White (1985), J. Econometrics 29, HC1.
+    .. [2] Cameron, Miller (2015), J. Human Resources 50, section II, for clusters.
+    """
+    import statsmodels.api as sm
+
+    x, y = design.pseudo_rows(outcome)
+    model = sm.OLS(y, x)
+    model.df_resid = design.n_rows - design.n_elements - 1
+    result = model.fit(method="qr")
+    coefficients = np.asarray(result.params, dtype=np.float64)
+    bread = np.asarray(result.normalized_cov_params, dtype=np.float64)
+    intercept = design.intercept(outcome, coefficients)
+    df = np.inf
+    if covariance_type == "nonrobust":
+        covariance, df = bread * float(result.scale), float(model.df_resid)
+    elif covariance_type == "HC1":
+        covariance = bread @ _meat_hc1(design, rows, outcome, coefficients, intercept) @ bread
+    else:
+        meat, n_clusters = _meat_cluster(design, rows, outcome, coefficients, intercept)
+        covariance, df = bread @ meat @ bread, float(n_clusters - 1)
+    std_errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
+    return Fit(coefficients, std_errors, covariance_type, intercept, {"covariance": covariance}, df)
+
+
+def residuals(block: Block, outcome: int, coefficients: Array, intercept: float) -> Array:
+    """What the coefficients leave unexplained of each observation."""
+    return block.y[:, outcome] - intercept - block.x @ coefficients.astype(np.float32)
+
+
+@one_blas_thread
+def _meat_hc1(design: CompressedDesign, rows: Rows, outcome: int, coefficients: Array, intercept: float) -> Array:
+    """Sum over rows of squared residual times x x', x centred, with the factor n / (n - p - 1)."""
+    meat = np.zeros((design.n_elements,) * 2)
+    center = design.x_mean.astype(np.float32)
+    for block in rows.blocks():
+        u_hat = np.abs(residuals(block, outcome, coefficients, intercept))
+        meat += gram((block.x - center) * u_hat[:, None].astype(np.float32))
+    return meat * design.n_rows / (design.n_rows - design.n_elements - 1)
+
+
+@one_blas_thread
+def _meat_cluster(
+    design: CompressedDesign, rows: Rows, outcome: int, coefficients: Array, intercept: float
+) -> tuple[Array, int]:
+    """Sum over examples of the outer product of their summed scores, with the usual factor; number of examples."""
+    scores, seen = np.zeros((0, design.n_elements)), np.zeros(0, np.int64)
+    for block in rows.blocks():
+        u_hat = residuals(block, outcome, coefficients, intercept)
+        longest = int(block.clusters.max()) + 1
+        if longest > len(scores):
+            scores = np.vstack([scores, np.zeros((longest - len(scores), design.n_elements))])
+        np.add.at(scores, block.clusters, (block.x - design.x_mean) * u_hat[:, None])
+        seen = np.union1d(seen, block.clusters)
+    n_clusters = len(seen)
+    n, p = design.n_rows, design.n_elements
+    return scores.T @ scores * (n_clusters / (n_clusters - 1) * (n - 1) / (n - p - 1)), n_clusters
+
+
+@one_blas_thread
+def marginal(rows: Rows, outcome: int, rates: Array) -> Fit:
+    """Covariance of the outcome with each indicator over its known variance, at O(P) memory.
+
+    Unbiased where elements are dropped independently; loses a factor 1 / (1 - R2) in variance
+    against OLS.
+
+    Parameters
+    ----------
+    rows : Rows
+    outcome : int
+    rates : ndarray, shape (n_elements,)
+        Probability that each element is dropped.
+    """
+    n_rows, y_sum = 0, 0.0
+    for block in rows.blocks():
+        y = block.y[:, outcome]
+        if not np.isfinite(y).all():
+            raise RecordError(f"outcomes must be finite, received NaN or infinity in {(~np.isfinite(y)).sum()} rows.")
+        n_rows += len(y)
+        y_sum += float(y.sum())
+    if n_rows < 2:
+        raise RecordError(f"a record must hold at least two masks to be regressed, received {n_rows}.")
+    center = y_sum / n_rows
+    total, squares = 0.0, 0.0
+    x_y, x_y2 = np.zeros(len(rates)), np.zeros(len(rates))
+    for block in rows.blocks():
+        y = block.y[:, outcome] - center
+        total, squares = total + float(y.sum()), squares + float((y**2).sum())
+        x_y += y.astype(np.float32) @ block.x
+        x_y2 += (y**2).astype(np.float32) @ block.x
+    variance = rates * (1 - rates)
+    coefficients = (x_y - rates * total) / n_rows / variance
+    # (x - q)**2 = q**2 + x (1 - 2 q) for x in {0, 1}
+    second = (rates**2 * squares + (1 - 2 * rates) * x_y2) / n_rows / variance**2
+    std_errors = np.sqrt(np.maximum(second - coefficients**2, 0.0) / (n_rows - 1))
+    return Fit(coefficients, std_errors, "HC0, marginal", float(center - rates @ coefficients), {})
+
+
+def check_identified(design: CompressedDesign, names: list[str]) -> None:
+    """Raise UnidentifiedError, naming the reason, unless OLS is defined."""
+    p = design.n_elements
+    if design.n_rows < p + 2:
+        raise UnidentifiedError(
+            f"{design.n_rows:,} rows cannot identify {p:,} elements by OLS: draw at least {10 * p:,}, "
+            "or pass estimator='ridge'."
+        )
+    constant = [names[j] for j in np.flatnonzero((design.root**2).sum(axis=0) < 1e-9 * design.n_rows)]
+    if constant:
+        raise UnidentifiedError(
+            f"every element must be dropped in some rows and kept in others for OLS, received {len(constant)} that "
+            f"never change ({concatenate_names(constant)}): draw more rows, or pass estimator='ridge'."
+        )
+    if not design.is_full_rank:
+        raise UnidentifiedError(
+            f"the masks of {design.n_rows:,} rows are collinear, so OLS cannot tell {p:,} elements apart: draw more "
+            "rows, or pass estimator='ridge'."
+        )

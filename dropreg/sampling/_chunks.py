@@ -1,0 +1,83 @@
+"""What a run follows from and what it gives: settings, chunks, gradient sums, unseen masks."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import numpy.typing as npt
+
+from .._utils import BoolMasks, examples_of_rows
+from ._settings import RunSettings
+
+
+@dataclass(frozen=True)
+class GradientSums:
+    """Sums over the rows of one or more chunks, for the gradients of one outcome's surrogate.
+
+    Attributes
+    ----------
+    kept, dropped : ndarray of float64, shape (n_elements,)
+        Derivatives with respect to an element's mask value, summed over the rows that keep it and
+        over those that drop it.
+    kept_squares, dropped_squares : ndarray of float64, shape (n_elements,)
+        Their squares.
+    n_kept, n_dropped : ndarray of float64, shape (n_elements,)
+        How many rows those are.
+    """
+
+    kept: npt.NDArray[np.float64]
+    dropped: npt.NDArray[np.float64]
+    kept_squares: npt.NDArray[np.float64]
+    dropped_squares: npt.NDArray[np.float64]
+    n_kept: npt.NDArray[np.float64]
+    n_dropped: npt.NDArray[np.float64]
+
+    def __add__(self, other: "GradientSums") -> "GradientSums":
+        return GradientSums(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
+
+
+@dataclass(frozen=True)
+class ChunkResult:
+    """What a chunk's masked forward passes gave.
+
+    Attributes
+    ----------
+    outcomes, effects : ndarray of float32, shape (n_masks, n_outcomes)
+        As measured (the mean over the examples of a mask), and minus the whole model's on the same
+        examples.
+    gradients : dict of str to GradientSums
+        By outcome, where they were asked for.
+    """
+
+    outcomes: npt.NDArray[np.float32]
+    effects: npt.NDArray[np.float32]
+    gradients: dict[str, GradientSums]
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Consecutive masks of a record.
+
+    Attributes
+    ----------
+    masks : ndarray of bool, shape (n_masks, n_elements)
+        True = kept.
+    examples : ndarray of int64, shape (n_masks, examples_per_mask)
+        Examples that each mask ran on.
+    outcomes : ndarray of float64, shape (n_masks, n_outcomes)
+        As measured.
+    effects : ndarray of float64, shape (n_masks, n_outcomes)
+        Minus the whole model's outcome on the same examples.
+    """
+
+    masks: BoolMasks
+    examples: npt.NDArray[np.int64]
+    outcomes: npt.NDArray[np.float64]
+    effects: npt.NDArray[np.float64]
+
+
+def examples_of_masks(settings: RunSettings, chunk: int, n_masks: int) -> npt.NDArray[np.int64]:
+    """Examples of the first `n_masks` masks of a chunk, shape (n_masks, examples_per_mask)."""
+    n, group = settings.examples_per_mask, settings.masks_per_group
+    first = chunk * settings.chunk_rows // group
+    order = examples_of_rows(settings.seed, first, n_masks // group * n, settings.n_examples)
+    return order.reshape(-1, n).repeat(group, axis=0)

@@ -1,0 +1,152 @@
+"""A record's folder: Parquet chunks, tables and JSON files."""
+
+import json
+import shutil
+import tempfile
+import weakref
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+
+from .._utils import write_atomically
+from ..element import Elements
+from ..errors import RecordError
+from ._designs import Design
+from ._record import Record
+from ._settings import RunSettings
+from ._unseen_masks import FidelityMasks
+
+_SETTINGS, _ELEMENTS, _BASELINE = "run.json", "elements.parquet", "baseline.parquet"
+_FIDELITY, _STOP = "fidelity.parquet", "stop.json"
+
+
+def create_record(
+    folder: str | Path | None,
+    settings: RunSettings,
+    elements: Elements,
+    baseline: pd.DataFrame,
+    design: Design,
+    fidelity_masks: FidelityMasks | None = None,
+) -> Record:
+    """A record to write into: new, or what an earlier run with the same settings left in `folder`.
+
+    Raises
+    ------
+    RecordError
+        If the folder holds another run or other files, or cannot be written.
+    """
+    frame = elements.to_frame()
+    if folder is None:
+        place = Path(tempfile.mkdtemp(prefix="dropreg-"))
+        record = Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks, store_masks=False)
+        weakref.finalize(record, shutil.rmtree, place, ignore_errors=True)
+        return record
+    place = Path(folder)
+    if (place / _SETTINGS).exists():
+        _check_same_run(place, settings)
+    elif place.is_file() or (place.exists() and any(place.iterdir())):
+        raise RecordError(f"folder {place}: expected an empty or new folder, received one with other files.")
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RecordError(f"folder {place}: cannot be made ({error.strerror}): choose another.") from error
+    text = json.dumps(asdict(settings), indent=1) + "\n"
+    # the settings come first: they mark the folder as this run's, whatever stops it afterwards
+    write_atomically(place / _SETTINGS, lambda path: Path(path).write_text(text), 0)
+    write_atomically(place / _ELEMENTS, frame.to_parquet, 0)
+    write_atomically(place / _BASELINE, baseline.to_parquet, 0)
+    if fidelity_masks is not None:
+        fidelity_masks.write(place / _FIDELITY, settings.outcomes)
+    record = Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks)
+    record.forget_damaged()
+    return record
+
+
+def load_record(folder: str | Path) -> Record:
+    """Open a record that ``dropreg.sample`` wrote, finished or not.
+
+    Parameters
+    ----------
+    folder : str or Path
+        What was `out` of ``dropreg.sample``.
+
+    Returns
+    -------
+    Record
+        What is recorded so far; the model is not needed to read it.
+
+    Raises
+    ------
+    RecordError
+        If the folder holds no record, or one that cannot be read.
+    """
+    place = Path(folder)
+    settings = _read_settings(place)
+    try:
+        elements, baseline = (pd.read_parquet(place / name) for name in (_ELEMENTS, _BASELINE))
+    except (OSError, pa.ArrowException) as error:
+        raise RecordError(
+            f"folder {place}: expected a record with {_ELEMENTS} and {_BASELINE}, received {error}: "
+            "sample into the same folder again."
+        ) from error
+    fidelity = None
+    if (place / _FIDELITY).exists():
+        fidelity = FidelityMasks.read(place / _FIDELITY, settings.outcomes, settings.n_elements)
+    return _apply_stop(Record(place, settings, elements, baseline, fidelity_masks=fidelity))
+
+
+def _apply_stop(record: Record) -> Record:
+    """Note why the run in the record's folder was stopped, if a rule did."""
+    path = record.folder / _STOP
+    if path.exists():
+        try:
+            values = json.loads(path.read_text())
+            record.stop, n_chunks = str(values["stop"]), int(values["chunks"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RecordError(
+                f"{path}: expected why a run was stopped and after how many chunks, received {error!r}: sample into "
+                "the same folder again, which makes up for it."
+            ) from error
+        record.keep_first(n_chunks)
+    return record
+
+
+def write_stop(record: Record, reason: str, n_chunks: int) -> None:
+    """Note in the record why it was stopped after its first `n_chunks` chunks."""
+    text = json.dumps({"stop": reason, "chunks": n_chunks}) + "\n"
+    write_atomically(record.folder / _STOP, lambda path: Path(path).write_text(text), record.rows)
+    record.stop = reason
+    record.keep_first(n_chunks)
+
+
+def clear_stop(record: Record) -> None:
+    """Forget an earlier stop, because the run goes on."""
+    (record.folder / _STOP).unlink(missing_ok=True)
+    record.stop = None
+
+
+def _read_settings(place: Path) -> RunSettings:
+    path = place / _SETTINGS
+    if not path.exists():
+        raise RecordError(f"folder {place}: expected a record with {_SETTINGS}, received none: check the path.")
+    try:
+        values = json.loads(path.read_text())
+        values |= {name: tuple(values[name]) for name in ("outcomes", "greater_is_better", "gradients")}
+        return RunSettings(**values)
+    except (ValueError, KeyError, TypeError) as error:
+        raise RecordError(f"{path}: expected the settings of a run, received {error}.") from error
+
+
+def _check_same_run(place: Path, settings: RunSettings) -> None:
+    there = _read_settings(place)
+    if there.rows > settings.rows:
+        raise RecordError(
+            f"folder {place} holds a run of {there.rows:,} rows, received rows={settings.rows:,}: open it with "
+            "dropreg.Record.load, or choose another folder."
+        )
+    here, found = asdict(settings), asdict(replace(there, rows=settings.rows))
+    differing = [f"{name} is {found[name]} there and {here[name]} here" for name in here if here[name] != found[name]]
+    if differing:
+        raise RecordError(f"folder {place} holds another run: {'; '.join(differing)}. Choose another folder.")

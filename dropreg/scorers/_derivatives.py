@@ -1,0 +1,326 @@
+"""First and second derivatives of an outcome with respect to masks, example by example.
+
+All functions work on rows: row r has an example and a mask m_r of its own, so that the derivative of
+the sum of all rows' outcomes with respect to m_r is that of one example. For a unit with activation a
+the derivative at m = 1 is g a summed over where it is read, for a weight w it is g w (g being the
+gradient with respect to the activation or the weight), and the second derivative h a² or h w² in the
+same sense; so dropping element j changes an example's outcome by -g_j + h_jj / 2 up to third order.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from .._utils import Running
+from ..data import Prediction
+from ..errors import ModelError, ParameterError
+from ..network import PerExample, Probe
+
+if TYPE_CHECKING:
+    import tensorflow as tf
+
+Derivatives = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]
+"""(g, h): first derivatives (rows, n_elements), and second ones or None."""
+FORWARD, BACKWARD = 1, 2
+_PROBES, _MOST_OUTPUTS = 8, 64
+_ROW_FLOATS = 2**23
+"""Most numbers of a (rows, n_elements) array."""
+
+
+class Curvature(ABC):
+    """A way to the diagonal of the Hessian with respect to masks."""
+
+    @abstractmethod
+    def cost(self, n_elements: int, n_outputs: int) -> int:
+        """What one example costs.
+
+        Parameters
+        ----------
+        n_elements, n_outputs : int
+
+        Returns
+        -------
+        int
+            Row-equivalents, first derivatives included.
+        """
+
+    @abstractmethod
+    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+        """Get ready to differentiate.
+
+        Parameters
+        ----------
+        probe : Probe
+            Of the network, the examples and the outcome.
+
+        Returns
+        -------
+        callable
+            Example numbers, ndarray of int64 of shape (rows,), to (g, h): first derivatives by the mask, and second
+            ones or None, ndarrays of float32 of shape (rows, n_elements).
+        """
+
+
+@dataclass(frozen=True)
+class Exact(Curvature):
+    """Two nested gradient tapes, one column at a time.
+
+    The outcome of row (example i, element j) along the line m = 1 - t e_j has first derivative -g_ij
+    and second derivative h_ijj at t = 0. One pair costs a forward pass, a backward pass and the
+    backward pass of both: nine row-equivalents, for each element of each example. Meant for small
+    models, for few examples, and to judge the others by.
+    """
+
+    def cost(self, n_elements: int, n_outputs: int) -> int:
+        return n_elements * (FORWARD + BACKWARD + BACKWARD * (FORWARD + BACKWARD))
+
+    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+        import tensorflow as tf
+
+        n, columns = probe.n_elements, probe.question.candidates
+
+        def line(bundle: Any, column: Any) -> Any:
+            t = tf.zeros(tf.shape(column))
+            with tf.GradientTape() as outer:
+                outer.watch(t)
+                with tf.GradientTape() as inner:
+                    inner.watch(t)
+                    value = probe.value(bundle, 1.0 - t[:, tf.newaxis] * tf.one_hot(column, n))
+                slope: Any = inner.gradient(value, t)
+            second = None if slope is None else outer.gradient(slope, t)
+            return slope, (tf.fill(tf.shape(t), np.nan) if second is None else second)
+
+        step = probe.function(probe.by_row(line), tf.TensorSpec([None], tf.int64))
+        size = probe.batch_size if not probe.one_mask else max(_ROW_FLOATS // n, 1)
+
+        def derivatives(examples: npt.NDArray[np.int64]) -> Derivatives:
+            g, h = np.zeros((2, len(examples), n), np.float32)
+            pairs = np.stack(np.meshgrid(np.arange(len(examples)), columns, indexing="ij"), -1).reshape(-1, 2)
+            for block in probe.blocks(len(pairs), size):
+                row, column = pairs[block].T
+                slope, second = step(probe.bundle(examples[row]), tf.constant(column))
+                g[row, column], h[row, column] = -slope.numpy(), second.numpy()
+            return g, h
+
+        return derivatives
+
+
+@dataclass(frozen=True)
+class GaussNewton(Curvature):
+    """The diagonal of J'HJ: J the outputs' Jacobian, H the outcome's Hessian with respect to the outputs [1]_.
+
+    For the cross-entropy this is the Fisher information under the model's own prediction. It is the
+    exact Hessian where the outputs (logits) are piecewise linear in each mask, as in networks of
+    Dense, convolution, ReLU and max pooling layers; elsewhere it leaves out the outputs' own curvature.
+
+    Parameters
+    ----------
+    probes : int, optional
+        Random directions that J'HJ is sketched with for each example, unbiased where H is positive
+        semidefinite. By default all outputs are used and nothing is random, or 8 where the outputs of an
+        example, over all positions, are more than 64.
+
+    References
+    ----------
+    .. [1] Schraudolph (2002), "Fast curvature matrix-vector products", section 3; Martens (2020), "New
+       insights and perspectives on the natural gradient method", section 8.
+    """
+
+    probes: int | None = None
+
+    def __post_init__(self) -> None:
+        probes = self.probes
+        if probes is not None and (isinstance(probes, bool) or not isinstance(probes, int) or probes < 1):
+            raise ParameterError(f"`probes` must be an integer of at least 1, received {probes!r}.")
+
+    def cost(self, n_elements: int, n_outputs: int) -> int:
+        n_probes = self._n_probes(n_outputs)
+        return FORWARD + BACKWARD * (1 + n_probes if n_probes else n_outputs)
+
+    def _n_probes(self, n_outputs: int) -> int:
+        """Random directions, 0 for all outputs."""
+        return self.probes or (_PROBES if n_outputs > _MOST_OUTPUTS else 0)
+
+    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+        import tensorflow as tf
+
+        outcome, row = probe.question.outcome, probe.whole.shape[1:]
+        if len(row) > 1 and not outcome.averages:
+            raise ParameterError(
+                f"`curvature` GaussNewton must have an outcome that is a mean over the positions of the output, "
+                f"received '{outcome.name}' for an output of shape {row}: pass curvature=Exact(), or order=1."
+            )
+        n_probes = self._n_probes(math.prod(row))
+
+        def body(bundle: Any, noise: Any) -> Any:
+            masks = tf.ones([tf.shape(bundle.whole)[0], probe.n_elements])
+            scores = _scores(probe.predict(bundle, masks))
+            slope, hessian = _curvature(probe, bundle, tf.stop_gradient(scores))
+            seeds = _directions(slope, hessian, noise) if n_probes else _units(slope)
+            rows = [tf.gradients(scores, masks, tf.stop_gradient(seed))[0] for seed in seeds]
+            if n_probes:
+                return rows[0], tf.add_n([tf.square(row) for row in rows[1:]]) / n_probes
+            jacobian = tf.reshape(tf.stack(rows, axis=1), [-1, *row, probe.n_elements])
+            over = list(range(1, len(row) + 1))
+            h = tf.reduce_sum(jacobian * tf.matmul(hessian, jacobian), axis=over)
+            return tf.reduce_sum(tf.expand_dims(slope, -1) * jacobian, axis=over), h
+
+        step = probe.function(probe.by_row(body), tf.TensorSpec([None, n_probes, *row], tf.float32))
+        seed = probe.question.seed
+
+        def derivatives(examples: npt.NDArray[np.int64]) -> Derivatives:
+            noise = np.random.default_rng([seed, int(examples[0])]).normal(size=(len(examples), n_probes, *row))
+            g, h = step(probe.bundle(examples), tf.constant(noise, tf.float32))
+            return g.numpy(), h.numpy()
+
+        return derivatives
+
+
+def _scores(prediction: Prediction) -> "tf.Tensor":
+    """Outputs as logits (rows, ..., n_outputs), so that what follows them is the outcome alone."""
+    if prediction.task == "classes":
+        return prediction.outputs if prediction.from_logits else prediction.log_probabilities()
+    return prediction.outputs if prediction.task == "regression" else prediction.logits()
+
+
+def _curvature(probe: Probe, bundle: Any, scores: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
+    """First (rows, ..., n_outputs) and second (rows, ..., n_outputs, n_outputs) derivatives by the scores.
+
+    Scores of different positions have no second derivative of an outcome that is a mean over positions.
+    """
+    import tensorflow as tf
+
+    task, outcome, whole = probe.question.examples.task, probe.question.outcome, probe.predicted_whole(bundle)
+
+    def here(scores: tf.Tensor) -> Prediction:
+        if probe.from_logits or task == "regression" or not isinstance(outcome, PerExample):
+            return replace(whole, outputs=scores, from_logits=True)
+        given = tf.nn.softmax(scores) if task == "classes" else tf.sigmoid(scores)
+        return replace(whole, outputs=given, from_logits=False)
+
+    with tf.GradientTape(persistent=True) as outer:
+        outer.watch(scores)
+        with tf.GradientTape() as inner:
+            inner.watch(scores)
+            value = outcome.measure(here(scores), bundle.labels, whole)
+        slope: Any = inner.gradient(value, scores)
+        columns = tf.unstack(slope, axis=-1)
+    rows: list[Any] = [outer.gradient(column, scores) for column in columns]
+    missing = tf.fill(tf.shape(scores), np.nan)
+    return slope, tf.stack([missing if row is None else row for row in rows], axis=-2)
+
+
+def _units(slope: Any) -> list[Any]:
+    """What the scores are multiplied by: unit vectors."""
+    import tensorflow as tf
+
+    row = slope.shape[1:]
+    units = np.eye(math.prod(row), dtype=np.float32).reshape(-1, *row)
+    return [tf.broadcast_to(unit, tf.shape(slope)) for unit in units]
+
+
+def _directions(slope: Any, hessian: Any, noise: Any) -> list[Any]:
+    """What the scores are multiplied by: the slope and random vectors of covariance H."""
+    import tensorflow as tf
+
+    values, vectors = tf.linalg.eigh(hessian)
+    root = vectors * tf.expand_dims(tf.sqrt(tf.nn.relu(values)), -2)
+    return [slope, *[tf.linalg.matvec(root, one) for one in tf.unstack(noise, axis=1)]]
+
+
+@dataclass(frozen=True)
+class FirstOrder(Curvature):
+    """First derivatives alone."""
+
+    def cost(self, n_elements: int, n_outputs: int) -> int:
+        return FORWARD + BACKWARD
+
+    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+        import tensorflow as tf
+
+        def body(bundle: Any) -> Any:
+            masks = tf.ones([tf.shape(bundle.whole)[0], probe.n_elements])
+            return tf.gradients(probe.value(bundle, masks), masks)[0]
+
+        step = probe.function(probe.by_row(body))
+        return lambda examples: (step(probe.bundle(examples)).numpy(), None)
+
+
+@dataclass(frozen=True)
+class Expansion:
+    """What derivatives say of each element, over examples.
+
+    Attributes
+    ----------
+    first, second, change : Running
+        Of g, of h (zero where it was not asked for) and of -g + h / 2, the predicted change of the
+        outcome when the element is dropped; in the outcome's unit and own direction.
+    """
+
+    first: Running
+    second: Running
+    change: Running
+
+
+def expand(probe: Probe, curvature: Curvature) -> Expansion:
+    """Derivatives at the question's state, over all examples of the probe.
+
+    Raises
+    ------
+    ModelError
+        If an operation of the network has no second derivative, or the outcome has none.
+    """
+    n = probe.n_elements
+    first, second, change = (Running(n) for _ in range(3))
+    derivatives = curvature.prepare(probe)
+    for block in probe.blocks(len(probe), min(probe.batch_size, max(_ROW_FLOATS // n, 1))):
+        try:
+            g, h = derivatives(block)
+        except LookupError as error:
+            raise ModelError(
+                f"every operation must have a second derivative for {curvature}, received one without ({error}): pass "
+                "order=1, or curvature=GaussNewton()."
+            ) from error
+        check_finite(g, h, probe)
+        first.add(g)
+        change.add(-g if h is None else -g + 0.5 * h)
+        if h is not None:
+            second.add(h)
+    if second.n and np.abs(second.mean).max() <= 1e-6 * first.mean_absolute.max() and _is_linear(probe):
+        raise ModelError(_no_second(probe, "zeros"))
+    probe.rows += len(probe) * curvature.cost(len(probe.question.candidates), math.prod(probe.whole.shape[1:]))
+    return Expansion(first, second, change)
+
+
+def _is_linear(probe: Probe) -> bool:
+    """Whether the outcome is piecewise linear in the outputs, judged at random ones (a saturated loss is not)."""
+    import tensorflow as tf
+
+    bundle = probe.bundle(np.arange(min(len(probe), 64)))
+    scores = np.random.default_rng(0).normal(size=bundle.whole.shape)
+    hessian = _curvature(probe, bundle, tf.constant(scores, tf.float32))[1].numpy()
+    return bool(np.abs(np.nan_to_num(hessian)).max() < 1e-5)
+
+
+def check_finite(g: npt.NDArray[Any], h: npt.NDArray[Any] | None, probe: Probe) -> None:
+    """Raise ModelError unless first and second derivatives, where there are any, are finite."""
+    if h is not None and np.isnan(h).any() and np.isfinite(g).all():
+        raise ModelError(_no_second(probe, "none"))
+    if not np.isfinite(g).all() or (h is not None and not np.isfinite(h).all()):
+        raise ModelError(
+            f"derivatives of outcome '{probe.question.outcome.name}' must be finite, received NaN or infinity: check "
+            "the model's weights and activations, or use a scorer of forward passes."
+        )
+
+
+def _no_second(probe: Probe, received: str) -> str:
+    return (
+        f"outcome '{probe.question.outcome.name}' must have second derivatives with respect to the masks, received "
+        f"{received} (it is piecewise linear in what model '{probe.question.model.name}' computes): pass order=1, or "
+        "outcome='loss'."
+    )

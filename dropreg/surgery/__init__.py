@@ -1,0 +1,25 @@
+"""Physically smaller models: cut layers, merge by least squares, hold zeros, measure sizes."""
+
+from ._copying import copy_model, seed_layers
+from ._cut import check_can_cut, cut
+from ._latency import measure_latency
+from ._merging import LeastSquares, resolve_merge
+from ._pruned import OnBlocked, Pruned
+from ._zeros import HoldZeros, as_array, hold_at, hold_zeros, kernel_masks
+
+__all__ = [
+    "HoldZeros",
+    "LeastSquares",
+    "OnBlocked",
+    "Pruned",
+    "as_array",
+    "check_can_cut",
+    "copy_model",
+    "cut",
+    "hold_at",
+    "hold_zeros",
+    "kernel_masks",
+    "measure_latency",
+    "resolve_merge",
+    "seed_layers",
+]
