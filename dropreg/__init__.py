@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from .recovery import Recovered, Recovery, recover
     from .regression import ImpactTable, Precision, regress
-    from .sampling import Record, sample
+    from .sampling import Record, Sampling, sample
     from .scorers import estimate
     from .surgery import Pruned, hold_zeros, measure_latency
 
@@ -49,6 +49,7 @@ __all__ = [
     "Record",
     "Recovered",
     "Recovery",
+    "Sampling",
     "Selection",
     "SelectionPath",
     "anneal",
@@ -90,7 +91,7 @@ _PACKAGES = {
     ),
     "recovery": ("Recovered", "Recovery", "recover"),
     "regression": ("ImpactTable", "Precision", "regress"),
-    "sampling": ("Record", "sample"),
+    "sampling": ("Record", "Sampling", "sample"),
     "scorers": ("estimate",),
     "surgery": ("Pruned", "hold_zeros", "measure_latency"),
 }

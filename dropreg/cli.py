@@ -215,7 +215,7 @@ def _estimate(options: argparse.Namespace) -> None:
     from .data import load_npz
     from .graph import trace_graph
     from .network import resolve
-    from .sampling import default_design
+    from .sampling import Sampling, default_design
 
     check_writable("--out", options.out, [".csv", ".parquet"])
     if options.plot:
@@ -232,8 +232,7 @@ def _estimate(options: argparse.Namespace) -> None:
         outcome=options.outcome,
         output=options.output,
         rows=options.rows,
-        design=design,
-        gradients=False if options.forward_only else None,
+        sampling=Sampling(design=design, gradients=not options.forward_only),
         seed=options.seed,
         out=options.record,
         progress=not options.quiet,
@@ -304,7 +303,7 @@ def _prune(options: argparse.Namespace) -> None:
 def _demo(options: argparse.Namespace) -> None:
     import numpy as np
 
-    from . import elements, estimate, examples
+    from . import datasets, elements, estimate
     from .network import MaskedNetwork
     from .reporting import plot_impacts
 
@@ -314,20 +313,21 @@ def _demo(options: argparse.Namespace) -> None:
         raise DataError(
             f"--out must be a folder, received {options.out}, which cannot be made ({error.strerror}): choose another."
         ) from error
-    model = examples.load_model("cnn")
+    model = datasets.load_model("cnn")
     found = elements(model)
     print(f"{found}\n")
     table = estimate(
         model,
-        examples.fashion_mnist("estimation"),
+        datasets.fashion_mnist("estimation"),
         found,
+        outcome="accuracy",
         rows=options.rows,
         seed=options.seed,
         progress=not options.quiet,
     )
     print(table.summary(5))
     network = MaskedNetwork(model, found)
-    x_test, y_test = examples.fashion_mnist("test")
+    x_test, y_test = datasets.fashion_mnist("test")
     n_dropped = len(found) // 10
     highest = np.argsort(-table.impact, kind="stable")[:n_dropped]
     drawn = np.random.default_rng(options.seed).permutation(len(found))[:n_dropped]

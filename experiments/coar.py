@@ -9,7 +9,7 @@ import dropreg as dr
 from dropreg._utils._types import Array
 from dropreg.data._examples import Data, check_data, read_once
 from dropreg.data._tasks import Task
-from dropreg.network._evaluator import Probe
+from dropreg.network._evaluator import Evaluator
 from dropreg.network._question import ask
 from dropreg.regression._impact import impact_table
 from dropreg.scorers._scorer import affordable
@@ -85,16 +85,16 @@ def ablation_regression(
             f"`rows` must pay for at least 20 masks on {n:,} examples, {20 * n:,} rows, received {rows:,}: pass more, "
             "or examples= for a smaller pass."
         )
-    probe, rng = Probe(question), np.random.default_rng(seed)
+    evaluator, rng = Evaluator(question), np.random.default_rng(seed)
     masks = rng.random((n_masks, len(elements))) < keep
-    values = probe.means(masks, np.arange(n))
+    values = evaluator.means(masks, np.arange(n))
     fit = early_stopped((~masks).astype(np.float64), values, rng.random(n_masks) < _HELD_OUT)
     return impact_table(
         elements.to_frame(),
         question.sign * fit,
         method="ablation regression, one mask a pass",
         outcome=question.outcome.name,
-        rows=probe.rows,
+        rows=evaluator.rows,
         seed=question.seed,
         details={"masks": n_masks, "examples": n, "keep": keep},
     )

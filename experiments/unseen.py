@@ -60,7 +60,7 @@ BATCH = 2_000
 JUDGE_SEED = 1000
 
 
-class Probe:
+class Evaluator:
     """The masked network at masks of one's choice.
 
     Parameters
@@ -176,25 +176,25 @@ def from_records(shipped: Shipped, budget: int, rate: float, seed: int) -> dict[
     }
 
 
-def leave_one_out(probe: Probe, budget: int, rng: np.random.Generator) -> Array:
+def leave_one_out(evaluator: Evaluator, budget: int, rng: np.random.Generator) -> Array:
     """Mean change with each element dropped alone, shape (n_elements, n_outcomes)."""
-    n = min(budget // probe.n_elements, probe.n_examples)
-    examples = np.stack([rng.choice(probe.n_examples, n, replace=False) for _ in range(probe.n_elements)])
-    return probe.mean_changes(examples, np.eye(probe.n_elements, dtype=bool))
+    n = min(budget // evaluator.n_elements, evaluator.n_examples)
+    examples = np.stack([rng.choice(evaluator.n_examples, n, replace=False) for _ in range(evaluator.n_elements)])
+    return evaluator.mean_changes(examples, np.eye(evaluator.n_elements, dtype=bool))
 
 
-def gradient_at_whole(probe: Probe, budget: int, rng: np.random.Generator) -> Array:
+def gradient_at_whole(evaluator: Evaluator, budget: int, rng: np.random.Generator) -> Array:
     """Minus the mean gradient with respect to the masks, shape (n_elements, n_outcomes)."""
-    n = min(budget // ROW_COST, probe.n_examples)
-    return -probe.mean_slopes(rng.choice(probe.n_examples, n, replace=False))
+    n = min(budget // ROW_COST, evaluator.n_examples)
+    return -evaluator.mean_slopes(rng.choice(evaluator.n_examples, n, replace=False))
 
 
-def ablation_regression(probe: Probe, budget: int, rate: float, rng: np.random.Generator) -> dict[str, Array]:
+def ablation_regression(evaluator: Evaluator, budget: int, rate: float, rng: np.random.Generator) -> dict[str, Array]:
     """Coefficients (n_elements, n_outcomes) from one mask per pass over a fixed set, by ridge and by lasso."""
     n_masks = budget // EXAMPLES_PER_PASS
-    dropped = rng.random((n_masks, probe.n_elements)) < rate
-    fixed = rng.choice(probe.n_examples, EXAMPLES_PER_PASS, replace=False)
-    effects = probe.mean_changes(np.broadcast_to(fixed, (n_masks, len(fixed))), dropped)
+    dropped = rng.random((n_masks, evaluator.n_elements)) < rate
+    fixed = rng.choice(evaluator.n_examples, EXAMPLES_PER_PASS, replace=False)
+    effects = evaluator.mean_changes(np.broadcast_to(fixed, (n_masks, len(fixed))), dropped)
     x = dropped.astype(np.float64)
 
     def coefficients(estimator: Any) -> Array:
@@ -207,15 +207,15 @@ def ablation_regression(probe: Probe, budget: int, rate: float, rng: np.random.G
     }
 
 
-def all_methods(shipped: Shipped, probe: Probe, budget: int, rate: float, seed: int) -> dict[str, Array]:
+def all_methods(shipped: Shipped, evaluator: Evaluator, budget: int, rate: float, seed: int) -> dict[str, Array]:
     """Coefficients (n_elements, n_outcomes) by method."""
     rng = np.random.default_rng(seed)
     return {
         **from_records(shipped, budget, rate, seed),
-        "leave one out": leave_one_out(probe, budget, rng),
-        "gradient at the original model": gradient_at_whole(probe, budget, rng),
-        **ablation_regression(probe, budget, PUBLISHED_RATE, rng),
-        **ablation_regression(probe, budget, rate, rng),
+        "leave one out": leave_one_out(evaluator, budget, rng),
+        "gradient at the original model": gradient_at_whole(evaluator, budget, rng),
+        **ablation_regression(evaluator, budget, PUBLISHED_RATE, rng),
+        **ablation_regression(evaluator, budget, rate, rng),
     }
 
 
@@ -245,14 +245,14 @@ def judge(unseen: FidelityMasks, coefficients: Array) -> pd.DataFrame:
 def run_model(name: str, arguments: argparse.Namespace) -> pd.DataFrame:
     """All methods and seeds on one model."""
     shipped = load_shipped(name)
-    probe = Probe(shipped)
+    evaluator = Evaluator(shipped)
     unseen = unseen_masks(shipped, arguments.rate, arguments.masks, arguments.examples)
     frames = []
     for seed in arguments.seeds:
         start = time.perf_counter()
-        for method, coefficients in all_methods(shipped, probe, arguments.budget, arguments.rate, seed).items():
+        for method, coefficients in all_methods(shipped, evaluator, arguments.budget, arguments.rate, seed).items():
             frames.append(judge(unseen, coefficients).assign(model=name, method=method, seed=seed))
-        print(f"{name}, {probe.n_elements} elements, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
+        print(f"{name}, {evaluator.n_elements} elements, seed {seed}: {time.perf_counter() - start:.0f} s", flush=True)
     columns = ["model", "outcome", "method", "seed", "rate", "correlation", "ceiling"]
     return pd.concat(frames, ignore_index=True)[columns]
 

@@ -7,6 +7,7 @@ from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from typing import Any
 
+import flat
 import keras
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ DEFAULTS: dict[str, Any] = {"rows": ROWS, "batch_size": BATCH, "progress": False
 
 
 def sample(model: keras.Model, data: Any, elements: dr.Elements, **changes: Any) -> dr.Record:
-    return dr.sample(model, data, elements, **(DEFAULTS | changes))
+    return flat.sample(model, data, elements, **(DEFAULTS | changes))
 
 
 def rows_of(record: dr.Record) -> dict[str, np.ndarray]:

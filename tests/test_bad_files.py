@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
 
+import flat
 import keras
 import numpy as np
 import pandas as pd
@@ -211,7 +212,7 @@ def test_only_outcomes_that_compare_with_labels_need_them(
     assert_refused(capsys, command, "expected arrays 'x' and 'y', received x: write it with np.savez(path, x=x, y=y)")
     assert main(["estimate", *map(str, command), "--quiet", "--outcome", "divergence"]) == 0
     capsys.readouterr()
-    expected = dr.estimate(model, (data[0], None), elements, rows=300, outcome="divergence", progress=False)
+    expected = flat.estimate(model, (data[0], None), elements, rows=300, outcome="divergence", progress=False)
     np.testing.assert_allclose(pd.read_csv("impact.csv")["impact"], expected.impact)
     np.savez("nothing.npz", y=data[1])
     command = [model_file, "--data", "nothing.npz", "--outcome", "divergence"]
@@ -224,7 +225,7 @@ def test_only_outcomes_that_compare_with_labels_need_them(
         (["--rate", "1.2"], "`rate` must lie strictly between 0 and 1, received 1.2."),
         (["--rows", "0"], "`rows` must be an integer of at least 1, received 0."),
         (["--rows", "10", "--forward-only"], "10 rows cannot identify 9 elements by OLS"),
-        (["--seed", "-1"], "`seed` must be an integer of at least 0, received -1."),
+        (["--seed", "-1"], "`seed` must be an integer from 0 to 2**64 - 1, received -1."),
         (["--include", "frist"], "`include` names 'frist'"),
         (["--exclude", "frist"], "`exclude` names 'frist'"),
         (["--out", "impact.xlsx"], "--out must end in .csv or .parquet, received impact.xlsx."),

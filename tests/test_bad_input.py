@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import flat
 import keras
 import numpy as np
 import pytest
@@ -40,7 +41,7 @@ def refused(error: type[DropregError], *says: str, model: keras.Model | None = N
 
 def sample(model: keras.Model, data: Any, elements: dr.Elements, **changes: Any) -> dr.Record:
     defaults: dict[str, Any] = {"rows": 300, "batch_size": BATCH, "fidelity": None, "progress": False}
-    return dr.sample(model, data, elements, **(defaults | changes))
+    return flat.sample(model, data, elements, **(defaults | changes))
 
 
 @pytest.fixture(scope="module")
@@ -282,9 +283,9 @@ def test_number_of_rates(model: keras.Model, data: Labelled, elements: dr.Elemen
         ({"rows": 1e4}, "`rows` must be an integer of at least 1, received 10000.0."),
         ({"rows": True}, "`rows` must be an integer of at least 1, received True."),
         ({"rows": "300"}, "`rows` must be an integer of at least 1, received '300'."),
-        ({"seed": -1}, "`seed` must be an integer of at least 0, received -1."),
-        ({"seed": 0.5}, "`seed` must be an integer of at least 0, received 0.5."),
-        ({"seed": 2**64}, "`seed` must lie below 2**64, received 18446744073709551616."),
+        ({"seed": -1}, "`seed` must be an integer from 0 to 2**64 - 1, received -1."),
+        ({"seed": 0.5}, "`seed` must be an integer from 0 to 2**64 - 1, received 0.5."),
+        ({"seed": 2**64}, "`seed` must be an integer from 0 to 2**64 - 1, received 18446744073709551616."),
         ({"batch_size": 0}, "`batch_size` must be an integer of at least 1, received 0."),
         ({"outcomes": ["f1"]}, "`outcome` must be one of accuracy, retained, loss, margin, divergence, received 'f1'."),
         ({"outcomes": []}, "`outcomes` must be one or more different outcomes, received []."),
@@ -315,7 +316,7 @@ def test_bad_arguments_of_estimate(
     model: keras.Model, data: Labelled, elements: dr.Elements, changes: dict[str, Any], says: str
 ) -> None:
     with refused(ParameterError, says, model=model):
-        dr.estimate(model, data, elements, progress=False, **changes)
+        flat.estimate(model, data, elements, progress=False, **changes)
 
 
 @pytest.mark.parametrize(
@@ -361,12 +362,12 @@ def test_fewer_rows_than_ols_needs(
 def test_a_single_row_is_too_few(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     says = "a regression must have at least two masks (or pairs), received one: draw more rows."
     with refused(ParameterError, says, model=model):
-        dr.estimate(model, data, elements, rows=1, progress=False)
+        flat.estimate(model, data, elements, rows=1, progress=False)
     single = sample(model, data, elements, rows=1)
     for estimator in ("ols", "ridge", "lasso"):
         with refused(ParameterError, says):
             dr.regress(single, estimator=estimator)
-    assert np.isfinite(dr.estimate(model, data, elements, rows=2, outcome="loss", progress=False).impact).all()
+    assert np.isfinite(flat.estimate(model, data, elements, rows=2, outcome="loss", progress=False).impact).all()
 
 
 def test_fewer_rows_than_cross_validation_needs(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:

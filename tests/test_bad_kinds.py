@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -72,7 +73,7 @@ def test_branches_of_a_subclassed_model_are_refused() -> None:
 def test_a_batch_size_does_not_go_with_weights() -> None:
     model = models.ready("mlp")
     with pytest.raises(ParameterError, match=r"`batch_size` must be the 128 examples of a mask .*received 64"):
-        dr.sample(
+        flat.sample(
             *(model, models.data_for(model, 20), dr.elements(model, "weights")),
             rows=1280,
             batch_size=64,
@@ -116,7 +117,7 @@ def test_batches_that_do_not_fit_are_refused(data: Any, says: str) -> None:
     model = models.ready("mlp")
     x, y = models.data_for(model, 20)
     with pytest.raises(DataError, match=says):
-        dr.sample(model, data(x, y), dr.elements(model), rows=64, outcomes="divergence", progress=False)
+        flat.sample(model, data(x, y), dr.elements(model), rows=64, outcomes="divergence", progress=False)
 
 
 @pytest.mark.parametrize(
@@ -141,7 +142,7 @@ def test_fractions_for_whole_numbers_are_refused() -> None:
     model = models.ready("bidirectional")
     x, y = models.data_for(model, 20)
     with pytest.raises(DataError, match=r"must be whole numbers .int32., received fractions .* such as 0.5"):
-        dr.sample(model, (np.where(x == 3, 0.5, x), y), dr.elements(model), rows=64, progress=False)
+        flat.sample(model, (np.where(x == 3, 0.5, x), y), dr.elements(model), rows=64, progress=False)
 
 
 @pytest.mark.parametrize("number", [10, -1])
@@ -151,14 +152,14 @@ def test_numbers_that_an_embedding_does_not_know_are_refused(number: int) -> Non
     x = np.where(np.arange(20)[:, None] == 7, number, x)
     says = f"must be numbers from 0 to 9, as the embedding .*received {number} at example 7: number the tokens as in"
     with pytest.raises(DataError, match=says):
-        dr.sample(model, (x, y), dr.elements(model), rows=64, progress=False)
+        flat.sample(model, (x, y), dr.elements(model), rows=64, progress=False)
 
 
 def test_whole_numbers_out_of_range_are_refused() -> None:
     model = models.ready("bidirectional")
     x, y = models.data_for(model, 20)
     with pytest.raises(DataError, match=r"must be whole numbers .int32., .*out of range such as 42949673"):
-        dr.sample(model, (x.astype(np.int64) + 2**32, y), dr.elements(model), rows=64, progress=False)
+        flat.sample(model, (x.astype(np.int64) + 2**32, y), dr.elements(model), rows=64, progress=False)
 
 
 @pytest.mark.parametrize(
@@ -170,7 +171,7 @@ def test_what_is_no_text_is_refused(word: Any, says: str) -> None:
     model = reads_text()
     x = np.array([["a"], ["b c"], [word]], dtype=object)
     with pytest.raises(DataError, match=rf"must be text, received {says} at example 2: convert or remove it"):
-        dr.sample(model, (x, np.arange(3)), dr.elements(model), rows=64, progress=False)
+        flat.sample(model, (x, np.arange(3)), dr.elements(model), rows=64, progress=False)
 
 
 def test_elements_that_nothing_depends_on_are_refused_with_a_remedy() -> None:
@@ -180,16 +181,16 @@ def test_elements_that_nothing_depends_on_are_refused_with_a_remedy() -> None:
     data, elements = models.data_for(model, 20), dr.elements(model)
     says = "received only zeros: the outcome may not depend .* pass gradients=False to estimate, or estimator='ols'"
     with pytest.raises(ParameterError, match=says):
-        dr.estimate(model, data, elements, rows=640, progress=False)
-    assert not dr.estimate(model, data, elements, rows=640, gradients=False, progress=False).impact.any()
-    record = dr.sample(model, data, elements, rows=640, gradients=("loss",), progress=False)
+        flat.estimate(model, data, elements, rows=640, progress=False)
+    assert not flat.estimate(model, data, elements, rows=640, gradients=False, progress=False).impact.any()
+    record = flat.sample(model, data, elements, rows=640, gradients=("loss",), progress=False)
     assert np.abs(dr.regress(record, outcome="loss", estimator="ols").impact).max() < 1e-6
 
 
 def test_an_unknown_output_is_refused() -> None:
     model = two_outputs()
     with pytest.raises(ParameterError, match=r"`output` must be one of first, second or its number .*received 'third'"):
-        dr.sample(model, (inputs(model, 5), None), dr.elements(model), rows=64, output="third", progress=False)
+        flat.sample(model, (inputs(model, 5), None), dr.elements(model), rows=64, output="third", progress=False)
 
 
 @pytest.mark.parametrize(

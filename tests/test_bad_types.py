@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import flat
 import keras
 import numpy as np
 import pandas as pd
@@ -84,9 +85,9 @@ def test_settings(make: Callable[[], object], says: str) -> None:
             "`recovery` must be Recovery, received str: pass dropreg.Recovery(distill=1.0), say.",
         ),
         (lambda m, d, e: untyped.select(e, ["a"] * len(e), fraction=0.5), "one for each element, received list: pass"),
-        (lambda m, d, e: untyped.anneal(m, d, e, fraction=0.5, start="a"), "`start` must be finite numbers of shape ("),
-        (lambda m, d, e: untyped.anneal(m, d, e, fraction=0.5, schedule="cubic"), "`schedule` must be Annealing, rece"),
-        (lambda m, d, e: untyped.anneal(m, d, e, fraction=0), "`fraction` must lie strictly between 0 and 1, received"),
+        (lambda m, d, e: flat.anneal(m, d, e, fraction=0.5, start="a"), "`start` must be finite numbers of shape ("),
+        (lambda m, d, e: flat.anneal(m, d, e, fraction=0.5, schedule="cubic"), "`schedule` must be Annealing, rece"),
+        (lambda m, d, e: flat.anneal(m, d, e, fraction=0), "`fraction` must lie strictly between 0 and 1, received"),
         (lambda m, d, e: untyped.prune(m, data=d, fraction=1e-3), "`fraction` must drop at least one of the"),
         (
             lambda m, d, e: untyped.prune(m, d, fraction=0.5),
@@ -97,7 +98,7 @@ def test_settings(make: Callable[[], object], says: str) -> None:
             "`seed` must be an integer of at least 0, received",
         ),
         (
-            lambda m, d, e: untyped.anneal(m, d, untyped.elements(m, ["neurons", "weights"]), fraction=0.5),
+            lambda m, d, e: flat.anneal(m, d, untyped.elements(m, ["neurons", "weights"]), fraction=0.5),
             "`elements` must hold no other kind beside weights, received neuron, weight: anneal one kind after the",
         ),
         (
@@ -131,11 +132,11 @@ def test_numbers_of_numpy_will_do() -> None:
     "use",
     [
         sample,
-        dr.estimate,
-        lambda *arguments: dr.estimate(*arguments, design=untyped.Bernoulli(0.3)),
+        flat.estimate,
+        lambda *arguments: flat.estimate(*arguments, design=untyped.Bernoulli(0.3)),
         dr.scorers.taylor,
         dr.compare,
-        lambda model, data, elements: dr.anneal(model, data, elements, fraction=0.5),
+        lambda model, data, elements: flat.anneal(model, data, elements, fraction=0.5),
         lambda model, data, elements: dr.prune(model, data=data, elements=elements, fraction=0.5),
         lambda model, data, elements: dr.select(elements, [1.0], fraction=0.5),
         lambda model, data, elements: dr.Selection.random(elements, 0.5),
@@ -171,7 +172,7 @@ def test_arguments_of_sample(
         sample(model, data, elements, **changes)
     if "design" in changes:
         with refused(ParameterError, says, model=model):
-            dr.estimate(model, data, elements, **changes)
+            flat.estimate(model, data, elements, **changes)
 
 
 @pytest.mark.parametrize(

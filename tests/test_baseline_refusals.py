@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import flat
 import keras
 import numpy as np
 import pytest
@@ -98,7 +99,7 @@ def test_arguments_out_of_range(
             says("`rows` must pay for two permutations of 9 elements, 320 rows, received 100"),
         ),
         (dr.scorers.shapley, {"rows": 1000, "tolerance": 1}, says("`tolerance` must lie in [0, 1), received 1")),
-        (dr.scorers.random, {"seed": -3}, says("`seed` must be an integer of at least 0, received -3")),
+        (dr.scorers.random, {"seed": -3}, says("`seed` must be an integer from 0 to 2**64 - 1, received -3")),
         (
             dr.scorers.leave_one_out,
             {"outcome": dr.outcomes.PerMask(lambda y, p: 0.0, "f1", True)},
@@ -187,7 +188,7 @@ def test_what_is_refused_while_tensorflow_traces_is_said_in_plain_words(
         differentiable=True,
     )
     with pytest.raises(ModelError, match=says("outcome 'step' must be differentiable", "pass gradients=()")):
-        dr.sample(model, data, elements, rows=40, outcomes=step, gradients=("step",), progress=False)
+        flat.sample(model, data, elements, rows=40, outcomes=step, gradients=("step",), progress=False)
 
 
 def test_exact_curvature_of_many_elements_asks_for_a_budget(make_model: Any) -> None:

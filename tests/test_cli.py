@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import flat
 import keras
 import matplotlib.image as mpimg
 import numpy as np
@@ -42,7 +43,7 @@ def estimate(files: tuple[str, str], *options: Any) -> int:
 
 
 def as_from_python(model: keras.Model, data: Labelled, elements: dr.Elements, **options: Any) -> pd.DataFrame:
-    return dr.estimate(model, data, elements, rows=ROWS, progress=False, **options).to_frame()
+    return flat.estimate(model, data, elements, rows=ROWS, progress=False, **options).to_frame()
 
 
 def test_table_is_that_of_the_library(
@@ -214,7 +215,7 @@ def test_masks_of_weights_are_shared_by_as_many_examples_as_in_the_library(
     assert dr.Record.load("run").settings.design == dr.designs.Bernoulli(0.2, examples_per_mask=128).settings()
     assert main(["estimate", files[0], "--data", files[1], "--quiet", *options[:-2]]) == 0
     weights = dr.elements(model, "weights", include=["second"])
-    expected = dr.estimate(model, data, weights, rows=12800, progress=False).to_frame()
+    expected = flat.estimate(model, data, weights, rows=12800, progress=False).to_frame()
     pd.testing.assert_frame_equal(pd.read_csv("impact.csv"), expected)
 
 

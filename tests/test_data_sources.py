@@ -4,6 +4,7 @@ import zipfile
 from collections.abc import Callable
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -31,12 +32,12 @@ def test_an_outcome_is_measured_on_the_output_chosen() -> None:
     elements = dr.elements(model)
     says = r"`data` must name one .*\(first, second\), received labels {}: pass \(x, {{'first': y}}\)"
     with pytest.raises(DataError, match=says.format("without a name")):
-        dr.sample(model, (x, y), elements, rows=64, progress=False)
+        flat.sample(model, (x, y), elements, rows=64, progress=False)
     with pytest.raises(DataError, match=says.format("of third")):
         dr.scorers.taylor(model, (x, {"third": y[0]}), elements)
-    first = dr.estimate(model, (x, y), elements, rows=5_000, outcome="loss", output="first", progress=False)
+    first = flat.estimate(model, (x, y), elements, rows=5_000, outcome="loss", output="first", progress=False)
     assert (first.impact != 0).all()
-    second = dr.estimate(
+    second = flat.estimate(
         *(model, (x, dict(zip(["first", "second"], y, strict=True))), elements),
         rows=5_000,
         outcome="loss",
@@ -128,7 +129,7 @@ def test_mixed_precision(policy: str) -> None:
     randomized(model)
     for kind in ("neurons", "weights"):
         elements, x = dr.elements(model, kind), inputs(model, 5)
-        record = dr.sample(
+        record = flat.sample(
             *(model, (x, np.arange(5) % 3), elements),
             rows=1280,
             gradients=("loss",),
@@ -159,9 +160,9 @@ class Batches(keras.utils.PyDataset):
 @pytest.mark.parametrize(
     "use",
     [
-        lambda model, data, elements: dr.anneal(model, data, elements, fraction=0.5, rounds=2).kept,
+        lambda model, data, elements: flat.anneal(model, data, elements, fraction=0.5, rounds=2).kept,
         lambda model, data, elements: (
-            dr.anneal(*(model, data, elements), target=dr.Budget("params", 0.97), rounds=1, ablation="merged").kept
+            flat.anneal(*(model, data, elements), target=dr.Budget("params", 0.97), rounds=1, ablation="merged").kept
         ),
         lambda model, data, elements: dr.prune(model, data=data, elements=elements, fraction=0.5).selection.kept,
         lambda model, data, elements: dr.compare(
@@ -195,7 +196,7 @@ def test_data_may_come_in_batches_or_lie_on_disk(source: str, tmp_path) -> None:
         np.save(tmp_path / "x.npy", x)
         data = (np.load(tmp_path / "x.npy", mmap_mode="r"), y)
     options = {"rows": 300, "fidelity": None, "progress": False}
-    found, expected = (dr.sample(model, d, elements, **options) for d in (data, (x, y)))
+    found, expected = (flat.sample(model, d, elements, **options) for d in (data, (x, y)))
     for one, other in zip(found.chunks(), expected.chunks(), strict=True):
         np.testing.assert_array_equal(one.effects, other.effects)
 
@@ -213,7 +214,7 @@ def test_text_may_be_strings_or_bytes() -> None:
     texts, y = np.array([["a b"], ["\N{LATIN SMALL LETTER C WITH CEDILLA}"], ["a c"]] * 4), np.arange(12) % 3
     elements, tables = dr.elements(model), []
     for x in (texts, texts.astype(object), texts.tolist(), np.char.encode(texts, "utf-8"), tf.constant(texts)):
-        tables.append(dr.estimate(model, (x, y), elements, rows=300, outcome="loss", progress=False).impact)
+        tables.append(flat.estimate(model, (x, y), elements, rows=300, outcome="loss", progress=False).impact)
         assert check_data(model, (x, y)).fingerprint() == check_data(model, (texts, y)).fingerprint()
     assert tables[0].any()
     for table in tables:

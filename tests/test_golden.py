@@ -17,6 +17,7 @@ from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
+import flat
 import keras
 import numpy as np
 import pytest
@@ -59,14 +60,14 @@ def measured(name: str) -> dict[str, dict[str, Any]]:
     model = build(name)
     data = data_for(model, 64)
     elements = dr.elements(model)
-    record = dr.sample(
-        model, data, elements, rows=1024, outcomes=("accuracy", "loss"), gradients=("loss",), progress=False
+    record = flat.sample(
+        model, data, elements, rows=1024, outcomes=("accuracy", "loss"), gradients=("loss",)
     )
     chunks = list(record.chunks())
     table = dr.regress(record, outcome="loss")
     exact = dr.regress(record, outcome="accuracy")
-    deleted = dr.anneal(model, data, elements, fraction=0.4, rounds=6)
-    merged = dr.anneal_path(model, data, elements, fractions=(0.3, 0.5), rounds=6, ablation="merged")
+    deleted = flat.anneal(model, data, elements, fraction=0.4, rounds=6)
+    merged = flat.anneal_path(model, data, elements, fractions=(0.3, 0.5), rounds=6, ablation="merged")
     keras.utils.set_random_seed(0)
     smaller = dr.prune(model, merged.selections[-1], data=data, recovery="distill").model
     return {

@@ -3,6 +3,7 @@
 import importlib
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -147,7 +148,7 @@ def test_the_callers_model_is_as_it_was(build, kind) -> None:
     before = [(layer, dict(vars(layer))) for layer in all_layers(model)]
     weights = model.get_weights()
     y = np.random.default_rng(1).integers(0, models.N_CLASSES, 40)
-    record = dr.sample(model, (x, y), elements, rows=256, gradients=("loss",), fidelity=None, progress=False)
+    record = flat.sample(model, (x, y), elements, rows=256, gradients=("loss",), fidelity=None, progress=False)
     assert np.isfinite(dr.regress(record, outcome="loss").impact).all()
     with pytest.raises(tf.errors.InvalidArgumentError):
         MaskedNetwork(model, elements)([x], np.ones((3, len(elements)), bool))
@@ -268,7 +269,7 @@ def test_impacts_of_weights_converge_to_enumeration() -> None:
         for j in range(n)
     ]
     design = dr.designs.Bernoulli(rate, examples_per_mask=16)
-    record = dr.sample(
+    record = flat.sample(
         *(model, (x, y), elements),
         rows=16 * 2_000,
         design=design,
@@ -286,7 +287,7 @@ def test_impacts_of_weights_converge_to_enumeration() -> None:
 def test_gradients_under_one_mask_are_those_of_its_mean_outcome() -> None:
     model = models.ready("mlp")
     elements, (x, y) = dr.elements(model, "weights"), models.data_for(model, 8)
-    record = dr.sample(
+    record = flat.sample(
         *(model, (x, y), elements),
         rows=8 * 20,
         design=dr.designs.Bernoulli(0.3, examples_per_mask=8),
@@ -317,7 +318,7 @@ def test_large_and_small_estimators_agree(monkeypatch: pytest.MonkeyPatch) -> No
     """The known covariance of masks in place of the measured one changes little with many rows."""
     regress = importlib.import_module("dropreg.regress")
     model = models.ready("mlp")
-    record = dr.sample(
+    record = flat.sample(
         *(model, models.data_for(model, 50), dr.elements(model)),
         rows=60_000,
         outcomes="loss",
@@ -338,7 +339,7 @@ def test_a_record_of_many_elements_draws_its_masks_again(tmp_path, monkeypatch: 
 
     monkeypatch.setattr(records, "MOST_STORED", 5)
     model = models.ready("mlp")
-    written = dr.sample(
+    written = flat.sample(
         *(model, models.data_for(model, 20), dr.elements(model, "weights")),
         rows=128 * 20,
         outcomes="loss",

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -41,9 +42,9 @@ def test_it_lowers_the_divergence_of_the_last_masks(mode: dict[str, Any], monkey
     model = classifier()
     data, elements = examples(model), dr.elements(model, include=["a"])
     asked: dict[str, Any] = {"fractions": (0.7,), "rounds": 60, "rows_per_round": 512, "ablation": "merged", **mode}
-    learned = dr.anneal_path(model, data, elements, **asked).history["outcome"].tail(15).mean()
+    learned = flat.anneal_path(model, data, elements, **asked).history["outcome"].tail(15).mean()
     monkeypatch.setattr(LastLayer, "call_among", lambda calls: None)
-    fixed = dr.anneal_path(model, data, elements, **asked).history["outcome"].tail(15).mean()
+    fixed = flat.anneal_path(model, data, elements, **asked).history["outcome"].tail(15).mean()
     assert learned < 0.95 * fixed
 
 
@@ -56,9 +57,9 @@ def test_it_lowers_the_divergence_where_outputs_have_positions(monkeypatch: pyte
     x = np.random.default_rng(0).normal(size=(200, 30, 6)).astype(np.float32)
     data, elements = (x, np.argmax(model(x), axis=-1)), dr.elements(model)
     asked: dict[str, Any] = {"fractions": (0.7,), "rounds": 60, "ablation": "merged"}
-    learned = dr.anneal_path(model, data, elements, **asked).history["outcome"].tail(15)
+    learned = flat.anneal_path(model, data, elements, **asked).history["outcome"].tail(15)
     monkeypatch.setattr(LastLayer, "call_among", lambda calls: None)
-    fixed = dr.anneal_path(model, data, elements, **asked).history["outcome"].tail(15)
+    fixed = flat.anneal_path(model, data, elements, **asked).history["outcome"].tail(15)
     assert learned.mean() < 0.95 * fixed.mean()
 
 
@@ -67,7 +68,7 @@ def test_the_model_stays_as_it_was(mode: dict[str, Any]) -> None:
     model = classifier()
     before = [weight.copy() for weight in model.get_weights()]
     data, elements = examples(model), dr.elements(model)
-    dr.anneal_path(model, data, elements, fractions=(0.5,), rounds=5, ablation="merged", rows_per_round=512, **mode)
+    flat.anneal_path(model, data, elements, fractions=(0.5,), rounds=5, ablation="merged", rows_per_round=512, **mode)
     for old, new in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
 

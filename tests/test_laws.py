@@ -2,6 +2,7 @@
 
 import itertools
 
+import flat
 import keras
 import models
 import numpy as np
@@ -159,9 +160,9 @@ def test_the_callers_model_is_never_changed(name: str) -> None:
     nodes = [len(layer._inbound_nodes) for layer in model.layers]
     before = np.asarray(model(x, training=False))
     elements = dr.elements(model)
-    dr.sample(model, (x, y), elements, rows=64, progress=False)
+    flat.sample(model, (x, y), elements, rows=64, progress=False)
     with pytest.raises(DataError):
-        dr.sample(model, (x, y[:-1]), elements, rows=64, progress=False)
+        flat.sample(model, (x, y[:-1]), elements, rows=64, progress=False)
     for old, new in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     assert nodes == [len(layer._inbound_nodes) for layer in model.layers]
@@ -228,7 +229,7 @@ def test_estimates_converge_to_the_enumerated_impacts(name: str, rate: float) ->
     truth = true_impacts(model, data, elements, rate)
     design = dr.designs.Bernoulli(rate)
     few, many = (
-        dr.sample(model, data, elements, rows=rows, design=design, seed=1, fidelity=None, progress=False)
+        flat.sample(model, data, elements, rows=rows, design=design, seed=1, fidelity=None, progress=False)
         for rows in (3_000, 100_000)
     )
     for outcome in ("accuracy", "loss"):
@@ -248,7 +249,7 @@ def test_intervals_cover_the_enumerated_impacts() -> None:
     truth = true_impacts(model, data, elements, 0.3)
     covered = []
     for seed in range(40):
-        record = dr.sample(model, data, elements, rows=600, seed=seed, fidelity=None, progress=False)
+        record = flat.sample(model, data, elements, rows=600, seed=seed, fidelity=None, progress=False)
         for outcome in ("accuracy", "loss"):
             frame = dr.regress(record, outcome=outcome).frame
             covered.append((frame["ci_low"] < truth[outcome]) & (truth[outcome] < frame["ci_high"]))
@@ -265,7 +266,7 @@ def test_an_element_that_nothing_reads_has_no_impact() -> None:
     kernel[2] = 0.0
     reader.set_weights([kernel, bias])
     elements = dr.elements(model)
-    record = dr.sample(model, models.data_for(model, 50), elements, rows=20_000, fidelity=None, progress=False)
+    record = flat.sample(model, models.data_for(model, 50), elements, rows=20_000, fidelity=None, progress=False)
     for outcome in record.settings.outcomes:
         unread = dr.regress(record, outcome=outcome).frame.set_index("element").loc["a[2]"]
         assert abs(unread["impact"]) < 4 * unread["std_error"]
@@ -287,7 +288,7 @@ def test_exact_copies_are_worth_the_same() -> None:
     one = [np.repeat(data[0][:1], 2, axis=0)]
     first, second = outputs(network, one, masks)
     np.testing.assert_allclose(first, second, rtol=RELATIVE)
-    record = dr.sample(model, data, elements, rows=20_000, fidelity=None, progress=False)
+    record = flat.sample(model, data, elements, rows=20_000, fidelity=None, progress=False)
     table = dr.regress(record, outcome="loss")
     assert abs(table.impact[1] - table.impact[4]) < 5 * np.hypot(table.std_error[1], table.std_error[4])
 

@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -28,7 +29,7 @@ def test_accuracy_limits_drop_what_is_free() -> None:
     model, data = planted(useless)
     limit = dr.AccuracyLimit(0.02, (data[0][:200], data[1][:200]))
     rest = data[0][200:], data[1][200:]
-    selection = dr.anneal(model, rest, dr.elements(model), target=limit, rounds=20, rows_per_round=1024)
+    selection = flat.anneal(model, rest, dr.elements(model), target=limit, rounds=20, rows_per_round=1024)
     assert set(useless) <= set(selection.dropped.tolist())
     assert limit.measure(dr.prune(model, selection)) <= limit.most
     one_more = dr.Selection.dropping(selection.elements, [*selection.dropped, np.flatnonzero(selection.kept)[0]])
@@ -39,7 +40,7 @@ def test_accuracy_limits_out_of_reach() -> None:
     model, data = planted(())
     limit = dr.AccuracyLimit(0.02, (data[0][:200], data[1][:200]))
     with pytest.raises(TargetError, match=r"at most 2.00% at level 0.95, but .*% was the least, with 1 el") as raised:
-        dr.anneal(model, (data[0][200:], data[1][200:]), dr.elements(model), target=limit, **QUICK)
+        flat.anneal(model, (data[0][200:], data[1][200:]), dr.elements(model), target=limit, **QUICK)
     assert raised.value.best.kept.all()
 
 
@@ -163,7 +164,7 @@ def test_an_accuracy_limit_is_checked_in_twentieths(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(dr.AccuracyLimit, "guess", lambda *_: 1.0)
     limit = dr.AccuracyLimit(0.3, (x[80:], y[80:]))
     monkeypatch.setattr(search, "_RISE", 0.0)  # nothing is left out
-    selection = dr.anneal(model, (x[:80], y[:80]), dr.elements(model), target=limit, floor=10, **QUICK)
+    selection = flat.anneal(model, (x[:80], y[:80]), dr.elements(model), target=limit, floor=10, **QUICK)
     np.testing.assert_allclose(fractions, 0.05 * np.arange(1, 10))
     assert selection.fraction == pytest.approx(0.4)
 

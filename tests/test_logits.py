@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import flat
 import keras
 import numpy as np
 import pytest
@@ -63,7 +64,7 @@ def test_logits_between_zero_and_one_are_logits() -> None:
     scores = np.asarray(model(x))[:, 0]
     inside = (scores > 0) & (scores < 1)
     x, y = x[inside], (np.arange(inside.sum()) % 2).astype(np.int64)
-    record = dr.sample(model, (x, y), dr.elements(model), rows=100, progress=False)
+    record = flat.sample(model, (x, y), dr.elements(model), rows=100, progress=False)
     assert inside.sum() > 20
     assert record.baseline["accuracy"].mean() == pytest.approx(((scores[inside] > 0) == y).mean())
 
@@ -78,7 +79,7 @@ def test_probabilities_in_half_precision(policy: str) -> None:
     p = np.asarray(model(x)).astype(np.float32)
     assert p.min() < 1e-5
     elements = dr.elements(model)
-    record = dr.sample(model, (x, y), elements, rows=4000, outcomes="loss", gradients=("loss",), progress=False)
+    record = flat.sample(model, (x, y), elements, rows=4000, outcomes="loss", gradients=("loss",), progress=False)
     expected = -np.log(np.clip(p[np.arange(200), y], 1e-7, 1.0)).mean()
     assert record.baseline["loss"].mean() == pytest.approx(expected, rel=1e-2)
     assert np.isfinite(dr.regress(record, outcome="loss", estimator="gradient").impact).all()

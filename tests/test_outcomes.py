@@ -4,6 +4,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -42,7 +43,7 @@ def macro_f1(labels: np.ndarray, outputs: np.ndarray) -> float:
 
 def test_divergence_needs_no_labels_and_is_zero_for_the_whole_model() -> None:
     model, (x, _), elements = small()
-    record = dr.sample(model, (x, None), elements, rows=20_000, outcomes="divergence", progress=False)
+    record = flat.sample(model, (x, None), elements, rows=20_000, outcomes="divergence", progress=False)
     assert np.abs(record.baseline["divergence"]).max() < 1e-6
     assert all((chunk.outcomes > -1e-6).all() for chunk in record.chunks())
     assert dr.regress(record, outcome="divergence").impact.max() > 0
@@ -59,7 +60,7 @@ def test_other_tasks_are_recognized_and_measured(units: int, activation: str | N
     y = rng.normal(size=(60, units)) if task == "regression" else rng.integers(0, 2, size=(60, units))
     classifier = ("loss", "accuracy", "retained", "margin", "divergence")
     outcomes = ("loss", "divergence") if task == "regression" else classifier
-    record = dr.sample(
+    record = flat.sample(
         model, (x, y), dr.elements(model), rows=4000, outcomes=outcomes, gradients=outcomes, progress=False
     )
     assert record.settings.task == task
@@ -83,7 +84,7 @@ def test_softmax_outputs_and_logits_give_the_same_outcomes() -> None:
     y = np.arange(40) % 3
     outcomes = ("accuracy", "retained", "loss", "margin", "divergence")
     baselines = [
-        dr.sample(model, (x, y), dr.elements(model), rows=60, outcomes=outcomes, progress=False).baseline
+        flat.sample(model, (x, y), dr.elements(model), rows=60, outcomes=outcomes, progress=False).baseline
         for model in (logits, probabilities)
     ]
     np.testing.assert_allclose(baselines[0], baselines[1], atol=1e-5)
@@ -92,7 +93,7 @@ def test_softmax_outputs_and_logits_give_the_same_outcomes() -> None:
 def test_retained_accuracy_counts_what_was_right_and_stays_right() -> None:
     model, (x, y), elements = small()
     outcomes = ("accuracy", "retained")
-    record = dr.sample(model, (x, y), elements, rows=4000, outcomes=outcomes, progress=False)
+    record = flat.sample(model, (x, y), elements, rows=4000, outcomes=outcomes, progress=False)
     np.testing.assert_array_equal(record.baseline["retained"], record.baseline["accuracy"])
     right = np.argmax(model(x), axis=1) == y
     assert 0 < right.mean() < 1
@@ -110,7 +111,7 @@ def test_retained_accuracy_counts_what_was_right_and_stays_right() -> None:
 def test_metrics_of_your_own() -> None:
     model, data, elements = small()
     own = dr.outcomes.PerExample(error_of, "error", greater_is_better=False)
-    record = dr.sample(model, data, elements, rows=6000, outcomes=("accuracy", own), progress=False)
+    record = flat.sample(model, data, elements, rows=6000, outcomes=("accuracy", own), progress=False)
     accuracy = dr.regress(record, outcome="accuracy", estimator="ols").impact
     np.testing.assert_allclose(dr.regress(record, outcome="error").impact, accuracy, atol=1e-6)
 
@@ -119,7 +120,7 @@ def test_a_metric_over_the_examples_of_a_mask() -> None:
     model, data, elements = small()
     f1 = dr.outcomes.PerMask(macro_f1, "f1", greater_is_better=True)
     design = dr.designs.Bernoulli(0.3, examples_per_mask=20)
-    record = dr.sample(model, data, elements, rows=20_000, outcomes=(f1, "accuracy"), design=design, progress=False)
+    record = flat.sample(model, data, elements, rows=20_000, outcomes=(f1, "accuracy"), design=design, progress=False)
     tables = [dr.regress(record, outcome=outcome) for outcome in ("f1", "accuracy")]
     assert np.corrcoef(tables[0].impact, tables[1].impact)[0, 1] > 0.5
     chunk = next(record.chunks())
@@ -133,24 +134,24 @@ def test_a_metric_over_the_examples_of_a_mask() -> None:
 def test_outcomes_that_do_not_fit_are_refused() -> None:
     model, data, elements = small()
     with pytest.raises(DataError, match=r"outcome 'accuracy' must have labels, received y=None: use outcome 'div"):
-        dr.sample(model, (data[0], None), elements, rows=10, progress=False)
+        flat.sample(model, (data[0], None), elements, rows=10, progress=False)
     with pytest.raises(ParameterError, match=r"outcome 'f1' must have several examples for each mask"):
-        dr.sample(model, data, elements, rows=10, outcomes=dr.outcomes.PerMask(macro_f1, "f1", True), progress=False)
+        flat.sample(model, data, elements, rows=10, outcomes=dr.outcomes.PerMask(macro_f1, "f1", True), progress=False)
     own = dr.outcomes.PerExample(lambda labels, outputs: outputs, "mine", greater_is_better=True)
     with pytest.raises(ParameterError, match=r"outcome 'mine' must return one number for each row.*received shape"):
-        dr.sample(model, data, elements, rows=100, outcomes=own, progress=False)
+        flat.sample(model, data, elements, rows=100, outcomes=own, progress=False)
     regression = head(1, None)
     for name in ("accuracy", "retained"):
         with pytest.raises(ParameterError, match=rf"'{name}' must have classes, received a regression task: use"):
-            dr.sample(
+            flat.sample(
                 *(regression, (data[0], data[1] + 0.5), dr.elements(regression)), rows=10, outcomes=name, progress=False
             )
     short = dr.outcomes.PerExample(lambda labels, outputs: outputs[:1, 0], "short", greater_is_better=True)
     with pytest.raises(ParameterError, match=r"outcome 'short' must return .*received shape \(1,\) for \d+ rows"):
-        dr.sample(model, data, elements, rows=100, outcomes=short, progress=False)
+        flat.sample(model, data, elements, rows=100, outcomes=short, progress=False)
     plain = dr.outcomes.PerExample(error_of, "error", greater_is_better=False)
     with pytest.raises(ParameterError, match=r"`gradients` must name outcomes that have one, received 'error'"):
-        dr.sample(model, data, elements, rows=10, outcomes=plain, gradients=("error",), progress=False)
+        flat.sample(model, data, elements, rows=10, outcomes=plain, gradients=("error",), progress=False)
 
 
 def test_gradients_that_are_not_finite_are_refused() -> None:
@@ -160,8 +161,8 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
     )
     says = r"gradients of outcome 'norm' must be finite, received NaN .* pass gradients=\(\) to sample, gradients=False"
     with pytest.raises(RecordError, match=says):
-        dr.estimate(*small(), outcome=norm, rows=500, progress=False)
-    forward = dr.estimate(*small(), outcome=norm, rows=500, gradients=False, progress=False)
+        flat.estimate(*small(), outcome=norm, rows=500, progress=False)
+    forward = flat.estimate(*small(), outcome=norm, rows=500, gradients=False, progress=False)
     assert np.isfinite(forward.impact).all(), "the remedy must work"
 
 
@@ -170,7 +171,7 @@ def test_a_metric_that_fails_leaves_the_record_usable(tmp_path: Path) -> None:
     calls = itertools.count()
     late = dr.outcomes.PerMask(lambda y, p: np.nan if next(calls) > 900 else 0.5, "late", greater_is_better=True)
     with pytest.raises(RecordError, match=r"outcome 'late' must be finite.*rows are recorded in .* and stay usable"):
-        dr.sample(
+        flat.sample(
             *(model, data, elements),
             rows=50_000,
             batch_size=64,

@@ -4,6 +4,7 @@ import itertools
 from functools import partial
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -145,7 +146,7 @@ def test_a_model_with_positions_is_annealed_merged_measured_and_fine_tuned(name:
     data, test = (x[:300], y[:300]), (x[300:], y[300:])
     assert len(np.unique(y)) > 1
     elements = dr.elements(model)
-    chosen = dr.anneal(model, data, elements, fraction=0.3, rounds=10, ablation="merged")
+    chosen = flat.anneal(model, data, elements, fraction=0.3, rounds=10, ablation="merged")
     pruned, deleted = dr.prune(model, chosen, data), dr.prune(model, chosen)
     found = pruned.measure(test).set_index("outcome")
     assert found.loc["accuracy", "before"] == 1.0
@@ -168,7 +169,7 @@ def test_examples_with_positions_serve_for_several() -> None:
     for name in ("u_net", "cnn"):
         model = models.ready(name)
         data, elements = models.data_for(model, 40), dr.elements(model)
-        path = dr.anneal_path(model, data, elements, fractions=(0.2,), rounds=20, ablation="merged")
+        path = flat.anneal_path(model, data, elements, fractions=(0.2,), rounds=20, ablation="merged")
         rows.append(path.rows)
         rounds.append(len(path.history))
     assert rounds[0] == rounds[1]
@@ -221,9 +222,9 @@ def test_positions_of_any_number() -> None:
     elements = dr.elements(model)
     expected = dr.scorers.leave_one_out(model, (x, y), elements).impact
     assert np.isfinite(expected).all()
-    record = dr.sample(model, (x, y), elements, rows=4000, progress=False)
+    record = flat.sample(model, (x, y), elements, rows=4000, progress=False)
     assert record.baseline["accuracy"].mean() == pytest.approx((np.asarray(model(x)).argmax(-1) == y).mean())
-    for use in (dr.scorers.leave_one_out, partial(dr.sample, rows=4000, progress=False)):
+    for use in (dr.scorers.leave_one_out, partial(flat.sample, rows=4000, progress=False)):
         with pytest.raises(DataError, match=r"`y` must have shape \(20, 7\), as the model's output.*\(20, 6\)"):
             use(model, (x, y[:, :6]), elements)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -13,7 +14,7 @@ from tqdm.auto import tqdm
 
 import dropreg as dr
 from dropreg.errors import DataError, ModelError, ParameterError
-from dropreg.network._evaluator import Probe
+from dropreg.network._evaluator import Evaluator
 from dropreg.pruning._annealing import _anneal as choosing
 from dropreg.pruning._annealing import _local_search as swaps
 from dropreg.pruning._annealing._annealer import Annealer
@@ -47,7 +48,7 @@ def planted(useless: tuple[int, ...], *, rounded: bool = False) -> tuple[keras.M
 @pytest.mark.parametrize("mode", MODES)
 def test_same_seed_same_path(model: keras.Model, data: Labelled, elements: dr.Elements, mode: dict[str, Any]) -> None:
     def run(seed: int) -> dr.SelectionPath:
-        return dr.anneal_path(model, data, elements, fractions=(0.3, 0.6), seed=seed, **FEW, **mode)
+        return flat.anneal_path(model, data, elements, fractions=(0.3, 0.6), seed=seed, **FEW, **mode)
 
     first, again, other = run(1), run(1), run(2)
     np.testing.assert_array_equal(first.logits, again.logits)
@@ -64,7 +65,7 @@ def test_paths_are_nested_and_exact(name: str, mode: dict[str, Any]) -> None:
     elements = dr.elements(model)
     weights = [weight.copy() for weight in model.get_weights()]
     fractions = (0.2, 0.45)
-    path = dr.anneal_path(model, models.data_for(model, 40), elements, fractions=fractions, **FEW, **mode)
+    path = flat.anneal_path(model, models.data_for(model, 40), elements, fractions=fractions, **FEW, **mode)
     for fraction, selection in zip(fractions, path.selections, strict=True):
         assert (~selection.kept).sum() == round(fraction * len(elements))
         assert path.at(fraction) is selection
@@ -84,7 +85,7 @@ def test_every_kind(kind: Any) -> None:
     more: dict[str, Any] = (
         {"rows_per_round": 64, "examples_per_mask": 16} if kind == "weights" else {"rows_per_round": 64}
     )
-    selection = dr.anneal(model, models.data_for(model, 40), elements, fraction=0.5, rounds=3, **more)
+    selection = flat.anneal(model, models.data_for(model, 40), elements, fraction=0.5, rounds=3, **more)
     assert (~selection.kept).sum() == round(0.5 * len(elements)) > 0
 
 
@@ -94,7 +95,7 @@ def test_heads() -> None:
     model = keras.Model(inputs, layers.Dense(3, name="out")(layers.GlobalAveragePooling1D()(x)))
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(40, 5, 8)).astype(np.float32), rng.integers(0, 3, 40)
-    selection = dr.anneal(model, (x, y), dr.elements(model, "heads"), fraction=0.5, **FEW)
+    selection = flat.anneal(model, (x, y), dr.elements(model, "heads"), fraction=0.5, **FEW)
     assert selection.kept.sum() == 2
 
 
@@ -107,7 +108,7 @@ def test_weights_take_many_small_rounds() -> None:
     data = x, np.argmax(model(x), axis=1)
     elements = dr.elements(model, "weights", include=["hidden"])
     idle = np.isin(np.arange(len(elements)) % 12, useless)  # columns of the kernel
-    path = dr.anneal_path(model, data, elements, fractions=(4 / 12,))
+    path = flat.anneal_path(model, data, elements, fractions=(4 / 12,))
     assert len(path.history) == 200
     assert path.outcome == "divergence"
     assert path.rows == 200 * 2 * 256 * 3
@@ -121,7 +122,7 @@ def test_what_nothing_reads_goes_first(mode: dict[str, Any]) -> None:
     useless = (1, 4, 5, 9)
     model, data = planted(useless)
     more: dict[str, Any] = {"examples_per_mask": 16} if "ablation" in mode else {}
-    selection = dr.anneal(
+    selection = flat.anneal(
         model, data, dr.elements(model), fraction=4 / 12, rounds=30, rows_per_round=1024, **mode, **more
     )
     assert tuple(selection.dropped) == useless
@@ -147,17 +148,17 @@ def test_later_stages_do_the_same_on_a_smaller_network(
     sizes = []
     used = Annealer._use
 
-    def use(self: Annealer, probe: Probe) -> None:
-        sizes.append(probe.n_elements)
-        used(self, probe)
+    def use(self: Annealer, evaluator: Evaluator) -> None:
+        sizes.append(evaluator.n_elements)
+        used(self, evaluator)
 
     monkeypatch.setattr(Annealer, "_use", use)
     monkeypatch.setattr(swaps, "_SWEEPS", 1)
-    path = dr.anneal_path(model, data, elements, **asked)
+    path = flat.anneal_path(model, data, elements, **asked)
     assert len(sizes) == 2
     assert sizes[1] < sizes[0] == len(elements)
     monkeypatch.setattr(Annealer, "_narrow", lambda self: None)
-    whole = dr.anneal_path(model, data, elements, **asked)
+    whole = flat.anneal_path(model, data, elements, **asked)
     assert len(sizes) == 3
     assert np.allclose(path.history["outcome"], whole.history["outcome"], rtol=1e-3, atol=1e-5)
     for one, other in zip(path.selections, whole.selections, strict=True):
@@ -170,7 +171,7 @@ def test_small_rounds_cost_what_few_large_ones_do(
     """From the second stage on two runs are made, and measured on all examples once."""
     monkeypatch.setattr(swaps, "_SWEEPS", 0)
     small, large = (
-        dr.anneal_path(model, data, elements, fractions=(0.3, 0.5), rows_per_round=rows) for rows in (None, 1024)
+        flat.anneal_path(model, data, elements, fractions=(0.3, 0.5), rows_per_round=rows) for rows in (None, 1024)
     )
     assert (len(small.history), len(large.history)) == (3 * 400, 3 * 100)
     assert small.rows == large.rows == 3 * 3 * 102_400 + 2 * len(data[0])
@@ -198,7 +199,7 @@ def test_the_better_of_two_runs_is_taken(mode: dict[str, Any], runs: int, monkey
     monkeypatch.setattr(Annealer, "_best", record)
     monkeypatch.setattr(swaps, "_SWEEPS", 0)
     asked: dict[str, Any] = {"rounds": 5, "rows_per_round": 256, **mode}
-    path = dr.anneal_path(model, (x, y), elements, fractions=(0.2, 0.4, 0.6, 0.8), outcome="loss", **asked)
+    path = flat.anneal_path(model, (x, y), elements, fractions=(0.2, 0.4, 0.6, 0.8), outcome="loss", **asked)
     assert [len(masks) for masks in tried] == [1, runs, runs, runs]
     merging = (x, None) if "ablation" in mode else None
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -231,7 +232,7 @@ def test_what_the_model_decides_wrong_decides_nothing(
     assert not (relabelled == decided)[decided != y].any()
 
     def run(labels: np.ndarray, **more: Any) -> dr.SelectionPath:
-        return dr.anneal_path(model, (x, labels), elements, fractions=(0.3, 0.6), **FEW, **mode, **more)
+        return flat.anneal_path(model, (x, labels), elements, fractions=(0.3, 0.6), **FEW, **mode, **more)
 
     first, second = run(y), run(relabelled)
     assert first.outcome == "retained"
@@ -243,8 +244,8 @@ def test_what_the_model_decides_wrong_decides_nothing(
 def test_nothing_right_is_refused(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     wrong = (np.argmax(model(data[0]), axis=1) + 1) % models.N_CLASSES
     with pytest.raises(DataError, match=rf"decides right, received none among {len(wrong)}: check that labels numb"):
-        dr.anneal(model, (data[0], wrong), elements, fraction=0.5, **FEW)
-    assert dr.anneal(model, (data[0], wrong), elements, fraction=0.5, outcome="accuracy", **FEW).kept.any()
+        flat.anneal(model, (data[0], wrong), elements, fraction=0.5, **FEW)
+    assert flat.anneal(model, (data[0], wrong), elements, fraction=0.5, outcome="accuracy", **FEW).kept.any()
 
 
 @pytest.mark.parametrize(("mode", "runs"), [({}, 5), ({"ablation": "merged", "examples_per_mask": 16}, 3)])
@@ -265,7 +266,7 @@ def test_the_bar_ends_where_it_said(
 
     monkeypatch.setattr(choosing, "tqdm", Bar)
     asked: dict[str, Any] = {"fractions": (0.2, 0.4, 0.5), "rounds": 4, "rows_per_round": 64}
-    dr.anneal_path(model, data, elements, progress=True, **asked, **mode)
+    flat.anneal_path(model, data, elements, progress=True, **asked, **mode)
     assert set(bars) == {(4 * runs, 4 * runs)}
 
 
@@ -273,12 +274,12 @@ def test_forward_passes_alone_need_no_gradient() -> None:
     useless = (0, 7, 11)
     model, data = planted(useless, rounded=True)
     elements = dr.elements(model)
-    chosen = dr.anneal(
+    chosen = flat.anneal(
         model, data, elements, fraction=0.25, rounds=20, rows_per_round=2048, gradients=False, outcome="accuracy"
     )
     assert tuple(chosen.dropped) == useless
     with pytest.raises(ModelError, match=r"must have a gradient, received layer 'rounded'.*pass gradients=False"):
-        dr.anneal(model, data, elements, fraction=0.25, **FEW)
+        flat.anneal(model, data, elements, fraction=0.25, **FEW)
 
 
 def test_one_of_two_copies_goes_when_merging() -> None:
@@ -287,7 +288,7 @@ def test_one_of_two_copies_goes_when_merging() -> None:
     kernel, bias = model.get_layer("hidden").get_weights()
     kernel[:, 3], bias[3] = kernel[:, 8], bias[8]
     model.get_layer("hidden").set_weights([kernel, bias])
-    chosen = dr.anneal(
+    chosen = flat.anneal(
         *(model, (x, y), dr.elements(model)),
         fraction=1 / 12,
         rounds=40,
@@ -343,7 +344,7 @@ def test_bounded_steps() -> None:
 
 
 def run(model: keras.Model, data: Any, elements: dr.Elements, **more: Any) -> dr.SelectionPath:
-    return dr.anneal_path(model, data, elements, **{"fractions": (0.5,), **FEW, **more})
+    return flat.anneal_path(model, data, elements, **{"fractions": (0.5,), **FEW, **more})
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+import flat
 import keras
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from test_last_layer import classifier, examples
 
 import dropreg as dr
 from dropreg.data._prediction import Prediction
-from dropreg.network._evaluator import Probe
+from dropreg.network._evaluator import Evaluator
 from dropreg.network._merged import MergedNetwork
 from dropreg.network._question import ask
 from dropreg.pruning._annealing._annealer import Annealer
@@ -73,7 +74,7 @@ def test_second_derivatives_of_recurrent_units_are_what_was_measured() -> None:
     x, elements = np.random.default_rng(0).normal(size=(64, 6, 3)).astype(np.float32), dr.elements(model)
     question = ask(model, (x, None), elements, outcome="divergence", task=None, kept=None, seed=0)
     network = MergedNetwork(model, elements, question.examples)
-    taken = Round(Probe(question, network=network), True, 16, 64, np.arange(16), 16, second_order=True)
+    taken = Round(Evaluator(question, network=network), True, 16, 64, np.arange(16), 16, second_order=True)
     squares, n_kept = np.linspace(1.0, 2.0, 16), np.full(16, 3)
     for measured, scale in [(0.5, 0.5), (0.5, 0.5), (3.0, 1.0)]:
         sums = np.stack([3 * measured * squares, np.zeros(16)])
@@ -128,7 +129,7 @@ def test_rounds_estimate_the_second_derivatives_of_drop_and_merge() -> None:
     question = ask(model, data, elements, outcome="divergence", task=None, kept=None, seed=0)
     network = MergedNetwork(model, elements, question.examples)
     n = len(elements)
-    taken = Round(Probe(question, network=network), True, 64, 64, np.arange(n), n, second_order=True)
+    taken = Round(Evaluator(question, network=network), True, 64, 64, np.arange(n), n, second_order=True)
     kept = np.arange(n) % 3 > 0
     found = np.mean([taken._run(kept[np.newaxis], np.arange(64), number).squares for number in range(1000)], axis=0)
     masks = tf.constant(kept[np.newaxis], tf.float32)
@@ -157,7 +158,7 @@ def test_what_second_derivatives_are_at_hand_for(more: dict[str, Any], curved: b
     data, elements = examples(model), dr.elements(model)
     asked: dict[str, Any] = {"fractions": (0.3, 0.6), "rounds": 6, "rows_per_round": 512, **more}
     first, second = (
-        dr.anneal_path(model, data, elements, schedule=dr.Annealing(second_order=chosen), **asked)
+        flat.anneal_path(model, data, elements, schedule=dr.Annealing(second_order=chosen), **asked)
         for chosen in (False, True)
     )
     assert np.array_equal(first.logits, second.logits, equal_nan=True) != curved
@@ -176,7 +177,7 @@ def test_other_tasks_anneal_with_second_derivatives(task: Any, activation: str |
     hidden.set_weights([kernel, bias])
     x = np.random.default_rng(0).normal(size=(300, 4)).astype(np.float32)
     elements = dr.elements(model)
-    path = dr.anneal_path(model, (x, None), elements, fractions=(1 / 3,), rounds=30, ablation="merged", task=task)
+    path = flat.anneal_path(model, (x, None), elements, fractions=(1 / 3,), rounds=30, ablation="merged", task=task)
     assert path.selections[0].dropped.tolist() == [0, 1, 2]
 
 
@@ -199,7 +200,7 @@ def test_logits_are_handed_on_less_extreme(second_order: bool, monkeypatch: pyte
     schedule = dr.Annealing(carried=2.0, second_order=second_order)
     start = np.arange(len(elements)) * 5.0
     asked: dict[str, Any] = {"fractions": (0.3, 0.5), "rounds": 10, "ablation": "merged", "start": start}
-    dr.anneal_path(model, data, elements, schedule=schedule, **asked)
+    flat.anneal_path(model, data, elements, schedule=schedule, **asked)
     assert started[0][0].std() == pytest.approx(1.0)
     logits, alive = started[1]
     before = ended[0][alive]

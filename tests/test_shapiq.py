@@ -10,7 +10,7 @@ from conftest import Labelled, says
 
 import dropreg as dr
 from dropreg.errors import ParameterError
-from dropreg.network._evaluator import Probe
+from dropreg.network._evaluator import Evaluator
 from dropreg.network._question import ask
 
 
@@ -37,8 +37,8 @@ def test_estimators_play_the_masked_game(model: keras.Model, data: Labelled, ele
     game = dr.scorers.masked_game(model, data, elements, outcome="accuracy")
     masks = np.random.default_rng(0).random((4, 9)) < 0.5
     values = game(masks)
-    probe = Probe(ask(model, data, elements, outcome="accuracy", task=None, kept=None, seed=0))
-    np.testing.assert_allclose(values, probe.means(masks, np.arange(30)))  # larger is better, as it is
+    evaluator = Evaluator(ask(model, data, elements, outcome="accuracy", task=None, kept=None, seed=0))
+    np.testing.assert_allclose(values, evaluator.means(masks, np.arange(30)))  # larger is better, as it is
     np.testing.assert_array_equal(game.masks[0], masks)
 
 

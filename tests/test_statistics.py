@@ -3,6 +3,7 @@
 import itertools
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -67,7 +68,7 @@ def test_every_design_estimates_the_same_impacts(name: str) -> None:
     """All have independent elements, so all give the derivative of the expected outcome."""
     case, design = small(), DESIGNS[name]
     rates = 1 - design.keep_probabilities(len(case[2]))
-    record = dr.sample(*case, rows=80_000, design=design, seed=2, fidelity=None, progress=False)
+    record = flat.sample(*case, rows=80_000, design=design, seed=2, fidelity=None, progress=False)
     for outcome in ("loss", "accuracy", "margin"):
         expected = enumerated(case, outcome, rates)
         for estimator in ("ols", "marginal", "ridge", "lasso"):
@@ -90,7 +91,7 @@ def test_paired_masks_are_complements_inside_a_pool() -> None:
 
 
 def test_pairs_share_their_examples_and_are_regressed_as_differences() -> None:
-    record = dr.sample(*small(), rows=20_000, design=dr.designs.Paired(0.25), fidelity=None, progress=False)
+    record = flat.sample(*small(), rows=20_000, design=dr.designs.Paired(0.25), fidelity=None, progress=False)
     differences = dr.regress(record, outcome="loss")
     single = dr.regress(record, outcome="loss", paired=False)
     assert differences.details["differences of pairs"]
@@ -103,7 +104,7 @@ def test_pairs_share_their_examples_and_are_regressed_as_differences() -> None:
 
 def test_fidelity_of_differences_is_judged_from_the_mean_of_single_masks() -> None:
     """What nothing dropped changes cancels within pairs, and must not be lost."""
-    record = dr.sample(*small(), rows=2_000, design=dr.designs.Paired(0.25), outcomes="loss", progress=False)
+    record = flat.sample(*small(), rows=2_000, design=dr.designs.Paired(0.25), outcomes="loss", progress=False)
     found = dr.regress(record, outcome="loss", paired=True)
     assert found.fidelity is not None
     assert record.fidelity_masks is not None
@@ -117,7 +118,7 @@ def test_gradient_assisted_regression_converges(outcome: str) -> None:
     """With many rows it reaches the enumerated impacts, which the gradient alone misses."""
     case = small()
     expected = enumerated(case, outcome, np.full(len(case[2]), 0.3))
-    record = dr.sample(*case, rows=300_000, outcomes=(outcome,), gradients=(outcome,), fidelity=None, progress=False)
+    record = flat.sample(*case, rows=300_000, outcomes=(outcome,), gradients=(outcome,), fidelity=None, progress=False)
     assisted = dr.regress(record, outcome=outcome)
     assert assisted.method == "gradient-assisted regression"
     assert assisted.details["row equivalents"] == 900_000
@@ -130,7 +131,7 @@ def test_gradient_assisted_regression_converges(outcome: str) -> None:
 def test_gradients_are_those_of_finite_differences() -> None:
     """The derivative with respect to a mask value, summed over kept and dropped rows."""
     case = model, data, elements = small()
-    record = dr.sample(*case, rows=300, outcomes="loss", gradients=("loss",), fidelity=None, progress=False)
+    record = flat.sample(*case, rows=300, outcomes="loss", gradients=("loss",), fidelity=None, progress=False)
     network = MaskedNetwork(model, elements)
     chunk = next(record.chunks())
     x, labels = data[0][chunk.examples[:, 0]], data[1][chunk.examples[:, 0]]
@@ -153,7 +154,7 @@ def test_gradients_are_those_of_finite_differences() -> None:
 def test_adjusted_p_values_are_those_of_statsmodels() -> None:
     from statsmodels.stats.multitest import multipletests
 
-    frame = dr.estimate(*small(), rows=3000, gradients=False, progress=False).frame
+    frame = flat.estimate(*small(), rows=3000, gradients=False, progress=False).frame
     np.testing.assert_allclose(frame["p_bh"], np.asarray(multipletests(frame["p_value"], method="fdr_bh")[1], float))
     np.testing.assert_allclose(frame["p_by"], np.asarray(multipletests(frame["p_value"], method="fdr_by")[1], float))
     assert (frame["p_by"] >= frame["p_bh"]).all()
@@ -162,7 +163,7 @@ def test_adjusted_p_values_are_those_of_statsmodels() -> None:
 def test_negligible_is_judged_by_the_distribution_of_the_table() -> None:
     """Few clusters: Student's t, as for the table's own intervals."""
     model, (x, y), elements = small()
-    record = dr.sample(model, (x[:6], y[:6]), elements, rows=3000, outcomes="loss", progress=False)
+    record = flat.sample(model, (x[:6], y[:6]), elements, rows=3000, outcomes="loss", progress=False)
     table = dr.regress(record, outcome="loss", covariance="cluster")
     margin = 2.0 * float(np.abs(table.impact).max())
     shown = table.negligible(margin, level=0.999).set_index("element")["p_equivalence"]
@@ -174,7 +175,7 @@ def test_negligible_is_judged_by_the_distribution_of_the_table() -> None:
 
 def test_a_mask_that_runs_on_all_examples_is_measured_without_noise() -> None:
     model, (x, y), elements = small()
-    few = dr.sample(model, (x[:100], y[:100]), elements, rows=2000, outcomes="loss", progress=False)
+    few = flat.sample(model, (x[:100], y[:100]), elements, rows=2000, outcomes="loss", progress=False)
     fidelity = dr.regress(few, outcome="loss").fidelity
     assert fidelity is not None
     assert fidelity["r2_ceiling"].min() > 1 - 1e-9
@@ -190,7 +191,7 @@ def test_the_noise_of_masks_that_run_on_some_examples(n_examples: int, n: int) -
 
 def test_negligible_is_shown_not_merely_unproven() -> None:
     few, many = (
-        dr.estimate(*small(), outcome="loss", rows=rows, gradients=False, progress=False) for rows in (300, 200_000)
+        flat.estimate(*small(), outcome="loss", rows=rows, gradients=False, progress=False) for rows in (300, 200_000)
     )
     margin = float(np.sort(np.abs(many.impact))[4]) * 1.3
     shown = many.negligible(margin)
@@ -211,7 +212,7 @@ def test_interactions_are_second_derivatives() -> None:
         at = (masks[:, a] == i) & (masks[:, b] == j)
         return float(np.average(loss[at], weights=weights[at]))
 
-    table = dr.estimate(*case, outcome="loss", rows=400_000, gradients=False, interactions=True, progress=False)
+    table = flat.estimate(*case, outcome="loss", rows=400_000, gradients=False, interactions=True, progress=False)
     assert table.interactions is not None
     for a, b in itertools.combinations(range(len(case[2])), 2):
         expected = mean(False, False, a, b) - mean(False, True, a, b) - mean(True, False, a, b) + mean(True, True, a, b)
@@ -246,13 +247,13 @@ def test_planted_redundant_pairs_are_found_first(kind: str) -> None:
     x = rng.normal(size=(400, 6)).astype(np.float32)
     y = np.argmax(model(x), axis=1)
     elements = dr.elements(model, include=["units"])
-    table = dr.estimate(model, (x, y), elements, outcome="loss", rows=100_000, interactions=True, progress=False)
+    table = flat.estimate(model, (x, y), elements, outcome="loss", rows=100_000, interactions=True, progress=False)
     first = table.redundant_pairs().iloc[0]
     assert {first["element"], first["other"]} == {"units[2]", "units[7]"}
 
 
 def test_fidelity_is_part_of_the_table() -> None:
-    table = dr.estimate(*small(), outcome="margin", rows=100_000, progress=False)
+    table = flat.estimate(*small(), outcome="margin", rows=100_000, progress=False)
     assert table.fidelity is not None
     assert list(table.fidelity["rate"]) == pytest.approx([0.15, 0.3, 0.6])
     at_rate = table.fidelity.iloc[1]
@@ -260,7 +261,7 @@ def test_fidelity_is_part_of_the_table() -> None:
     assert 0.5 < at_rate["ceiling"] <= 1.0
     assert at_rate["r2"] <= 1.0
     assert "correlation with unseen masks" in repr(table)
-    record = dr.sample(*small(), rows=2000, fidelity=None, progress=False)
+    record = flat.sample(*small(), rows=2000, fidelity=None, progress=False)
     assert dr.regress(record, estimator="ols").fidelity is None
 
 
@@ -270,7 +271,7 @@ def test_fidelity_of_a_linear_network_is_its_ceiling() -> None:
     model = keras.Sequential([keras.Input((6,)), layers.Dense(9, name="a"), layers.Dense(1, name="out")])
     x = np.random.default_rng(0).normal(size=(50, 6)).astype(np.float32)
     own = dr.outcomes.PerExample(lambda labels, outputs: outputs[:, 0], "output", greater_is_better=True)
-    record = dr.sample(
+    record = flat.sample(
         model,
         (x, np.zeros(50)),
         dr.elements(model),
@@ -287,7 +288,7 @@ def test_fidelity_of_a_linear_network_is_its_ceiling() -> None:
 
 
 def test_to_statsmodels_gives_the_same_numbers() -> None:
-    record = dr.sample(*small(), rows=5000, progress=False)
+    record = flat.sample(*small(), rows=5000, progress=False)
     kinds: list[CovarianceType] = ["HC1", "cluster", "nonrobust"]
     for covariance in kinds:
         table = dr.regress(record, outcome="loss", estimator="ols", covariance=covariance)
@@ -301,7 +302,7 @@ def test_to_statsmodels_gives_the_same_numbers() -> None:
 
 
 def test_a_scikit_learn_estimator_may_be_passed() -> None:
-    record = dr.sample(*small(), rows=5000, progress=False)
+    record = flat.sample(*small(), rows=5000, progress=False)
     given = dr.regress(record, outcome="loss", estimator=Ridge(alpha=3.0))
     named = dr.regress(record, outcome="loss", estimator="ridge", penalty=3.0)
     np.testing.assert_allclose(given.impact, named.impact, rtol=1e-8)
@@ -310,7 +311,7 @@ def test_a_scikit_learn_estimator_may_be_passed() -> None:
 
 def test_bad_input_names_what_is_expected() -> None:
     case = small()
-    record = dr.sample(*case, rows=2000, progress=False)
+    record = flat.sample(*case, rows=2000, progress=False)
     with pytest.raises(ParameterError, match=r"`paired` must go with masks in pairs, received a record of Bern"):
         dr.regress(record, paired=True)
     with pytest.raises(RecordError, match=r"must hold gradients of 'loss', received none: sample with gradients="):
@@ -322,13 +323,13 @@ def test_bad_input_names_what_is_expected() -> None:
     with pytest.raises(ParameterError, match=r"`negligible` must have standard errors, received impacts by lasso"):
         dr.regress(record, estimator="lasso").negligible(0.1)
     with pytest.raises(ParameterError, match=r"`rows` must be a multiple of 6 .* pass rows=12"):
-        dr.sample(*case, rows=10, design=dr.designs.Paired(0.2, examples_per_mask=3), progress=False)
+        flat.sample(*case, rows=10, design=dr.designs.Paired(0.2, examples_per_mask=3), progress=False)
     with pytest.raises(ParameterError, match=r"`gradients` must name measured outcomes \(loss\), received 'margin'"):
-        dr.sample(*case, rows=10, outcomes="loss", gradients=("margin",), progress=False)
+        flat.sample(*case, rows=10, outcomes="loss", gradients=("margin",), progress=False)
 
 
 def test_elements_that_are_never_dropped_are_refused_by_ols_and_taken_by_ridge() -> None:
-    rare = dr.sample(*small(), rows=40, design=dr.designs.Bernoulli(0.001), progress=False)
+    rare = flat.sample(*small(), rows=40, design=dr.designs.Bernoulli(0.001), progress=False)
     with pytest.raises(ParameterError, match=r"that never change .*draw more rows, or pass estimator='ridge'"):
         dr.regress(rare, estimator="ols")
     assert np.isfinite(dr.regress(rare, estimator="ridge").impact).all()

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -110,12 +111,12 @@ def half(model: keras.Model) -> dr.Selection:
     return dr.Selection.dropping(elements, list(range(0, len(elements), 2)))
 
 
-def flat(model: keras.Model) -> np.ndarray:
+def joined(model: keras.Model) -> np.ndarray:
     return np.concatenate([weight.ravel() for weight in model.get_weights()])
 
 
 def estimated(model: keras.Model, data: Any) -> np.ndarray:
-    return dr.estimate(model, data, dr.elements(model), outcome="loss", rows=1000).impact
+    return flat.estimate(model, data, dr.elements(model), outcome="loss", rows=1000).impact
 
 
 def expanded(model: keras.Model, data: Any) -> np.ndarray:
@@ -141,28 +142,28 @@ def active(model: keras.Model, data: Any) -> np.ndarray:
 
 
 def merged(model: keras.Model, data: Any) -> np.ndarray:
-    return flat(dr.prune(model, half(model), data, recovery="none").model)
+    return joined(dr.prune(model, half(model), data, recovery="none").model)
 
 
 def merged_heads(model: keras.Model, data: Any) -> np.ndarray:
     """Output projections make up for heads."""
     selection = dr.Selection.dropping(dr.elements(model, "heads"), [0])
-    return flat(dr.prune(model, selection, data, recovery="none").model)
+    return joined(dr.prune(model, selection, data, recovery="none").model)
 
 
 def distilled(model: keras.Model, data: Any) -> np.ndarray:
     recovery = dr.Recovery(distill=1.0, epochs=1, learning_rate=0.01, mixup=0.5)
-    return flat(dr.prune(model, half(model), data, recovery=recovery).model)
+    return joined(dr.prune(model, half(model), data, recovery=recovery).model)
 
 
 def tuned(model: keras.Model, data: Any) -> np.ndarray:
-    return flat(dr.recover(model, data, recovery=dr.Recovery(epochs=1, learning_rate=0.01)).model)
+    return joined(dr.recover(model, data, recovery=dr.Recovery(epochs=1, learning_rate=0.01)).model)
 
 
 def annealed(model: keras.Model, data: Any) -> np.ndarray:
     schedule = dr.Annealing(second_order=False)  # whose random signs would go by steps
     elements = dr.elements(model)
-    chosen = dr.anneal(model, data, elements, fraction=0.5, ablation="merged", schedule=schedule, rounds=3)
+    chosen = flat.anneal(model, data, elements, fraction=0.5, ablation="merged", schedule=schedule, rounds=3)
     return chosen.kept.astype(float)
 
 
@@ -305,10 +306,10 @@ def test_a_sequence_of_padding_alone_is_refused() -> None:
     model, (x, y) = made(tagger), examples(tagger)
     x[[3, 5]] = 0
     with pytest.raises(DataError, match=r"at least one step that model '.*' does not mask, received 2 without") as e:
-        dr.estimate(model, (x, y), dr.elements(model), rows=100)
+        flat.estimate(model, (x, y), dr.elements(model), rows=100)
     assert "(examples 3, 5): leave them out." in str(e.value)
     kept = there(x).any(axis=1)
-    dr.estimate(model, (x[kept], y[kept]), dr.elements(model), rows=1000)
+    flat.estimate(model, (x[kept], y[kept]), dr.elements(model), rows=1000)
 
 
 def convolved(x: Any) -> Any:

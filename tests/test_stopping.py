@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flat
 import numpy as np
 import pytest
 from test_statistics import small
@@ -13,7 +14,8 @@ from dropreg.regression._compression import observations
 def test_stop_rules_end_the_run_and_say_so() -> None:
     rule = dr.Precision("loss", 0.02)
     first, again = (
-        dr.sample(*small(), rows=2_000_000, batch_size=64, outcomes="loss", stop=rule, progress=False) for _ in range(2)
+        flat.sample(*small(), rows=2_000_000, batch_size=64, outcomes="loss", stop=rule, progress=False)
+        for _ in range(2)
     )
     assert first.stop is not None
     assert first.rows == again.rows < 2_000_000
@@ -26,7 +28,7 @@ def test_stop_rules_end_the_run_and_say_so() -> None:
 def test_stop_rules_count_pairs() -> None:
     """The first looks come after fewer pairs than OLS needs, though not fewer masks."""
     design, rule = dr.designs.Paired(0.25), dr.Precision("loss", 0.05)
-    record = dr.sample(
+    record = flat.sample(
         *small(), rows=20_000, batch_size=1, design=design, outcomes="loss", stop=rule, fidelity=None, progress=False
     )
     assert record.stop is not None
@@ -37,7 +39,7 @@ def test_stop_rules_count_pairs() -> None:
 def test_halves_do_not_depend_on_chunks(examples: int) -> None:
     """A chunk of one mask has nothing for one of the halves."""
     settings: dict[str, Any] = {"outcomes": "loss", "design": dr.designs.Bernoulli(0.4, examples_per_mask=examples)}
-    record = dr.sample(*small(), rows=40 * examples, batch_size=1, fidelity=None, progress=False, **settings)
+    record = flat.sample(*small(), rows=40 * examples, batch_size=1, fidelity=None, progress=False, **settings)
     halves = [list(observations(record).every(2, first).blocks()) for first in (0, 1)]
     whole = list(observations(record).blocks())
     assert {len(block.y) for block in whole} == {16 // examples}
@@ -47,6 +49,6 @@ def test_halves_do_not_depend_on_chunks(examples: int) -> None:
 
 
 def test_a_rule_that_is_not_met_runs_to_the_end() -> None:
-    record = dr.sample(*small(), rows=3000, batch_size=64, stop=dr.Precision("loss", 1e-9), progress=False)
+    record = flat.sample(*small(), rows=3000, batch_size=64, stop=dr.Precision("loss", 1e-9), progress=False)
     assert record.rows == 3000
     assert record.stop is None

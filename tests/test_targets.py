@@ -3,6 +3,7 @@
 from itertools import product
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -90,9 +91,9 @@ def test_what_is_better_by_chance_is_not_taken(
 def test_swapped_elements_swap_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = planted((1, 4, 5, 9))
     asked: dict[str, Any] = {"fractions": (0.5,), "rounds": 1, "rows_per_round": 16, "gradients": False}
-    after = dr.anneal_path(model, data, dr.elements(model), **asked)
+    after = flat.anneal_path(model, data, dr.elements(model), **asked)
     monkeypatch.setattr(swaps, "_SWEEPS", 0)
-    before = dr.anneal_path(model, data, dr.elements(model), **asked)
+    before = flat.anneal_path(model, data, dr.elements(model), **asked)
     assert not np.array_equal(before.selections[0].kept, after.selections[0].kept)
     kept, scores = after.selections[0].kept, after.logits[0]
     assert scores[kept].min() >= scores[~kept].max()
@@ -105,7 +106,7 @@ def test_swaps_never_lower_the_outcome(*, gradients: bool, monkeypatch: pytest.M
     data, elements = models.data_for(model, 60), dr.elements(model)
 
     def outcome() -> float:
-        path = dr.anneal_path(
+        path = flat.anneal_path(
             *(model, data, elements),
             fractions=(0.5,),
             outcome="loss",
@@ -120,7 +121,7 @@ def test_swaps_never_lower_the_outcome(*, gradients: bool, monkeypatch: pytest.M
             floor=1,
             seed=0,
         )
-        return float(run._probe.means(path.selections[0].kept[np.newaxis], np.arange(60))[0])
+        return float(run._evaluator.means(path.selections[0].kept[np.newaxis], np.arange(60))[0])
 
     improved = outcome()
     monkeypatch.setattr(swaps, "_SWEEPS", 0)
@@ -133,7 +134,7 @@ def test_floors_by_layer() -> None:
     first, second = dict.fromkeys(elements.layers)
     sizes = elements.to_frame().groupby("layer")["element"].size()
     floor = {first: 1.0}
-    selection = dr.anneal(model, models.data_for(model, 40), elements, fraction=0.3, floor=floor, **QUICK)
+    selection = flat.anneal(model, models.data_for(model, 40), elements, fraction=0.3, floor=floor, **QUICK)
     kept = selection.by_layer().set_index("layer")["kept"]
     assert kept[first] == sizes[first]
     assert kept[second] < sizes[second]
@@ -153,7 +154,7 @@ def test_budgets_are_kept_and_no_more_than_that(quantity: Any, at_most: float) -
     x = np.random.default_rng(0).normal(size=(100, 12)).astype(np.float32)
     data, elements = (x, np.argmax(model(x), axis=1)), dr.elements(model)
     budget = dr.Budget(quantity, at_most)
-    selection = dr.anneal(model, data, elements, target=budget, **QUICK)
+    selection = flat.anneal(model, data, elements, target=budget, **QUICK)
     small = dr.prune(model, selection)
     assert budget.measure(small) <= budget.at_most
     assert budget.measure(small) == pytest.approx(small.report.totals().loc[quantity, "ratio"])
@@ -168,7 +169,7 @@ def test_both_directions_keep_as_many_units_on_the_way_to_a_target() -> None:
     x = np.random.default_rng(0).normal(size=(100, 3, 5)).astype(np.float32)
     data, elements = (x, np.argmax(model(x), axis=1)), dr.elements(model)
     budget = dr.Budget("params", 0.84)
-    selection = dr.anneal(model, data, elements, target=budget, **QUICK)
+    selection = flat.anneal(model, data, elements, target=budget, **QUICK)
     kept = selection.by_layer().set_index("layer")["kept"]
     assert kept["forward_rnn"] == kept["backward_rnn"] < 6
     assert budget.measure(dr.prune(model, selection)) <= 0.84
@@ -192,7 +193,7 @@ def test_budgets_out_of_reach_are_refused_at_once_with_the_smallest(
     data, elements = models.data_for(model, 40), dr.elements(model)
     scores = np.arange(float(len(elements)))
     with pytest.raises(TargetError, match=rf"at most 0.1% of the {quantity}, but .*% is the least, at") as raised:
-        dr.anneal(model, data, elements, target=dr.Budget(quantity, 0.001), start=scores, **QUICK)
+        flat.anneal(model, data, elements, target=dr.Budget(quantity, 0.001), start=scores, **QUICK)
     best = raised.value.best
     assert (best.by_layer()["kept"] == 1).all()
     for layer in dict.fromkeys(elements.layers):
@@ -207,10 +208,10 @@ def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
     data, elements = models.data_for(model, 80), dr.elements(model)
     still = {"schedule": dr.Annealing(learning_rate=1e-12), "rounds": 1, "ablation": "merged"}
     budget = dr.Budget("params", 0.8)
-    found = dr.anneal(model, data, elements, target=budget, **still)
+    found = flat.anneal(model, data, elements, target=budget, **still)
     expected = dr.select(elements, dr.scorers.spread(model, data, elements), fraction=found.fraction)
     np.testing.assert_array_equal(found.kept, expected.kept)
-    without = (dr.anneal(model, (data[0], None), elements, target=budget, seed=seed, **still) for seed in range(3))
+    without = (flat.anneal(model, (data[0], None), elements, target=budget, seed=seed, **still) for seed in range(3))
     assert any((selection.kept != found.kept).any() for selection in without)
 
 
@@ -283,9 +284,9 @@ def test_many_models_are_measured_without_a_warning(caplog: pytest.LogCaptureFix
 def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     budget = dr.Budget("params", 0.5)
     with pytest.raises(ParameterError, match=r"exactly one of `fraction` and `target`.*received none"):
-        dr.anneal(model, data, elements)
+        flat.anneal(model, data, elements)
     with pytest.raises(ParameterError, match=r"exactly one of `fraction` and `target`.*received both"):
-        dr.anneal(model, data, elements, fraction=0.5, target=budget)
+        flat.anneal(model, data, elements, fraction=0.5, target=budget)
     with pytest.raises(ParameterError, match=r"`quantity` must be one of params, .*, received 'x'"):
         dr.Budget("x", 0.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(ParameterError, match=r"`at_most` must lie strictly between 0 and 1, received 1.5"):
@@ -308,7 +309,7 @@ def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) 
     with pytest.raises(DataError, match=r"`data` and `target.data` must be different examples"):
         dr.prune(model, data=data, target=dr.AccuracyLimit(0.5, (data[0][:20], data[1][:20])))
     with pytest.raises(ParameterError, match=r"`target` must be an accuracy limit where single weights go"):
-        dr.anneal(model, data, dr.elements(model, "weights"), target=budget)
+        flat.anneal(model, data, dr.elements(model, "weights"), target=budget)
     wrong: Any = 0.5
     with pytest.raises(ParameterError, match=r"`target` must be a Budget or an AccuracyLimit, received 0.5: pass f"):
         dr.prune(model, data=data, target=wrong)

@@ -17,6 +17,13 @@ def positive(name: str, value: Any, least: int = 1) -> int:
     return int(value)
 
 
+def check_seed(seed: int) -> int:
+    """The seed as an int, or ParameterError unless it is one that fits 64 bits."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
+        raise ParameterError(f"`seed` must be an integer from 0 to 2**64 - 1, received {seed!r}.")
+    return int(seed)
+
+
 def first_line(error: Exception) -> str:
     """What an error says first; those of other libraries can be long."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
@@ -72,3 +79,16 @@ def concatenate_names(names: Sequence[Any], limit: int = 5) -> str:
     """The first few of `names` for an error text."""
     shown = ", ".join(str(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def hidden(progress: bool | None) -> bool | None:
+    """The ``disable`` of a tqdm bar: None, by which tqdm shows a bar on terminals only, where `progress` is None.
+
+    Raises
+    ------
+    ParameterError
+        If `progress` is no boolean and not None.
+    """
+    if progress is not None and not isinstance(progress, bool):
+        raise ParameterError(f"`progress` must be True, False or None, received {_shown(progress)}.")
+    return None if progress is None else not progress

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from .._utils import concatenate_names
 from ..errors import DataError
-from ..graph import BATCH, at_positions, call_model, step_mask, trace_graph, traced
+from ..graph import BATCH, at_positions, call_model, map_batches, step_mask, trace_graph
 
 
 def counted_positions(
@@ -39,14 +39,12 @@ def counted_positions(
     if not trace_graph(model).hides(output):
         return None
 
-    def positions(batch: list[Any]) -> tf.Tensor:
+    def positions(*batch: Any) -> tf.Tensor:
         with keras.StatelessScope(collect_losses=True):
             given = call_model(model, batch, training=False, output=output)
         return at_positions(given, step_mask(given))
 
-    starts = range(0, len(inputs[0]), BATCH)
-    run = traced(positions, list(inputs), runs=len(starts))
-    counted = np.concatenate([run([tf.convert_to_tensor(x[k : k + BATCH]) for x in inputs]).numpy() for k in starts])
+    counted = map_batches(positions, inputs, BATCH)[0]
     empty = np.flatnonzero(~counted.reshape(len(counted), -1).any(axis=1))
     if len(empty):
         raise DataError(

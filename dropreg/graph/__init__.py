@@ -3,7 +3,7 @@
 from ._access import all_layers, call_name, is_opaque, patched, variables_of
 from ._calling import BATCH, call_model, call_outputs
 from ._calls import Call, Graph, Ref, Shape
-from ._compile import compiled, traced
+from ._compile import compiled, map_batches, run_batches, traced
 from ._padding import with_same_masks
 from ._timesteps import (
     at_positions,
@@ -33,8 +33,10 @@ __all__ = [
     "compiled",
     "counted_steps",
     "is_opaque",
+    "map_batches",
     "packed",
     "patched",
+    "run_batches",
     "step_mask",
     "trace_graph",
     "traced",

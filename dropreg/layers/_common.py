@@ -123,19 +123,19 @@ def readout(rule: Rule, call: Call) -> tuple[Array, Array] | None:
 
 
 def is_elementwise(function: Callable[[Any], Any]) -> bool:
-    """Whether `function` maps every entry by itself, found by changing one entry of a probe.
+    """Whether `function` maps every entry by itself, found by changing one entry of a evaluator.
 
     A layer in place of a function is copied, for a call would build it; one with weights belongs to its channels.
     """
-    probe = np.linspace(-2.0, 2.0, 8, dtype=np.float32)[np.newaxis].repeat(2, axis=0)
-    probe[1, 3] += 1.0
+    evaluator = np.linspace(-2.0, 2.0, 8, dtype=np.float32)[np.newaxis].repeat(2, axis=0)
+    evaluator[1, 3] += 1.0
     try:
         if isinstance(function, keras.layers.Layer):
             function = type(function).from_config(function.get_config())
-        values = np.asarray(function(keras.ops.convert_to_tensor(probe)))
+        values = np.asarray(function(keras.ops.convert_to_tensor(evaluator)))
     except (TypeError, ValueError, NotImplementedError):
         return False
-    if getattr(function, "weights", ()) or values.shape != probe.shape:
+    if getattr(function, "weights", ()) or values.shape != evaluator.shape:
         return False
     others = np.arange(8) != 3
     return bool(np.array_equal(values[0, others], values[1, others]))

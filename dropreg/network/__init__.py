@@ -20,16 +20,18 @@ from ._outcomes import (
 if TYPE_CHECKING:
     from ._differentiable import check_differentiable, non_differentiable
     from ._evaluate import changes, measure, run_model
-    from ._evaluator import Probe
+    from ._evaluator import Bundle, Evaluator
     from ._masked import MaskedNetwork
     from ._merged import MergedNetwork, can_predict
     from ._padding import idle_masks, idle_slots
-    from ._question import DEFAULT_ROWS, Question, ask
+    from ._question import DEFAULT_ROWS, Question, ask, ask_one
 
 __all__ = [
     "DEFAULT_ROWS",
     "Accuracy",
+    "Bundle",
     "Divergence",
+    "Evaluator",
     "Loss",
     "Margin",
     "MaskedNetwork",
@@ -37,11 +39,11 @@ __all__ = [
     "Outcome",
     "PerExample",
     "PerMask",
-    "Probe",
     "Question",
     "RetainedAccuracy",
     "are_logits",
     "ask",
+    "ask_one",
     "can_predict",
     "changes",
     "check_differentiable",
@@ -62,9 +64,11 @@ __getattr__ = lazy_names(
         "DEFAULT_ROWS": "_question",
         "MaskedNetwork": "_masked",
         "MergedNetwork": "_merged",
-        "Probe": "_evaluator",
+        "Bundle": "_evaluator",
+        "Evaluator": "_evaluator",
         "Question": "_question",
         "ask": "_question",
+        "ask_one": "_question",
         "can_predict": "_merged",
         "changes": "_evaluate",
         "check_differentiable": "_differentiable",

@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ModelError, ParameterError
-from ._evaluator import Probe
+from ._evaluator import Evaluator
 from ._outcomes import Outcome
 
 
-def non_differentiable(probe: Probe) -> str | None:
+def non_differentiable(evaluator: Evaluator) -> str | None:
     """The first layer between masks and outputs that has no gradient, or None if all have one."""
     import keras
     import tensorflow as tf
 
-    graph, network = probe.network.graph, probe.network
+    graph, network = evaluator.network.graph, evaluator.network
     reached = _behind(graph.calls, [network.output], network.frontier)
-    inputs = [tf.convert_to_tensor(x[:2]) for x in probe.question.examples.inputs]
+    inputs = [tf.convert_to_tensor(x[:2]) for x in evaluator.question.examples.inputs]
     values: dict[int, Any] = dict(zip(graph.inputs, inputs, strict=True))
     with keras.StatelessScope(collect_losses=True):
         for number, call in enumerate(graph.calls):
@@ -42,7 +42,7 @@ def _behind(calls: Sequence[Any], outputs: Sequence[int], frontier: Sequence[int
     return found
 
 
-def check_differentiable(probe: Probe, what: str) -> None:
+def check_differentiable(evaluator: Evaluator, what: str) -> None:
     """Raise unless the outcome itself has a derivative with respect to the masks, all the way.
 
     Raises
@@ -52,13 +52,13 @@ def check_differentiable(probe: Probe, what: str) -> None:
     ModelError
         If a layer on the way has no gradient.
     """
-    outcome = probe.question.outcome
+    outcome = evaluator.question.outcome
     if not outcome.differentiable or type(outcome).surrogate is not Outcome.surrogate:
         raise ParameterError(
             f"`outcome` must be differentiable for {what}, received '{outcome.name}': pass outcome='loss', 'margin' "
             "or 'divergence', or use a scorer of forward passes, such as leave_one_out."
         )
-    layer = non_differentiable(probe)
+    layer = non_differentiable(evaluator)
     if layer is not None:
         raise ModelError(
             f"every layer between the elements and the output must have a gradient for {what}, received layer {layer} "

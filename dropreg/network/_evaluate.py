@@ -10,7 +10,7 @@ import pandas as pd
 import tensorflow as tf
 
 from ..data import Data, Examples, Prediction, Task, check_data
-from ..graph import BATCH, call_model, traced
+from ..graph import BATCH, call_model, map_batches
 from ._logits import are_logits
 from ._metrics import PerMask
 from ._outcomes import Outcome, check_outcomes, resolve_all
@@ -74,13 +74,10 @@ def _values(predictions: tuple[Prediction, Prediction], examples: Examples, outc
 
 
 def run_model(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
-    """The measured output (n_examples, ..., n_outputs) of a model that is left as it is."""
+    """The measured output (n_examples, ..., n_outputs) of a model, for inference; the model is not changed."""
 
-    def forward(inputs: list[Any]) -> Any:
+    def forward(*inputs: Any) -> Any:
         with keras.StatelessScope(collect_losses=True):
             return tf.cast(call_model(model, inputs, training=False, output=examples.output), tf.float32)
 
-    starts = range(0, len(examples), BATCH)
-    run = traced(forward, list(examples.inputs), runs=len(starts))
-    parts = [run([tf.convert_to_tensor(x[k : k + BATCH]) for x in examples.inputs]).numpy() for k in starts]
-    return examples.check_outputs(np.concatenate(parts), model.name)
+    return examples.check_outputs(map_batches(forward, examples.inputs, BATCH)[0], model.name)

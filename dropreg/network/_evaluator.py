@@ -18,78 +18,87 @@ if TYPE_CHECKING:
 
     from ._masked import MaskedNetwork
 
-_PREFIX_BYTES = 2**30
+PREFIX_BYTES = 2**30
+"""Most memory for values that are computed once for each example and reused in every row."""
 _BATCH_FLOATS = 2**24
 _LEAST_BATCH, _MOST_BATCH = 16, 4096
 _TRIAL_ROWS = 3
 
 
 class Bundle(NamedTuple):
-    """What rows need.
+    """Everything that some rows need besides their masks.
 
     Attributes
     ----------
     gathered : list of Tensor, shape (rows, ...)
         Values at the network's frontier, or its inputs.
-    whole : Tensor of float32, shape (rows, ..., n_outputs)
-        Outputs that outcomes compare with.
+    original : Tensor of float32, shape (rows, ..., n_outputs)
+        Outputs of the original model, with which outcomes compare.
     labels, counted : Tensor
         As `Examples.carried` gives them.
     """
 
     gathered: list[Any]
-    whole: Any
+    original: Any
     labels: Any
     counted: Any
 
 
-class Probe:
-    """Measures masks on the examples of a question.
+class Evaluator:
+    """Runs masks on the examples of a question: outputs, outcomes, gradients, and the row-equivalents spent.
+
+    What no mask can reach is computed once for each example, and so are the outputs of the original model.
+
+    Parameters
+    ----------
+    question : Question
+    network : MaskedNetwork, optional
+        By default one that replaces removed elements by zeros.
+    batch_size : int, optional
+        Rows of one forward pass, by default chosen from the size of the activations.
+    original : ndarray of float32, shape (n_examples, ...), optional
+        Outputs with which outcomes compare, by default those of the question's model.
 
     Attributes
     ----------
-    question : Question
-    network : MaskedNetwork
     rows : int
         Row-equivalents spent so far.
     one_mask : bool
-        Whether one mask serves a whole batch (weights), so that rows with masks of their own have to
-        be run one by one.
-    whole : ndarray of float32, shape (n_examples, ...)
-        Outputs that outcomes compare with: those of the question's model, unless others are given.
+        Whether one mask serves a whole batch (weights), so that rows with masks of their own run one by one.
+    from_logits : bool
+        Whether the outputs are logits.
     """
 
     def __init__(
         self,
         question: Question,
         *,
-        batch_size: int | None = None,
         network: "MaskedNetwork | None" = None,
-        whole: npt.NDArray[np.float32] | None = None,
+        batch_size: int | None = None,
+        original: npt.NDArray[np.float32] | None = None,
     ) -> None:
         import tensorflow as tf
 
         from ._masked import MaskedNetwork
 
-        self.question = question
+        self.question, examples = question, question.examples
         if network is None:
-            network = MaskedNetwork(question.model, question.elements, output=question.examples.output)
+            network = MaskedNetwork(question.model, question.elements, output=examples.output)
         self.network: MaskedNetwork = network
         self.rows: int = 0
-        self._compiled: dict[str, Callable[..., Any]] = {}
+        self._functions: dict[str, Callable[..., Any]] = {}
         self.one_mask: bool = question.elements.one_mask_a_batch
         self.n_elements: int = len(question.elements)
         self._base = tf.Variable(tf.constant(question.kept, tf.float32), trainable=False)
-        fitting = _BATCH_FLOATS // max(self.network.floats_per_row(), 1)
-        self.batch_size: int = int(np.clip(fitting, _LEAST_BATCH, _MOST_BATCH)) if batch_size is None else batch_size
-        examples = question.examples
-        cache = self._run_prefix()
+        fitting = fitting_batch(network.floats_per_row(), _BATCH_FLOATS, _LEAST_BATCH, _MOST_BATCH)
+        self.batch_size: int = fitting if batch_size is None else batch_size
+        cache = network.cached_prefix(examples, self.batch_size, PREFIX_BYTES)
         self._cached = cache is not None
         self._source: list[Any] = list(examples.inputs) if cache is None else cache
-        self.whole: npt.NDArray[np.float32] = self._run_whole() if whole is None else whole
-        self._labels, self._counted = examples.carried()
-        self.from_logits: bool = are_logits(question.model, examples.output, examples.task, self.whole)
-        self._check_metric()
+        self.original: npt.NDArray[np.float32] = self._run_original() if original is None else original
+        self.labels, self.counted = examples.carried()
+        self.from_logits: bool = are_logits(question.model, examples.output, examples.task, self.original)
+        self._check_metrics()
 
     def __len__(self) -> int:
         return len(self.question.examples)
@@ -98,45 +107,37 @@ class Probe:
         """Go on from another state: only `kept` (n_elements,) are there."""
         self._base.assign(kept.astype(np.float32))
 
-    def _run_prefix(self) -> "list[tf.Tensor] | None":
-        """Frontier values of all examples, or None where they would take too much memory."""
+    def _run_original(self) -> npt.NDArray[np.float32]:
+        """The original model's outputs for all examples."""
         import tensorflow as tf
 
-        inputs, parts = self.question.examples.inputs, []
-        for start in range(0, len(self), self.batch_size):
-            part = self.network.prefix([tf.convert_to_tensor(x[start : start + self.batch_size]) for x in inputs])
-            bytes_used = sum(value.shape.num_elements() * value.dtype.size for value in part)
-            if bytes_used / len(part[0]) * len(self) > _PREFIX_BYTES:
-                return None
-            parts.append(part)
-        return [tf.concat(values, axis=0) for values in zip(*parts, strict=True)]
-
-    def _run_whole(self) -> npt.NDArray[np.float32]:
-        import tensorflow as tf
-
-        parts = []
-        for start in range(0, len(self), self.batch_size):
-            part = [tf.convert_to_tensor(x[start : start + self.batch_size]) for x in self._source]
-            parts.append(self._outputs(part, None).numpy())
+        specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in self._source]
+        forward = compiled(lambda *source: self.outputs(source, None), specs)
+        parts = [
+            forward(*(tf.convert_to_tensor(x[block[0] : block[-1] + 1]) for x in self._source)).numpy()
+            for block in self.blocks(len(self))
+        ]
         return self.question.examples.check_outputs(np.concatenate(parts), self.question.model.name)
 
-    def _outputs(self, gathered: Sequence[Any], masks: "tf.Tensor | None") -> "tf.Tensor":
+    def outputs(self, gathered: Sequence[Any], masks: "tf.Tensor | None") -> "tf.Tensor":
+        """The network's outputs (rows, ...) in float32 under masks (rows, n_elements); None keeps everything."""
         frontier = list(gathered) if self._cached else self.network.prefix(list(gathered))
         return in_float32(self.network.suffix(frontier, masks))
 
-    def _check_metric(self) -> None:
-        """Raise unless the outcome gives a number for each row; judged by shapes, nothing is run."""
+    def _check_metrics(self) -> None:
+        """Raise unless every outcome gives a number for each row; judged by shapes, nothing is run."""
         import tensorflow as tf
 
         def measured(outputs: Any, labels: Any, counted: Any) -> Any:
-            prediction = self._prediction(outputs, counted)
-            return self.question.outcome.measure(prediction, labels, prediction)
+            prediction = self.prediction(outputs, counted)
+            return [o.measure(prediction, labels, prediction) for o in self.question.row_outcomes]
 
-        carried = self.whole, self._labels, self._counted
+        carried = self.original, self.labels, self.counted
         specs = [tf.TensorSpec([_TRIAL_ROWS, *x.shape[1:]], x.dtype) for x in carried]
         compiled(measured, specs).get_concrete_function()
 
-    def _prediction(self, outputs: Any, counted: Any) -> Prediction:
+    def prediction(self, outputs: Any, counted: Any) -> Prediction:
+        """What outputs of some rows mean, with their part of `counted`."""
         return self.question.examples.predicted(outputs, counted, from_logits=self.from_logits)
 
     def bundle(self, examples: npt.NDArray[np.int64]) -> Bundle:
@@ -144,7 +145,7 @@ class Probe:
         import tensorflow as tf
 
         gathered = [tf.gather(x, examples) if self._cached else tf.constant(x[examples]) for x in self._source]
-        return Bundle(gathered, *(tf.constant(x[examples]) for x in (self.whole, self._labels, self._counted)))
+        return Bundle(gathered, *(tf.constant(x[examples]) for x in (self.original, self.labels, self.counted)))
 
     def predict(self, bundle: Bundle, masks: "tf.Tensor") -> Prediction:
         """The network's prediction under masks (rows, n_elements) or, for all rows, (1, n_elements)."""
@@ -152,27 +153,29 @@ class Probe:
 
         kept = masks * self._base
         if not self.one_mask and not self.network.takes_groups:
-            kept = tf.broadcast_to(kept, [tf.shape(bundle.whole)[0], self.n_elements])
-        return self._prediction(self._outputs(bundle.gathered, kept), bundle.counted)
+            kept = tf.broadcast_to(kept, [tf.shape(bundle.original)[0], self.n_elements])
+        return self.prediction(self.outputs(bundle.gathered, kept), bundle.counted)
 
-    def predicted_whole(self, bundle: Bundle) -> Prediction:
+    def original_prediction(self, bundle: Bundle) -> Prediction:
         """The prediction that outcomes compare with."""
-        return self._prediction(bundle.whole, bundle.counted)
+        return self.prediction(bundle.original, bundle.counted)
 
     def measure(self, prediction: Prediction, bundle: Bundle) -> "tf.Tensor":
         """The outcome of each row, shape (rows,)."""
-        return self.question.outcome.measure(prediction, bundle.labels, self.predicted_whole(bundle))
+        return self.question.outcome.measure(prediction, bundle.labels, self.original_prediction(bundle))
 
     def surrogate(self, prediction: Prediction, bundle: Bundle) -> "tf.Tensor":
         """What is differentiated in its place, shape (rows,)."""
-        return self.question.outcome.surrogate(prediction, bundle.labels, self.predicted_whole(bundle))
+        return self.question.outcome.surrogate(prediction, bundle.labels, self.original_prediction(bundle))
 
-    def of_whole(self) -> Array:
-        """The outcome of every example (n_examples,) under the whole model, which is known and costs nothing."""
+    def original_values(self) -> Array:
+        """The outcome of every example (n_examples,) of the original model, which is known and costs nothing."""
         import tensorflow as tf
 
-        whole = self._prediction(tf.constant(self.whole), tf.constant(self._counted))
-        return self.question.outcome.measure(whole, tf.constant(self._labels), whole).numpy().astype(np.float64)
+        prediction = self.prediction(tf.constant(self.original), tf.constant(self.counted))
+        return (
+            self.question.outcome.measure(prediction, tf.constant(self.labels), prediction).numpy().astype(np.float64)
+        )
 
     def value(self, bundle: Bundle, masks: "tf.Tensor") -> "tf.Tensor":
         """The outcome of each row under its mask, shape (rows,)."""
@@ -182,7 +185,7 @@ class Probe:
         """`body` (bundle, *arguments) compiled for any number of rows."""
         import tensorflow as tf
 
-        arrays = Bundle(list(self._source), self.whole, self._labels, self._counted)
+        arrays = Bundle(list(self._source), self.original, self.labels, self.counted)
         bundle = tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), arrays)
         return compiled(body, [bundle, *specs]).get_concrete_function()
 
@@ -216,9 +219,9 @@ class Probe:
 
     def once(self, name: str, body: Callable[..., Any], *specs: Any) -> "Callable[..., npt.NDArray[np.float32]]":
         """`function` of outcomes, as arrays that are finite; compiled at the first call for this name and kept."""
-        if name not in self._compiled:
-            self._compiled[name] = self.function(body, *specs)
-        compiled = self._compiled[name]
+        if name not in self._functions:
+            self._functions[name] = self.function(body, *specs)
+        compiled = self._functions[name]
         return lambda *arguments: self.finite(compiled(*arguments).numpy())
 
     def finite(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -266,3 +269,8 @@ class Probe:
         measure, kept = self.measured_under(), tf.constant(mask[np.newaxis], tf.float32)
         parts = [measure(self.bundle(examples[block]), kept) for block in self.blocks(len(examples))]
         return np.concatenate(parts).astype(np.float64)
+
+
+def fitting_batch(floats_per_row: int, floats: int, least: int, most: int) -> int:
+    """Rows of a batch whose activations hold at most so many numbers, between `least` and `most`."""
+    return int(np.clip(floats // max(floats_per_row, 1), least, most))

@@ -24,9 +24,9 @@ from ..graph import (
     all_layers,
     call_name,
     patched,
+    run_batches,
     step_mask,
     trace_graph,
-    traced,
     with_counted,
     with_step_mask,
 )
@@ -224,19 +224,18 @@ class MaskedNetwork:
         It takes those of a batch, by slot, with `counted_steps`, and gives means over its rows.
         """
 
-        def of_batch(batch: list[tf.Tensor]) -> list[tf.Tensor]:
+        def of_batch(*batch: tf.Tensor) -> list[tf.Tensor]:
             values = dict(zip(self.graph.inputs, batch, strict=True))
             self._run(dict(enumerate(self.graph.calls)), values, None)
             return function(
                 values | {k: with_counted(values[k], mask) for k, mask in idle_masks(self.graph, batch).items()}
             )
 
-        starts = range(0, len(examples), batch_size)
-        run = traced(of_batch, list(examples.inputs), runs=len(starts))
         totals: list[Any] = []
-        for start in starts:
-            batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
-            parts = [len(batch[0]) / len(examples) * np.asarray(part, np.float64) for part in run(batch)]
+        starts = range(0, len(examples), batch_size)
+        for start, means in zip(starts, run_batches(of_batch, examples.inputs, batch_size), strict=True):
+            share = min(batch_size, len(examples) - start) / len(examples)
+            parts = [share * np.asarray(mean, np.float64) for mean in means]
             totals = [a + b for a, b in zip(totals, parts, strict=True)] if totals else parts
         return totals
 
@@ -255,13 +254,10 @@ class MaskedNetwork:
 
     def cached_prefix(self, examples: "Examples", batch_size: int, most_bytes: int) -> list[tf.Tensor] | None:
         """Frontier values of all examples, or None where they would take more than `most_bytes`."""
-        starts = range(0, len(examples), batch_size)
-        prefix = traced(self.prefix, list(examples.inputs), runs=len(starts))
         parts: list[list[tf.Tensor]] = []
-        for start in starts:
-            batch = [tf.convert_to_tensor(x[start : start + batch_size]) for x in examples.inputs]
-            parts.append(prefix(batch))
+        for values in run_batches(lambda *inputs: self.prefix(inputs), examples.inputs, batch_size):
+            parts.append(values)
             used = sum(value.shape.num_elements() * value.dtype.size for value in parts[0])
-            if used / len(batch[0]) * len(examples) > most_bytes:
+            if used / min(batch_size, len(examples)) * len(examples) > most_bytes:
                 return None
         return [tf.concat(values, axis=0) for values in zip(*parts, strict=True)]

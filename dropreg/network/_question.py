@@ -6,18 +6,19 @@ in `dropreg.sample`.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from .._utils import examples_of_rows
+from .._utils import check_seed, examples_of_rows
 from ..data import Data, Examples, Task, check_data
-from ..element import Elements
+from ..element import Elements, check_elements
 from ..errors import ParameterError
 from ._metrics import PerMask
-from ._outcomes import Outcome, check_outcomes, resolve
+from ._outcomes import Outcome, check_outcomes, resolve, resolve_all
 
 if TYPE_CHECKING:
     import keras
@@ -36,7 +37,8 @@ class Question:
     elements : Elements
     examples : Examples
         All that were given.
-    outcome : Outcome
+    outcomes : tuple of Outcome
+        What is measured; scorers measure one.
     kept : ndarray of bool, shape (n_elements,)
         Elements that are there to begin with; the others stay dropped.
     seed : int
@@ -45,9 +47,19 @@ class Question:
     model: "keras.Model"
     elements: Elements
     examples: Examples
-    outcome: Outcome
+    outcomes: tuple[Outcome, ...]
     kept: npt.NDArray[np.bool_]
     seed: int
+
+    @property
+    def outcome(self) -> Outcome:
+        """The first outcome."""
+        return self.outcomes[0]
+
+    @property
+    def row_outcomes(self) -> tuple[Outcome, ...]:
+        """Outcomes that give a number for each row."""
+        return tuple(outcome for outcome in self.outcomes if not isinstance(outcome, PerMask))
 
     @property
     def candidates(self) -> npt.NDArray[np.int64]:
@@ -87,19 +99,35 @@ def ask(
     data: Data,
     elements: Elements,
     *,
-    outcome: str | Outcome,
+    outcome: str | Outcome | Sequence[str | Outcome],
     task: Task | None,
-    kept: npt.ArrayLike | None,
+    output: int | str | None = None,
+    kept: npt.ArrayLike | None = None,
     seed: int,
 ) -> Question:
-    """Check what all scorers take.
+    """Check the arguments that all verbs and scorers share, once.
 
     Raises
     ------
     DataError
-        If the data does not fit the model, or the outcome needs labels and there are none.
+        If the data does not fit the model, or an outcome needs labels and there are none.
     ParameterError
-        If `outcome`, `task`, `kept` or `seed` is out of range.
+        If `outcome`, `task`, `output`, `kept` or `seed` is out of range.
+    """
+    check_elements(elements)
+    outcomes, seed = resolve_all(outcome), check_seed(seed)
+    examples = check_data(model, data, task, output)
+    check_outcomes(outcomes, examples.labels, examples.task)
+    return Question(model, elements, examples, outcomes, check_kept(kept, len(elements)), seed)
+
+
+def ask_one(*args: Any, outcome: str | Outcome, **options: Any) -> Question:
+    """`ask` about one outcome of single examples, as scorers do.
+
+    Raises
+    ------
+    ParameterError
+        If the outcome needs several examples.
     """
     measured = resolve(outcome)
     if isinstance(measured, PerMask):
@@ -107,11 +135,7 @@ def ask(
             f"`outcome` must be one of single examples, received '{measured.name}', which needs several: use "
             "dropreg.sample with a design of several examples_per_mask."
         )
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= seed < 2**64:
-        raise ParameterError(f"`seed` must be an integer from 0 to 2**64 - 1, received {seed!r}.")
-    examples = check_data(model, data, task)
-    check_outcomes([measured], examples.labels, examples.task)
-    return Question(model, elements, examples, measured, check_kept(kept, len(elements)), int(seed))
+    return ask(*args, outcome=measured, **options)
 
 
 def check_kept(kept: npt.ArrayLike | None, n_elements: int) -> npt.NDArray[np.bool_]:

@@ -15,7 +15,7 @@ from .._utils import check_several, positive, write_atomically
 from ..data import Data, Task, check_data, read_once
 from ..element import Elements, check_fractions, cost_of, total_macs
 from ..errors import ParameterError, RecordError
-from ..network import Accuracy, Loss, Probe, ask
+from ..network import Accuracy, Evaluator, Loss, ask_one
 from ..regression import ImpactTable
 from ..scorers import Scorer, default_scorers, spent
 from ._select import select
@@ -160,25 +160,25 @@ class _Judge:
     """Measures masks on the test data."""
 
     def __init__(self, model: "keras.Model", data: Data, elements: Elements, task: Task | None) -> None:
-        self.question = ask(model, data, elements, outcome="loss", task=task, kept=None, seed=0)
+        self.question = ask_one(model, data, elements, outcome="loss", task=task, kept=None, seed=0)
         self.cost, self.total_macs = cost_of(model, elements), total_macs(model)
         self._outcomes = (Loss(),) if self.question.examples.task == "regression" else (Loss(), Accuracy())
-        self._probe = Probe(self.question)
+        self._evaluator = Evaluator(self.question)
 
     def _measure(self, bundle: Any, mask: Any) -> Any:
         import tensorflow as tf
 
-        prediction = self._probe.predict(bundle, mask)
+        prediction = self._evaluator.predict(bundle, mask)
         return tf.stack([outcome.measure(prediction, bundle.labels, prediction) for outcome in self._outcomes], axis=1)
 
     def line(self, mask: npt.NDArray[np.bool_], **labels: Any) -> dict[str, Any]:
         """One row of the comparison."""
         import tensorflow as tf
 
-        probe = self._probe
-        step = probe.once("judge", self._measure, tf.TensorSpec([None, probe.n_elements], tf.float32))
+        evaluator = self._evaluator
+        step = evaluator.once("judge", self._measure, tf.TensorSpec([None, evaluator.n_elements], tf.float32))
         kept = tf.constant(mask[np.newaxis], tf.float32)
-        parts = [step(probe.bundle(block), kept) for block in probe.blocks(len(probe))]
+        parts = [step(evaluator.bundle(block), kept) for block in evaluator.blocks(len(evaluator))]
         means = np.concatenate(parts).mean(axis=0, dtype=np.float64)
         params, macs = self.cost.saved(mask)
         return labels | {

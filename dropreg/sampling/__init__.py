@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from .._utils import lazy_names
 from ._chunks import GradientSums
 from ._designs import Bernoulli, Design, Paired
+from ._options import Sampling
 from ._record import Record
 from ._stop import StopRule
 from ._unseen_masks import Fidelity, FidelityMasks
@@ -21,6 +22,7 @@ __all__ = [
     "GradientSums",
     "Paired",
     "Record",
+    "Sampling",
     "StopRule",
     "default_design",
     "load_record",

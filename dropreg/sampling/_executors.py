@@ -27,7 +27,7 @@ def _run_chunk(token: str, path: str, chunk: int, n_masks: int) -> ChunkResult:
     return runner.run(chunk, runner.draw(chunk, n_masks))
 
 
-def _run_on(
+def run_on(
     executor: Executor, runner: ChunkRunner, record: Record, chunks: Sequence[int], progress: Callable[[int], Any]
 ) -> None:
     """Run `chunks` on `executor`, a few at a time, and write them as they finish."""

@@ -11,23 +11,18 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from .._utils import BoolMasks, examples_of_rows, function_fingerprint, positive
-from ..data import Examples, Prediction, in_float32
-from ..element import Elements
+from .._utils import BoolMasks, examples_of_rows, function_fingerprint
+from ..data import Prediction
 from ..errors import ModelError, ParameterError
-from ..graph import compiled
-from ..network import Outcome, PerExample, PerMask, are_logits
+from ..network import Bundle, Evaluator, MaskedNetwork, PerExample, PerMask, Question
 from ._chunks import ChunkResult, GradientSums, examples_of_masks
 from ._designs import Bernoulli, Design
 from ._settings import RunSettings
 from ._unseen_masks import Fidelity, FidelityMasks
 
 if TYPE_CHECKING:
-    import keras
     import tensorflow as tf
 
-PREFIX_BYTES = 2**30
-"""Most memory for values that are computed once an example and reused in every row."""
 _METRICS = (PerExample, PerMask)
 _BATCH_FLOATS = 2**25
 _MOST_BATCH, _LEAST_BATCH, _BATCHES_PER_CHUNK, _MOST_CHUNK = 16384, 32, 16, 16384
@@ -41,107 +36,71 @@ class ChunkRunner:
 
     Parameters
     ----------
-    model, elements, examples, design, outcomes, gradients, seed, batch_size
-        As in `sample`, checked.
+    question : Question
+        Which model, elements, examples and outcomes.
+    design : Design
+    gradients : tuple of str
+        Outcomes whose gradients are summed.
+    batch_size : int, optional
+        Rows of one forward pass, by default chosen from the size of the activations.
     """
 
-    def __init__(
-        self,
-        model: "keras.Model",
-        elements: Elements,
-        examples: Examples,
-        design: Design,
-        outcomes: tuple[Outcome, ...],
-        gradients: tuple[str, ...],
-        seed: int,
-        batch_size: int | None,
-    ) -> None:
+    def __init__(self, question: Question, design: Design, gradients: tuple[str, ...], batch_size: int | None) -> None:
         import tensorflow as tf
 
-        from ..network import MaskedNetwork
-
-        self._arguments = (model, elements, examples, design, outcomes, gradients, seed)
-        self.elements, self.examples, self.design, self.seed = elements, examples, design, seed
-        self.outcomes, self.gradients = outcomes, gradients
-        self._row_outcomes = tuple(outcome for outcome in outcomes if not isinstance(outcome, PerMask))
-        self._mask_outcomes = tuple(outcome for outcome in outcomes if isinstance(outcome, PerMask))
-        self.network = MaskedNetwork(model, elements, output=examples.output)
-        self.batch_size = self._choose_batch_size(batch_size)
-        unit = design.rows_per_group
+        self.question, self.design, self.gradients = question, design, gradients
+        self._row_outcomes = question.row_outcomes
+        self._mask_outcomes = tuple(outcome for outcome in question.outcomes if isinstance(outcome, PerMask))
+        network = MaskedNetwork(question.model, question.elements, output=question.examples.output)
+        self.batch_size = self._choose_batch_size(network, batch_size)
+        unit, n_elements = design.rows_per_group, len(question.elements)
         fitting = min(_MOST_CHUNK, self.batch_size * _BATCHES_PER_CHUNK)
-        if elements.one_mask_a_batch:
-            masks = int(np.clip(_CHUNK_MASK_BYTES // len(elements), _LEAST_CHUNK_MASKS, _MOST_CHUNK_MASKS))
+        if question.elements.one_mask_a_batch:
+            masks = int(np.clip(_CHUNK_MASK_BYTES // n_elements, _LEAST_CHUNK_MASKS, _MOST_CHUNK_MASKS))
             fitting = masks * design.examples_per_mask
         self.chunk_rows = max(fitting // unit, 1) * unit
-        self._labels, self._counted = examples.carried()
-        self._cache = self.network.cached_prefix(examples, self.batch_size, PREFIX_BYTES)
-        self._whole, self.from_logits = self._run_whole()
-        self._step = compiled(
-            self._measure,
-            [
-                [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in self._source()],
-                tf.TensorSpec([None, *self._whole.shape[1:]], tf.float32),
-                tf.TensorSpec([None, *self._labels.shape[1:]], self._labels.dtype),
-                tf.TensorSpec([None, *self._counted.shape[1:]], tf.bool),
-                tf.TensorSpec([None, len(elements)], tf.bool),
-            ],
-        )
+        self.evaluator = Evaluator(question, network=network, batch_size=self.batch_size)
+        self._step = self.evaluator.function(self._measure, tf.TensorSpec([None, n_elements], tf.bool))
         self.baseline = self._measure_baseline()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ChunkRunner, (*self._arguments, self.batch_size)
+        return ChunkRunner, (self.question, self.design, self.gradients, self.batch_size)
 
-    def _choose_batch_size(self, asked: int | None) -> int:
+    def _choose_batch_size(self, network: MaskedNetwork, asked: int | None) -> int:
         """Rows of one forward pass: all examples of a mask where it serves a batch."""
-        if asked is not None:
-            positive("batch_size", asked)
         n = self.design.examples_per_mask
-        if self.elements.one_mask_a_batch:
+        if self.question.elements.one_mask_a_batch:
             if asked not in (None, n):
                 raise ParameterError(
                     f"`batch_size` must be the {n} examples of a mask where masks multiply weights, received {asked}: "
                     "leave it out, and choose examples_per_mask of the design."
                 )
             return n
-        return _batch_size(self.network.floats_per_row()) if asked is None else asked
+        if asked is not None:
+            return asked
+        fitting = 2 ** int(np.log2(max(_BATCH_FLOATS // max(network.floats_per_row(), 1), 1)))
+        return int(np.clip(fitting, _LEAST_BATCH, _MOST_BATCH))
 
-    def _source(self) -> Sequence[Any]:
-        """What rows are gathered from: cached frontier values, or the inputs themselves."""
-        return self.examples.inputs if self._cache is None else self._cache
-
-    def _forward(self, gathered: "list[tf.Tensor]", masks: "tf.Tensor | None") -> "tf.Tensor":
-        frontier = self.network.prefix(gathered) if self._cache is None else gathered
-        return in_float32(self.network.suffix(frontier, masks))
-
-    def _prediction(self, outputs: "tf.Tensor", counted: "tf.Tensor") -> Prediction:
-        return self.examples.predicted(outputs, counted, from_logits=self.from_logits)
-
-    def _measure(
-        self,
-        gathered: "list[tf.Tensor]",
-        whole: "tf.Tensor",
-        labels: "tf.Tensor",
-        counted: "tf.Tensor",
-        masks: "tf.Tensor",
-    ) -> "tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]":
+    def _measure(self, bundle: Bundle, masks: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]":
         """Outcomes (rows, n_row_outcomes), outputs, and gradient sums (4, n_elements) for each of `gradients`."""
         import tensorflow as tf
 
-        kept = tf.cast(masks, tf.float32)
-        here, there = (self._prediction(outputs, counted) for outputs in (self._forward(gathered, kept), whole))
+        kept, evaluator = tf.cast(masks, tf.float32), self.evaluator
+        prediction = evaluator.prediction(evaluator.outputs(bundle.gathered, kept), bundle.counted)
+        original = evaluator.original_prediction(bundle)
         by_name = {outcome.name: outcome for outcome in self._row_outcomes}
-        surrogates = {name: by_name[name].surrogate(here, labels, there) for name in self.gradients}
+        surrogates = {name: by_name[name].surrogate(prediction, bundle.labels, original) for name in self.gradients}
         sums = [
             self._gradient_sums(name, tf.gradients(surrogate, kept)[0], kept) for name, surrogate in surrogates.items()
         ]
         if not self._row_outcomes:
-            return tf.zeros([tf.shape(masks)[0], 0]), here.outputs, sums
-        return self._measure_rows(here, labels, there), here.outputs, sums
+            return tf.zeros([tf.shape(masks)[0], 0]), prediction.outputs, sums
+        return self._measure_rows(prediction, bundle.labels, original), prediction.outputs, sums
 
-    def _measure_rows(self, here: Prediction, labels: "tf.Tensor", there: Prediction) -> "tf.Tensor":
+    def _measure_rows(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
         import tensorflow as tf
 
-        return tf.stack([outcome.measure(here, labels, there) for outcome in self._row_outcomes], axis=1)
+        return tf.stack([outcome.measure(prediction, labels, original) for outcome in self._row_outcomes], axis=1)
 
     def _gradient_sums(self, name: str, gradient: Any, kept: "tf.Tensor") -> "tf.Tensor":
         import tensorflow as tf
@@ -151,82 +110,70 @@ class ChunkRunner:
                 f"outcome '{name}' must be differentiable with respect to the masks, received no gradient from it "
                 "or from a layer of the model: pass gradients=() to sample, gradients=False to estimate."
             )
-        if self.elements.one_mask_a_batch:
+        if self.question.elements.one_mask_a_batch:
             gradient = gradient / float(self.design.examples_per_mask)
         dropped = 1.0 - kept
         squares = tf.square(gradient)
         products = [gradient * kept, gradient * dropped, squares * kept, squares * dropped]
         return tf.stack([tf.reduce_sum(product, axis=0) for product in products])
 
-    def _run_whole(self) -> "tuple[npt.NDArray[np.float32], bool]":
-        """The whole model's outputs for all examples, and whether they are logits."""
-        import tensorflow as tf
-
-        specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in self._source()]
-        forward = compiled(lambda gathered: self._forward(gathered, None), [specs])
-        starts = range(0, len(self.examples), self.batch_size)
-        parts = [
-            forward([tf.convert_to_tensor(x[start : start + self.batch_size]) for x in self._source()])
-            for start in starts
-        ]
-        model = self._arguments[0]
-        outputs = self.examples.check_outputs(tf.concat(parts, axis=0).numpy(), model.name)
-        return outputs, are_logits(model, self.examples.output, self.examples.task, outputs)
-
     def _measure_baseline(self) -> npt.NDArray[np.float32]:
-        """Outcomes of the whole model, shape (n_examples, n_row_outcomes)."""
+        """Outcomes of the original model, shape (n_examples, n_row_outcomes)."""
         import tensorflow as tf
 
+        evaluator = self.evaluator
         if not self._row_outcomes:
-            return np.zeros((len(self.examples), 0), np.float32)
-        whole = self._prediction(tf.constant(self._whole), tf.constant(self._counted))
-        return self._measure_rows(whole, tf.constant(self._labels), whole).numpy()
+            return np.zeros((len(evaluator), 0), np.float32)
+        original = evaluator.prediction(tf.constant(evaluator.original), tf.constant(evaluator.counted))
+        return self._measure_rows(original, tf.constant(evaluator.labels), original).numpy()
 
     def baseline_frame(self) -> pd.DataFrame:
-        """The baseline with the outcomes' names."""
+        """The baseline as a DataFrame with a column for each outcome."""
         return pd.DataFrame(self.baseline, columns=[outcome.name for outcome in self._row_outcomes])
 
     @cached_property
     def _fingerprints(self) -> tuple[str, str]:
         """Of the model's weights and elements, and of the examples."""
-        e = self.elements
+        e = self.question.elements
         digest = hashlib.sha256("\n".join([*dict.fromkeys(e.layers), *dict.fromkeys(e.kinds)]).encode())
         digest.update(e.indices.tobytes())
         for columns in [gate.columns for gate in (*e.gates, *e.inner_gates)]:
             digest.update(columns.tobytes())
-        for array in self._arguments[0].get_weights():
+        for array in self.question.model.get_weights():
             digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16], self.examples.fingerprint()
+        return digest.hexdigest()[:16], self.question.examples.fingerprint()
 
     def settings(self, rows: int) -> RunSettings:
         """What the record of a run of `rows` rows follows from."""
         weights, data = self._fingerprints
         return RunSettings(
             rows=rows,
-            seed=self.seed,
+            seed=self.question.seed,
             design=self.design.settings(),
-            outcomes=tuple(outcome.name for outcome in self.outcomes),
-            greater_is_better=tuple(outcome.greater_is_better for outcome in self.outcomes),
+            outcomes=tuple(outcome.name for outcome in self.question.outcomes),
+            greater_is_better=tuple(outcome.greater_is_better for outcome in self.question.outcomes),
             gradients=self.gradients,
-            task=self.examples.task,
-            n_elements=len(self.elements),
-            n_examples=len(self.examples),
+            task=self.question.examples.task,
+            n_elements=len(self.question.elements),
+            n_examples=len(self.question.examples),
             examples_per_mask=self.design.examples_per_mask,
             masks_per_group=self.design.masks_per_group,
             chunk_rows=self.chunk_rows,
             batch_size=self.batch_size,
-            from_logits=self.from_logits,
-            model=self.elements.signature,
+            from_logits=self.evaluator.from_logits,
+            model=self.question.elements.signature,
             weights=weights,
             data=data,
-            output=self.examples.output,
-            gradient_unit="mask" if self.elements.one_mask_a_batch else "row",
-            metrics={o.name: function_fingerprint(o.function) for o in self.outcomes if isinstance(o, _METRICS)},
+            output=self.question.examples.output,
+            gradient_unit="mask" if self.question.elements.one_mask_a_batch else "row",
+            metrics={
+                o.name: function_fingerprint(o.function) for o in self.question.outcomes if isinstance(o, _METRICS)
+            },
         )
 
     def draw(self, chunk: int, n_masks: int) -> BoolMasks:
         """The first `n_masks` masks of a chunk."""
-        return self.design.draw(self.seed, chunk, n_masks, len(self.elements))
+        return self.design.draw(self.question.seed, chunk, n_masks, len(self.question.elements))
 
     def draw_ahead(self, chunks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, BoolMasks]]:
         """Masks of the chunks (number, masks), one after the other; a thread draws the next ones meanwhile."""
@@ -248,7 +195,7 @@ class ChunkRunner:
         n = examples.shape[1]
         outcomes = self._in_order(rows.measured.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask)
         changes = rows.measured - self.baseline[examples.reshape(-1)]
-        effects = self._in_order(changes.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask - rows.per_mask_whole)
+        effects = self._in_order(changes.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask - rows.per_mask_original)
         return ChunkResult(outcomes, effects, self._with_counts(rows.gradients, masks, n))
 
     def _with_counts(
@@ -257,7 +204,7 @@ class ChunkRunner:
         """Sums of gradients together with how many rows (or masks) they are sums of."""
         if not gradients:
             return {}
-        per_mask = 1 if self.elements.one_mask_a_batch else n
+        per_mask = 1 if self.question.elements.one_mask_a_batch else n
         n_kept = masks.sum(axis=0, dtype=np.float64) * per_mask
         n_dropped = len(masks) * per_mask - n_kept
         return {
@@ -267,42 +214,39 @@ class ChunkRunner:
 
     def run_fidelity(self, fidelity: Fidelity) -> FidelityMasks:
         """Measure unseen masks at half, once and twice the design's mean drop rate."""
-        n_elements, n = len(self.elements), fidelity.examples
+        n_elements, n, seed = len(self.question.elements), fidelity.examples, self.question.seed
         mean_rate = float(1.0 - self.design.keep_probabilities(n_elements).mean())
         rates = fidelity.rates(mean_rate)
         n_masks = fidelity.masks * len(rates)
         packed = np.empty((n_masks, -(-n_elements // 8)), np.uint8)
-        first = _FIDELITY_CHUNK // len(self.examples) * len(self.examples)
-        examples = examples_of_rows(self.seed, first, n_masks * n, len(self.examples)).reshape(-1, n)
+        first = _FIDELITY_CHUNK // len(self.evaluator) * len(self.evaluator)
+        examples = examples_of_rows(seed, first, n_masks * n, len(self.evaluator)).reshape(-1, n)
         parts = []
         step = max(min(_CHUNK_MASK_BYTES // n_elements, fidelity.masks), 1)
         for start in range(0, n_masks, step):
             chosen = range(start, min(start + step, n_masks))
             masks = np.concatenate(
-                [
-                    Bernoulli(rates[k // fidelity.masks]).draw(self.seed, _FIDELITY_CHUNK + k, 1, n_elements)
-                    for k in chosen
-                ]
+                [Bernoulli(rates[k // fidelity.masks]).draw(seed, _FIDELITY_CHUNK + k, 1, n_elements) for k in chosen]
             )
             packed[chosen.start : chosen.stop] = np.packbits(masks, axis=1)
             parts.append(self._run_rows(masks, examples[chosen.start : chosen.stop], lambda rows: None))
         rows = _Rows.join(parts)
         changes = (rows.measured - self.baseline[examples.reshape(-1)]).reshape(n_masks, n, -1).astype(np.float64)
         unknown = np.full(rows.per_mask.shape, np.nan)
-        noise = [share_of_noise(first + k * n, n, len(self.examples)) for k in range(n_masks)]
+        noise = [share_of_noise(first + k * n, n, len(self.evaluator)) for k in range(n_masks)]
         return FidelityMasks(
             rates=np.repeat(rates, fidelity.masks),
             packed=packed,
             n_elements=n_elements,
-            effects=self._in_order(changes.mean(axis=1), rows.per_mask - rows.per_mask_whole),
+            effects=self._in_order(changes.mean(axis=1), rows.per_mask - rows.per_mask_original),
             variances=self._in_order(changes.var(axis=1, ddof=1) * np.array(noise)[:, np.newaxis], unknown),
             examples=n,
         )
 
     def _in_order(self, by_row: npt.NDArray[Any], by_mask: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Columns of the outcomes of rows and of masks, in the order of `outcomes`."""
+        """Columns of the outcomes of rows and of masks, in the order of the question's outcomes."""
         rows, masks = iter(by_row.T), iter(by_mask.T)
-        columns = [next(masks if isinstance(outcome, PerMask) else rows) for outcome in self.outcomes]
+        columns = [next(masks if isinstance(outcome, PerMask) else rows) for outcome in self.question.outcomes]
         return np.stack(columns, axis=1).astype(by_row.dtype)
 
     def _run_rows(self, masks: BoolMasks, examples: npt.NDArray[np.int64], progress: Callable[[int], Any]) -> "_Rows":
@@ -313,34 +257,32 @@ class ChunkRunner:
         order = examples.reshape(-1)
         measured, outputs = [], []
         gradients = {name: np.zeros((4, masks.shape[1])) for name in self.gradients}
-        n_batch = n if self.elements.one_mask_a_batch else self.batch_size
+        n_batch = n if self.question.elements.one_mask_a_batch else self.batch_size
         for start in range(0, n_masks * n, n_batch):
             batch = order[start : start + n_batch]
             chosen = self._masks_of_batch(masks, start, len(batch), n)
-            gathered = [tf.constant(x[batch]) if self._cache is None else tf.gather(x, batch) for x in self._source()]
-            carried = [tf.constant(values[batch]) for values in (self._whole, self._labels, self._counted)]
-            part = self._step(gathered, *carried, tf.constant(chosen))
+            part = self._step(self.evaluator.bundle(batch), tf.constant(chosen))
             measured.append(part[0].numpy())
             if self._mask_outcomes:
                 outputs.append(part[1].numpy())
             for name, sums in zip(self.gradients, part[2], strict=True):
                 gradients[name] += sums.numpy()
             progress(len(batch))
-        per_mask, per_mask_whole = np.zeros((n_masks, 0)), np.zeros((n_masks, 0))
+        per_mask, per_mask_original = np.zeros((n_masks, 0)), np.zeros((n_masks, 0))
         if self._mask_outcomes:
             per_mask = self._measure_masks(np.concatenate(outputs), order, n)
-            per_mask_whole = self._measure_masks(self._whole[order], order, n)
-        return _Rows(np.concatenate(measured), per_mask, per_mask_whole, gradients)
+            per_mask_original = self._measure_masks(self.evaluator.original[order], order, n)
+        return _Rows(np.concatenate(measured), per_mask, per_mask_original, gradients)
 
     def _masks_of_batch(self, masks: BoolMasks, start: int, count: int, n: int) -> BoolMasks:
         """Masks of the rows `start` to `start + count`, n rows a mask: one each, or one for all."""
-        if self.elements.one_mask_a_batch:
+        if self.question.elements.one_mask_a_batch:
             return masks[start // n : start // n + 1]
         return masks[start : start + count] if n == 1 else masks[np.arange(start, start + count) // n]
 
     def _measure_masks(self, outputs: npt.NDArray[Any], order: npt.NDArray[np.int64], n: int) -> npt.NDArray[Any]:
         """Outcomes that need several examples, shape (n_masks, n_mask_outcomes)."""
-        labels = self._labels[order].reshape(-1, n, *self._labels.shape[1:])
+        labels = self.evaluator.labels[order].reshape(-1, n, *self.evaluator.labels.shape[1:])
         by_mask = outputs.reshape(-1, n, *outputs.shape[1:])
         return np.array(
             [[o.measure_mask(y, p) for o in self._mask_outcomes] for y, p in zip(labels, by_mask, strict=True)]
@@ -349,11 +291,11 @@ class ChunkRunner:
 
 @dataclass(frozen=True)
 class _Rows:
-    """Outcomes of rows (n_rows, n_row_outcomes), of masks and of the whole model on their examples, gradient sums."""
+    """Outcomes of rows (n_rows, n_row_outcomes), of masks, and of the original model; sums of gradients."""
 
     measured: npt.NDArray[np.float32]
     per_mask: npt.NDArray[np.float64]
-    per_mask_whole: npt.NDArray[np.float64]
+    per_mask_original: npt.NDArray[np.float64]
     gradients: dict[str, npt.NDArray[np.float64]]
 
     @classmethod
@@ -362,15 +304,9 @@ class _Rows:
         return cls(
             np.concatenate([part.measured for part in parts]),
             np.concatenate([part.per_mask for part in parts]),
-            np.concatenate([part.per_mask_whole for part in parts]),
+            np.concatenate([part.per_mask_original for part in parts]),
             {},
         )
-
-
-def _batch_size(floats_per_row: int) -> int:
-    """A power of two whose activations take some tens of megabytes."""
-    fitting = 2 ** int(np.log2(max(_BATCH_FLOATS // max(floats_per_row, 1), 1)))
-    return int(np.clip(fitting, _LEAST_BATCH, _MOST_BATCH))
 
 
 def share_of_noise(first: int, count: int, n_examples: int) -> float:

@@ -1,29 +1,26 @@
 """Running the rows of a design: which chunks, where, and until when."""
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from .._utils import check_type, positive
-from ..data import Data, Examples, Task, check_data
+from .._utils import check_seed, check_type, hidden, positive
+from ..data import Data, Task
 from ..element import Elements, check_elements
 from ..errors import ParameterError
-from ..network import Outcome, PerMask, check_outcomes, resolve_all
+from ..network import Outcome, PerMask, ask, resolve_all
 from ._designs import Bernoulli, Design
-from ._executors import _run_on
+from ._executors import run_on
+from ._options import Sampling
 from ._record import Record
 from ._runner import ChunkRunner
-from ._stop import StopRule
 from ._storage import clear_stop, create_record, write_stop
-from ._unseen_masks import Fidelity
 
 if TYPE_CHECKING:
     import keras
 
-DEFAULT_FIDELITY = Fidelity()
 _EXAMPLES_PER_WEIGHT_MASK = 128
 
 
@@ -33,66 +30,47 @@ def sample(
     elements: Elements,
     *,
     rows: int,
-    design: Design | None = None,
-    outcomes: Sequence[str | Outcome] | str | Outcome = ("accuracy", "loss", "margin"),
-    gradients: Sequence[str] = (),
+    outcomes: str | Outcome | Sequence[str | Outcome] = "loss",
+    sampling: Sampling | None = None,
     task: Task | None = None,
     output: int | str | None = None,
     seed: int = 0,
-    batch_size: int | None = None,
     out: str | Path | None = None,
-    stop: StopRule | None = None,
-    fidelity: Fidelity | None = DEFAULT_FIDELITY,
-    executor: Executor | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> Record:
-    """Run `model` on random masks, one mask a row, and record the outcomes.
+    """Run a model under random masks, one mask for each row, and record the outcomes.
 
-    Rows go through the examples in random order, again and again; every row draws a mask of its
-    own. The same seed gives the same record bit for bit, whatever the executor, and a run that was
-    stopped goes on when it is called again with the same arguments and folder.
+    Rows go through the examples in random order, again and again; every row draws a mask of its own. The same seed
+    gives the same record bit for bit, whatever the executor. A run that was stopped resumes when it is called again
+    with the same arguments and folder.
 
     Parameters
     ----------
     model : keras.Model
-        Whose measured output has shape (batch, ..., n_outputs). It is not changed.
+        Its measured output has shape (batch, ..., n_outputs). It is not changed.
     data : (x, y), tf.data.Dataset, keras.utils.PyDataset or iterable of batches
-        Held-out examples, not those that the model was trained on. y holds classes or one-hot rows,
-        0 and 1, or numbers, as `task` says; None where no outcome needs labels. Arrays may lie on
-        disk (numpy.memmap); what comes in batches is written there first, see `stream`.
+        Held-out examples, not those that the model was trained on. y holds classes or one-hot rows, 0 and 1, or
+        numbers, as `task` says; None where no outcome needs labels. Arrays may lie on disk (numpy.memmap); batches
+        are written there first, see `dropreg.datasets.stream`.
     elements : Elements
         From ``dropreg.elements(model)``.
     rows : int
         Masked forward passes of one example, the unit of cost.
-    design : Design, optional
-        Distribution of the masks, ``Bernoulli(rate=0.3)`` by default, with 128 examples for each mask
-        where masks multiply weights.
-    outcomes : sequence of str or Outcome
-        Measured in one go: "accuracy", "retained" (`RetainedAccuracy`), "loss", "margin", "divergence" (nats), or
+    outcomes : str, Outcome or sequence of them
+        Measured together: "loss", "accuracy", "retained" (`RetainedAccuracy`), "margin", "divergence" (nats), or
         metrics of your own (`PerExample`, `PerMask`).
-    gradients : sequence of str
-        Outcomes whose gradients with respect to the masks are summed as well, for gradient-assisted
-        regression. A backward pass costs as much as two rows.
+    sampling : Sampling, optional
+        The design of the masks, gradients, unseen masks, a stop rule, the batch size, an executor.
     task : {"classes", "binary", "multilabel", "regression"}, optional
         What the outputs mean; found from y by default.
     output : int or str, optional
         Which of the model's outputs to measure; needed where there are several and labels do not name one.
     seed : int
         At least 0, below 2**64.
-    batch_size : int, optional
-        Rows of one forward pass, by default chosen from the size of the activations.
     out : str or Path, optional
-        Folder to keep the record in. Without it the record goes with the returned object.
-    stop : StopRule, optional
-        Ends the run before `rows` once it is precise enough; see `dropreg.regression`.
-    fidelity : Fidelity or None
-        Unseen masks to judge predictions on, by default 3 x 50 masks on 100 examples each; their
-        rows come on top.
-    executor : concurrent.futures.Executor, optional
-        Runs the chunks, for example a ProcessPoolExecutor (with the "spawn" method) or Dask's
-        ``client.get_executor()``. By default they run here, one after the other.
-    progress : bool
-        Show a progress bar with rows a second and the time left.
+        Folder of the record. Without it the record is kept in a temporary folder that is deleted with the object.
+    progress : bool, optional
+        Show a progress bar with rows per second and the time left; by default on a terminal only.
 
     Returns
     -------
@@ -103,19 +81,21 @@ def sample(
     ModelError, DataError, ParameterError
         If the arguments do not fit together.
     RecordError
-        If `out` holds another run or cannot be written, or an outcome is not finite; what was
-        recorded stays.
+        If `out` holds another run or cannot be written, or an outcome is not finite; what was recorded is kept.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> record = dr.sample(model, dr.datasets.fashion_mnist("test"), dr.elements(model), rows=2_000)
+    >>> record.rows, len(record.elements)
+    (2000, 400)
     """
     check_elements(elements)
-    design = default_design(elements) if design is None else design
-    check_type("design", design, Design, "pass dropreg.designs.Bernoulli(rate)")
-    if stop is not None:
-        check_type("stop", stop, StopRule, "pass dropreg.Precision(outcome, std_error)")
-    if fidelity is not None:
-        check_type("fidelity", fidelity, Fidelity, "pass dropreg.designs.Fidelity(masks, examples)")
-    rows, seed = positive("rows", rows), positive("seed", seed, least=0)
-    if seed >= 2**64:
-        raise ParameterError(f"`seed` must lie below 2**64, received {seed}.")
+    options = Sampling() if sampling is None else sampling
+    check_type("sampling", options, Sampling, "pass dropreg.Sampling(design=...)")
+    design = default_design(elements) if options.design is None else options.design
+    rows, seed = positive("rows", rows), check_seed(seed)
     if rows % design.rows_per_group:
         raise ParameterError(
             f"`rows` must be a multiple of {design.rows_per_group} for {design}, received {rows}: pass "
@@ -123,13 +103,14 @@ def sample(
         )
     design.check(len(elements))
     measured = resolve_all(outcomes)
-    examples = check_data(model, data, task, output)
-    _check_outcomes(measured, tuple(gradients), design, examples)
-    runner = ChunkRunner(*(model, elements, examples, design, measured, tuple(gradients), seed, batch_size))
-    unseen = None if fidelity is None else runner.run_fidelity(fidelity)
+    gradients = _with_gradients(measured, options.gradients)
+    _check_shared_masks(measured, design)
+    question = ask(model, data, elements, outcome=measured, task=task, output=output, seed=seed)
+    runner = ChunkRunner(question, design, gradients, options.batch_size)
+    unseen = None if options.fidelity is None else runner.run_fidelity(options.fidelity)
     record = create_record(out, runner.settings(rows), elements, runner.baseline_frame(), design, unseen)
-    with tqdm(total=rows, initial=record.rows, unit="rows", unit_scale=True, disable=not progress) as bar:
-        _run(record, runner, executor, stop, bar.update)
+    with tqdm(total=rows, initial=record.rows, unit="rows", unit_scale=True, disable=hidden(progress)) as bar:
+        _run(record, runner, options, bar.update)
     return record
 
 
@@ -138,41 +119,39 @@ def default_design(elements: Elements, rate: float = 0.3) -> Design:
     return Bernoulli(rate, examples_per_mask=_EXAMPLES_PER_WEIGHT_MASK if elements.one_mask_a_batch else 1)
 
 
-def _check_outcomes(
-    outcomes: tuple[Outcome, ...], gradients: tuple[str, ...], design: Design, examples: Examples
-) -> None:
+def _with_gradients(outcomes: tuple[Outcome, ...], asked: bool | Sequence[str]) -> tuple[str, ...]:
+    """Names of the outcomes whose gradients are summed."""
     by_name = {outcome.name: outcome for outcome in outcomes}
-    check_outcomes(outcomes, examples.labels, examples.task)
+    if isinstance(asked, bool):
+        return tuple(name for name, outcome in by_name.items() if asked and outcome.differentiable)
+    for name in asked:
+        if name not in by_name:
+            raise ParameterError(f"`gradients` must name measured outcomes ({', '.join(by_name)}), received {name!r}.")
+        if not by_name[name].differentiable:
+            raise ParameterError(f"`gradients` must name outcomes that have one, received {name!r}: leave it out.")
+    return tuple(asked)
+
+
+def _check_shared_masks(outcomes: tuple[Outcome, ...], design: Design) -> None:
     for outcome in outcomes:
         if isinstance(outcome, PerMask) and design.examples_per_mask < 2:
             raise ParameterError(
                 f"outcome '{outcome.name}' must have several examples for each mask, received a design with one: pass "
                 f"design=Bernoulli(rate, examples_per_mask=100)."
             )
-    for name in gradients:
-        if name not in by_name:
-            raise ParameterError(f"`gradients` must name measured outcomes ({', '.join(by_name)}), received {name!r}.")
-        if not by_name[name].differentiable:
-            raise ParameterError(f"`gradients` must name outcomes that have one, received {name!r}: leave it out.")
 
 
-def _run(
-    record: Record,
-    runner: "ChunkRunner",
-    executor: Executor | None,
-    stop: StopRule | None,
-    progress: Callable[[int], Any],
-) -> None:
-    """Run what is missing, and ask the stop rule now and then, at chunks that depend on nothing else."""
-    n_chunks = record.settings.n_chunks
+def _run(record: Record, runner: ChunkRunner, options: Sampling, progress: Callable[[int], Any]) -> None:
+    """Run the missing chunks; the stop rule is asked at chunk numbers that do not depend on the outcomes."""
+    n_chunks, stop = record.settings.n_chunks, options.stop
     clear_stop(record)
     for end in _checkpoints(n_chunks) if stop else [n_chunks]:
         waiting = [chunk for chunk in record.missing() if chunk < end]
-        if executor is None:
+        if options.executor is None:
             for chunk, masks in runner.draw_ahead((chunk, record.settings.masks_in(chunk)) for chunk in waiting):
                 record.write(chunk, runner.run(chunk, masks, progress))
         else:
-            _run_on(executor, runner, record, waiting, progress)
+            run_on(options.executor, runner, record, waiting, progress)
         if stop and end < n_chunks and (reason := stop.check(record.head(end))):
             write_stop(record, reason, end)
             return

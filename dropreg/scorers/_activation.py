@@ -7,7 +7,7 @@ import numpy as np
 from ..data import Data, Task
 from ..element import Elements
 from ..errors import ParameterError
-from ..network import ask
+from ..network import ask_one
 from ..regression import ImpactTable, impact_table
 from ._scorer import affordable
 from ._statistics import activations, by_element, check_units
@@ -61,7 +61,7 @@ def activation(
     if moment not in get_args(Moment):
         raise ParameterError(f"`moment` must be one of {', '.join(get_args(Moment))}, received {moment!r}.")
     check_units(elements, "activation")
-    question = ask(model, data, elements, outcome="divergence", task=task, kept=None, seed=seed)
+    question = ask_one(model, data, elements, outcome="divergence", task=task, kept=None, seed=seed)
     question = question.first(affordable(rows, 1, len(question.examples), "example"))
     total, channels = np.zeros(len(elements)), np.zeros(len(elements))
     for gate, read in zip(elements.gates, activations(question), strict=True):

@@ -19,7 +19,7 @@ import numpy.typing as npt
 from .._utils import Running
 from ..data import Prediction
 from ..errors import ModelError, ParameterError
-from ..network import PerExample, Probe
+from ..network import Evaluator, PerExample
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -50,12 +50,12 @@ class Curvature(ABC):
         """
 
     @abstractmethod
-    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+    def prepare(self, evaluator: Evaluator) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
         """Get ready to differentiate.
 
         Parameters
         ----------
-        probe : Probe
+        evaluator : Evaluator
             Of the network, the examples and the outcome.
 
         Returns
@@ -79,10 +79,10 @@ class Exact(Curvature):
     def cost(self, n_elements: int, n_outputs: int) -> int:
         return n_elements * (FORWARD + BACKWARD + BACKWARD * (FORWARD + BACKWARD))
 
-    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+    def prepare(self, evaluator: Evaluator) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
         import tensorflow as tf
 
-        n, columns = probe.n_elements, probe.question.candidates
+        n, columns = evaluator.n_elements, evaluator.question.candidates
 
         def line(bundle: Any, column: Any) -> Any:
             t = tf.zeros(tf.shape(column))
@@ -90,20 +90,20 @@ class Exact(Curvature):
                 outer.watch(t)
                 with tf.GradientTape() as inner:
                     inner.watch(t)
-                    value = probe.value(bundle, 1.0 - t[:, tf.newaxis] * tf.one_hot(column, n))
+                    value = evaluator.value(bundle, 1.0 - t[:, tf.newaxis] * tf.one_hot(column, n))
                 slope: Any = inner.gradient(value, t)
             second = None if slope is None else outer.gradient(slope, t)
             return slope, (tf.fill(tf.shape(t), np.nan) if second is None else second)
 
-        step = probe.function(probe.by_row(line), tf.TensorSpec([None], tf.int64))
-        size = probe.batch_size if not probe.one_mask else max(_ROW_FLOATS // n, 1)
+        step = evaluator.function(evaluator.by_row(line), tf.TensorSpec([None], tf.int64))
+        size = evaluator.batch_size if not evaluator.one_mask else max(_ROW_FLOATS // n, 1)
 
         def derivatives(examples: npt.NDArray[np.int64]) -> Derivatives:
             g, h = np.zeros((2, len(examples), n), np.float32)
             pairs = np.stack(np.meshgrid(np.arange(len(examples)), columns, indexing="ij"), -1).reshape(-1, 2)
-            for block in probe.blocks(len(pairs), size):
+            for block in evaluator.blocks(len(pairs), size):
                 row, column = pairs[block].T
-                slope, second = step(probe.bundle(examples[row]), tf.constant(column))
+                slope, second = step(evaluator.bundle(examples[row]), tf.constant(column))
                 g[row, column], h[row, column] = -slope.numpy(), second.numpy()
             return g, h
 
@@ -146,10 +146,10 @@ class GaussNewton(Curvature):
         """Random directions, 0 for all outputs."""
         return self.probes or (_PROBES if n_outputs > _MOST_OUTPUTS else 0)
 
-    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+    def prepare(self, evaluator: Evaluator) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
         import tensorflow as tf
 
-        outcome, row = probe.question.outcome, probe.whole.shape[1:]
+        outcome, row = evaluator.question.outcome, evaluator.original.shape[1:]
         if len(row) > 1 and not outcome.averages:
             raise ParameterError(
                 f"`curvature` GaussNewton must have an outcome that is a mean over the positions of the output, "
@@ -158,24 +158,24 @@ class GaussNewton(Curvature):
         n_probes = self._n_probes(math.prod(row))
 
         def body(bundle: Any, noise: Any) -> Any:
-            masks = tf.ones([tf.shape(bundle.whole)[0], probe.n_elements])
-            scores = _scores(probe.predict(bundle, masks))
-            slope, hessian = _curvature(probe, bundle, tf.stop_gradient(scores))
+            masks = tf.ones([tf.shape(bundle.original)[0], evaluator.n_elements])
+            scores = _scores(evaluator.predict(bundle, masks))
+            slope, hessian = _curvature(evaluator, bundle, tf.stop_gradient(scores))
             seeds = _directions(slope, hessian, noise) if n_probes else _units(slope)
             rows = [tf.gradients(scores, masks, tf.stop_gradient(seed))[0] for seed in seeds]
             if n_probes:
                 return rows[0], tf.add_n([tf.square(row) for row in rows[1:]]) / n_probes
-            jacobian = tf.reshape(tf.stack(rows, axis=1), [-1, *row, probe.n_elements])
+            jacobian = tf.reshape(tf.stack(rows, axis=1), [-1, *row, evaluator.n_elements])
             over = list(range(1, len(row) + 1))
             h = tf.reduce_sum(jacobian * tf.matmul(hessian, jacobian), axis=over)
             return tf.reduce_sum(tf.expand_dims(slope, -1) * jacobian, axis=over), h
 
-        step = probe.function(probe.by_row(body), tf.TensorSpec([None, n_probes, *row], tf.float32))
-        seed = probe.question.seed
+        step = evaluator.function(evaluator.by_row(body), tf.TensorSpec([None, n_probes, *row], tf.float32))
+        seed = evaluator.question.seed
 
         def derivatives(examples: npt.NDArray[np.int64]) -> Derivatives:
             noise = np.random.default_rng([seed, int(examples[0])]).normal(size=(len(examples), n_probes, *row))
-            g, h = step(probe.bundle(examples), tf.constant(noise, tf.float32))
+            g, h = step(evaluator.bundle(examples), tf.constant(noise, tf.float32))
             return g.numpy(), h.numpy()
 
         return derivatives
@@ -188,17 +188,21 @@ def _scores(prediction: Prediction) -> "tf.Tensor":
     return prediction.outputs if prediction.task == "regression" else prediction.logits()
 
 
-def _curvature(probe: Probe, bundle: Any, scores: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
+def _curvature(evaluator: Evaluator, bundle: Any, scores: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
     """First (rows, ..., n_outputs) and second (rows, ..., n_outputs, n_outputs) derivatives by the scores.
 
     Scores of different positions have no second derivative of an outcome that is a mean over positions.
     """
     import tensorflow as tf
 
-    task, outcome, whole = probe.question.examples.task, probe.question.outcome, probe.predicted_whole(bundle)
+    task, outcome, whole = (
+        evaluator.question.examples.task,
+        evaluator.question.outcome,
+        evaluator.original_prediction(bundle),
+    )
 
     def here(scores: tf.Tensor) -> Prediction:
-        if probe.from_logits or task == "regression" or not isinstance(outcome, PerExample):
+        if evaluator.from_logits or task == "regression" or not isinstance(outcome, PerExample):
             return replace(whole, outputs=scores, from_logits=True)
         given = tf.nn.softmax(scores) if task == "classes" else tf.sigmoid(scores)
         return replace(whole, outputs=given, from_logits=False)
@@ -240,15 +244,15 @@ class FirstOrder(Curvature):
     def cost(self, n_elements: int, n_outputs: int) -> int:
         return FORWARD + BACKWARD
 
-    def prepare(self, probe: Probe) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+    def prepare(self, evaluator: Evaluator) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
         import tensorflow as tf
 
         def body(bundle: Any) -> Any:
-            masks = tf.ones([tf.shape(bundle.whole)[0], probe.n_elements])
-            return tf.gradients(probe.value(bundle, masks), masks)[0]
+            masks = tf.ones([tf.shape(bundle.original)[0], evaluator.n_elements])
+            return tf.gradients(evaluator.value(bundle, masks), masks)[0]
 
-        step = probe.function(probe.by_row(body))
-        return lambda examples: (step(probe.bundle(examples)).numpy(), None)
+        step = evaluator.function(evaluator.by_row(body))
+        return lambda examples: (step(evaluator.bundle(examples)).numpy(), None)
 
 
 @dataclass(frozen=True)
@@ -267,18 +271,18 @@ class Expansion:
     change: Running
 
 
-def expand(probe: Probe, curvature: Curvature) -> Expansion:
-    """Derivatives at the question's state, over all examples of the probe.
+def expand(evaluator: Evaluator, curvature: Curvature) -> Expansion:
+    """Derivatives at the question's state, over all examples of the evaluator.
 
     Raises
     ------
     ModelError
         If an operation of the network has no second derivative, or the outcome has none.
     """
-    n = probe.n_elements
+    n = evaluator.n_elements
     first, second, change = (Running(n) for _ in range(3))
-    derivatives = curvature.prepare(probe)
-    for block in probe.blocks(len(probe), min(probe.batch_size, max(_ROW_FLOATS // n, 1))):
+    derivatives = curvature.prepare(evaluator)
+    for block in evaluator.blocks(len(evaluator), min(evaluator.batch_size, max(_ROW_FLOATS // n, 1))):
         try:
             g, h = derivatives(block)
         except LookupError as error:
@@ -286,41 +290,43 @@ def expand(probe: Probe, curvature: Curvature) -> Expansion:
                 f"every operation must have a second derivative for {curvature}, received one without ({error}): pass "
                 "order=1, or curvature=GaussNewton()."
             ) from error
-        check_finite(g, h, probe)
+        check_finite(g, h, evaluator)
         first.add(g)
         change.add(-g if h is None else -g + 0.5 * h)
         if h is not None:
             second.add(h)
-    if second.n and np.abs(second.mean).max() <= 1e-6 * first.mean_absolute.max() and _is_linear(probe):
-        raise ModelError(_no_second(probe, "zeros"))
-    probe.rows += len(probe) * curvature.cost(len(probe.question.candidates), math.prod(probe.whole.shape[1:]))
+    if second.n and np.abs(second.mean).max() <= 1e-6 * first.mean_absolute.max() and _is_linear(evaluator):
+        raise ModelError(_no_second(evaluator, "zeros"))
+    evaluator.rows += len(evaluator) * curvature.cost(
+        len(evaluator.question.candidates), math.prod(evaluator.original.shape[1:])
+    )
     return Expansion(first, second, change)
 
 
-def _is_linear(probe: Probe) -> bool:
+def _is_linear(evaluator: Evaluator) -> bool:
     """Whether the outcome is piecewise linear in the outputs, judged at random ones (a saturated loss is not)."""
     import tensorflow as tf
 
-    bundle = probe.bundle(np.arange(min(len(probe), 64)))
-    scores = np.random.default_rng(0).normal(size=bundle.whole.shape)
-    hessian = _curvature(probe, bundle, tf.constant(scores, tf.float32))[1].numpy()
+    bundle = evaluator.bundle(np.arange(min(len(evaluator), 64)))
+    scores = np.random.default_rng(0).normal(size=bundle.original.shape)
+    hessian = _curvature(evaluator, bundle, tf.constant(scores, tf.float32))[1].numpy()
     return bool(np.abs(np.nan_to_num(hessian)).max() < 1e-5)
 
 
-def check_finite(g: npt.NDArray[Any], h: npt.NDArray[Any] | None, probe: Probe) -> None:
+def check_finite(g: npt.NDArray[Any], h: npt.NDArray[Any] | None, evaluator: Evaluator) -> None:
     """Raise ModelError unless first and second derivatives, where there are any, are finite."""
     if h is not None and np.isnan(h).any() and np.isfinite(g).all():
-        raise ModelError(_no_second(probe, "none"))
+        raise ModelError(_no_second(evaluator, "none"))
     if not np.isfinite(g).all() or (h is not None and not np.isfinite(h).all()):
         raise ModelError(
-            f"derivatives of outcome '{probe.question.outcome.name}' must be finite, received NaN or infinity: check "
-            "the model's weights and activations, or use a scorer of forward passes."
+            f"derivatives of outcome '{evaluator.question.outcome.name}' must be finite, received NaN or infinity: "
+            "check the model's weights and activations, or use a scorer of forward passes."
         )
 
 
-def _no_second(probe: Probe, received: str) -> str:
+def _no_second(evaluator: Evaluator, received: str) -> str:
     return (
-        f"outcome '{probe.question.outcome.name}' must have second derivatives with respect to the masks, received "
-        f"{received} (it is piecewise linear in what model '{probe.question.model.name}' computes): pass order=1, or "
-        "outcome='loss'."
+        f"outcome '{evaluator.question.outcome.name}' must have second derivatives with respect to the masks, received "
+        f"{received} (it is piecewise linear in what model '{evaluator.question.model.name}' computes): pass "
+        "order=1, or outcome='loss'."
     )

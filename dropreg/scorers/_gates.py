@@ -12,7 +12,7 @@ from .._utils import Array, examples_of_rows
 from ..data import Data, Task
 from ..element import Elements
 from ..errors import ModelError, ParameterError
-from ..network import DEFAULT_ROWS, Outcome, Probe, ask, non_differentiable
+from ..network import DEFAULT_ROWS, Evaluator, Outcome, ask_one, non_differentiable
 from ..regression import ImpactTable, impact_table
 from ._derivatives import check_finite
 from ._scorer import affordable
@@ -160,61 +160,61 @@ def gates(
         raise ParameterError(f"`fraction` must lie strictly between 0 and 1, received {fraction}.")
     if not learning_rate > 0:
         raise ParameterError(f"`learning_rate` must be positive, received {learning_rate}.")
-    question = ask(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
+    question = ask_one(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
     if not question.outcome.differentiable:
         raise ParameterError(
             f"`outcome` must have a gradient or a surrogate with one, received '{question.outcome.name}': use 'loss'."
         )
     size = affordable(batch_size, 1, len(question.examples), "example")
     n_steps = affordable(DEFAULT_ROWS if rows is None else rows, _ROW_COST * size, 2**62, f"step of {size} rows")
-    probe = Probe(question)
-    layer = non_differentiable(probe)
+    evaluator = Evaluator(question)
+    layer = non_differentiable(evaluator)
     if layer is not None:
         raise ModelError(
             f"every layer between the elements and the output must have a gradient to train gates, received layer "
             f"{layer} without: use a scorer of forward passes, such as greedy."
         )
-    logits = _train(probe, gate or HardConcrete(), fraction, n_steps, size, learning_rate)
+    logits = _train(evaluator, gate or HardConcrete(), fraction, n_steps, size, learning_rate)
     return impact_table(
         elements.to_frame(),
         logits + (gate or HardConcrete()).offset,
         method="hard concrete gates",
         outcome=question.outcome.name,
-        rows=probe.rows,
+        rows=evaluator.rows,
         seed=question.seed,
         details={"fraction": fraction, "steps": n_steps, "rows a step": size},
     )
 
 
 def _train(
-    probe: Probe, gate: HardConcrete, fraction: float, n_steps: int, size: int, learning_rate: float
+    evaluator: Evaluator, gate: HardConcrete, fraction: float, n_steps: int, size: int, learning_rate: float
 ) -> npt.NDArray[np.float64]:
     """Log alpha of every element after `n_steps` steps."""
     import tensorflow as tf
 
-    n, sign, rng = probe.n_elements, probe.question.sign, np.random.default_rng(probe.question.seed)
+    n, sign, rng = evaluator.n_elements, evaluator.question.sign, np.random.default_rng(evaluator.question.seed)
 
     def slope(bundle: Any, log_alpha: Any, noise: Any) -> Any:
         with tf.GradientTape() as tape:
             tape.watch(log_alpha)
-            prediction = probe.predict(bundle, gate.sample(log_alpha, noise))
-            worse = sign * tf.reduce_mean(probe.surrogate(prediction, bundle))
+            prediction = evaluator.predict(bundle, gate.sample(log_alpha, noise))
+            worse = sign * tf.reduce_mean(evaluator.surrogate(prediction, bundle))
         return worse, tape.gradient(worse, log_alpha)
 
-    step = probe.function(slope, tf.TensorSpec([n], tf.float32), tf.TensorSpec([None, n], tf.float32))
+    step = evaluator.function(slope, tf.TensorSpec([n], tf.float32), tf.TensorSpec([None, n], tf.float32))
     logits, mean, square = np.full(n, 2.0), np.zeros(n), np.zeros(n)
     for number in range(n_steps):
         shut = fraction * min(1.0, 2.0 * (number + 1) / n_steps)
         logits = gate.center(logits, shut)
-        examples = examples_of_rows(probe.question.seed, number * size, size, len(probe))
-        noise = rng.uniform(1e-6, 1.0 - 1e-6, (1 if probe.one_mask else size, n))
-        found = step(probe.bundle(examples), tf.constant(logits, tf.float32), tf.constant(noise, tf.float32))
+        examples = examples_of_rows(evaluator.question.seed, number * size, size, len(evaluator))
+        noise = rng.uniform(1e-6, 1.0 - 1e-6, (1 if evaluator.one_mask else size, n))
+        found = step(evaluator.bundle(examples), tf.constant(logits, tf.float32), tf.constant(noise, tf.float32))
         worse, g = (value.numpy() for value in found)
-        probe.finite(worse)
-        check_finite(g, None, probe)
+        evaluator.finite(worse)
+        check_finite(g, None, evaluator)
         g = g - gate.slope(logits) * (g.sum() / gate.slope(logits).sum())
         mean, square = 0.9 * mean + 0.1 * g, 0.99 * square + 0.01 * np.square(g, dtype=np.float64)
         corrected = mean / (1 - 0.9 ** (number + 1)), square / (1 - 0.99 ** (number + 1))
         logits = logits - learning_rate * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
-    probe.rows += n_steps * size * _ROW_COST
+    evaluator.rows += n_steps * size * _ROW_COST
     return gate.center(logits, fraction)

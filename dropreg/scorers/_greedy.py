@@ -10,7 +10,7 @@ from .._utils import Array
 from ..data import Data, Task
 from ..element import Elements
 from ..errors import ParameterError
-from ..network import Outcome, Probe, ask
+from ..network import Evaluator, Outcome, ask_one
 from ..regression import ImpactTable, impact_table
 from ._leave_one_out import change_of_each, measured
 from ._scorer import affordable
@@ -65,7 +65,7 @@ def greedy(
     """
     if isinstance(step, bool) or not 0 < step <= 1:
         raise ParameterError(f"`step` must be a fraction above 0 and at most 1, received {step!r}.")
-    question = ask(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
+    question = ask_one(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
     sizes = _rounds(len(question.candidates), max(round(step * len(question.candidates)), 1))
     cost = sum(sizes) + len(sizes) - 1
     unit = f"example with {len(question.candidates):,} elements in {len(sizes)} rounds"
@@ -73,22 +73,22 @@ def greedy(
     question = question.first(n)
     order: list[int] = []
     left, changes = question.kept.copy(), np.zeros(len(elements))
-    probe, everything = Probe(question), np.ones((1, len(elements)), bool)
+    evaluator, everything = Evaluator(question), np.ones((1, len(elements)), bool)
     for size, after in zip(sizes, [*sizes[1:], 0], strict=True):
-        probe.keep(left)
+        evaluator.keep(left)
         columns = np.flatnonzero(left)
-        worse = question.sign * change_of_each(probe, columns, measured(probe, everything)).mean
+        worse = question.sign * change_of_each(evaluator, columns, measured(evaluator, everything)).mean
         first = np.argsort(worse, kind="stable")[: size - after]
         changes[columns[first]] = worse[first]
         order += columns[first].tolist()
         left[columns[first]] = False
-    probe.rows += n * (len(sizes) - 1)  # every round's own state, but for the first
+    evaluator.rows += n * (len(sizes) - 1)  # every round's own state, but for the first
     table = impact_table(
         elements.to_frame(),
         _places(order, len(elements)),
         method="greedy backward elimination",
         outcome=question.outcome.name,
-        rows=probe.rows,
+        rows=evaluator.rows,
         seed=question.seed,
         details={"examples": n, "rounds": len(sizes)},
     )

@@ -9,7 +9,7 @@ import numpy.typing as npt
 from .._utils import Array, Running
 from ..data import Data, Task
 from ..element import Elements, take
-from ..network import Outcome, Probe, Question, ask
+from ..network import Evaluator, Outcome, Question, ask_one
 from ..regression import ImpactTable, impact_table
 from ._scorer import affordable
 
@@ -55,7 +55,7 @@ def leave_one_out(
     ParameterError, DataError, ModelError
         If the arguments do not fit together, or `rows` pays for no example.
     """
-    question = ask(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
+    question = ask_one(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
     candidates = question.candidates
     unit = f"example with {len(candidates):,} elements"
     question = question.first(affordable(rows, len(candidates), len(question.examples), unit, limit=_MOST_ROWS))
@@ -63,11 +63,11 @@ def leave_one_out(
     mean, variance = np.zeros((2, len(elements)))
     whole, spent = None, 0
     for columns in _by_layer(elements, candidates):
-        probe, numbers = _probe_of(question, columns)
-        whole = measured(probe, np.ones((1, probe.n_elements), bool)) if whole is None else whole
-        changes = change_of_each(probe, numbers, whole)
+        evaluator, numbers = _probe_of(question, columns)
+        whole = measured(evaluator, np.ones((1, evaluator.n_elements), bool)) if whole is None else whole
+        changes = change_of_each(evaluator, numbers, whole)
         mean[columns], variance[columns] = changes.mean, changes.variance
-        spent += probe.rows
+        spent += evaluator.rows
     table = impact_table(
         elements.to_frame(),
         question.sign * mean,
@@ -95,45 +95,47 @@ class Changes:
     variance: Array
 
 
-def change_of_each(probe: Probe, columns: npt.NDArray[np.int64], whole: Array) -> Changes:
+def change_of_each(evaluator: Evaluator, columns: npt.NDArray[np.int64], whole: Array) -> Changes:
     """Changes against the outcomes `whole` (n_examples,) when one of `columns` is dropped, at one row each."""
-    probe.rows += len(probe) * len(columns)
-    if not probe.one_mask:
-        return _by_rows(probe, columns, whole)
-    changes, everything = np.empty((2, len(columns))), np.ones((1, probe.n_elements), bool)
+    evaluator.rows += len(evaluator) * len(columns)
+    if not evaluator.one_mask:
+        return _by_rows(evaluator, columns, whole)
+    changes, everything = np.empty((2, len(columns))), np.ones((1, evaluator.n_elements), bool)
     for k, column in enumerate(columns):
         everything[0, column] = False
-        change = measured(probe, everything) - whole
+        change = measured(evaluator, everything) - whole
         everything[0, column] = True
         changes[:, k] = change.mean(), change.var(ddof=min(len(change) - 1, 1))
     return Changes(*changes)
 
 
-def _by_rows(probe: Probe, columns: npt.NDArray[np.int64], whole: Array) -> Changes:
+def _by_rows(evaluator: Evaluator, columns: npt.NDArray[np.int64], whole: Array) -> Changes:
     import tensorflow as tf
 
     def without(bundle: Any, column: Any) -> Any:
-        return probe.value(bundle, 1.0 - tf.one_hot(column, probe.n_elements))
+        return evaluator.value(bundle, 1.0 - tf.one_hot(column, evaluator.n_elements))
 
-    step = probe.once("without", without, tf.TensorSpec([None], tf.int64))
+    step = evaluator.once("without", without, tf.TensorSpec([None], tf.int64))
     changes = Running(len(columns))
-    for examples in probe.blocks(len(probe), max(probe.batch_size // 8, 1)):
+    for examples in evaluator.blocks(len(evaluator), max(evaluator.batch_size // 8, 1)):
         values = np.empty((len(examples), len(columns)))
-        for block in probe.blocks(len(columns), probe.batch_size // len(examples)):
+        for block in evaluator.blocks(len(columns), evaluator.batch_size // len(examples)):
             rows, chosen = np.repeat(examples, len(block)), np.tile(columns[block], len(examples))
-            part = step(probe.bundle(rows), tf.constant(chosen))
+            part = step(evaluator.bundle(rows), tf.constant(chosen))
             values[:, block] = part.reshape(len(examples), len(block))
         changes.add(values - whole[examples, np.newaxis])
     return Changes(changes.mean, changes.variance)
 
 
-def measured(probe: Probe, mask: npt.NDArray[np.bool_]) -> Array:
+def measured(evaluator: Evaluator, mask: npt.NDArray[np.bool_]) -> Array:
     """Outcomes of all examples under one mask (1, n_elements), shape (n_examples,); not counted."""
     import tensorflow as tf
 
-    step = probe.measured_under()
+    step = evaluator.measured_under()
     kept = tf.constant(mask, tf.float32)
-    return np.concatenate([step(probe.bundle(block), kept) for block in probe.blocks(len(probe))], dtype=float)
+    return np.concatenate(
+        [step(evaluator.bundle(block), kept) for block in evaluator.blocks(len(evaluator))], dtype=float
+    )
 
 
 def _is_walkable(elements: Elements) -> bool:
@@ -149,10 +151,10 @@ def _by_layer(elements: Elements, candidates: npt.NDArray[np.int64]) -> list[npt
     return [candidates[layers == layer] for layer in dict.fromkeys(layers.tolist())]
 
 
-def _probe_of(question: Question, columns: npt.NDArray[np.int64]) -> tuple[Probe, npt.NDArray[np.int64]]:
-    """A probe that gates `columns` and what is dropped already, and the numbers of `columns` in it."""
+def _probe_of(question: Question, columns: npt.NDArray[np.int64]) -> tuple[Evaluator, npt.NDArray[np.int64]]:
+    """A evaluator that gates `columns` and what is dropped already, and the numbers of `columns` in it."""
     if not _is_walkable(question.elements):
-        return Probe(question), columns
+        return Evaluator(question), columns
     chosen = np.union1d(columns, np.flatnonzero(~question.kept))
     fewer = replace(question, elements=take(question.elements, chosen), kept=question.kept[chosen])
-    return Probe(fewer), np.searchsorted(chosen, columns)
+    return Evaluator(fewer), np.searchsorted(chosen, columns)

@@ -1,12 +1,12 @@
 """Random scores, the baseline that any other has to beat."""
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._utils import check_seed
 from ..data import Data
 from ..element import Elements
-from ..errors import ParameterError
 from ..regression import ImpactTable, impact_table
 
 if TYPE_CHECKING:
@@ -37,9 +37,3 @@ def random(model: "keras.Model", data: Data | None, elements: Elements, *, seed:
     check_seed(seed)
     scores = np.random.default_rng(seed).random(len(elements))
     return impact_table(elements.to_frame(), scores, method="random", outcome="nothing", rows=0, seed=seed)
-
-
-def check_seed(seed: Any) -> None:
-    """Raise ParameterError unless `seed` is an integer of at least 0."""
-    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-        raise ParameterError(f"`seed` must be an integer of at least 0, received {seed!r}.")

@@ -11,7 +11,7 @@ from .._utils import Array
 from ..data import Data, Task
 from ..element import Elements
 from ..errors import ParameterError
-from ..network import DEFAULT_ROWS, Outcome, Probe, ask
+from ..network import DEFAULT_ROWS, Evaluator, Outcome, ask_one
 from ..regression import ImpactTable, impact_table
 from ._scorer import affordable
 
@@ -35,20 +35,20 @@ class MaskedGame:
         What they gave.
     """
 
-    def __init__(self, probe: Probe) -> None:
-        self._probe = probe
-        self.n_players: int = probe.n_elements
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+        self.n_players: int = evaluator.n_elements
         self.masks: list[npt.NDArray[np.bool_]] = []
         self.values: list[Array] = []
 
     @property
     def rows(self) -> int:
         """Masked forward passes so far."""
-        return self._probe.rows
+        return self._evaluator.rows
 
     def __call__(self, coalitions: npt.ArrayLike) -> Array:
         masks = np.atleast_2d(np.asarray(coalitions, dtype=bool))
-        values = -self._probe.question.sign * self._probe.means(masks, np.arange(len(self._probe)))
+        values = -self._evaluator.question.sign * self._evaluator.means(masks, np.arange(len(self._evaluator)))
         self.masks.append(masks.copy())
         self.values.append(values)
         return values
@@ -84,10 +84,10 @@ def masked_game(
     ParameterError, DataError, ModelError
         If the arguments do not fit together.
     """
-    question = ask(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
+    question = ask_one(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
     if examples is not None:
         question = question.first(affordable(examples, 1, len(question.examples), "example"))
-    return MaskedGame(Probe(question))
+    return MaskedGame(Evaluator(question))
 
 
 def shapiq_scores(
@@ -134,14 +134,14 @@ def shapiq_scores(
     """
     chosen = _kernel_shap() if estimator is None else estimator
     game = masked_game(model, data, elements, examples=examples, outcome=outcome, task=task, seed=seed)
-    n = min(examples, len(game._probe))
+    n = min(examples, len(game._evaluator))
     budget = affordable(DEFAULT_ROWS if rows is None else rows, n, 2**62, f"coalition on {n} examples")
     found = chosen(n=len(elements), random_state=seed).approximate(budget, game)
     return impact_table(
         elements.to_frame(),
         np.array([float(found[(element,)]) for element in range(len(elements))]),
         method=f"shapiq {getattr(chosen, '__name__', chosen)}",
-        outcome=game._probe.question.outcome.name,
+        outcome=game._evaluator.question.outcome.name,
         rows=game.rows,
         seed=seed,
         details={"coalitions": sum(map(len, game.masks)), "examples": n},

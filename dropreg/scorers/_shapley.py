@@ -9,7 +9,7 @@ from .._utils import Array
 from ..data import Data, Task
 from ..element import Elements
 from ..errors import ParameterError
-from ..network import DEFAULT_ROWS, Outcome, Probe, ask
+from ..network import DEFAULT_ROWS, Evaluator, Outcome, ask_one
 from ..regression import ImpactTable, impact_table
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def shapley(
     .. [1] Ghorbani, Zou (2020), "Neuron Shapley", section 3.2 (truncation; theirs also stops early for
        elements that are clearly outside the top k).
     """
-    question = ask(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
+    question = ask_one(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
     n = min(examples_per_mask, len(question.examples))
     if isinstance(examples_per_mask, bool) or examples_per_mask < 1:
         raise ParameterError(f"`examples_per_mask` must be at least 1, received {examples_per_mask}.")
@@ -82,11 +82,11 @@ def shapley(
             f"`rows` must pay for two permutations of {len(elements):,} elements, {2 * longest:,} rows, received "
             f"{rows!r}: pass more, or fewer examples_per_mask."
         )
-    probe, rng = Probe(question), np.random.default_rng(seed)
+    evaluator, rng = Evaluator(question), np.random.default_rng(seed)
     credits, lengths = [], []
-    while probe.rows + longest <= rows:
-        examples = rng.choice(len(probe), n, replace=False)
-        credit, length = _walk(probe, rng.permutation(len(elements)), examples, tolerance)
+    while evaluator.rows + longest <= rows:
+        examples = rng.choice(len(evaluator), n, replace=False)
+        credit, length = _walk(evaluator, rng.permutation(len(elements)), examples, tolerance)
         credits.append(question.sign * credit)
         lengths.append(length)
     values = np.array(credits)
@@ -96,25 +96,25 @@ def shapley(
         values.std(axis=0, ddof=1) / np.sqrt(len(values)),
         method="Shapley sampling",
         outcome=question.outcome.name,
-        rows=probe.rows,
+        rows=evaluator.rows,
         seed=question.seed,
         details={"permutations": len(values), "examples a mask": n, "mean length": float(np.mean(lengths))},
     )
 
 
 def _walk(
-    probe: Probe, order: npt.NDArray[np.int64], examples: npt.NDArray[np.int64], tolerance: float
+    evaluator: Evaluator, order: npt.NDArray[np.int64], examples: npt.NDArray[np.int64], tolerance: float
 ) -> tuple[Array, int]:
     """Change of the outcome when each element goes, and how many went before the walk was cut short."""
     n_elements = len(order)
     place = np.empty(n_elements, dtype=np.int64)
     place[order] = np.arange(n_elements)
-    whole, empty = probe.means(place[np.newaxis] >= np.array([[0], [n_elements]]), examples)
+    whole, empty = evaluator.means(place[np.newaxis] >= np.array([[0], [n_elements]]), examples)
     credit, before = np.zeros(n_elements), whole
     for start in range(0, n_elements, _SEGMENT):
         end = min(start + _SEGMENT, n_elements)
         steps = np.arange(start + 1, min(end, n_elements - 1) + 1)
-        values = probe.means(place[np.newaxis] >= steps[:, np.newaxis], examples)
+        values = evaluator.means(place[np.newaxis] >= steps[:, np.newaxis], examples)
         values = np.append(values, empty) if end == n_elements else values
         credit[order[start:end]] = np.diff(values, prepend=before)
         before = values[-1]

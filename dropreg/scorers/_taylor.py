@@ -11,7 +11,7 @@ from .._utils import Array, Running
 from ..data import Data, Task
 from ..element import Elements
 from ..errors import ParameterError
-from ..network import Outcome, Probe, Question, ask, check_differentiable
+from ..network import Evaluator, Outcome, Question, ask_one, check_differentiable
 from ..regression import ImpactTable, impact_table
 from ._derivatives import Curvature, Exact, Expansion, FirstOrder, GaussNewton, expand
 from ._scorer import affordable
@@ -101,12 +101,12 @@ def taylor(
         raise ParameterError(f"`order` must be 1 or 2, received {order!r}.")
     if statistic not in get_args(Statistic):
         raise ParameterError(f"`statistic` must be one of {', '.join(get_args(Statistic))}, received {statistic!r}.")
-    question = ask(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
-    found, probe = _expanded(question, _chosen(order, curvature), rows, f"Taylor expansion of order {order}")
+    question = ask_one(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
+    found, evaluator = _expanded(question, _chosen(order, curvature), rows, f"Taylor expansion of order {order}")
     return _table(
         found,
-        probe,
-        impact=_STATISTICS[statistic](found.change, probe.question.sign),
+        evaluator,
+        impact=_STATISTICS[statistic](found.change, evaluator.question.sign),
         std_error=_std_error(found.change) if statistic == "mean" else None,
         method=f"Taylor, order {order}, {statistic}",
         details={} if order == 1 else {"curvature": str(_chosen(order, curvature))},
@@ -148,13 +148,13 @@ def obd(
     ----------
     .. [1] LeCun, Denker, Solla (1989), "Optimal brain damage", section 2, equation 5.
     """
-    question = ask(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
+    question = ask_one(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
     chosen = _chosen(2, curvature)
-    found, probe = _expanded(question, chosen, rows, "optimal brain damage")
+    found, evaluator = _expanded(question, chosen, rows, "optimal brain damage")
     std_error = _std_error(found.second)
     return _table(
         found,
-        probe,
+        evaluator,
         impact=question.sign * 0.5 * found.second.mean,
         std_error=None if std_error is None else 0.5 * std_error,
         method="optimal brain damage",
@@ -205,15 +205,15 @@ def _chosen(order: int, curvature: Curvature | None) -> Curvature:
     return GaussNewton() if curvature is None else curvature
 
 
-def _expanded(question: Question, curvature: Curvature, rows: int | None, what: str) -> tuple[Expansion, Probe]:
+def _expanded(question: Question, curvature: Curvature, rows: int | None, what: str) -> tuple[Expansion, Evaluator]:
     """Derivatives over the examples that `rows` pays for."""
     if not isinstance(curvature, Curvature):
         raise ParameterError(f"`curvature` must be GaussNewton() or Exact(), received {curvature!r}: pass an instance.")
     cost = curvature.cost(len(question.candidates), question.n_outputs)
     unit = f"example (with {curvature}: {cost:,} row-equivalents)" if isinstance(curvature, Exact) else "example"
-    probe = Probe(question.first(affordable(rows, cost, len(question.examples), unit, limit=_MOST_ROWS)))
-    check_differentiable(probe, what)
-    return expand(probe, curvature), probe
+    evaluator = Evaluator(question.first(affordable(rows, cost, len(question.examples), unit, limit=_MOST_ROWS)))
+    check_differentiable(evaluator, what)
+    return expand(evaluator, curvature), evaluator
 
 
 def _std_error(values: Running) -> Array | None:
@@ -222,7 +222,7 @@ def _std_error(values: Running) -> Array | None:
 
 def _table(
     found: Expansion,
-    probe: Probe,
+    evaluator: Evaluator,
     *,
     impact: Array,
     std_error: Array | None,
@@ -230,14 +230,14 @@ def _table(
     details: dict[str, Any],
 ) -> ImpactTable:
     """An impact table with mean and SD of the derivatives beside the impacts."""
-    question = probe.question
+    question = evaluator.question
     table = impact_table(
         question.elements.to_frame(),
         impact,
         std_error,
         method=method,
         outcome=question.outcome.name,
-        rows=probe.rows,
+        rows=evaluator.rows,
         seed=question.seed,
         details={"examples": found.first.n} | details,
     )

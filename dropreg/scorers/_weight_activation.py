@@ -8,7 +8,7 @@ from .._utils import Array
 from ..data import Data, Task
 from ..element import Elements
 from ..errors import ModelError
-from ..network import Question, ask
+from ..network import Question, ask_one
 from ..regression import ImpactTable, impact_table
 from ._scorer import affordable
 from ._statistics import activations, are_weights, by_element, check_units, input_squares, readers, weight_squares
@@ -56,7 +56,7 @@ def weight_activation(
     """
     if not are_weights(elements):
         check_units(elements, "weight times activation", "neurons, filters and weights")
-    question = ask(model, data, elements, outcome="divergence", task=task, kept=None, seed=seed)
+    question = ask_one(model, data, elements, outcome="divergence", task=task, kept=None, seed=seed)
     question = question.first(affordable(rows, 1, len(question.examples), "example"))
     squares = _of_weights(question) if are_weights(elements) else _of_units(question)
     return impact_table(

@@ -11,7 +11,7 @@ from ..._utils import Array, check_type, positive
 from ...data import Data, Examples, Task, check_data, read_once
 from ...element import Elements, Floor, Selection, finite_numbers
 from ...errors import DataError, ModelError, ParameterError
-from ...network import Outcome, Probe, Question, RetainedAccuracy, ask, non_differentiable
+from ...network import Evaluator, Outcome, Question, RetainedAccuracy, ask_one, non_differentiable
 from ...regression import ImpactTable
 from ...scorers import magnitude
 from .._path import SelectionPath
@@ -88,7 +88,7 @@ class Annealer:
             outcome = _default_outcome(
                 check_data(model, data, task), ablation, one_mask_a_batch=elements.one_mask_a_batch
             )
-        self.question = ask(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
+        self.question = ask_one(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
         if gradients and not self.question.outcome.differentiable:
             raise ParameterError(
                 f"`outcome` must have a gradient or a surrogate with one, received '{self.question.outcome.name}': "
@@ -107,14 +107,14 @@ class Annealer:
         self.start = self._logits = _start(model, elements, start)
         self._deletes_units = ablation == "zero" and not elements.one_mask_a_batch
         self._group, self._rows, self._spent = group, rows, 0
-        probe = Probe(self.question, network=_merged(self.question) if ablation == "merged" else None)
-        if isinstance(self.question.outcome, RetainedAccuracy) and not probe.of_whole().any():
+        evaluator = Evaluator(self.question, network=_merged(self.question) if ablation == "merged" else None)
+        if isinstance(self.question.outcome, RetainedAccuracy) and not evaluator.original_values().any():
             raise DataError(
-                f"`data` must hold examples that the model decides right, received none among {len(probe):,}: check "
-                "that labels number the classes as the model's output does, or pass outcome='divergence' to "
+                f"`data` must hold examples that the model decides right, received none among {len(evaluator):,}: "
+                "check that labels number the classes as the model's output does, or pass outcome='divergence' to "
                 "dropreg.anneal."
             )
-        layer = non_differentiable(probe) if gradients else None
+        layer = non_differentiable(evaluator) if gradients else None
         if layer is not None:
             raise ModelError(
                 f"every layer between the elements and the output must have a gradient, received layer {layer} "
@@ -125,15 +125,15 @@ class Annealer:
         self._selections: list[Selection] = []
         self._decided: list[Array] = []
         self._history: list[dict[str, Any]] = []
-        self._use(probe)
+        self._use(evaluator)
 
-    def _use(self, probe: Probe) -> None:
-        """Measure on the network of a probe, which has the elements of `kept` or all of them."""
+    def _use(self, evaluator: Evaluator) -> None:
+        """Measure on the network of a evaluator, which has the elements of `kept` or all of them."""
         n = len(self.elements)
-        columns = np.arange(n) if probe.n_elements == n else np.flatnonzero(self.kept)
-        self._probe = probe
+        columns = np.arange(n) if evaluator.n_elements == n else np.flatnonzero(self.kept)
+        self._evaluator = evaluator
         self._round = Round(
-            *(probe, self.gradients, self._group, self._rows, columns, n), second_order=self.schedule.second_order
+            *(evaluator, self.gradients, self._group, self._rows, columns, n), second_order=self.schedule.second_order
         )
         self._swap = Swapper(self._round, self.elements, self.floor)
 
@@ -147,10 +147,10 @@ class Annealer:
         except ModelError:
             self._units = None
             return
-        left, self._spent = self._units.left, self._spent + self._probe.rows
+        left, self._spent = self._units.left, self._spent + self._evaluator.rows
         everything = np.ones(len(left), dtype=bool)
         question = replace(self.question, model=self._units.model, elements=left, kept=everything)
-        self._use(Probe(question, whole=self._probe.whole))
+        self._use(Evaluator(question, original=self._evaluator.original))
 
     def begin_at(self, scores: Array) -> None:
         """Start from the standardized `scores` (n_elements,), higher = rather kept."""
@@ -183,7 +183,7 @@ class Annealer:
         two, the one is taken whose selection has the better outcome on all examples, and improved by swaps.
         """
         alive = self.kept
-        if self._probe.n_elements > alive.sum():
+        if self._evaluator.n_elements > alive.sum():
             self._narrow()
         starts = [self._handed_on(alive)]
         if self._deletes_units and self.n_stages:
@@ -239,7 +239,7 @@ class Annealer:
         """Which run's selection has the best outcome on all examples, the first of equals."""
         if len(runs) == 1:
             return 0
-        everything = np.arange(len(self._probe))
+        everything = np.arange(len(self._evaluator))
         outcomes = [self._round.means(run.kept[np.newaxis], everything)[0] for run in runs]
         return int((-self.question.sign * np.array(outcomes)).argmax())
 
@@ -251,7 +251,7 @@ class Annealer:
             pd.DataFrame(self._history),
             self.question.outcome.name,
             f"annealed {'with gradients' if self.gradients else 'forward only'}, ablation {self.ablation}",
-            self._spent + self._probe.rows,
+            self._spent + self._evaluator.rows,
             self.question.seed,
         )
 

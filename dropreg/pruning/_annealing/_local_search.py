@@ -41,7 +41,7 @@ class Swapper:
     """
 
     def __init__(self, round_: Round, elements: Elements, floor: Floor) -> None:
-        self.round, self.probe = round_, round_.probe
+        self.round, self.evaluator = round_, round_.evaluator
         self.elements, self.floor = elements, floor
         self._sweep = 0
 
@@ -84,14 +84,14 @@ class Swapper:
         fitting = [k for k, mask in enumerate(masks) if is_allowed(self.elements, mask, self.floor)]
         if not fitting:
             return []
-        gains = self._goodness(np.array([kept, *(masks[k] for k in fitting)]), np.arange(len(self.probe)))
+        gains = self._goodness(np.array([kept, *(masks[k] for k in fitting)]), np.arange(len(self.evaluator)))
         best = int(gains.argmax())
         return choices[fitting[best - 1]] if best else []
 
     def _ranked(self, kept: Mask, allowed: Mask, scores: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Elements whose removal costs least, and elements whose return gains most, the best first."""
-        n = len(self.probe)
-        examples = examples_of_rows(self.probe.question.seed, _STREAM + self._sweep * EXAMPLES, min(EXAMPLES, n), n)
+        n = len(self.evaluator)
+        examples = examples_of_rows(self.evaluator.question.seed, _STREAM + self._sweep * EXAMPLES, min(EXAMPLES, n), n)
         self._sweep += 1
         inside, outside = np.flatnonzero(kept), np.flatnonzero(allowed & ~kept)
         impact = self.round.at(kept, examples) if self.round.gradients else scores
@@ -106,11 +106,11 @@ class Swapper:
 
     def _goodness(self, masks: npt.NDArray[np.bool_], examples: npt.NDArray[np.int64]) -> Array:
         """Mean outcome of each mask, larger = better."""
-        return -self.probe.question.sign * self.round.means(masks, examples)
+        return -self.evaluator.question.sign * self.round.means(masks, examples)
 
     def _values(self, kept: Mask) -> Array:
         """Outcome of each example under one mask, larger = better."""
-        return -self.probe.question.sign * self.round.values(kept)
+        return -self.evaluator.question.sign * self.round.values(kept)
 
 
 def _beyond_chance(gains: Array) -> bool:

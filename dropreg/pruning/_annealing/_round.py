@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..._utils import Array, BoolMasks, examples_of_rows
 from ...data import Prediction
 from ...errors import ModelError
-from ...network import Divergence, Probe
+from ...network import Divergence, Evaluator
 from ._logits import differences, draw_masks, draw_signs, expanded, slopes, trapezoid
 
 if TYPE_CHECKING:
@@ -39,12 +39,12 @@ class Round:
 
     Parameters
     ----------
-    probe : Probe
+    evaluator : Evaluator
         Its network may have fewer elements than the masks; the others must be dropped by all of them.
     gradients : bool
     group, rows : int
         Rows of a mask and of a round.
-    columns : ndarray of int64, shape (probe.n_elements,)
+    columns : ndarray of int64, shape (evaluator.n_elements,)
         Which elements the network has.
     n_elements : int
         Of the masks.
@@ -60,7 +60,7 @@ class Round:
 
     def __init__(
         self,
-        probe: Probe,
+        evaluator: Evaluator,
         gradients: bool,
         group: int,
         rows: int,
@@ -69,23 +69,23 @@ class Round:
         *,
         second_order: bool,
     ) -> None:
-        self.probe, self.gradients, self.group, self.rows = probe, gradients, group, rows
+        self.evaluator, self.gradients, self.group, self.rows = evaluator, gradients, group, rows
         self.columns, self.n_elements = columns, n_elements
-        at_hand = gradients and probe.network.takes_groups and isinstance(probe.question.outcome, Divergence)
+        at_hand = gradients and evaluator.network.takes_groups and isinstance(evaluator.question.outcome, Divergence)
         self.curved = second_order and at_hand
-        self._recurrent = probe.network.recurrent
+        self._recurrent = evaluator.network.recurrent
         self._differences = np.zeros((len(self._recurrent), 2))
-        self._row = probe.whole.shape[1:]
-        self._curvature = Divergence.curvature(probe.question.examples.task, self._row[-1:])  # of one position
+        self._row = evaluator.original.shape[1:]
+        self._curvature = Divergence.curvature(evaluator.question.examples.task, self._row[-1:])  # of one position
 
     @cached_property
     def _step(self) -> Callable[..., Any]:
         """Compiled when the first round runs, which a target that is refused never reaches."""
         import tensorflow as tf
 
-        specs = [tf.TensorSpec([None, *shape], tf.float32) for shape in ((self.probe.n_elements,), self._row)]
+        specs = [tf.TensorSpec([None, *shape], tf.float32) for shape in ((self.evaluator.n_elements,), self._row)]
         body = self._expand if self.curved else self._differentiate if self.gradients else self._measure
-        return self.probe.function(body, *specs[: 1 + self.curved])
+        return self.evaluator.function(body, *specs[: 1 + self.curved])
 
     def __call__(
         self, number: int, alive: npt.NDArray[np.bool_], p: Array, *, interactions: float, explored: float
@@ -94,13 +94,13 @@ class Round:
 
         `interactions` and `explored` are as in `expanded`, and of use only where that is what estimates impacts.
         """
-        probe, group = self.probe, self.group
+        evaluator, group = self.evaluator, self.group
         masks = np.zeros((self.rows // group, self.n_elements), dtype=bool)
-        masks[:, alive] = draw_masks(probe.question.seed, number, len(masks), p[alive])
-        examples = examples_of_rows(probe.question.seed, number * self.rows, self.rows, len(probe))
+        masks[:, alive] = draw_masks(evaluator.question.seed, number, len(masks), p[alive])
+        examples = examples_of_rows(evaluator.question.seed, number * self.rows, self.rows, len(evaluator))
         outcomes, whole, sums, squares, last = self._run(masks, examples, number)
-        if probe.network.last is not None:
-            probe.network.last.step(last, self._curvature, self.rows)
+        if evaluator.network.last is not None:
+            evaluator.network.last.step(last, self._curvature, self.rows)
         slope = np.zeros(self.n_elements)
         counts = masks.sum(axis=0), len(masks)
         if self.curved:
@@ -130,26 +130,26 @@ class Round:
 
     def means(self, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> Array:
         """Mean outcome of each mask (n_masks, n_elements) on `examples`."""
-        return self.probe.means(masks[:, self.columns], examples)
+        return self.evaluator.means(masks[:, self.columns], examples)
 
     def values(self, kept: npt.NDArray[np.bool_]) -> Array:
         """Outcome of every example (n_examples,) where exactly `kept` stay."""
-        self.probe.rows += len(self.probe)
-        return self.probe.values_of_one(kept[self.columns], np.arange(len(self.probe)))
+        self.evaluator.rows += len(self.evaluator)
+        return self.evaluator.values_of_one(kept[self.columns], np.arange(len(self.evaluator)))
 
     def _run(self, masks: BoolMasks, examples: npt.NDArray[np.int64], number: int = 0) -> _Measured:
         """Run masks on examples; second derivatives take random signs, those of round `number`."""
         import tensorflow as tf
 
-        probe, group, parts = self.probe, self.group, []
+        evaluator, group, parts = self.evaluator, self.group, []
         read: list[npt.NDArray[Any]] = [masks[:, self.columns]]
         if self.curved:
-            read.append(draw_signs(probe.question.seed, number, (len(examples), *self._row)))
-        for block in probe.blocks(len(masks), 1 if probe.one_mask else probe.batch_size // group):
+            read.append(draw_signs(evaluator.question.seed, number, (len(examples), *self._row)))
+        for block in evaluator.blocks(len(masks), 1 if evaluator.one_mask else evaluator.batch_size // group):
             rows = slice(block[0] * group, (block[-1] + 1) * group)
             floats = [tf.constant(values[part], tf.float32) for values, part in zip(read, (block, rows), strict=False)]
-            parts.append(self._step(probe.bundle(examples[rows]), *floats))
-        probe.rows += len(masks) * group * (5 if self.curved else 3 if self.gradients else 1)
+            parts.append(self._step(evaluator.bundle(examples[rows]), *floats))
+        evaluator.rows += len(masks) * group * (5 if self.curved else 3 if self.gradients else 1)
         outcomes, whole = (np.concatenate([part[k].numpy() for part in parts]).astype(np.float64) for k in (0, 1))
         sums = np.zeros((3, self.n_elements))
         if self.gradients:
@@ -163,10 +163,10 @@ class Round:
         return _Measured(outcomes, whole, sums[:2], sums[2] / len(masks), last)
 
     def _impact(self, slope: Array) -> Array:
-        impact = -self.probe.question.sign * slope
+        impact = -self.evaluator.question.sign * slope
         if not np.isfinite(impact).all():
             raise ModelError(
-                f"outcome '{self.probe.question.outcome.name}' and its derivatives must be finite, received NaN or "
+                f"outcome '{self.evaluator.question.outcome.name}' and its derivatives must be finite, received NaN or "
                 "infinity: check the model's weights and activations."
             )
         return impact
@@ -183,9 +183,9 @@ class Round:
         """
         import tensorflow as tf
 
-        probe = self.probe
-        prediction = probe.predict(bundle, masks)
-        (g,) = tf.gradients(probe.surrogate(prediction, bundle), masks)
+        evaluator = self.evaluator
+        prediction = evaluator.predict(bundle, masks)
+        (g,) = tf.gradients(evaluator.surrogate(prediction, bundle), masks)
         g /= float(self.group)
         sums = [g * masks, g * (1.0 - masks)]
         if signs is not None:
@@ -198,23 +198,23 @@ class Round:
         """As `_differentiate`, without derivatives by the masks."""
         import tensorflow as tf
 
-        prediction = self.probe.predict(bundle, masks)
+        prediction = self.evaluator.predict(bundle, masks)
         return *self._outcomes(prediction, bundle), tf.zeros(()), self._by_last(prediction, bundle)
 
     def _by_last(self, prediction: Prediction, bundle: Any) -> "list[tf.Tensor]":
         """Derivatives by the last layer of the mean divergence, which it learns to lower, as merging does."""
         import tensorflow as tf
 
-        last = self.probe.network.last
+        last = self.evaluator.network.last
         if last is None:
             return []
-        missed = Divergence().measure(prediction, bundle.labels, self.probe.predicted_whole(bundle))
+        missed = Divergence().measure(prediction, bundle.labels, self.evaluator.original_prediction(bundle))
         return tf.gradients(tf.reduce_mean(missed), last.variables, unconnected_gradients="zero")
 
     def _outcomes(self, prediction: Prediction, bundle: Any) -> "tuple[tf.Tensor, tf.Tensor]":
         """Mean outcome of each mask, and that of the whole model on the same examples."""
-        whole = self.probe.predicted_whole(bundle)
-        measured = self.probe.measure(prediction, bundle), self.probe.measure(whole, bundle)
+        whole = self.evaluator.original_prediction(bundle)
+        measured = self.evaluator.measure(prediction, bundle), self.evaluator.measure(whole, bundle)
         return self._by_mask(measured[0]), self._by_mask(measured[1])
 
     def _by_mask(self, values: "tf.Tensor") -> "tf.Tensor":
