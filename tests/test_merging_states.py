@@ -10,10 +10,9 @@ from keras import layers
 from test_merging import run
 
 import dropreg as dr
-from dropreg.element._units import trace_channels
-from dropreg.graph._trace import trace_graph
 from dropreg.surgery._merging._merge import Patient
 from dropreg.surgery._merging._side_by_side import Twins
+from dropreg.surgery._original import trace_original
 from dropreg.surgery._plan import columns_of_labels, make_plan
 from dropreg.surgery._rebuild import rebuild
 
@@ -118,11 +117,10 @@ def test_the_output_before_is_told_from_that_after() -> None:
     x, _ = models.data_for(model, 60)
     found = {}
     for gone in ([], [1], [0, 1, 2]):
-        graph = trace_graph(model)
+        original = trace_original(model)
         selection = dr.Selection.dropping(dr.elements(model, include=["lstm"]), gone)
-        channels = trace_channels(graph)
-        columns = columns_of_labels(channels, selection.elements)
-        rebuilt = rebuild(model, graph, make_plan(model, graph, channels, columns, selection))
+        columns = columns_of_labels(original.channels, selection.elements)
+        rebuilt = rebuild(original, make_plan(original, columns, selection))
         patient = Patient(rebuilt, Twins(rebuilt, [x], 0.2, 20), 0)
         found[len(gone)] = patient.unexplained((1e-6,))
     assert found[0] < 1e-6

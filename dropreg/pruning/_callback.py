@@ -123,6 +123,7 @@ class PruningCallback(keras.callbacks.Callback):
         for variable in variables:
             _check_free(variable)
         self._switches = [_Switch(variable) for variable in variables]
+        self._graph = graph
         self._switch()
         model.make_train_function(force=True)  # one that was made before knows nothing of the constraints
 
@@ -147,7 +148,7 @@ class PruningCallback(keras.callbacks.Callback):
 
     def _switch(self) -> None:
         model: Any = self.model
-        masks = find_switches(model, trace_graph(model), self.selection)
+        masks = find_switches(model, self._graph, self.selection)
         for switch, (_, mask) in zip(self._switches, masks, strict=True):
             switch.apply(mask)
 

@@ -7,7 +7,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .._utils import check_type
-from ..data import Data, check_apart, check_data, read_once
+from ..data import Data, Examples, check_apart, check_data, read_once
 from ..element import Elements, check_elements, check_fractions
 from ..errors import ParameterError
 from ..recovery import Recovery, check_tuning, recover
@@ -99,12 +99,14 @@ def prune_iteratively(
     counts = sorted(set(counts_by_step(len(elements), fraction, steps, schedule)) - {0})
     check_fractions(elements, [fraction], floor)
     strategy = resolve_merge(merge, has_data=True)
-    data, tuning, validation = _checked_data(model, data, tuning, validation, recovery)
+    data, examples, tuning, validation = _checked_data(model, data, tuning, validation, recovery)
     state = begin(model, elements)
     log = []
     with tqdm(counts, unit="steps", disable=not progress) as bar:
         for number, gone in enumerate(bar):
-            state.drop(scorer, data, gone, merge=merge, floor=floor, on_blocked=on_blocked, seed=seed + number)
+            state.drop(
+                scorer, data, examples, gone, merge=merge, floor=floor, on_blocked=on_blocked, seed=seed + number
+            )
             found = _fine_tune(state, model, recovery, tuning, validation)
             row = {"step": number + 1, "fraction": float(1.0 - state.kept.mean()), "params": state.params}
             log.append(row | found)
@@ -116,7 +118,7 @@ def prune_iteratively(
 
 def _checked_data(
     model: keras.Model, data: Data, tuning: Data | None, validation: Data | None, recovery: Recovery | None
-) -> tuple[Data, Data | None, Data | None]:
+) -> tuple[Data, Examples, Data | None, Data | None]:
     """The sets of examples, in memory or on disk, that fit the model and differ from one another."""
     sets = {"data": data, "tuning": tuning, "validation": validation}
     for name in ("tuning", "validation"):
@@ -132,14 +134,12 @@ def _checked_data(
     for one, other in (("data", "tuning"), ("tuning", "validation")):
         if sets[one] is not None and sets[other] is not None:
             check_apart(one, sets[one], other, sets[other])
-    for name, given in sets.items():
-        if given is not None:
-            sets[name] = read_once(given)
-            if recovery is None or name == "data":
-                check_data(model, sets[name])
-            else:
-                check_tuning(model, sets[name], None, name, recovery)
-    return sets["data"], sets["tuning"], sets["validation"]
+    sets = {name: None if given is None else read_once(given) for name, given in sets.items()}
+    examples = check_data(model, sets["data"])
+    for name in ("tuning", "validation"):
+        if recovery is not None and sets[name] is not None:
+            check_tuning(model, sets[name], None, name, recovery)
+    return sets["data"], examples, sets["tuning"], sets["validation"]
 
 
 def _fine_tune(

@@ -3,13 +3,13 @@
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from ..data import Data, check_data, read_once
+from ..data import Data, Examples, check_data, read_once
 from ..element import Elements, Floor, Selection, check_elements
 from ..element import elements as find_elements
 from ..errors import DataError, ParameterError
 from ..network import can_predict
 from ..recovery import Recovery, distilled, resolve_recovery
-from ..surgery import LeastSquares, OnBlocked, Pruned, check_can_cut, cut, resolve_merge
+from ..surgery import LeastSquares, OnBlocked, Original, Pruned, check_can_cut, cut, resolve_merge, trace_original
 from ._annealing import Build, Make, choose
 from ._targets import Target
 
@@ -100,18 +100,28 @@ def prune(
         recovery = "none"
     settings = resolve_recovery(recovery, strategy, has_data=data is not None, seed=seed)
 
-    def build(chosen: Selection, part: Data | None) -> Pruned:
-        return cut(model, chosen, part, merge=merge, on_blocked=on_blocked)
+    if selection is None:
+        _check_asked(data, fraction, target)
+    elif fraction is not None or target is not None or elements is not None or floor != 1:
+        raise ParameterError(
+            "`fraction`, `target`, `elements` and `floor` must be left out where a selection is given, received both: "
+            "pass one."
+        )
+    original = trace_original(model)
+    examples = None if data is None or strategy is None else check_data(model, data, measured=False)
+
+    def build(chosen: Selection, part: Examples | None) -> Pruned:
+        return cut(original, chosen, part, merge=merge, on_blocked=on_blocked)
 
     def make(chosen: Selection) -> Pruned:
-        smaller = build(chosen, data)
+        smaller = build(chosen, examples)
         if settings is None or (recovery is None and not smaller.model.trainable_variables):
             return smaller
         return distilled(smaller, data, settings, progress=progress)
 
     if selection is None:
         return _annealed(
-            *(model, data, elements, strategy, build, make),
+            *(original, data, elements, examples, build, make),
             fraction=fraction,
             target=target,
             on_blocked=on_blocked,
@@ -119,19 +129,24 @@ def prune(
             seed=seed,
             progress=progress,
         )
-    if fraction is not None or target is not None or elements is not None or floor != 1:
-        raise ParameterError(
-            "`fraction`, `target`, `elements` and `floor` must be left out where a selection is given, received both: "
-            "pass one."
-        )
     return make(selection)
 
 
+def _check_asked(data: Data | None, fraction: float | None, target: Target | None) -> None:
+    """Raise ParameterError unless there are data and one of `fraction` and `target`."""
+    if data is None or (fraction is None) == (target is None):
+        raise ParameterError(
+            "`prune` must have a selection, or data and one of `fraction` and `target`, received "
+            f"{'no data' if data is None else 'both' if target is not None else 'neither'}: pass for example "
+            "prune(model, data=(x, y), fraction=0.5)."
+        )
+
+
 def _annealed(
-    model: "keras.Model",
-    data: Data | None,
+    original: Original,
+    data: Data,
     elements: Elements | None,
-    strategy: LeastSquares | None,
+    examples: Examples | None,
     build: Build,
     make: Make,
     *,
@@ -143,25 +158,20 @@ def _annealed(
     progress: bool,
 ) -> Pruned:
     """The smaller model by a selection for the network as it will be; for deletion where nothing can be predicted."""
-    if data is None or (fraction is None) == (target is None):
-        raise ParameterError(
-            "`prune` must have a selection, or data and one of `fraction` and `target`, received "
-            f"{'no data' if data is None else 'both' if target is not None else 'neither'}: pass for example "
-            "prune(model, data=(x, y), fraction=0.5)."
-        )
-    elements = find_elements(model) if elements is None else elements
+    elements = find_elements(original.model) if elements is None else elements
     check_elements(elements)
-    if strategy is not None and len(check_data(model, data, measured=False)) < 2:
+    if examples is not None and len(examples) < 2:
         raise DataError(
             "`data` must hold at least two examples to merge by least squares, received one: pass more, or "
             "merge='none'."
         )
     if fraction is not None and on_blocked == "raise":
-        check_can_cut(model, elements, floor)
-    merged = strategy is not None and can_predict(elements)
+        check_can_cut(original, elements, floor)
+    merged = examples is not None and can_predict(elements)
     make = lru_cache(maxsize=2)(make)  # a search hands back one of the last two that it made
     chosen = choose(
-        *(model, data, elements),
+        *(original.model, data, elements),
+        original=original,
         fraction=fraction,
         target=target,
         build=build,

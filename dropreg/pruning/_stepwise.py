@@ -11,14 +11,24 @@ import numpy.typing as npt
 import pandas as pd
 
 from .._utils import concatenate_names
-from ..data import Data
+from ..data import Data, Examples
 from ..element import KINDS_OF_UNITS, Elements, Selection, check_fits, take
 from ..element import elements as find_elements
 from ..errors import ModelError, ParameterError
-from ..graph import all_layers, trace_graph
+from ..graph import all_layers
 from ..regression import ImpactTable
 from ..scorers import Scorer
-from ..surgery import LeastSquares, OnBlocked, Pruned, copy_model, cut, hold_at, kernel_masks
+from ..surgery import (
+    LeastSquares,
+    OnBlocked,
+    Original,
+    Pruned,
+    copy_model,
+    cut,
+    hold_at,
+    kernel_masks,
+    trace_original,
+)
 from ._select import select
 
 AnyScorer = Scorer | Callable[..., ImpactTable]
@@ -72,7 +82,7 @@ class Units:
 
     Parameters
     ----------
-    model : keras.Model
+    original : Original
     elements : Elements
         Units, embeddings, heads, layers or branches.
 
@@ -89,11 +99,11 @@ class Units:
         If the elements are not found in the model again.
     """
 
-    def __init__(self, model: keras.Model, elements: Elements) -> None:
-        self.model, self.kept = model, np.ones(len(elements), dtype=bool)
-        self._original, self._whole = model, elements
+    def __init__(self, original: Original, elements: Elements) -> None:
+        self.model, self.kept = original.model, np.ones(len(elements), dtype=bool)
+        self._original, self._whole = original, elements
         self._kinds: Any = list(dict.fromkeys(_FINDERS[kind] for kind in elements.kinds))
-        self._all = find_elements(model, self._kinds)  # with those that were not asked for
+        self._all = find_elements(self.model, self._kinds)  # with those that were not asked for
         self._mine = _places(_labels(elements), _labels(self._all))
         self._steps: list[Pruned] = []
 
@@ -101,6 +111,7 @@ class Units:
         self,
         scorer: AnyScorer,
         data: Data,
+        examples: Examples,
         gone: int,
         *,
         merge: str | LeastSquares | None,
@@ -112,7 +123,7 @@ class Units:
         left = self.left
         fraction = 1.0 - (len(self._whole) - gone) / len(left)
         table = score(scorer, self.model, data, left, fraction=fraction, kept=np.ones(len(left), dtype=bool), seed=seed)
-        self.cut(select(left, table, fraction=fraction, floor=floor), data, merge=merge, on_blocked=on_blocked)
+        self.cut(select(left, table, fraction=fraction, floor=floor), examples, merge=merge, on_blocked=on_blocked)
 
     @property
     def left(self) -> Elements:
@@ -122,13 +133,14 @@ class Units:
     def cut(
         self,
         chosen: Selection,
-        data: Data | None = None,
+        examples: Examples | None = None,
         *,
         merge: str | LeastSquares | None = None,
         on_blocked: OnBlocked = "raise",
     ) -> None:
         """Remove what a selection of `left` drops."""
-        pruned = cut(self.model, chosen, data, merge=merge, on_blocked=on_blocked)
+        model = trace_original(self.model) if self._steps else self._original
+        pruned = cut(model, chosen, examples, merge=merge, on_blocked=on_blocked)
         self._steps.append(pruned)
         self.model = pruned.model
         self.kept[np.flatnonzero(self.kept)] = pruned.selection.kept
@@ -172,19 +184,19 @@ class Units:
         whole = cut(self._original, selection, on_blocked=on_blocked)
         if [tuple(weight.shape) for weight in whole.model.weights] != [tuple(w.shape) for w in self.model.weights]:
             raise ModelError(
-                f"the model of the last step must have the shapes of '{self._original.name}' without what went, "
+                f"the model of the last step must have the shapes of '{self._original.model.name}' without what went, "
                 "received others: pass steps=1."
             )
         tables = [step.merged.assign(step=k) for k, step in enumerate(self._steps, 1) if step.merged is not None]
         blocked = dict(entry for step in self._steps for entry in step.blocked)
         return Pruned(
             model=self.model,
-            original=self._original,
+            original=self._original.model,
             selection=selection,
             merge=merge,
             merged=pd.concat(tables, ignore_index=True) if tables else None,
             blocked=tuple(blocked.items()),
-            report=replace(whole.report, models=(self._original, self.model)),
+            report=replace(whole.report, models=(self._original.model, self.model)),
             history=history,
         )
 
@@ -200,6 +212,7 @@ class Weights:
         self,
         scorer: AnyScorer,
         data: Data,
+        examples: Examples,
         gone: int,
         *,
         merge: str | LeastSquares | None,
@@ -225,7 +238,7 @@ class Weights:
 
     def finish(self, merge: str, on_blocked: OnBlocked, history: pd.DataFrame) -> Pruned:
         """The result, told from the original model."""
-        pruned = cut(self.model, Selection(self._whole, self.kept), on_blocked=on_blocked)
+        pruned = cut(trace_original(self.model), Selection(self._whole, self.kept), on_blocked=on_blocked)
         report = replace(pruned.report, models=(self._original, pruned.model))
         return replace(pruned, original=self._original, merge=merge, report=report, history=history)
 
@@ -238,15 +251,10 @@ def begin(model: keras.Model, elements: Elements) -> Units | Weights:
     ModelError
         If the elements are not the model's, it is a subclassed one, or weights are mixed with other kinds.
     """
-    graph = trace_graph(model)
-    check_fits(elements, graph, model.name)
-    if graph.inside is not None:
-        raise ModelError(
-            f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code: it "
-            "cannot be made smaller. Rebuild it as keras.Model(inputs, outputs)."
-        )
+    original = trace_original(model)
+    check_fits(elements, original.graph, model.name)
     if not elements.one_mask_a_batch:
-        return Units(model, elements)
+        return Units(original, elements)
     kernel_masks(all_layers(model), Selection(elements, np.ones(len(elements), dtype=bool)))
     return Weights(model, elements)
 

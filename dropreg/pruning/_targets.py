@@ -189,7 +189,7 @@ class AccuracyLimit:
         losses = -changes(pruned.original, pruned.model, self.data, Accuracy())
         return upper_limit(losses, self.level if level is None else level)
 
-    def guess(self, model: "keras.Model", examples: Examples, build: Callable[[Data], "Pruned"]) -> float:
+    def guess(self, model: "keras.Model", examples: Examples, build: Callable[[Examples], "Pruned"]) -> float:
         """A bound of what `measure` would give, from other examples: each half measures what the other has built.
 
         What becomes right that was wrong counts nothing: of examples that something was chosen with it is by chance,
@@ -201,7 +201,7 @@ class AccuracyLimit:
         examples : Examples
             That chose what goes, and that it is merged with.
         build : callable
-            Data to the smaller model that is made with them.
+            Gives the smaller model that is made with some of the examples.
 
         Returns
         -------
@@ -210,8 +210,10 @@ class AccuracyLimit:
         """
         if examples.labels is None or len(examples) < max(self.least_examples, 4):
             return np.inf
-        halves = [as_data(model, examples.part(slice(first, None, 2))) for first in (0, 1)]
-        losses = [-changes(model, build(a).model, b, RetainedAccuracy()) for a, b in (halves, halves[::-1])]
+        halves = [examples.part(slice(first, None, 2)) for first in (0, 1)]
+        losses = [
+            -changes(model, build(a).model, as_data(model, b), RetainedAccuracy()) for a, b in (halves, halves[::-1])
+        ]
         return upper_limit(np.concatenate(losses), self.level)
 
     def describe(self, value: float) -> str:

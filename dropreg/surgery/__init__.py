@@ -4,6 +4,7 @@ from ._copying import copy_model, seed_layers
 from ._cut import check_can_cut, cut
 from ._latency import measure_latency
 from ._merging import LeastSquares, resolve_merge
+from ._original import Original, trace_original
 from ._pruned import OnBlocked, Pruned
 from ._zeros import HoldZeros, as_array, hold_at, hold_zeros, kernel_masks
 
@@ -11,6 +12,7 @@ __all__ = [
     "HoldZeros",
     "LeastSquares",
     "OnBlocked",
+    "Original",
     "Pruned",
     "as_array",
     "check_can_cut",
@@ -22,4 +24,5 @@ __all__ = [
     "measure_latency",
     "resolve_merge",
     "seed_layers",
+    "trace_original",
 ]

@@ -25,6 +25,14 @@ def seeds_kept() -> Iterator[None]:
         random.setstate(state)
 
 
+def refuse_subclassed(model: keras.Model, what: str) -> str:
+    """Text of the error that a subclassed model cannot be `what`, such as "copied"."""
+    return (
+        f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code: it "
+        f"cannot be {what}. Rebuild it as keras.Model(inputs, outputs)."
+    )
+
+
 @seeds_kept()
 def copy_model(model: keras.Model) -> keras.Model:
     """A copy with the same structure, weights and held zeros, not compiled.
@@ -35,10 +43,7 @@ def copy_model(model: keras.Model) -> keras.Model:
         If the model is a subclassed one, or a layer cannot be made anew from its config.
     """
     if is_opaque(model):
-        raise ModelError(
-            f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code: it "
-            "cannot be copied. Rebuild it as keras.Model(inputs, outputs)."
-        )
+        raise ModelError(refuse_subclassed(model, "copied"))
     compiled = [(layer, "compiled", False) for layer in all_layers(model) if isinstance(layer, keras.Model)]
     try:
         with patched(compiled):

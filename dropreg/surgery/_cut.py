@@ -2,18 +2,17 @@
 
 from dataclasses import replace
 
-import keras
 import numpy as np
 import numpy.typing as npt
 
 from .._utils import concatenate_names
-from ..data import Data, check_data
-from ..element import Elements, Floor, Selection, check_elements, check_fits, largest_fraction, trace_channels
+from ..data import Examples
+from ..element import Elements, Floor, Selection, check_elements, check_fits, largest_fraction
 from ..errors import ModelError, ParameterError
-from ..graph import Graph, trace_graph
 from ..layers import Channels, Labels, rule_for
 from ._copying import seeds_kept
 from ._merging import LeastSquares, merge_into, resolve_merge
+from ._original import Original
 from ._plan import aliases_of, columns_of_labels, keep_by_slot, make_plan
 from ._pruned import OnBlocked, Pruned
 from ._rebuild import rebuild
@@ -23,64 +22,57 @@ from ._zeros import drop_weights
 
 @seeds_kept()
 def cut(
-    model: keras.Model,
+    original: Original,
     selection: Selection,
-    data: Data | None = None,
+    examples: Examples | None = None,
     *,
     merge: str | LeastSquares | None = None,
     on_blocked: OnBlocked = "raise",
 ) -> Pruned:
-    """Build the model without the elements that a selection drops; parameters and errors as in `dropreg.prune`."""
-    strategy = resolve_merge(merge, data is not None)
+    """Build the model without the elements that a selection drops, merged with checked `examples`.
+
+    Other parameters and errors as in `dropreg.prune`.
+    """
+    strategy = resolve_merge(merge, examples is not None)
     if on_blocked not in ("raise", "keep"):
         raise ParameterError(f"`on_blocked` must be one of raise, keep, received {on_blocked!r}.")
-    graph = _trace(model, selection)
-    examples = None if data is None or strategy is None else check_data(model, data, measured=False)
-    channels = trace_channels(graph)
-    columns = columns_of_labels(channels, selection.elements)
-    selection, blocked = _settle(graph, channels, columns, selection, on_blocked)
+    _check_selection(selection, original)
+    columns = columns_of_labels(original.channels, selection.elements)
+    selection, blocked = _settle(original, columns, selection, on_blocked)
     if on_blocked == "keep":
-        selection, aligned = _align(model, graph, channels, columns, selection)
+        selection, aligned = _align(original, columns, selection)
         blocked += aligned
-    plan = make_plan(model, graph, channels, columns, selection)
-    rebuilt = rebuild(model, graph, plan)
-    drop_weights(model, rebuilt, selection)
+    rebuilt = rebuild(original, make_plan(original, columns, selection))
+    drop_weights(original.model, rebuilt, selection)
     merged = None
     if strategy is not None and examples is not None:
         classes = examples.labels is not None and examples.task == "classes"
         merged = merge_into(rebuilt, examples.inputs, strategy, classes=classes)
     name = "none" if strategy is None else strategy.name
-    return Pruned(rebuilt.model, model, selection, name, merged, blocked, compare_sizes(model, rebuilt))
+    return Pruned(
+        *(rebuilt.model, original.model, selection, name, merged, blocked, compare_sizes(original.model, rebuilt))
+    )
 
 
-def check_can_cut(model: keras.Model, elements: Elements, floor: Floor) -> None:
+def check_can_cut(original: Original, elements: Elements, floor: Floor) -> None:
     """Raise ModelError if a selection that drops half of the elements, at random, cannot be cut."""
     check_elements(elements)
     trial = Selection.random(elements, min(0.5, largest_fraction(elements, floor)), floor=floor)
-    graph = _trace(model, trial)
-    channels = trace_channels(graph)
-    _settle(graph, channels, columns_of_labels(channels, elements), trial, "raise")
+    _check_selection(trial, original)
+    _settle(original, columns_of_labels(original.channels, elements), trial, "raise")
 
 
-def _trace(model: keras.Model, selection: Selection) -> Graph:
-    """The graph of a model that can be cut."""
-    graph = trace_graph(model)
-    check_fits(selection.elements, graph, model.name, "`selection` was made for elements")
-    if graph.inside is not None:
-        raise ModelError(
-            f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code: it "
-            "cannot be made smaller. Rebuild it as keras.Model(inputs, outputs)."
-        )
-    return graph
+def _check_selection(selection: Selection, original: Original) -> None:
+    check_fits(selection.elements, original.graph, original.model.name, "`selection` was made for elements")
 
 
 def _settle(
-    graph: Graph, channels: Channels, columns: npt.NDArray[np.int64], selection: Selection, on_blocked: OnBlocked
+    original: Original, columns: npt.NDArray[np.int64], selection: Selection, on_blocked: OnBlocked
 ) -> tuple[Selection, tuple[tuple[str, str], ...]]:
     """The selection that can be done, and the layers that had to be kept whole for it."""
     blocked: dict[str, str] = {}
-    kept = selection.kept.copy()
-    for call in graph.calls:
+    kept, channels = selection.kept.copy(), original.channels
+    for call in original.graph.calls:
         slots = (*call.inputs, *call.outputs)
         touched = np.unique(np.concatenate([_columns_at(channels, columns, slot) for slot in slots]))
         losing = touched[~kept[touched]]
@@ -101,13 +93,13 @@ def _settle(
 
 
 def _align(
-    model: keras.Model, graph: Graph, channels: Channels, columns: npt.NDArray[np.int64], selection: Selection
+    original: Original, columns: npt.NDArray[np.int64], selection: Selection
 ) -> tuple[Selection, tuple[tuple[str, str], ...]]:
     """The selection by which what takes the place of a layer has the same units, and layers that units stay for."""
-    kept, before = selection.kept.copy(), None
-    names = {slot: call.name for call in graph.calls for slot in call.outputs}
+    kept, before, channels = selection.kept.copy(), None, original.channels
+    names = {slot: call.name for call in original.graph.calls for slot in call.outputs}
     aligned: dict[str, str] = {}
-    aliases = aliases_of(model, graph, selection)
+    aliases = aliases_of(original, selection)
     while before is None or (kept != before).any():
         before = kept.copy()
         by_slot = keep_by_slot(channels, columns, kept)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,9 +11,7 @@ from ..element import KINDS_OF_UNITS, Elements, Selection
 from ..errors import ModelError
 from ..graph import Graph, all_layers
 from ..layers import Channels, Kept, rule_for
-
-if TYPE_CHECKING:
-    import keras
+from ._original import Original
 
 Columns = npt.NDArray[np.int64]
 _UNITS = {kind for kinds in KINDS_OF_UNITS.values() for kind in kinds}
@@ -86,7 +84,7 @@ def keep_by_slot(channels: Channels, columns: Columns, kept: npt.NDArray[np.bool
     return {slot: of_label[labels] for slot, labels in channels.slots.items()}
 
 
-def make_plan(model: "keras.Model", graph: Graph, channels: Channels, columns: Columns, selection: Selection) -> Plan:
+def make_plan(original: Original, columns: Columns, selection: Selection) -> Plan:
     """Translate a selection into what is left of a graph.
 
     Raises
@@ -94,10 +92,10 @@ def make_plan(model: "keras.Model", graph: Graph, channels: Channels, columns: C
     ModelError
         If something would be empty, or lies where surgery does not reach.
     """
-    elements, kept = selection.elements, selection.kept
-    by_slot = keep_by_slot(channels, columns, kept)
+    elements, graph = selection.elements, original.graph
+    by_slot = keep_by_slot(original.channels, columns, selection.kept)
     _refuse_empty(graph, by_slot)
-    aliases = aliases_of(model, graph, selection)
+    aliases = aliases_of(original, selection)
     branches = {index: stay for index, stay in _branches(graph, selection).items() if len(stay) > 1}
     for slot, other in aliases.items():
         if not np.array_equal(by_slot[slot], by_slot[other]):
@@ -108,7 +106,7 @@ def make_plan(model: "keras.Model", graph: Graph, channels: Channels, columns: C
                 f"of it goes, received a selection of {kinds} that cuts it as well: prune one kind after the other, or "
                 "pass on_blocked='keep'."
             )
-    return Plan(by_slot, _heads(model, graph, selection), aliases, branches)
+    return Plan(by_slot, _heads(original, selection), aliases, branches)
 
 
 def _refuse_empty(graph: Graph, kept: dict[int, Kept]) -> None:
@@ -121,25 +119,25 @@ def _refuse_empty(graph: Graph, kept: dict[int, Kept]) -> None:
                 )
 
 
-def aliases_of(model: "keras.Model", graph: Graph, selection: Selection) -> dict[int, int]:
+def aliases_of(original: Original, selection: Selection) -> dict[int, int]:
     """Slots written by layers, or by sums of which one branch stays, that go, and the slots that take their place."""
-    aliases = _bypassed(model, graph, selection)
-    for index, stay in _branches(graph, selection).items():
+    aliases = _bypassed(original, selection)
+    for index, stay in _branches(original.graph, selection).items():
         if len(stay) == 1:
-            call = graph.calls[index]
+            call = original.graph.calls[index]
             aliases[call.outputs[0]] = call.inputs[stay[0]]
     return aliases
 
 
-def _bypassed(model: "keras.Model", graph: Graph, selection: Selection) -> dict[int, int]:
+def _bypassed(original: Original, selection: Selection) -> dict[int, int]:
     """Slots written by layers that are left out, and what these layers read."""
-    layers = all_layers(model)
+    layers = all_layers(original.model)
     aliases = {}
     for gate in selection.elements.inner_gates:
         if gate.where != "bypass" or selection.kept[gate.columns].all():
             continue
         layer = layers[gate.layer]
-        calls = _calls_of(graph, layer)
+        calls = _calls_of(original.graph, layer)
         aliases.update({call.outputs[0]: call.inputs[0] for call in calls})
     return aliases
 
@@ -168,9 +166,9 @@ def _branches(graph: Graph, selection: Selection) -> dict[int, tuple[int, ...]]:
     }
 
 
-def _heads(model: "keras.Model", graph: Graph, selection: Selection) -> dict[int, Kept]:
+def _heads(original: Original, selection: Selection) -> dict[int, Kept]:
     """Heads that stay of the layers, by their ``id``, that lose some."""
-    layers = all_layers(model)
+    layers = all_layers(original.model)
     owners = {}
     for layer in layers:
         found = rule_for(layer).heads(layer)
@@ -181,7 +179,7 @@ def _heads(model: "keras.Model", graph: Graph, selection: Selection) -> dict[int
         if gate.where != "heads" or selection.kept[gate.columns].all():
             continue
         layer = owners[id(layers[gate.layer])]
-        call = _calls_of(graph, layer)[0]
+        call = _calls_of(original.graph, layer)[0]
         stay = selection.kept[gate.columns]
         if not stay.any():
             raise ModelError(

@@ -11,6 +11,7 @@ from .._utils import first_line
 from ..errors import ModelError
 from ..graph import Call, Graph, Ref
 from ..layers import Cut, Rule, rule_for, unchanged
+from ._original import Original
 from ._plan import Plan
 
 
@@ -36,11 +37,12 @@ class Rebuilt:
     model: keras.Model
 
 
-def rebuild(model: keras.Model, graph: Graph, plan: Plan) -> Rebuilt:
-    """Build what `plan` leaves of `model`, with layers of its own.
+def rebuild(original: Original, plan: Plan) -> Rebuilt:
+    """Build what `plan` leaves of a model, with layers of its own.
 
     Nested models are written out; a layer whose name is taken gets a number.
     """
+    model, graph = original.model, original.graph
     inputs: list[Any] = [
         keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in model.inputs
     ]

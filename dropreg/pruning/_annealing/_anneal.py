@@ -25,13 +25,13 @@ import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from ..._utils import check_between, check_several, positive
-from ...data import Data, Task, read_once
+from ...data import Data, Examples, Task, check_data, read_once
 from ...element import Elements, Floor, Selection, check_elements, check_fractions
 from ...errors import ParameterError
 from ...network import Outcome
 from ...regression import ImpactTable
 from ...scorers import spread
-from ...surgery import OnBlocked, Pruned, check_can_cut, cut
+from ...surgery import OnBlocked, Original, Pruned, check_can_cut, cut, trace_original
 from .._path import SelectionPath
 from .._targets import AccuracyLimit, Budget, Target
 from ._annealer import Ablation, Annealer
@@ -108,8 +108,12 @@ seed, progress
     """
     data = read_once(data)
 
-    def build(selection: Selection, part: Data) -> Pruned:
-        return cut(model, selection, part if ablation == "merged" else None)
+    original = None if target is None else trace_original(model)
+    examples = check_data(model, data, measured=False) if target is not None and ablation == "merged" else None
+
+    def build(selection: Selection, part: Examples | None) -> Pruned:
+        assert original is not None
+        return cut(original, selection, part if ablation == "merged" else None)
 
     return choose(
         *(model, data, elements),
@@ -117,7 +121,8 @@ seed, progress
         target=target,
         rounds=rounds,
         build=build,
-        make=lambda selection: build(selection, data),
+        make=lambda selection: build(selection, examples),
+        original=original,
         progress=progress,
         rows_per_round=rows_per_round,
         outcome=outcome,
@@ -251,6 +256,7 @@ def choose(
     target: Target | None,
     build: Build,
     make: Make,
+    original: Original | None,
     rounds: int | None = None,
     on_blocked: OnBlocked = "raise",
     progress: bool,
@@ -277,7 +283,8 @@ def choose(
         )
     else:
         if on_blocked == "raise":
-            check_can_cut(model, elements, floor)
+            assert original is not None
+            check_can_cut(original, elements, floor)
         if isinstance(target, AccuracyLimit):
             target.check(model, data)
     run = Annealer(model, data, elements, **options)
@@ -297,7 +304,8 @@ def choose(
             pilot=lambda selection: limit.guess(model, examples, partial(build, selection)),
             progress=progress,
         )
-    return down_to(run, model, target, rounds, on_blocked=on_blocked, progress=progress)
+    assert original is not None
+    return down_to(run, original, target, rounds, on_blocked=on_blocked, progress=progress)
 
 
 def check_path(elements: Elements, fractions: Sequence[float], floor: Floor, name: str = "fractions") -> None:

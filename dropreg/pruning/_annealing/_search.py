@@ -2,27 +2,23 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from ..._utils import positive
-from ...data import Data
+from ...data import Examples
 from ...element import Selection, balanced, largest_fraction
 from ...errors import ModelError, TargetError
-from ...surgery import OnBlocked, Pruned, cut
+from ...surgery import OnBlocked, Original, Pruned, cut
 from .._select import select
 from .._targets import AccuracyLimit, Budget
 from ._annealer import Annealer
 
-if TYPE_CHECKING:
-    import keras
-
 Make = Callable[[Selection], Pruned]
 """Builds the smaller model."""
-Build = Callable[[Selection, Data], Pruned]
+Build = Callable[[Selection, Examples], Pruned]
 """Builds the smaller model with some examples, without recovery."""
 Pilot = Callable[[Selection], float]
 """Guesses, without the examples of an accuracy limit, what it would measure."""
@@ -52,7 +48,7 @@ def _stages(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[tu
 
 def down_to(
     run: Annealer,
-    model: "keras.Model",
+    original: Original,
     budget: Budget,
     rounds: int | None,
     *,
@@ -62,14 +58,14 @@ def down_to(
     """Go on until a selection keeps to the budget, then find the number of elements by bisection."""
 
     def measure(selection: Selection) -> float:
-        return budget.measure(cut(model, selection, on_blocked=on_blocked))
+        return budget.measure(cut(original, selection, on_blocked=on_blocked))
 
     best = select(run.elements, run.start, fraction=largest_fraction(run.elements, run.floor), floor=run.floor)
     value = measure(best)
     if np.isnan(value):
         raise ModelError(
-            f"model '{model.name}' must have known sizes for a budget of {budget.quantity}, received an input or a "
-            "layer without: give the Input a full shape, or pass a budget of 'params' or 'latency'."
+            f"model '{original.model.name}' must have known sizes for a budget of {budget.quantity}, received an input or "
+            "a layer without: give the Input a full shape, or pass a budget of 'params' or 'latency'."
         )
     if value > budget.at_most:
         raise TargetError(f"{budget.describe(value)} is the least, at {best.fraction:.1%} dropped.", best)
