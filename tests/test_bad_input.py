@@ -112,8 +112,12 @@ def test_not_a_keras_model(thing: Any) -> None:
             {"include": ["out", "first"]},
             ("`include` names 'out', whose units cannot be dropped: the model's output needs it. Leave it out.",),
         ),
-        ({"include": "first"}, ("`include` must be a list of layer names, received the string 'first'",)),
-        ({"exclude": "first"}, ("`exclude` must be a list of layer names, received the string 'first'",)),
+        ({"include": "frist"}, ("`include` names 'frist'", "Did you mean 'first'?")),
+        ({"exclude": [3]}, ("`exclude` must hold names of layers or layers of the model, received 3 (int)",)),
+        (
+            {"include": layers.Dense(5, name="first")},
+            ("`include` must hold layers of model 'small', received the Dense layer 'first', which is not in it",),
+        ),
         ({"kind": "synapses"}, ("`kind` must be one of neurons", "received 'synapses'")),
     ],
 )

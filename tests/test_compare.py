@@ -134,7 +134,7 @@ def test_the_best_of_every_layer_stays(elements: dr.Elements) -> None:
         ),
         ({"fractions": (1.0,)}, says("`fraction` must lie in [0, 1), received 1.0")),
         ({"floor": 5}, says("would empty a layer", "5 for each layer")),
-        ({"floor": -1}, says("`floor` must be an integer of at least 0, received -1")),
+        ({"floor": -1}, says("`floor` must be a number of elements (an int of at least 0)", "or 'all', received -1.")),
         ({"seeds": ()}, says("`seeds` must be one or more different integers")),
         ({"scorers": {}}, says("`scorers` must be a dict of names to scorers")),
         ({"scorers": {1: dr.scorers.obd}}, says("`scorers` must have names as keys, received 1: pass '1'.")),

@@ -363,7 +363,10 @@ def run(model: keras.Model, data: Any, elements: dr.Elements, **more: Any) -> dr
         ({"start": np.zeros(3)}, r"`start` must be finite numbers of shape \(9,\)"),
         ({"outcome": "losss"}, r"`outcome` must be one of"),
         ({"floor": {"nowhere": 2}}, r"`floor` must name layers of the elements \(.*\), received nowhere"),
-        ({"floor": {"first": 1.5}}, r"`floor` of layer 'first' must be a number of its \d+ elements.*received 1.5"),
+        (
+            {"floor": {"first": 1.5}},
+            r"`floor` of layer 'first' must be a number of.*a share of.*received 1\.5\.",
+        ),
         ({"seed": -1}, r"`seed` must be an integer"),
     ],
 )

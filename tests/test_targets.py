@@ -133,13 +133,13 @@ def test_floors_by_layer() -> None:
     elements = dr.elements(model)
     first, second = dict.fromkeys(elements.layers)
     sizes = elements.to_frame().groupby("layer")["element"].size()
-    floor = {first: 1.0}
+    floor: Any = {first: "all"}
     selection = flat.anneal(model, models.data_for(model, 40), elements, fraction=0.3, floor=floor, **QUICK)
     kept = selection.by_layer().set_index("layer")["kept"]
     assert kept[first] == sizes[first]
     assert kept[second] < sizes[second]
     assert is_allowed(elements, selection.kept, floor)
-    assert not is_allowed(elements, selection.kept, {second: 1.0})
+    assert not is_allowed(elements, selection.kept, {second: "all"})
     half = dr.select(elements, np.zeros(len(elements)), fraction=0.5, floor={second: 0.6})
     assert half.by_layer().set_index("layer")["kept"][second] >= 0.6 * sizes[second]
 
@@ -230,7 +230,7 @@ def test_prune_chooses_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_prune_keeps_what_floors_ask_for() -> None:
     model = models.ready("mlp")
-    small = dr.prune(model, data=models.data_for(model, 80), fraction=0.3, floor={"b": 1.0})
+    small = dr.prune(model, data=models.data_for(model, 80), fraction=0.3, floor={"b": "all"})
     assert small.selection.by_layer().set_index("layer")["kept"].to_dict() == {"a": 2, "b": 4}
 
 

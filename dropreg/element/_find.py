@@ -1,13 +1,13 @@
 """Finding the elements of each kind: one file a family."""
 
 import difflib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..errors import ModelError, ParameterError
-from ..graph import Graph
+from ..graph import Graph, all_layers
 from . import _blocks as blocks
 from . import _heads as heads
 from . import _subclassed as opaque
@@ -20,13 +20,15 @@ from ._table import KINDS, Choice, Elements, Found, Kind, model_signature
 if TYPE_CHECKING:
     import keras
 
+    Layers = str | keras.layers.Layer | Collection[str | keras.layers.Layer]
+
 
 def elements(
     model: "keras.Model",
     kind: Kind | Sequence[Kind] = "neurons",
     *,
-    include: Collection[str] | None = None,
-    exclude: Collection[str] = (),
+    include: "Layers | None" = None,
+    exclude: "Layers" = (),
     groups: "Groups | None" = None,
 ) -> Elements:
     """Find what can be dropped in `model`.
@@ -46,11 +48,12 @@ def elements(
         has the shape of their input, dropped by leaving them out. "branches": branches of an Add
         beside which another one stays. "weights": every scalar of the kernels, or groups of them.
         Several kinds make one table.
-    include : collection of str, optional
-        Names of the layers to take; all by default. Where several layers have the same name, those of the models and
-        layers around one go before its own: "encoder/dense".
-    exclude : collection of str, optional
-        Names of the layers to leave whole; an element tied to one of them is left out too.
+    include : str, keras.layers.Layer or collection of them, optional
+        The layers whose elements are listed, by name or as layers of `model`; all by default. A layer stands for
+        itself and the layers inside it. Where several layers have the same name, the names of the models and layers
+        around one are put before its own: "encoder/dense".
+    exclude : str, keras.layers.Layer or collection of them, optional
+        The layers whose elements are not listed; an element tied to a unit of one of them is not listed either.
     groups : optional
         How weights go together: "rows", "columns", ``dropreg.Block(rows, columns)``, or a mapping
         of layer names to integer arrays of the kernel's shape (-1 = always kept).
@@ -78,14 +81,18 @@ def elements(
 
     graph = trace_graph(model)
     everything = Choice(None, frozenset())
-    choice = _checked_choice(include, exclude)
+    included = {} if include is None else _names_by_entry("include", include, model, graph, kinds)
+    excluded = _names_by_entry("exclude", exclude, model, graph, kinds)
+    choice = Choice(
+        None if include is None else frozenset().union(*included.values()), frozenset().union(*excluded.values())
+    )
     parts = [find(model, graph, name, choice, groups) for name in kinds]
-    _check_names(include, exclude, parts)
+    _check_names(included, excluded, parts)
     if not any(len(part.layers) for part in parts):
         if choice != everything and any(len(find(model, graph, name, everything, groups).layers) for name in kinds):
             raise ParameterError(
-                f"`include` and `exclude` must leave at least one element, received include={include} and "
-                f"exclude={exclude}: name fewer layers."
+                f"`include` and `exclude` must leave at least one element, received include="
+                f"{list(included) if include is not None else None} and exclude={list(excluded)}: name fewer layers."
             )
         reasons = "; ".join(f"'{layer}': {reason}" for part in parts for layer, reason in part.left_out)
         raise ModelError(
@@ -95,34 +102,62 @@ def elements(
     return _join(parts, model_signature(graph))
 
 
-def _checked_choice(include: Collection[str] | None, exclude: Collection[str]) -> Choice:
-    for parameter, names in (("include", include or ()), ("exclude", exclude)):
-        if isinstance(names, str):
-            raise ParameterError(f"`{parameter}` must be a list of layer names, received the string {names!r}.")
-    return Choice(None if include is None else frozenset(include), frozenset(exclude))
+def _names_by_entry(
+    parameter: str, entries: "Layers", model: "keras.Model", graph: Graph, kinds: Sequence[Kind]
+) -> dict[str, tuple[str, ...]]:
+    """Return the layer names that each entry of `include` or `exclude` stands for, by the name of the entry.
+
+    A layer stands for itself and the layers inside it.
+    """
+    import keras
+
+    found: dict[str, tuple[str, ...]] = {}
+    for entry in [entries] if isinstance(entries, str | keras.layers.Layer) else entries:
+        if isinstance(entry, str):
+            found[entry] = (entry,)
+        elif not isinstance(entry, keras.layers.Layer):
+            raise ParameterError(
+                f"`{parameter}` must hold names of layers or layers of the model, received {entry!r} "
+                f"({type(entry).__name__})."
+            )
+        elif id(entry) not in graph.names:
+            raise ParameterError(
+                f"`{parameter}` must hold layers of model '{model.name}', received the {type(entry).__name__} layer "
+                f"'{entry.name}', which is not in it: pass one of model.layers, or a name."
+            )
+        else:
+            inside = {id(layer) for layer in all_layers(entry)}
+            names = [name for key, name in graph.names.items() if key in inside]
+            labels = []
+            if "weights" in kinds:
+                layers = all_layers(model)
+                labels = [label for k, _, _, label, _ in weights.kernels(model) if id(layers[k]) in inside]
+            found[graph.names[id(entry)]] = tuple(dict.fromkeys([*names, *labels]))
+    return found
 
 
-def _check_names(include: Collection[str] | None, exclude: Collection[str], parts: Sequence[Found]) -> None:
-    """Every name is known, and every included layer droppable."""
+def _check_names(
+    include: Mapping[str, tuple[str, ...]], exclude: Mapping[str, tuple[str, ...]], parts: Sequence[Found]
+) -> None:
+    """Raise ParameterError unless every entry names a layer with units, and every included one can be removed."""
     known = list(dict.fromkeys(name for part in parts for name in part.known))
-    for parameter, names in (("include", include or ()), ("exclude", exclude)):
-        for name in names:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
+    for parameter, entries in (("include", include), ("exclude", exclude)):
+        for entry, names in entries.items():
+            if not any(name in known for name in names):
+                near = difflib.get_close_matches(entry, known, n=1)
                 hint = f" Did you mean '{near[0]}'?" if near else ""
                 raise ParameterError(
-                    f"`{parameter}` names '{name}', which is no layer with units: expected some of "
+                    f"`{parameter}` names '{entry}', which is no layer with units: expected some of "
                     f"{', '.join(known)}.{hint}"
                 )
     reasons = {layer: reason for part in parts for layer, reason in part.left_out}
-    for name in include or ():
-        if name in exclude or any(name in part.layers for part in parts):
-            continue
-        tied = any(name == layer for part in parts for units in part.ties.values() for layer, _ in units)
-        if name in reasons and not tied:
-            raise ParameterError(
-                f"`include` names '{name}', whose units cannot be dropped: {reasons[name]}. Leave it out."
-            )
+    excluded = {name for names in exclude.values() for name in names}
+    taken = {layer for part in parts for layer in part.layers}
+    taken |= {layer for part in parts for units in part.ties.values() for layer, _ in units}
+    for entry, names in include.items():
+        reason = next((reasons[name] for name in names if name in reasons), None)
+        if reason is not None and taken.union(excluded).isdisjoint(names):
+            raise ParameterError(f"`include` names '{entry}', whose units cannot be dropped: {reason}. Leave it out.")
 
 
 def _join(parts: Sequence[Found], signature: str) -> Elements:

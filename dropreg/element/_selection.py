@@ -13,8 +13,9 @@ from ..errors import ParameterError
 from ._table import Elements, check_elements
 
 Scores = npt.NDArray[np.float64]
-Floor = int | Mapping[str, int | float]
-"""Elements that stay in every layer at least, or by layer: how many, or which fraction."""
+Least = int | float | str
+Floor = Least | Mapping[str, Least]
+"""Fewest elements that every layer keeps, or each named one: a number, a share of the layer's elements, or all."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -170,7 +171,7 @@ class Selection:
 def keep_best(elements: Elements, scores: Scores, fraction: float, floor: Floor, round_to: int = 1) -> Selection:
     """Keep the elements of highest `scores` (n_elements,); the other parameters and errors are those of `select`."""
     positive("round_to", round_to, 1)
-    floors = _floors(elements, floor)
+    floors = floors_by_layer(elements, floor)
     layers = _columns_by_layer(elements)
     kept = _guarded(scores, layers, floors)
     spare = _n_kept(elements, fraction, int(kept.sum()), floor) - int(kept.sum())
@@ -186,12 +187,11 @@ def keep_best(elements: Elements, scores: Scores, fraction: float, floor: Floor,
     return Selection(elements, _rounded(elements, scores, kept, floors, round_to))
 
 
-def _floors(elements: Elements, floor: Floor) -> dict[str, int]:
-    """Elements that stay in each layer at least."""
+def floors_by_layer(elements: Elements, floor: Floor) -> dict[str, int]:
+    """Return the fewest elements that each layer must keep."""
     sizes = {layer: len(columns) for layer, columns in _columns_by_layer(elements).items()}
     if not isinstance(floor, Mapping):
-        positive("floor", floor, 0)
-        return {layer: min(floor, size) for layer, size in sizes.items()}
+        return {layer: min(_least("`floor`", floor, size), size) for layer, size in sizes.items()}
     unknown = [layer for layer in floor if layer not in sizes]
     if unknown:
         raise ParameterError(
@@ -200,21 +200,37 @@ def _floors(elements: Elements, floor: Floor) -> dict[str, int]:
         )
     floors = {layer: min(1, size) for layer, size in sizes.items()}
     for layer, least in floor.items():
-        whole = isinstance(least, int | np.integer) and not isinstance(least, bool)
-        if not (whole and 0 <= least <= sizes[layer]) and not (isinstance(least, float) and 0 <= least <= 1):
+        floors[layer] = _least(f"`floor` of layer '{layer}'", least, sizes[layer])
+        if floors[layer] > sizes[layer]:
             raise ParameterError(
-                f"`floor` of layer '{layer}' must be a number of its {sizes[layer]} elements (int) or a fraction of "
-                f"them (float from 0 to 1), received {least!r}."
+                f"`floor` of layer '{layer}' must be at most its {sizes[layer]} elements, received {least}: pass 'all' "
+                "to keep the layer."
             )
-        floors[layer] = int(least) if whole else int(np.ceil(least * sizes[layer] - 1e-9))
     return floors
+
+
+def _least(name: str, least: Any, size: int) -> int:
+    """Return the number of elements that a floor asks of a layer of `size` elements."""
+    if isinstance(least, str) and least == "all":
+        return size
+    if isinstance(least, int | np.integer) and not isinstance(least, bool) and least >= 0:
+        return int(least)
+    if isinstance(least, float | np.floating) and 0 < least < 1:
+        return int(np.ceil(least * size - 1e-9))
+    remedy = ""
+    if isinstance(least, float | np.floating) and least in (0, 1):
+        remedy = ": pass 'all' to keep the layer, or the int 1 to keep one element" if least else ": pass the int 0"
+    raise ParameterError(
+        f"{name} must be a number of elements (an int of at least 0), a share of the layer's elements (a float "
+        f"strictly between 0 and 1) or 'all', received {least!r}{remedy}."
+    )
 
 
 def check_fractions(elements: Elements, fractions: Sequence[float], floor: Floor) -> None:
     """Raise ParameterError unless every layer can keep `floor` elements at every fraction."""
     check_elements(elements)
     check_several("fractions", fractions)
-    floors = _floors(elements, floor)
+    floors = floors_by_layer(elements, floor)
     needed = int(_guarded(np.zeros(len(elements)), _columns_by_layer(elements), floors).sum())
     for fraction in fractions:
         _n_kept(elements, fraction, needed, floor)
@@ -222,13 +238,13 @@ def check_fractions(elements: Elements, fractions: Sequence[float], floor: Floor
 
 def largest_fraction(elements: Elements, floor: Floor) -> float:
     """The largest fraction of the elements that can go."""
-    needed = int(_guarded(np.zeros(len(elements)), _columns_by_layer(elements), _floors(elements, floor)).sum())
+    needed = int(_guarded(np.zeros(len(elements)), _columns_by_layer(elements), floors_by_layer(elements, floor)).sum())
     return 1.0 - max(needed, 1) / len(elements)
 
 
 def is_allowed(elements: Elements, kept: npt.NDArray[np.bool_], floor: Floor) -> bool:
     """Whether every layer keeps what `floor` asks for, and as many as the layer that it must equal."""
-    floors = _floors(elements, floor)
+    floors = floors_by_layer(elements, floor)
     enough = all(kept[columns].sum() >= floors[layer] for layer, columns in _columns_by_layer(elements).items())
     pairs = _equal_columns(elements).values()
     return enough and all(kept[first].sum() == kept[second].sum() for first, second in pairs)

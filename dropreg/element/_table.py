@@ -1,7 +1,7 @@
 """What can be dropped in a model."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from .._utils import check_type
-from ..errors import ModelError
+from ..errors import ModelError, ParameterError
 from ._gates import Columns, Gate, InnerGate
 
 if TYPE_CHECKING:
@@ -69,6 +69,25 @@ class Elements:
 
     def __len__(self) -> int:
         return len(self.layers)
+
+    def __iter__(self) -> Iterator[str]:
+        """Iterate over the names of the elements."""
+        return iter(self.names)
+
+    def __getitem__(self, layer: str) -> "Elements":
+        """Return the elements of one layer, those that are tied to units of other layers included."""
+        known = dict.fromkeys(name for tied in self.members for name, _ in tied)
+        if layer not in known:
+            raise ParameterError(
+                f"elements[...] must be given one of the layers {', '.join(known)}, received {layer!r}: pass the name "
+                "of a layer with elements."
+            )
+        part = take(self, self.columns_of(layer))
+        return replace(
+            part,
+            left_out=tuple((name, reason) for name, reason in self.left_out if name == layer),
+            equal=tuple(pair for pair in self.equal if all(len(part.columns_of(name)) for name in pair)),
+        )
 
     @cached_property
     def names(self) -> tuple[str, ...]:

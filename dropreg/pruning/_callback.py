@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from .._utils import positive
 from ..data import Data, check_data, read_once
-from ..element import Elements, Selection, check_elements, check_fits, check_fractions
+from ..element import Elements, Floor, Selection, check_elements, check_fits, check_fractions
 from ..errors import ModelError, ParameterError
 from ..graph import trace_graph
 from ..scorers import estimate
@@ -48,8 +48,8 @@ class PruningCallback(keras.callbacks.Callback):
     schedule : {"cubic", "linear", "one_shot"}
         Fraction that is gone after each time; see `fractions_by_step`. "one_shot" is at
         `start_epoch`.
-    floor : int
-        Elements that stay in every layer at least.
+    floor : int, float, "all" or mapping of str to one of them
+        Fewest elements that every layer keeps, as in `select`.
     seed : int
         Scorers get it, plus one for each time after the first.
 
@@ -81,7 +81,7 @@ class PruningCallback(keras.callbacks.Callback):
         end_epoch: int,
         every: int = 1,
         schedule: Schedule = "cubic",
-        floor: int = 1,
+        floor: Floor = 1,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -13,7 +13,7 @@ import pandas as pd
 
 from .._utils import check_several, positive, write_atomically
 from ..data import Data, Task, check_data, read_once
-from ..element import Elements, check_fractions, cost_of, total_macs
+from ..element import Elements, Floor, check_fractions, cost_of, total_macs
 from ..errors import ParameterError, RecordError
 from ..network import Accuracy, Evaluator, Loss, ask_one
 from ..regression import ImpactTable
@@ -39,7 +39,7 @@ def compare(
     fractions: Sequence[float] = FRACTIONS,
     seeds: Sequence[int] = (0,),
     test_data: Data | None = None,
-    floor: int = 1,
+    floor: Floor = 1,
     task: Task | None = None,
     out: str | Path | None = None,
     progress: bool = True,
@@ -62,8 +62,8 @@ def compare(
         Each scorer runs with each.
     test_data : (x, y), optional
         Other examples to measure on; `data` again by default, which flatters those that saw most of it.
-    floor : int
-        Elements that every layer (of several) keeps whatever their impact; see `select`.
+    floor : int, float, "all" or mapping of str to one of them
+        Fewest elements that every layer keeps, as in `select`.
     task : str, optional
         As in `sample`.
     out : str or Path, optional
@@ -139,7 +139,7 @@ def _run(
     scorer: Scorer,
     fractions: Sequence[float],
     seed: int,
-    floor: int,
+    floor: Floor,
 ) -> list[dict[str, Any]]:
     """The lines of one scorer and seed."""
     lines = []
@@ -255,7 +255,7 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def _fingerprint(
-    judge: _Judge, data: Data, scorers: dict[str, Scorer], fractions: Sequence[float], floor: int, task: Task | None
+    judge: _Judge, data: Data, scorers: dict[str, Scorer], fractions: Sequence[float], floor: Floor, task: Task | None
 ) -> dict[str, Any]:
     """What a comparison follows from; other scorers and seeds may be added to it."""
     question, weights = judge.question, hashlib.sha256()
@@ -267,6 +267,6 @@ def _fingerprint(
         "data": check_data(question.model, data, task).fingerprint(),
         "test_data": question.examples.fingerprint(),
         "fractions": [float(fraction) for fraction in fractions],
-        "floor": floor,
+        "floor": dict(floor) if isinstance(floor, Mapping) else floor,
         "scorers": {name: str(scorer) for name, scorer in scorers.items()},
     }

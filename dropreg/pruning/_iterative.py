@@ -8,7 +8,7 @@ from tqdm.auto import tqdm
 
 from .._utils import check_type
 from ..data import Data, Examples, check_apart, check_data, read_once
-from ..element import Elements, check_elements, check_fractions
+from ..element import Elements, Floor, check_elements, check_fractions, floors_by_layer
 from ..errors import ParameterError
 from ..recovery import Recovery, check_tuning, recover
 from ..scorers import estimate
@@ -30,7 +30,7 @@ def prune_iteratively(
     recovery: Recovery | None = None,
     tuning: Data | None = None,
     validation: Data | None = None,
-    floor: int = 1,
+    floor: Floor = 1,
     on_blocked: OnBlocked = "raise",
     seed: int = 0,
     progress: bool = False,
@@ -67,8 +67,8 @@ def prune_iteratively(
         Examples for fine-tuning, others than `data`.
     validation : (x, y), optional
         As in `recover`, others than `tuning`.
-    floor : int
-        Elements that stay in every layer at least; does not count for whole layers and branches.
+    floor : int, float, "all" or mapping of str to one of them
+        Fewest elements that every layer keeps, as in `select`; a share is of the original model's elements.
     on_blocked : {"raise", "keep"}
         As in `prune`.
     seed : int
@@ -98,6 +98,7 @@ def prune_iteratively(
         check_type("recovery", recovery, Recovery, "pass dropreg.Recovery(distill=1.0), say")
     counts = sorted(set(counts_by_step(len(elements), fraction, steps, schedule)) - {0})
     check_fractions(elements, [fraction], floor)
+    floor = floor if isinstance(floor, int) else floors_by_layer(elements, floor)
     strategy = resolve_merge(merge, has_data=True)
     data, examples, tuning, validation = _checked_data(model, data, tuning, validation, recovery)
     state = begin(model, elements)

@@ -53,7 +53,7 @@ def prune(
         What to reach, in place of a selection.
     elements : Elements, optional
         From which to choose, in place of a selection; by default the model's neurons and filters.
-    floor : int or mapping of str to int or float
+    floor : int, float, "all" or mapping of str to one of them
         What layers keep at least, in place of a selection; see `select`.
     merge : {"least_squares", "none"} or LeastSquares, optional
         How layers that read what was removed make up for it; by default "least_squares" if there is `data`,

@@ -32,11 +32,11 @@ def select(
         Of the elements to drop, in [0, 1).
     by : {"impact", "absolute"}
         Whether an element whose loss would improve the outcome goes first, or the one that changes it least.
-    floor : int or mapping of str to int or float
-        Elements that stay in every layer at least (all, where a layer has fewer), because an empty layer cannot
-        be built; whole layers and branches have no floor. 0 lets the impacts alone decide. A mapping gives it
-        by layer, as a number (int) or as a fraction of the layer's elements (float; 1.0 protects the layer), and
-        1 for the layers that it does not name.
+    floor : int, float, "all" or mapping of str to one of them
+        Fewest elements that every layer keeps, because an empty layer cannot be built; whole layers and branches
+        have no floor. An int is a number of elements (all, where a layer has fewer), a float strictly between 0 and
+        1 a share of the layer's elements, "all" protects the layer. 0 lets the impacts alone decide. A mapping gives
+        it by layer, and 1 for the layers that it does not name.
     round_to : int
         The number of elements that stay in a layer is rounded to a multiple of it, for hardware that likes
         such widths; layers that lose nothing and layers smaller than it stay as they are.

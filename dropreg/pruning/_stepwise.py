@@ -12,7 +12,7 @@ import pandas as pd
 
 from .._utils import concatenate_names
 from ..data import Data, Examples
-from ..element import KINDS_OF_UNITS, Elements, Selection, check_fits, take
+from ..element import KINDS_OF_UNITS, Elements, Floor, Selection, check_fits, take
 from ..element import elements as find_elements
 from ..errors import ModelError, ParameterError
 from ..graph import all_layers
@@ -71,7 +71,7 @@ def resolve_scorer(scorer: AnyScorer) -> Scorer:
     return chosen
 
 
-def select_left(elements: Elements, table: ImpactTable, kept: Kept, fraction: float, floor: int) -> Selection:
+def select_left(elements: Elements, table: ImpactTable, kept: Kept, fraction: float, floor: Floor) -> Selection:
     """The selection that drops a fraction of all elements, those that are gone already among them."""
     lowest = table.impact[kept].min() - 1.0
     return select(elements, np.where(kept, table.impact, lowest), fraction=fraction, floor=floor)
@@ -115,7 +115,7 @@ class Units:
         gone: int,
         *,
         merge: str | LeastSquares | None,
-        floor: int,
+        floor: Floor,
         on_blocked: OnBlocked,
         seed: int,
     ) -> None:
@@ -216,7 +216,7 @@ class Weights:
         gone: int,
         *,
         merge: str | LeastSquares | None,
-        floor: int,
+        floor: Floor,
         on_blocked: OnBlocked,
         seed: int,
     ) -> None:

@@ -201,9 +201,8 @@ def anneal_path(
     start : ImpactTable or array of float, shape (n_elements,), optional
         Scores whose standardized values the logits start from (an array may hold the logits of another run); zero
         by default, for weights their magnitude.
-    floor : int or mapping of str to int or float
-        Elements that stay in every layer at least, as in `select`: a mapping gives it by layer, and
-        ``{"name": 1.0}`` protects a layer.
+    floor : int, float, "all" or mapping of str to one of them
+        Fewest elements that every layer keeps, as in `select`; ``{"name": "all"}`` protects a layer.
     task : str, optional
         As in `sample`.
     seed : int

@@ -36,7 +36,7 @@ class Swapper:
     round_ : Round
         What measures and differentiates.
     elements : Elements
-    floor : int or mapping of str to int or float
+    floor : int, float, "all" or mapping of str to one of them
         Elements that stay in every layer at least, as in `select`.
     """
 
