@@ -251,17 +251,17 @@ def test_figures(tmp_path: Path) -> None:
     frame = pd.DataFrame({"scorer": ["a"], "fraction": [0.5], "accuracy": [0.9]})
     path = tmp_path / "figure.png"
     with refused(ParameterError, "`frame` must be DataFrame, received NoneType: call dropreg.compare."):
-        untyped.plot_comparison(None, path)
+        untyped.reporting.plot_comparison(None, path)
     with refused(ParameterError, "received scorer, fraction, accuracy without f1: ", "value='accuracy' or 'loss'"):
-        untyped.plot_comparison(frame, path, value="f1")
+        untyped.reporting.plot_comparison(frame, path, value="f1")
     with refused(ParameterError, "`path` must end in ", ".png", f", received {tmp_path / 'figure.xyz'}."):
-        untyped.plot_comparison(frame, tmp_path / "figure.xyz")
+        untyped.reporting.plot_comparison(frame, tmp_path / "figure.xyz")
     with refused(ParameterError, "expected an existing folder, received ", "missing: make it first."):
-        untyped.plot_comparison(frame, tmp_path / "missing" / "figure.png")
+        untyped.reporting.plot_comparison(frame, tmp_path / "missing" / "figure.png")
     with refused(ParameterError, "`table` must be ImpactTable, received DataFrame: call dropreg.estimate or"):
         plotting.plot_impacts(cast(Any, frame), path)
     assert not list(tmp_path.iterdir())
-    untyped.plot_comparison(frame, path)
+    untyped.reporting.plot_comparison(frame, path)
     assert path.stat().st_size > 0
 
 

@@ -7,6 +7,7 @@ import flat
 import keras
 import models
 import numpy as np
+import pandas as pd
 import pytest
 import tensorflow as tf
 from keras import layers
@@ -299,6 +300,15 @@ def test_to_statsmodels_gives_the_same_numbers() -> None:
         interval = table.frame[["ci_low", "ci_high"]].to_numpy()
         np.testing.assert_allclose(interval, result.conf_int().iloc[1:], rtol=1e-6, atol=1e-9)
     assert "a[0]" in str(dr.regression.to_statsmodels(record, outcome="loss").summary())
+
+
+@pytest.mark.parametrize("names", [("loss", "accuracy"), ("accuracy", "loss"), ("margin",)])
+def test_the_default_outcome_is_the_first_of_the_record(names: tuple[str, ...]) -> None:
+    record = dr.sample(*small(), rows=500, outcomes=names, progress=False)
+    default, named = dr.regress(record, estimator="ols"), dr.regress(record, outcome=names[0], estimator="ols")
+    assert default.outcome == names[0]
+    pd.testing.assert_frame_equal(default.to_frame(), named.to_frame())
+    assert dr.regression.to_statsmodels(record).model.endog_names == names[0]
 
 
 def test_a_scikit_learn_estimator_may_be_passed() -> None:

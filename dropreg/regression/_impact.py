@@ -308,9 +308,6 @@ def impact_table(
     level: float = 0.95,
     df: float = np.inf,
     details: dict[str, Any] | None = None,
-    fidelity: pd.DataFrame | None = None,
-    interactions: Interactions | None = None,
-    stop: str | None = None,
 ) -> ImpactTable:
     """Make an `ImpactTable` from impacts and standard errors, one for each row of `elements`.
 
@@ -339,6 +336,4 @@ def impact_table(
         ci_high=impact + half,
         rank=stats.rankdata(-impact, method="ordinal").astype(np.int64),
     )
-    return ImpactTable(
-        frame[list(COLUMNS)], method, outcome, rows, level, seed, details or {}, fidelity, interactions, stop, df
-    )
+    return ImpactTable(frame[list(COLUMNS)], method, outcome, rows, level, seed, details or {}, df=df)

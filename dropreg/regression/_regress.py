@@ -36,7 +36,7 @@ _MOST_STATSMODELS_BYTES = 2**31
 def regress(
     record: Record,
     *,
-    outcome: str = "accuracy",
+    outcome: str | None = None,
     estimator: Estimator | Any = "auto",
     covariance: CovarianceType = "HC1",
     penalty: shrinkage.Penalty | None = None,
@@ -52,8 +52,8 @@ def regress(
     Parameters
     ----------
     record : Record
-    outcome : str
-        One of the record's outcomes.
+    outcome : str, optional
+        One of the record's outcomes; by default its first.
     estimator : str or scikit-learn estimator
         "assisted": regression that shrinks towards the recorded gradients; "gradient": those alone;
         "ols", by statsmodels; "ridge" and "lasso", by scikit-learn; "marginal", for very many
@@ -92,6 +92,7 @@ def regress(
     check_type("record", record, Record, "call dropreg.sample, or dropreg.Record.load(folder)")
     check_between("level", level)
     settings = record.settings
+    outcome = settings.outcomes[0] if outcome is None else outcome
     _check_arguments(record, outcome, estimator, covariance, penalty)
     column = settings.outcomes.index(outcome)
     if isinstance(estimator, str) and estimator == "auto":
@@ -107,7 +108,7 @@ def regress(
     details |= {"differences of pairs": True} if in_pairs else {}
     details |= {"row equivalents": record.row_equivalents} if settings.row_cost > 1 else {}
     unseen = record.fidelity_masks
-    return impact_table(
+    table = impact_table(
         record.elements,
         sign * fit.coefficients,
         fit.std_errors,
@@ -118,6 +119,9 @@ def regress(
         level=level,
         df=fit.df,
         details=details,
+    )
+    return replace(
+        table,
         fidelity=None if unseen is None else score(unseen, column, fit.coefficients, fit.intercept),
         interactions=_interactions(record, column, fit, sign) if interactions else None,
         stop=record.stop,
@@ -245,7 +249,7 @@ def _design_text(design: dict[str, Any]) -> str:
     return f"{design['name']}({values})"
 
 
-def to_statsmodels(record: Record, *, outcome: str = "accuracy", covariance: CovarianceType = "HC1") -> Any:
+def to_statsmodels(record: Record, *, outcome: str | None = None, covariance: CovarianceType = "HC1") -> Any:
     """Fit OLS by statsmodels on all rows, for its ``summary()`` and its tests.
 
     Regressors are indicators of *dropped* elements, named after them, and a constant; coefficients
@@ -256,7 +260,8 @@ def to_statsmodels(record: Record, *, outcome: str = "accuracy", covariance: Cov
     ----------
     record : Record
         That fits in memory as a matrix of rows x elements.
-    outcome : str
+    outcome : str, optional
+        One of the record's outcomes; by default its first.
     covariance : {"HC1", "cluster", "nonrobust"}
 
     Returns
@@ -271,6 +276,7 @@ def to_statsmodels(record: Record, *, outcome: str = "accuracy", covariance: Cov
     import pandas as pd
     import statsmodels.api as sm
 
+    outcome = record.settings.outcomes[0] if outcome is None else outcome
     _check_arguments(record, outcome, "ols", covariance, None)
     n_bytes = 8 * record.rows // record.settings.examples_per_mask * (record.settings.n_elements + 1)
     if n_bytes > _MOST_STATSMODELS_BYTES:
