@@ -1,10 +1,9 @@
 """The calls of a Keras model in the order in which they run, nested models written out.
 
-A subclassed model, whose graph lies in Python code, is one opaque call. This module and
-`dropreg.graph` alone read the private bookkeeping of Keras (``keras.src``).
+A subclassed model, whose graph lies in Python code, is one opaque call.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import keras
 import tensorflow as tf
 
 from ..errors import ParameterError
+from ._access import all_layers, takes_training
 from ._timesteps import step_mask, with_step_mask
 
 Shape = tuple[int | None, ...]
@@ -60,7 +60,7 @@ class Call:
 
     def layers(self) -> list[Any]:
         """What is called and all layers in it."""
-        return self.layer._flatten_layers() if isinstance(self.layer, keras.layers.Layer) else [self.layer]
+        return all_layers(self.layer) if isinstance(self.layer, keras.layers.Layer) else [self.layer]
 
     def _as_given(self, slot: int, value: Any) -> Any:
         """The value that the layer gets: another tensor where it has a mask, which some layers take off."""
@@ -86,7 +86,7 @@ class Call:
 
         args: Any = keras.tree.map_structure(fill, self.args)
         kwargs: Any = keras.tree.map_structure(fill, self.kwargs)
-        if getattr(self.layer, "_call_has_training_arg", False):
+        if takes_training(self.layer):
             kwargs = {**kwargs, "training": False}
         return keras.tree.flatten(self.layer(*args, **kwargs))
 
@@ -147,6 +147,31 @@ class Graph:
     mask_ranks: tuple[int | None, ...]
     padded: frozenset[int] = frozenset()
     inside: tuple[Inside, ...] | None = None
+
+    def downstream(self, calls: Iterable[int]) -> list[int]:
+        """Numbers of `calls` and of all calls that depend on them, in the order in which they run."""
+        found, written = set(calls), set[int]()
+        for number, call in enumerate(self.calls):
+            if number in found or written.intersection(call.inputs):
+                found.add(number)
+                written.update(call.outputs)
+        return sorted(found)
+
+    def upstream(self, slots: Iterable[int], known: Collection[int] = ()) -> list[int]:
+        """Numbers of the calls that compute `slots` from the `known` slots and the inputs, in the order in which they run."""
+        wanted, found = set(slots).difference(known), list[int]()
+        for number in reversed(range(len(self.calls))):
+            call = self.calls[number]
+            if wanted.intersection(call.outputs):
+                found.append(number)
+                wanted.update(set(call.inputs).difference(known))
+        return found[::-1]
+
+    def frontier(self, calls: Collection[int], outputs: Iterable[int]) -> tuple[int, ...]:
+        """Slots that `calls` or `outputs` need and `calls` do not compute, in the order in which they are needed."""
+        computed = {slot for number in calls for slot in self.calls[number].outputs}
+        needed = [*(slot for number in calls for slot in self.calls[number].inputs), *outputs]
+        return tuple(dict.fromkeys(slot for slot in needed if slot not in computed))
 
     def hides(self, output: int) -> bool:
         """Whether the model's mask of steps can hide positions of output number `output`."""

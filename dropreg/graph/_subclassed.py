@@ -7,7 +7,7 @@ import keras
 import tensorflow as tf
 
 from ..errors import ModelError
-from ._access import all_layers, call_name, names_of, patched
+from ._access import all_layers, built_shapes, call_name, names_of, patched
 from ._calls import Call, Graph, Inside, Ref, Shape
 from ._compile import compiled
 from ._timesteps import step_mask
@@ -51,7 +51,7 @@ def trace_opaque(model: Any) -> Graph:
 
 def _built_shapes(model: Any) -> Any:
     """Shapes of the model's inputs as it was built, batch axis unknown."""
-    known = model._build_shapes_dict
+    known = built_shapes(model)
     if not model.built or not known:
         raise ModelError(
             f"model '{model.name}' ({type(model).__name__}) is not built, so its layers cannot be counted: call it "

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from keras.src.backend import get_keras_mask, set_keras_mask
+
+from ._access import get_keras_mask, set_keras_mask
 
 
 def step_mask(value: Any) -> Any:
