@@ -158,7 +158,7 @@ class Graph:
         return sorted(found)
 
     def upstream(self, slots: Iterable[int], known: Collection[int] = ()) -> list[int]:
-        """Numbers of the calls that compute `slots` from the `known` slots and the inputs, in the order in which they run."""
+        """Numbers of the calls that compute `slots` from inputs and `known` slots, in the order in which they run."""
         wanted, found = set(slots).difference(known), list[int]()
         for number in reversed(range(len(self.calls))):
             call = self.calls[number]
