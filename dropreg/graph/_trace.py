@@ -1,4 +1,4 @@
-"""Trace a Keras model: write it out as a graph of calls."""
+"""Trace a Keras model: expand it into a graph of calls."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -15,12 +15,12 @@ from ._timesteps import step_mask
 
 
 def trace_graph(model: keras.Model) -> Graph:
-    """Write out a model as a `Graph`.
+    """Return the `Graph` of a model.
 
     Raises
     ------
     ModelError
-        If `model` is no Keras model, is not built, or Keras does not run on TensorFlow.
+        If `model` is not a Keras model or not built, or Keras does not run on TensorFlow.
     """
     if (backend := keras.config.backend()) != "tensorflow":
         raise ModelError(
@@ -57,11 +57,11 @@ def trace_graph(model: keras.Model) -> Graph:
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in functional.inputs]
     masks = StepMasks({}, ((),) * len(calls), frozenset())
     if any(masked):
-        masks = observe(model, calls, inputs, outputs, specs)
+        masks = observe(model, calls, inputs, specs)
     return Graph(
         calls=tuple(
             replace(call, name=names.get(id(call.layer), call.name), unmasked=slots)
-            for call, slots in zip(calls, masks.taken_off, strict=True)
+            for call, slots in zip(calls, masks.removed, strict=True)
         ),
         inputs=inputs,
         outputs=outputs,
@@ -82,9 +82,9 @@ def _write_out(
     calls: list[Call],
     shapes: list[Shape],
 ) -> tuple[int, ...]:
-    """Append the calls of `functional`, fed by the slots `inputs`; gives its output slots.
+    """Append the calls of `functional` on the slots `inputs` to `calls`; returns its output slots.
 
-    A nested model that is given a mask beside its inputs is one call: the layers in it read the mask unseen.
+    A nested model that takes a mask as an extra input stays one call, because its layers use the mask implicitly.
     """
     slots = {id(tensor): slot for tensor, slot in zip(functional.inputs, inputs, strict=True)}
     for node in nodes_of(functional):
