@@ -1,4 +1,4 @@
-"""Errors that say what was expected, what was received and what to do."""
+"""Exceptions of dropreg; every message says what was expected, what was received, and what to do."""
 
 from typing import TYPE_CHECKING
 
@@ -7,13 +7,34 @@ if TYPE_CHECKING:
 
 
 class DropregError(Exception):
-    """Base class of everything that dropreg raises on its own account."""
+    """Base class of all exceptions that dropreg itself raises.
 
-    ag_pass_through = True  # TensorFlow hands such errors on as they are when one ends its tracing
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> try:
+    ...     dr.elements(model, kind="synapses")
+    ... except dr.errors.DropregError as error:
+    ...     print(type(error).__name__)
+    ParameterError
+    """
+
+    ag_pass_through = True  # so that TensorFlow does not wrap the exception when it ends the tracing of a function
 
 
 class ModelError(DropregError, ValueError):
-    """The model cannot be used as asked: not built, subclassed, corrupt, a layer that is unknown."""
+    """The model cannot be used: for example it is not built, or contains a layer that is not supported.
+
+    Examples
+    --------
+    >>> import dropreg as dr, keras
+    >>> try:
+    ...     dr.elements(keras.Sequential([keras.layers.Dense(3)], name="mine"))
+    ... except dr.errors.ModelError as error:
+    ...     print(str(error).partition(",")[0])
+    model 'mine' is not built
+    """
 
 
 class DataError(DropregError, ValueError):
@@ -21,25 +42,35 @@ class DataError(DropregError, ValueError):
 
 
 class ParameterError(DropregError, ValueError):
-    """An argument lies outside what it may be."""
+    """An argument has a wrong type or value.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> try:
+    ...     dr.layers.register(int, rule="carry")
+    ... except dr.errors.ParameterError as error:
+    ...     print(error)
+    `rule` must be a dropreg.layers.Rule, received 'carry': pass an instance.
+    """
 
 
 class UnidentifiedError(ParameterError):
-    """The rows cannot tell the elements apart; more rows may."""
+    """The rows of a regression do not determine the impacts of all elements; more rows may do so."""
 
 
 class RecordError(DropregError, RuntimeError):
-    """A record cannot be written, continued or read."""
+    """A record cannot be written, resumed or read."""
 
 
 class TargetError(DropregError, RuntimeError):
-    """A target cannot be met.
+    """No selection meets the target.
 
     Parameters
     ----------
     message : str
     best : Selection
-        The selection that came closest.
+        The selection that comes closest to the target.
     """
 
     def __init__(self, message: str, best: "Selection") -> None:

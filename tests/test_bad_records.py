@@ -289,7 +289,7 @@ def test_full_disk(
         refused(
             RecordError,
             f"the disk is full at {folder}: 256 rows are recorded there and stay. Free some space and sample into the ",
-            "same folder again: the run goes on where it stopped.",
+            "same folder again: the run resumes where it stopped.",
             model=model,
         ),
     ):

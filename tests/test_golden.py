@@ -60,9 +60,7 @@ def measured(name: str) -> dict[str, dict[str, Any]]:
     model = build(name)
     data = data_for(model, 64)
     elements = dr.elements(model)
-    record = flat.sample(
-        model, data, elements, rows=1024, outcomes=("accuracy", "loss"), gradients=("loss",)
-    )
+    record = flat.sample(model, data, elements, rows=1024, outcomes=("accuracy", "loss"), gradients=("loss",))
     chunks = list(record.chunks())
     table = dr.regress(record, outcome="loss")
     exact = dr.regress(record, outcome="accuracy")

@@ -14,11 +14,11 @@ from keras import layers
 import dropreg as dr
 from dropreg.data._examples import check_data
 from dropreg.errors import DataError, ModelError
+from dropreg.graph import _compile
 from dropreg.graph._timesteps import channel_means
 from dropreg.graph._trace import trace_graph
 from dropreg.network._masked import MaskedNetwork
 from dropreg.network._padding import idle_slots
-from dropreg.surgery import _copying as copying
 
 N, STEPS, VOCABULARY, N_CLASSES = 60, 6, 20, 3
 ROUNDING = 1e-5  # sums over more rows of zeros, in float32
@@ -217,7 +217,7 @@ def test_graphs_compute_what_single_runs_do(monkeypatch: pytest.MonkeyPatch) -> 
     """Few batches run as they are, many in a graph: the same comes of it."""
     model, data, found = made(attention), examples(attention), []
     for few in (0, 1000):
-        monkeypatch.setattr(copying, "_FEW", few)
+        monkeypatch.setattr(_compile, "_FEW", few)
         found.append([result(model, data) for result in (changed, merged, estimated)])
     for one, other in zip(*found, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)

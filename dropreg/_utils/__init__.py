@@ -1,4 +1,4 @@
-"""Small helpers without any knowledge of networks: checks, random numbers, files, hashes."""
+"""Helpers that are independent of neural networks: argument checks, random numbers, files, hashes."""
 
 from ._blas import one_blas_thread
 from ._checks import (

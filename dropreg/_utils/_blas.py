@@ -1,6 +1,6 @@
-"""The number of threads of linear algebra."""
+"""Limit the number of threads of linear algebra."""
 
 from threadpoolctl import ThreadpoolController
 
 one_blas_thread = ThreadpoolController().wrap(limits=1, user_api="blas")
-"""Decorator: BLAS runs on one thread, because on blocks of rows several wait for each other more than they work."""
+"""Decorator that runs BLAS on one thread: on small blocks of rows, several threads would mostly wait for each other."""

@@ -1,4 +1,4 @@
-"""Checks of arguments that several packages share."""
+"""Checks of arguments."""
 
 from collections.abc import Collection, Mapping, Sequence
 from numbers import Real
@@ -11,7 +11,7 @@ from ..errors import ParameterError
 
 
 def positive(name: str, value: Any, least: int = 1) -> int:
-    """`value` as an int, or ParameterError unless it is one of at least `least`."""
+    """Return `value` as an int; ParameterError unless it is an integer of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
         raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
     return int(value)
@@ -25,17 +25,17 @@ def check_seed(seed: int) -> int:
 
 
 def first_line(error: Exception) -> str:
-    """What an error says first; those of other libraries can be long."""
+    """Return the first line of an error message; the messages of other libraries can be long."""
     return next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
 
 
 def is_number(value: Any) -> bool:
-    """Whether `value` is a real number; True and False are none."""
+    """Return whether `value` is a real number; True and False are not."""
     return isinstance(value, Real) and not isinstance(value, bool | np.bool_)
 
 
 def check_between(name: str, value: Any, low: float = 0, high: float = 1, hint: str = "") -> None:
-    """Raise ParameterError, which ends with `hint`, unless `value` is a number strictly between `low` and `high`."""
+    """Raise ParameterError unless `value` is a number strictly between `low` and `high`; `hint` ends its message."""
     if not is_number(value) or not low < value < high:
         raise ParameterError(
             f"`{name}` must lie strictly between {low:g} and {high:g}, received {_shown(value)}{hint and ': ' + hint}."
@@ -49,19 +49,19 @@ def check_positive(name: str, value: Any) -> None:
 
 
 def check_type(name: str, value: Any, kind: type, remedy: str) -> None:
-    """Raise ParameterError, which ends with `remedy`, unless `value` is an instance of `kind`."""
+    """Raise ParameterError unless `value` is an instance of `kind`; `remedy` ends its message."""
     if not isinstance(value, kind):
         raise ParameterError(f"`{name}` must be {kind.__name__}, received {type(value).__name__}: {remedy}.")
 
 
 def check_several(name: str, values: Any) -> None:
-    """Raise ParameterError unless `values` is a list or the like."""
+    """Raise ParameterError unless `values` is a collection other than a string or a mapping."""
     if isinstance(values, str | Mapping) or not isinstance(values, Collection):
         raise ParameterError(f"`{name}` must be a list, received {_shown(values)}: pass [{_shown(values)}].")
 
 
 def check_writable(name: str, path: str | Path, suffixes: Sequence[str]) -> None:
-    """Raise ParameterError unless a file with one of these endings can go to `path`."""
+    """Raise ParameterError unless `path` has one of these suffixes and lies in an existing folder."""
     path = Path(path)
     if path.suffix not in suffixes:
         raise ParameterError(f"{name} must end in {' or '.join(suffixes)}, received {path}.")
@@ -76,7 +76,7 @@ def _shown(value: Any) -> str:
 
 
 def concatenate_names(names: Sequence[Any], limit: int = 5) -> str:
-    """The first few of `names` for an error text."""
+    """Join the first `limit` names for an error message, and count the others."""
     shown = ", ".join(str(name) for name in names[:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 

@@ -1,4 +1,4 @@
-"""Random numbers from a counter: the same seed gives the same numbers in any order."""
+"""Counter-based random numbers: each part of a stream can be drawn alone, in any order."""
 
 from functools import lru_cache
 
@@ -9,7 +9,7 @@ _ORDER_STREAM = 1
 
 
 def random_words(seed: int, chunk: int, stream: int, count: int) -> npt.NDArray[np.uint32]:
-    """`count` uniform 32-bit words that depend on seed, chunk and stream alone."""
+    """Return `count` uniform 32-bit words that depend only on seed, chunk and stream."""
     bits = np.random.Philox(key=np.array([seed, chunk], np.uint64), counter=[0, 0, 0, stream])
     return bits.random_raw((count + 1) // 2).astype("<u8", copy=False).view("<u4")[:count]
 
@@ -22,18 +22,9 @@ def _example_order(seed: int, epoch: int, n_examples: int) -> npt.NDArray[np.int
 
 
 def examples_of_rows(seed: int, first: int, count: int, n_examples: int) -> npt.NDArray[np.int64]:
-    """Which example each row uses: all examples once, in random order, then again in another.
+    """Return the example that each of the rows `first` to ``first + count - 1`` uses, as int64, shape (count,).
 
-    Parameters
-    ----------
-    seed : int
-    first, count : int
-        Rows `first` to ``first + count - 1`` of the run.
-    n_examples : int
-
-    Returns
-    -------
-    ndarray of int64, shape (count,)
+    The rows use all examples once in random order, then once more in another order, and so on.
     """
     start = first // n_examples * n_examples
     epochs = range(start // n_examples, -(-(first + count) // n_examples))

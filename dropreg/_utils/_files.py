@@ -1,4 +1,4 @@
-"""Files that are written atomically."""
+"""Write files atomically."""
 
 import errno
 import os
@@ -10,16 +10,16 @@ from ..errors import RecordError
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any], rows: int) -> None:
-    """Write a file under a passing name and rename it, so that it is there whole or not at all."""
-    passing = path.with_name(f".{path.name}.part")
+    """Write a file under a temporary name and rename it, so that no partly written file is ever seen at `path`."""
+    temporary = path.with_name(f".{path.name}.part")
     try:
-        write(passing)
-        os.replace(passing, path)
+        write(temporary)
+        os.replace(temporary, path)
     except OSError as error:
-        passing.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RecordError(
                 f"the disk is full at {path.parent}: {rows:,} rows are recorded there and stay. Free some space "
-                "and sample into the same folder again: the run goes on where it stopped."
+                "and sample into the same folder again: the run resumes where it stopped."
             ) from error
         raise RecordError(f"{path}: cannot be written ({error}): choose another folder.") from error

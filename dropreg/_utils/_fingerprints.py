@@ -1,4 +1,4 @@
-"""What tells functions apart, as far as their code does."""
+"""Hash functions by their code."""
 
 import hashlib
 from collections.abc import Iterator
@@ -11,17 +11,17 @@ _PLAIN = (str, bytes, int, float, complex, type(None), type(...))
 
 
 def function_fingerprint(function: Any) -> str:
-    """Hash of a function's compiled code, its defaults, and the functions and plain values that it encloses.
+    """Return a hash of a function's bytecode, its defaults, and the functions and plain values in its closure.
 
-    Of a dataclass, that of its fields. Arrays and other objects that it encloses count by their type alone, what it
-    reads by a global name by that name alone. Another version of Python compiles the same source to another hash.
+    A dataclass instance is hashed by its fields. Arrays and other objects are hashed by their type only, and global
+    variables by their name only. The hash depends on the version of Python.
     """
     return hashlib.sha256("\n".join(_parts(function, [])).encode()).hexdigest()[:16]
 
 
 def _parts(value: Any, inside: list[Any]) -> Iterator[str]:
-    """Texts that differ where values do; `inside` are the functions around the value."""
-    value = getattr(value, "python_function", value)  # of a tf.function
+    """Yield the strings to hash for a value; `inside` are the functions that enclose it."""
+    value = getattr(value, "python_function", value)  # the function inside a tf.function
     yield type(value).__name__
     if isinstance(value, _PLAIN):
         yield repr(value)
@@ -41,7 +41,7 @@ def _parts(value: Any, inside: list[Any]) -> Iterator[str]:
     elif isinstance(value, partial):
         yield from _parts([value.func, value.args, value.keywords], inside)
     elif isinstance(value, FunctionType):
-        if not any(value is outer for outer in inside):  # one may enclose itself
+        if not any(value is outer for outer in inside):  # a function may enclose itself
             enclosed = [_content(cell) for cell in value.__closure__ or ()]
             yield from _parts([value.__code__, value.__defaults__, value.__kwdefaults__, enclosed], [*inside, value])
     else:
@@ -56,5 +56,5 @@ def _parts(value: Any, inside: list[Any]) -> Iterator[str]:
 def _content(cell: Any) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # nothing in it yet
+    except ValueError:  # the cell is still empty
         return None

@@ -1,4 +1,4 @@
-"""Names of a package that are imported on first use."""
+"""Import the names of a package on first use."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -6,14 +6,9 @@ from typing import Any
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a module's ``__getattr__`` (PEP 562) that imports names on first use.
+    """Return a ``__getattr__`` (PEP 562) for the package named `package` that imports names on first use.
 
-    Parameters
-    ----------
-    package : str
-        ``__name__`` of the package.
-    modules : mapping of str to str
-        The module of each name, relative to the package. Modules of the package itself need not be listed.
+    `modules` maps each name to its module, relative to the package. The package's own submodules need not be listed.
     """
 
     def get(name: str) -> Any:

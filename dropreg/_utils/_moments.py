@@ -1,4 +1,4 @@
-"""Mean and spread of what is measured batch by batch."""
+"""Mean and variance, updated batch by batch."""
 
 from typing import Any
 
@@ -9,20 +9,14 @@ from ._types import Array
 
 
 class Running:
-    """Mean and spread over examples, gathered batch by batch.
-
-    Attributes
-    ----------
-    n : int
-    mean, mean_absolute : ndarray of float64, shape (n_elements,)
-    """
+    """Running mean, mean absolute value and variance over examples, each of shape (n_elements,)."""
 
     def __init__(self, n_elements: int) -> None:
         self.n = 0
         self.mean, self.mean_absolute, self._squares = np.zeros((3, n_elements))
 
     def add(self, rows: npt.NDArray[Any]) -> None:
-        """Take in values (rows, n_elements)."""
+        """Add a batch of values (rows, n_elements)."""
         n = len(rows)
         mean = rows.mean(axis=0, dtype=np.float64)
         shift, total = mean - self.mean, self.n + n
@@ -32,5 +26,5 @@ class Running:
 
     @property
     def variance(self) -> Array:
-        """Over examples, with n - 1; zero for one example."""
+        """Sample variance, with n - 1 in the denominator; zero for one example."""
         return self._squares / max(self.n - 1, 1)

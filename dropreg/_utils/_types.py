@@ -1,8 +1,8 @@
-"""Array types that several packages share."""
+"""Types of arrays."""
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 BoolMasks = npt.NDArray[np.bool_]
-"""Shape (rows, n_elements), True = kept."""
+"""Masks (rows, n_elements), True = kept."""

@@ -70,12 +70,12 @@ def find_branches(graph: Graph, choice: Choice) -> Found:
     the one with the fewest calls (the projection of a shortcut) stays.
     """
     writer = {slot: index for index, call in enumerate(graph.calls) for slot in call.outputs}
-    above = _ancestors(graph)
     names, indices, params, gates, known = [], [], [], [], []
     for index, call in enumerate(graph.calls):
         if not rule_for(call.layer).adds or len(call.inputs) < 2 or len(set(call.input_shapes)) > 1:
             continue
-        alone = [_own(above, slot, [other for other in call.inputs if other != slot]) for slot in call.inputs]
+        above = {slot: set(graph.upstream([slot])) for slot in call.inputs}
+        alone = [above[slot].difference(*(above[s] for s in above if s != slot)) for slot in call.inputs]
         weighted = [any(n_params(graph.calls[k].layer) for k in calls) for calls in alone]
         shortcut = min(range(len(alone)), key=lambda k: len(alone[k])) if all(weighted) else -1
         for position, calls in enumerate(alone):
@@ -99,17 +99,3 @@ def find_branches(graph: Graph, choice: Choice) -> Found:
         gates=tuple(gates),
         known=tuple(known),
     )
-
-
-def _ancestors(graph: Graph) -> dict[int, frozenset[int]]:
-    """Calls that each slot depends on."""
-    above: dict[int, frozenset[int]] = {slot: frozenset() for slot in graph.inputs}
-    for index, call in enumerate(graph.calls):
-        behind = frozenset({index}).union(*(above.get(slot, frozenset()) for slot in call.inputs))
-        above.update(dict.fromkeys(call.outputs, behind))
-    return above
-
-
-def _own(above: dict[int, frozenset[int]], slot: int, others: list[int]) -> frozenset[int]:
-    """Calls that `slot` depends on and none of `others` does."""
-    return above[slot].difference(*(above[other] for other in others))

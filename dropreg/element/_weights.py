@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..errors import ParameterError
-from ..graph import all_layers, variables_of
+from ..graph import all_layers, sublayers, variables_of
 from ._gates import InnerGate
 from ._groups import Groups, check_groups, group_numbers
 from ._table import Choice, Found
@@ -69,7 +69,7 @@ def kernels(model: "keras.Model") -> list[tuple[int, int, Any, str, str]]:
     """
     layers = all_layers(model)
     names = Counter(layer.name for layer in layers)
-    around = {id(child): layer for layer in layers[1:] for child in layer._layers}
+    around = {id(child): layer for layer in layers[1:] for child in sublayers(layer)}
     found, seen = [], set()
     for number, layer in enumerate(layers):
         own = variables_of(layer)

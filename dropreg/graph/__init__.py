@@ -1,6 +1,15 @@
-"""A Keras model as a graph of calls. This package alone reads private parts of Keras."""
+"""A Keras model as a graph of calls. Only ``_access`` reads private parts of Keras."""
 
-from ._access import all_layers, call_name, is_opaque, patched, variables_of
+from ._access import (
+    all_layers,
+    attention_projections,
+    call_name,
+    is_opaque,
+    patched,
+    quantization_of,
+    sublayers,
+    variables_of,
+)
 from ._calling import BATCH, call_model, call_outputs
 from ._calls import Call, Graph, Ref, Shape
 from ._compile import compiled, map_batches, run_batches, traced
@@ -26,6 +35,7 @@ __all__ = [
     "Shape",
     "all_layers",
     "at_positions",
+    "attention_projections",
     "call_model",
     "call_name",
     "call_outputs",
@@ -36,8 +46,10 @@ __all__ = [
     "map_batches",
     "packed",
     "patched",
+    "quantization_of",
     "run_batches",
     "step_mask",
+    "sublayers",
     "trace_graph",
     "traced",
     "unpacked",

@@ -1,4 +1,4 @@
-"""The private parts of Keras that dropreg reads."""
+"""Access to private parts of Keras; no other module imports ``keras.src`` or reads its private attributes."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -7,15 +7,18 @@ from threading import RLock
 from typing import Any
 
 import keras
+from keras.src.backend import get_keras_mask, set_keras_mask
 from keras.src.models.functional import Functional
+
+__all__ = ["get_keras_mask", "set_keras_mask"]
 
 
 def names_of(model: keras.Model) -> dict[int, str]:
-    """`Graph.names`."""
+    """Return the name of each layer by its ``id``, as in `Graph.names`."""
     paths: dict[int, str] = {}
 
     def walk(parent: Any, around: str) -> None:
-        for layer in parent._flatten_layers(include_self=False, recursive=False):
+        for layer in sublayers(parent):
             if id(layer) not in paths:
                 paths[id(layer)] = f"{around}{layer.name}"
                 walk(layer, f"{around}{layer.name}/")
@@ -26,13 +29,18 @@ def names_of(model: keras.Model) -> dict[int, str]:
     return {key: name if count[name] == 1 else paths[key] for key, name in plain.items()}
 
 
-def all_layers(model: keras.Model) -> list[Any]:
-    """Every layer in `model`, itself first, each once, in an order that its structure alone decides."""
+def all_layers(model: Any) -> list[Any]:
+    """Return `model` and all layers in it, each once, in an order that only the model's structure determines."""
     return model._flatten_layers()
 
 
+def sublayers(layer: Any) -> list[Any]:
+    """Return the layers directly inside `layer`, each once."""
+    return layer._flatten_layers(include_self=False, recursive=False)
+
+
 def variables_of(layer: Any) -> list[Any]:
-    """The variables that belong to `layer` itself, not to its sublayers."""
+    """Return the variables that belong to `layer` itself, not to its sublayers."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
@@ -42,9 +50,9 @@ _ABSENT = object()
 
 @contextmanager
 def patched(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    """Give layers other attributes (layer, name, value) for a while, such as another ``call``.
+    """Set attributes of layers, given as (layer, name, value), inside a ``with`` block, and restore them after it.
 
-    One thread at a time; every attribute is as it was afterwards, also when something raises.
+    Only one thread at a time enters such a block.
     """
     with _PATCHING:
         before = [(layer, name, vars(layer).get(name, _ABSENT)) for layer, name, _ in changes]
@@ -61,17 +69,51 @@ def patched(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
 
 
 def call_name(layer: Any) -> str:
-    """The method that ``layer(...)`` ends up in."""
-    return "call" if getattr(layer, "quantization_mode", None) is None else "quantized_call"
+    """Return the name of the method that ``layer(...)`` calls."""
+    return "call" if quantization_of(layer) is None else "quantized_call"
+
+
+def quantization_of(layer: Any) -> str | None:
+    """Return the quantization mode of a layer, such as ``"int8"``; None if it is not quantized."""
+    return getattr(layer, "quantization_mode", None)
+
+
+def takes_training(layer: Any) -> bool:
+    """Return whether the layer's ``call`` has an argument ``training``."""
+    return getattr(layer, "_call_has_training_arg", False)
+
+
+def built_shapes(model: Any) -> dict[str, Any]:
+    """Return the shapes that `model` was built with, by argument of its ``call``; empty if it is not built."""
+    return model._build_shapes_dict or {}
+
+
+def attention_projections(layer: Any) -> dict[str, Any]:
+    """Return the dense sublayers of an attention layer: "query", "key", "value", "gate" if it has one, and "output"."""
+    parts = {part: getattr(layer, f"_{part}_dense") for part in ("query", "key", "value")}
+    if (gate := getattr(layer, "_gate_dense", None)) is not None:
+        parts["gate"] = gate
+    return {**parts, "output": layer._output_dense}
 
 
 def is_opaque(model: keras.Model) -> bool:
-    """Whether the graph of `model` lies in Python code, so that it is one call."""
+    """Return whether `model` is a subclassed model, whose graph is Python code that only a run reveals."""
     return not isinstance(model, keras.Sequential) and not is_nested(model)
 
 
 def is_nested(layer: Any) -> bool:
-    """Whether `layer` is a model whose calls can be written out in place of its own."""
+    """Return whether `layer` is a model whose inner calls can replace its own call in the graph."""
     if isinstance(layer, keras.Sequential):
-        return layer._functional is not None
+        return functional_of(layer) is not None
     return isinstance(layer, Functional) and type(layer).call is Functional.call
+
+
+def functional_of(model: Any) -> Any:
+    """Return `model`, or the Functional model inside a Sequential one (None if that is not built)."""
+    return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def nodes_of(functional: Any) -> Iterator[Any]:
+    """Yield the nodes of a Functional model in an order in which they can run."""
+    for depth in sorted(functional._nodes_by_depth, reverse=True):
+        yield from functional._nodes_by_depth[depth]

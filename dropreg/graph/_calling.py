@@ -1,4 +1,4 @@
-"""Call a model on one tensor for each input."""
+"""Call a model on a list of tensors, one per input."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from ._access import is_opaque
 from ._trace import trace_graph
 
 BATCH = 500
-"""Examples of a forward pass."""
+"""Number of examples in one forward pass."""
 
 
 def call_outputs(model: keras.Model, inputs: Sequence[Any], *, training: bool) -> list[Any]:
-    """The model's outputs for one tensor an input; a subclassed model is called for inference alone."""
+    """Return all outputs of the model for one tensor per input; a subclassed model always runs in inference mode."""
     if is_opaque(model):
         return trace_graph(model).calls[0].run(inputs)
     pack: Any = keras.tree.pack_sequence_as
@@ -22,5 +22,5 @@ def call_outputs(model: keras.Model, inputs: Sequence[Any], *, training: bool) -
 
 
 def call_model(model: keras.Model, inputs: Sequence[Any], *, training: bool, output: int = 0) -> Any:
-    """One of the model's outputs for one tensor an input."""
+    """Return output number `output` of the model for one tensor per input."""
     return call_outputs(model, inputs, training=training)[output]

@@ -1,10 +1,6 @@
-"""The calls of a Keras model in the order in which they run, nested models written out.
+"""Data classes for a Keras model as a list of layer calls, with nested models expanded."""
 
-A subclassed model, whose graph lies in Python code, is one opaque call. This module and
-`dropreg.graph` alone read the private bookkeeping of Keras (``keras.src``).
-"""
-
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from ..errors import ParameterError
+from ._access import all_layers, takes_training
 from ._timesteps import step_mask, with_step_mask
 
 Shape = tuple[int | None, ...]
@@ -19,7 +16,7 @@ Shape = tuple[int | None, ...]
 
 @dataclass(frozen=True)
 class Ref:
-    """Stands for the value in slot `slot` among a call's arguments."""
+    """A placeholder, among a call's arguments, for the tensor in slot number `slot`."""
 
     slot: int
 
@@ -31,17 +28,18 @@ class Call:
     Attributes
     ----------
     layer : keras.layers.Layer or keras.Operation
-        What is called; shared layers occur in several calls.
+        A shared layer occurs in several calls.
     args, kwargs : nested structure
-        The arguments, with a `Ref` wherever a tensor was passed.
+        The arguments, with a `Ref` in place of every tensor.
     inputs, outputs : tuple of int
-        Slots read and written, in the order of the flattened arguments and results.
+        Slots (numbers of tensors) that the call consumes and computes, in the order of its flattened arguments and
+        results.
     input_shapes, output_shapes : tuple of Shape
-        Shapes of those slots, batch axis included.
+        Shapes of these tensors, batch axis included.
     name : str
-        Of the layer, as in `Graph.names`.
+        Name of the layer, as in `Graph.names`.
     unmasked : tuple of int
-        Slots among `inputs` that layers before have taken the masks of steps off, in the order of the model.
+        Those of `inputs` whose time step mask an earlier layer has removed.
     """
 
     layer: Any
@@ -59,49 +57,44 @@ class Call:
         return type(self.layer).__name__
 
     def layers(self) -> list[Any]:
-        """What is called and all layers in it."""
-        return self.layer._flatten_layers() if isinstance(self.layer, keras.layers.Layer) else [self.layer]
+        """Return the called layer and all layers inside it."""
+        return all_layers(self.layer) if isinstance(self.layer, keras.layers.Layer) else [self.layer]
 
     def _as_given(self, slot: int, value: Any) -> Any:
-        """The value that the layer gets: another tensor where it has a mask, which some layers take off."""
+        """Return the tensor to pass to the layer: a copy if it has a mask, which some layers remove in place."""
         mask = step_mask(value)
         if mask is None:
             return value
         return with_step_mask(tf.identity(value), None if slot in self.unmasked else mask)
 
     def positions_of(self, argument: str, place: int) -> list[int]:
-        """Which of `inputs` were passed as one argument, by name or as number `place`."""
+        """Return the positions among `inputs` of the tensors in one argument, passed by name or at position `place`."""
         value = self.kwargs.get(argument, self.args[place] if place < len(self.args) else None)
         return [self.inputs.index(leaf.slot) for leaf in keras.tree.flatten(value) if isinstance(leaf, Ref)]
 
     def run(self, values: Sequence[Any]) -> list[Any]:
-        """Call the layer for inference on `values`, one tensor for each slot of `inputs`; gives a list of tensors."""
+        """Call the layer in inference mode on `values`, one tensor per slot of `inputs`; returns a list of tensors."""
         return self.run_on({s: self._as_given(s, value) for s, value in zip(self.inputs, values, strict=True)})
 
     def run_on(self, by_slot: dict[int, Any]) -> list[Any]:
-        """`run` on tensors by slot, which layers may take the masks of steps off."""
+        """Call the layer on tensors by slot, without copies, so that it may remove their masks."""
 
         def fill(leaf: Any) -> Any:
             return by_slot[leaf.slot] if isinstance(leaf, Ref) else leaf
 
         args: Any = keras.tree.map_structure(fill, self.args)
         kwargs: Any = keras.tree.map_structure(fill, self.kwargs)
-        if getattr(self.layer, "_call_has_training_arg", False):
+        if takes_training(self.layer):
             kwargs = {**kwargs, "training": False}
         return keras.tree.flatten(self.layer(*args, **kwargs))
 
 
 @dataclass(frozen=True)
 class Inside:
-    """One call of a layer inside an opaque model, in the order in which they ran.
+    """One layer call inside a subclassed model.
 
-    Attributes
-    ----------
-    layer : keras.layers.Layer
-    input_shape, output_shape : Shape or None
-        Batch axis included; None where the layer takes or gives several tensors.
-    is_output : bool
-        Whether the model hands this very tensor out.
+    The shapes include the batch axis; they are None where the layer takes or returns several tensors. `is_output` says
+    whether the model returns the call's result.
     """
 
     layer: Any
@@ -112,7 +105,9 @@ class Inside:
 
 @dataclass(frozen=True)
 class Graph:
-    """A model as a list of calls in single-assignment form.
+    """A model as a list of calls in which every slot is computed by one call or is an input of the model.
+
+    A subclassed model is a single call.
 
     Attributes
     ----------
@@ -124,16 +119,15 @@ class Graph:
         Shape of each slot, batch axis included.
     input_names, output_names : tuple of str
     input_dtypes : tuple of (str or None)
-        None where any numbers will do.
+        None where the model accepts any numeric type.
     names : dict of int to str
-        What each layer is called, by its ``id``: its name, behind those of the models and layers around it where
-        several layers have the same one ("encoder/dense").
+        Name of each layer by its ``id``, with the names of the layers around it ("encoder/dense") if it is not unique.
     mask_ranks : tuple of (int or None)
-        Rank of Keras' mask of steps (`dropreg.graph`) that the value in each slot comes with; None without one.
+        Rank of the time step mask of each slot; None without a mask.
     padded : frozenset of int
-        Slots whose values come with a mask of steps wherever no layer before takes it off.
+        Slots that have a time step mask, or would have one if no earlier layer removed it.
     inside : tuple of Inside or None
-        The calls inside a subclassed model, which itself is the only call; None for other models.
+        The calls inside a subclassed model, in the order in which they ran; None for other models.
     """
 
     calls: tuple[Call, ...]
@@ -148,19 +142,38 @@ class Graph:
     padded: frozenset[int] = frozenset()
     inside: tuple[Inside, ...] | None = None
 
+    def downstream(self, calls: Iterable[int]) -> list[int]:
+        """Return the numbers of `calls` and of all calls that depend on them, in running order."""
+        found, written = set(calls), set[int]()
+        for number, call in enumerate(self.calls):
+            if number in found or written.intersection(call.inputs):
+                found.add(number)
+                written.update(call.outputs)
+        return sorted(found)
+
+    def upstream(self, slots: Iterable[int], known: Collection[int] = ()) -> list[int]:
+        """Return the numbers of the calls that compute `slots` from the inputs and `known` slots, in running order."""
+        wanted, found = set(slots).difference(known), list[int]()
+        for number in reversed(range(len(self.calls))):
+            call = self.calls[number]
+            if wanted.intersection(call.outputs):
+                found.append(number)
+                wanted.update(set(call.inputs).difference(known))
+        return found[::-1]
+
+    def frontier(self, calls: Collection[int], outputs: Iterable[int]) -> tuple[int, ...]:
+        """Return the slots in `outputs` or consumed by `calls` that `calls` do not compute, in order of first use."""
+        computed = {slot for number in calls for slot in self.calls[number].outputs}
+        needed = [*(slot for number in calls for slot in self.calls[number].inputs), *outputs]
+        return tuple(dict.fromkeys(slot for slot in needed if slot not in computed))
+
     def hides(self, output: int) -> bool:
-        """Whether the model's mask of steps can hide positions of output number `output`."""
+        """Return whether a time step mask can hide positions of output number `output`."""
         slot = self.outputs[output]
         return 1 < (self.mask_ranks[slot] or 0) < len(self.shapes[slot])
 
     def output_number(self, output: int | str) -> int:
-        """Position of an output given by its position or name.
-
-        Raises
-        ------
-        ParameterError
-            If there is no such output.
-        """
+        """Return the number of an output given by number or name; ParameterError if there is no such output."""
         if isinstance(output, str) and output in self.output_names:
             return self.output_names.index(output)
         if isinstance(output, int) and not isinstance(output, bool) and 0 <= output < len(self.outputs):

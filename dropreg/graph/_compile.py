@@ -1,4 +1,4 @@
-"""Functions compiled to graphs."""
+"""Compile functions to TensorFlow graphs."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -10,24 +10,23 @@ import tensorflow as tf
 
 
 def compiled(function: Callable[..., Any], specs: Sequence[Any] | None = None) -> Any:
-    """`function` as a graph for arguments like `specs`, traced as it stands.
+    """Compile `function` to a TensorFlow graph with this input signature; AutoGraph is off, as in Keras' own `fit`.
 
-    As in Keras' own `fit` and `predict`, Python's `if` and loops are not translated for tensors, neither here nor in
-    metrics that it calls: reading and translating their source would add to the time of every first call.
+    Translating Python control flow with AutoGraph would make every first call slower.
     """
     return tf.function(function, input_signature=specs, autograph=False)
 
 
 _FEW = 2
-"""So many runs end sooner as they are than a graph is made for them."""
+"""Up to this many runs, eager execution is faster than building a graph first."""
 _SMALL = 1 << 14
-"""Numbers in the inputs of these; a run as it is holds all activations until it ends, a graph what it still needs."""
+"""Largest total input size for eager execution, which holds all activations in memory until it ends."""
 
 
 def traced(function: Callable[..., Any], *arrays: Any, runs: int | None = None) -> Callable[..., Any]:
-    """`function` as a graph for arrays or tensors like these, lists of them included, with any number of rows.
+    """Compile `function` for (nested lists of) arrays like these, with any number of rows.
 
-    As it is where it will run so few times (`runs`, if that is known) on so few numbers that a graph would not pay.
+    Returns `function` itself for so few `runs` on so few numbers that building a graph would take longer.
     """
     if runs is not None and runs <= _FEW and sum(math.prod(x.shape) for x in tf.nest.flatten(arrays)) <= _SMALL:
         return function

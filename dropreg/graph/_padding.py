@@ -1,14 +1,13 @@
-"""Steps that masks hide: what layers see of them, and where they are idle, so that nothing measured depends on them.
+"""Find out, by one run on symbolic tensors, which tensors of a model have time step masks.
 
-Keras hands masks on from layer to layer. Some layers take them off the tensors that they read, so that a layer which
-runs later does not see them: that is part of what a model computes, and is observed in a run on symbols. Where a
-padded step counts is another question: nowhere that a mask belongs to, if every way from there to the outputs leads
-through a layer that leaves hidden steps out (a recurrent layer, a masked mean) or to an output that comes masked.
+Keras passes masks on from layer to layer. Some layers remove the mask of their input in place, so that later consumers
+of the same tensor do not see it: this belongs to what the model computes. Measurements need to know more: which padded
+steps have no effect on the outputs, also where a mask was removed. Therefore the model runs twice, with and without the
+removal of masks.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import keras
@@ -21,51 +20,38 @@ if TYPE_CHECKING:
     from ._calls import Call
 
 
-@dataclass(frozen=True)
-class StepMasks:
-    """What is known of the masks of a model.
-
-    Attributes
-    ----------
-    ranks : dict of int to int
-        Rank of the mask that the value in a slot comes with.
-    taken_off : tuple of tuple of int
-        `Call.unmasked` of each call.
-    padded : frozenset of int
-        `Graph.padded`.
-    """
+class StepMasks(NamedTuple):
+    """The rank of the mask of each slot that has one, `Call.unmasked` of each call, and `Graph.padded`."""
 
     ranks: dict[int, int]
-    taken_off: tuple[tuple[int, ...], ...]
+    removed: tuple[tuple[int, ...], ...]
     padded: frozenset[int]
 
 
 _OBSERVED: WeakKeyDictionary[Any, tuple[Any, StepMasks]] = WeakKeyDictionary()
 
 
-def observe(
-    model: keras.Model, calls: Sequence["Call"], inputs: Sequence[int], outputs: Sequence[int], specs: list[Any]
-) -> StepMasks:
-    """Run a model on symbols, and remember what was seen as long as it has the same calls."""
+def observe(model: keras.Model, calls: Sequence["Call"], inputs: Sequence[int], specs: list[Any]) -> StepMasks:
+    """Run a model on symbolic tensors; the result is cached while the model has the same calls."""
     structure = [(id(call.layer), call.inputs, call.outputs) for call in calls]
     known, found = _OBSERVED.get(model, (None, None))
     if found is None or known != structure:
-        ranks, taken_off = _ranks(calls, inputs, specs, taking_off=True)
-        intended, _ = _ranks(calls, inputs, specs, taking_off=False)
-        found = StepMasks(ranks, taken_off, frozenset(intended))
+        ranks, removed = _ranks(calls, inputs, specs, removing=True)
+        intended, _ = _ranks(calls, inputs, specs, removing=False)
+        found = StepMasks(ranks, removed, frozenset(intended))
         _OBSERVED[model] = structure, found
     return found
 
 
 def with_same_masks(call: "Call", values: dict[int, Any]) -> dict[int, Any]:
-    """What a call reads, as other tensors with the same masks."""
+    """Return copies of the input tensors of a call, with the same masks."""
     return {slot: with_step_mask(tf.identity(values[slot]), step_mask(values[slot])) for slot in call.inputs}
 
 
 def _ranks(
-    calls: Sequence["Call"], inputs: Sequence[int], specs: list[Any], *, taking_off: bool
+    calls: Sequence["Call"], inputs: Sequence[int], specs: list[Any], *, removing: bool
 ) -> tuple[dict[int, int], tuple[tuple[int, ...], ...]]:
-    """Ranks of the masks by slot, and slots that each call reads without, where layers may take masks off or not."""
+    """Return mask ranks by slot, and the inputs of each call that have lost their mask; with or without removal."""
     ranks: dict[int, int] = {}
     missing: list[tuple[int, ...]] = []
 
@@ -74,7 +60,7 @@ def _ranks(
         missing.clear()
         for call in calls:
             missing.append(tuple(slot for slot in call.inputs if slot in ranks and step_mask(values[slot]) is None))
-            read = {slot: values[slot] for slot in call.inputs} if taking_off else with_same_masks(call, values)
+            read = {slot: values[slot] for slot in call.inputs} if removing else with_same_masks(call, values)
             values.update(zip(call.outputs, call.run_on(read), strict=True))
             found = {slot: step_mask(values[slot]) for slot in call.outputs}
             ranks.update((slot, len(mask.shape)) for slot, mask in found.items() if mask is not None)

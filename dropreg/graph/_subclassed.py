@@ -1,4 +1,4 @@
-"""A subclassed model, whose graph lies in Python code, as a graph of one call."""
+"""Trace a subclassed model, whose graph is Python code, as a graph with a single call."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,14 +7,14 @@ import keras
 import tensorflow as tf
 
 from ..errors import ModelError
-from ._access import all_layers, call_name, names_of, patched
+from ._access import all_layers, built_shapes, call_name, names_of, patched
 from ._calls import Call, Graph, Inside, Ref, Shape
 from ._compile import compiled
 from ._timesteps import step_mask
 
 
 def trace_opaque(model: Any) -> Graph:
-    """A subclassed model as one call, with the calls inside it as one trace saw them."""
+    """Return a graph with one call, and record the calls inside the model in one run on symbolic tensors."""
     shapes = _built_shapes(model)
     for dtype in ("float32", "int32"):
         specs = keras.tree.map_shape_structure(lambda shape, dtype=dtype: tf.TensorSpec(shape, dtype), shapes)
@@ -50,8 +50,8 @@ def trace_opaque(model: Any) -> Graph:
 
 
 def _built_shapes(model: Any) -> Any:
-    """Shapes of the model's inputs as it was built, batch axis unknown."""
-    known = model._build_shapes_dict
+    """Return the shapes that the model was built with, with an unknown batch axis."""
+    known = built_shapes(model)
     if not model.built or not known:
         raise ModelError(
             f"model '{model.name}' ({type(model).__name__}) is not built, so its layers cannot be counted: call it "
@@ -60,13 +60,13 @@ def _built_shapes(model: Any) -> Any:
     if len(known) != 1:
         raise ModelError(
             f"model '{model.name}' ({type(model).__name__}) must take one argument (a tensor, list or dict), received "
-            f"{len(known)} ({', '.join(known)}): put them into a list."
+            f"{len(known)} ({', '.join(known)}): pass them as one list."
         )
     return keras.tree.map_shape_structure(lambda shape: (None, *shape[1:]), next(iter(known.values())))
 
 
 def _record_calls(model: Any, specs: Any) -> tuple[tuple[Inside, ...], tuple[Shape, ...], tuple[int | None, ...]]:
-    """Trace `model` on tensors of these specs; its inner calls, and shapes and mask ranks of its outputs."""
+    """Run `model` on symbolic tensors; returns its inner calls, and the shapes and mask ranks of its outputs."""
     calls: list[tuple[Any, Any, Any]] = []
 
     def recorder(layer: Any) -> Callable[..., Any]:

@@ -1,64 +1,58 @@
-"""Keras' masks of steps: which steps of a sequence are there, and not padded.
+"""Time step masks of Keras, which say which steps of a sequence are real and which are padding.
 
-Layers such as an Embedding with mask_zero attach them to what they give. A tensor that is kept, gathered or handed to
-a compiled function loses its mask, so the two are packed side by side.
+Layers such as an Embedding with ``mask_zero=True`` attach masks to their outputs. A tensor that is stored or passed to
+a compiled function loses its mask; `packed` keeps both.
 """
 
 from collections.abc import Sequence
 from typing import Any
 
 import tensorflow as tf
-from keras.src.backend import get_keras_mask, set_keras_mask
+
+from ._access import get_keras_mask, set_keras_mask
 
 
 def step_mask(value: Any) -> Any:
-    """The mask (rows, steps) of a tensor that a layer gave, True where a step is there; None without one."""
+    """Return the mask (rows, steps) of a layer's output, True at real steps; None without a mask."""
     return get_keras_mask(value)
 
 
 def with_step_mask(value: Any, mask: Any) -> Any:
-    """`value`, to which a mask is attached if there is one."""
+    """Attach `mask`, unless it is None, to `value` and return `value`."""
     if mask is not None:
         set_keras_mask(value, mask)
     return value
 
 
 def packed(value: Any) -> list[tf.Tensor]:
-    """A tensor, and its mask if it has one."""
+    """Return a list of the tensor and, if it has one, its mask."""
     mask = step_mask(value)
     return [value] if mask is None else [value, tf.cast(mask, tf.bool)]
 
 
 def unpacked(parts: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The tensor of `packed` with its mask."""
+    """Return the tensor with its mask from the result of `packed`."""
     value, *masks = parts
     return with_step_mask(tf.identity(value), masks[0]) if masks else value
 
 
 def with_counted(value: Any, mask: Any) -> Any:
-    """`value`, to which is attached which of its steps count, if not all do; layers do not see that."""
+    """Attach to `value` the mask of the steps to measure, unless it is None; unlike a Keras mask, layers ignore it."""
     if mask is not None:
         value._dropreg_counted = mask
     return value
 
 
 def counted_steps(value: Any) -> Any:
-    """What `with_counted` has attached, None where all steps count."""
+    """Return the mask that `with_counted` has attached; None if all steps are measured."""
     return getattr(value, "_dropreg_counted", None)
 
 
 def weights_of(value: Any) -> tf.Tensor | None:
-    """What each position of a tensor counts, None where all count the same.
+    """Return the weight (rows, ..., 1) of each position of a tensor (rows, ..., channels); None if all are equal.
 
-    Parameters
-    ----------
-    value : Tensor, shape (rows, ..., channels)
-        With or without `counted_steps`.
-
-    Returns
-    -------
-    Tensor of float32, shape (rows, ..., 1), or None
-        Rows with steps that count do so the same, and these steps share that; the sum over all is 1, or 0 without any.
+    Every row with measured steps has the same total weight, shared equally by these steps. All weights sum to 1, or
+    to 0 if no step is measured.
     """
     mask = counted_steps(value)
     if mask is None:
@@ -70,14 +64,14 @@ def weights_of(value: Any) -> tf.Tensor | None:
 
 
 def channel_means(value: Any) -> tf.Tensor:
-    """Means over all axes but the last, without steps that do not count."""
+    """Return the means over all axes but the last, over measured steps only."""
     weights, axes = weights_of(value), list(range(len(value.shape) - 1))
     value = tf.cast(value, tf.float32)
     return tf.reduce_mean(value, axis=axes) if weights is None else tf.reduce_sum(value * weights, axis=axes)
 
 
 def at_positions(value: Any, mask: Any) -> tf.Tensor:
-    """A mask of steps as one of all positions of a tensor (rows, ..., channels), in its shape without the last axis."""
+    """Broadcast a mask of steps to all positions of a tensor (rows, ..., channels): the shape without the last axis."""
     if mask is None:
         return tf.ones(tf.shape(value)[:-1], tf.bool)
     mask = tf.cast(mask, tf.bool)

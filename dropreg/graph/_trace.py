@@ -1,4 +1,4 @@
-"""Trace a Keras model: write it out as a graph of calls."""
+"""Trace a Keras model: expand it into a graph of calls."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -6,22 +6,21 @@ from typing import Any
 
 import keras
 import tensorflow as tf
-from keras.src.models.functional import Functional
 
 from ..errors import ModelError
-from ._access import is_nested, is_opaque, names_of
+from ._access import functional_of, is_nested, is_opaque, names_of, nodes_of
 from ._calls import Call, Graph, Ref, Shape
 from ._padding import StepMasks, observe
 from ._timesteps import step_mask
 
 
 def trace_graph(model: keras.Model) -> Graph:
-    """Write out a model as a `Graph`.
+    """Return the `Graph` of a model.
 
     Raises
     ------
     ModelError
-        If `model` is no Keras model, is not built, or Keras does not run on TensorFlow.
+        If `model` is not a Keras model or not built, or Keras does not run on TensorFlow.
     """
     if (backend := keras.config.backend()) != "tensorflow":
         raise ModelError(
@@ -37,7 +36,12 @@ def trace_graph(model: keras.Model) -> Graph:
         from ._subclassed import trace_opaque
 
         return trace_opaque(model)
-    functional = _functional(model)
+    functional = functional_of(model)
+    if functional is None:
+        raise ModelError(
+            f"model '{model.name}' is not built, so its units cannot be counted: call "
+            "model.build(input_shape), or begin it with keras.Input(shape)."
+        )
     shapes: list[Shape] = []
     masked: list[bool] = []
     calls: list[Call] = []
@@ -53,11 +57,11 @@ def trace_graph(model: keras.Model) -> Graph:
     specs = [tf.TensorSpec(tensor.shape, tensor.dtype) for tensor in functional.inputs]
     masks = StepMasks({}, ((),) * len(calls), frozenset())
     if any(masked):
-        masks = observe(model, calls, inputs, outputs, specs)
+        masks = observe(model, calls, inputs, specs)
     return Graph(
         calls=tuple(
             replace(call, name=names.get(id(call.layer), call.name), unmasked=slots)
-            for call, slots in zip(calls, masks.taken_off, strict=True)
+            for call, slots in zip(calls, masks.removed, strict=True)
         ),
         inputs=inputs,
         outputs=outputs,
@@ -71,42 +75,29 @@ def trace_graph(model: keras.Model) -> Graph:
     )
 
 
-def _functional(model: Any) -> Functional:
-    """The Functional model inside `model`, or an error that says what to do."""
-    if isinstance(model, keras.Sequential):
-        if model._functional is None:
-            raise ModelError(
-                f"model '{model.name}' is not built, so its units cannot be counted: call "
-                "model.build(input_shape), or begin it with keras.Input(shape)."
-            )
-        return model._functional
-    return model
-
-
 def _write_out(
-    functional: Functional,
+    functional: Any,
     inputs: Sequence[int],
     new_slot: Callable[[keras.KerasTensor], int],
     calls: list[Call],
     shapes: list[Shape],
 ) -> tuple[int, ...]:
-    """Append the calls of `functional`, fed by the slots `inputs`; gives its output slots.
+    """Append the calls of `functional` on the slots `inputs` to `calls`; returns its output slots.
 
-    A nested model that is given a mask beside its inputs is one call: the layers in it read the mask unseen.
+    A nested model that takes a mask as an extra input stays one call, because its layers use the mask implicitly.
     """
     slots = {id(tensor): slot for tensor, slot in zip(functional.inputs, inputs, strict=True)}
-    for depth in sorted(functional._nodes_by_depth, reverse=True):
-        for node in functional._nodes_by_depth[depth]:
-            tensors = node.input_tensors
-            if node.is_input or any(id(tensor) not in slots for tensor in tensors):
-                continue
-            read = tuple(slots[id(tensor)] for tensor in tensors)
-            if is_nested(node.operation) and len(read) == len(_functional(node.operation).inputs):
-                written = _write_out(_functional(node.operation), read, new_slot, calls, shapes)
-            else:
-                written = tuple(new_slot(tensor) for tensor in node.output_tensors)
-                calls.append(_call(node, slots, read, written, shapes))
-            slots.update({id(t): slot for t, slot in zip(node.output_tensors, written, strict=True)})
+    for node in nodes_of(functional):
+        tensors, inner = node.input_tensors, node.operation
+        if node.is_input or any(id(tensor) not in slots for tensor in tensors):
+            continue
+        read = tuple(slots[id(tensor)] for tensor in tensors)
+        if is_nested(inner) and len(read) == len(functional_of(inner).inputs):
+            written = _write_out(functional_of(inner), read, new_slot, calls, shapes)
+        else:
+            written = tuple(new_slot(tensor) for tensor in node.output_tensors)
+            calls.append(_call(node, slots, read, written, shapes))
+        slots.update({id(t): slot for t, slot in zip(node.output_tensors, written, strict=True)})
     return tuple(slots[id(tensor)] for tensor in functional.outputs)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from keras import layers
 
-from ..graph import Call, Shape
+from ..graph import Call, Shape, attention_projections
 from ._channels import Channels, Labels
 from ._common import pin_all
 from ._projections import Heads, Projection
@@ -27,8 +27,8 @@ class AttentionRule(Rule):
         if not layer.built:
             return None
         count = layer.num_query_heads if hasattr(layer, "num_query_heads") else layer.num_heads
-        projection = layer._output_dense
-        own = [layer._query_dense, layer._key_dense, layer._value_dense]
+        parts = attention_projections(layer)
+        projection, own = parts["output"], [parts[part] for part in ("query", "key", "value")]
         sizes = {id(part): sum(math.prod(weight.shape) for weight in part.weights) for part in own}
         shared = getattr(layer, "num_key_value_heads", count)
         repeats = count // shared
@@ -49,14 +49,10 @@ class AttentionRule(Rule):
         return Heads(count, projection, round(params), macs)
 
     def projections(self, layer: Any) -> dict[str, Projection]:
-        gate = getattr(layer, "_gate_dense", None)
-        readers = {"query": layer._query_dense, "key": layer._key_dense, "value": layer._value_dense, "gate": gate}
-        found = {
-            part: Projection(reader, 1, _VALUE if part in ("key", "value") else _QUERY)
-            for part, reader in readers.items()
-            if reader is not None
+        return {  # the output projection mixes heads and their channels
+            part: Projection(dense, 2 if part == "output" else 1, _VALUE if part in ("key", "value") else _QUERY)
+            for part, dense in attention_projections(layer).items()
         }
-        return {**found, "output": Projection(layer._output_dense, 2, _QUERY)}  # which mixes heads and their channels
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         return pin_all(call, inputs, channels, "projects (its heads are elements of kind 'heads')")
@@ -75,8 +71,9 @@ class AttentionRule(Rule):
             keys, repeats = _shared(queries, len(kept) // layer.num_key_value_heads)
             del config["num_heads"]
             config |= {"num_query_heads": len(keys) * repeats, "num_key_value_heads": len(keys)}
-        outputs = {id(weight) for weight in layer._output_dense.weights}
-        shared = {id(weight) for part in (layer._key_dense, layer._value_dense) for weight in part.weights}
+        parts = attention_projections(layer)
+        outputs = {id(weight) for weight in parts["output"].weights}
+        shared = {id(weight) for part in ("key", "value") for weight in parts[part].weights}
         weights = []
         for weight, array in zip(layer.weights, whole.weights, strict=True):
             chosen = keys if id(weight) in shared else queries

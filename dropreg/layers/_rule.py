@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
-from ..graph import Call
+from ..graph import Call, quantization_of
 from ._channels import Channels, Labels
 from ._projections import Heads, Projection
 
@@ -149,8 +149,8 @@ class Rule:
         if type(self).cut is Rule.cut and type(self).cut_heads is Rule.cut_heads:
             return "its rule has no `cut` method"
         for layer in call.layers():
-            if getattr(layer, "quantization_mode", None) is not None:
-                return f"it is quantized ({layer.quantization_mode}): prune first, then quantize"
+            if (mode := quantization_of(layer)) is not None:
+                return f"it is quantized ({mode}): prune first, then quantize"
             if getattr(layer, "lora_enabled", False):
                 return "it has a low-rank adapter: merge the adapter into its kernel first"
         return None

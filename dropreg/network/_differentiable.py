@@ -1,6 +1,5 @@
 """Whether an outcome has a derivative with respect to the masks, all the way."""
 
-from collections.abc import Sequence
 from typing import Any
 
 from ..errors import ModelError, ParameterError
@@ -14,7 +13,7 @@ def non_differentiable(evaluator: Evaluator) -> str | None:
     import tensorflow as tf
 
     graph, network = evaluator.network.graph, evaluator.network
-    reached = _behind(graph.calls, [network.output], network.frontier)
+    reached = graph.upstream([network.output], network.frontier)
     inputs = [tf.convert_to_tensor(x[:2]) for x in evaluator.question.examples.inputs]
     values: dict[int, Any] = dict(zip(graph.inputs, inputs, strict=True))
     with keras.StatelessScope(collect_losses=True):
@@ -28,18 +27,6 @@ def non_differentiable(evaluator: Evaluator) -> str | None:
             if number in reached and sources and all(g is None for g in tape.gradient(written, sources)):
                 return f"'{call.name}' ({call.kind})"
     return None
-
-
-def _behind(calls: Sequence[Any], outputs: Sequence[int], frontier: Sequence[int]) -> set[int]:
-    """Numbers of the calls between the frontier and the outputs."""
-    writer = {slot: number for number, call in enumerate(calls) for slot in call.outputs}
-    waiting, found = list(outputs), set()
-    while waiting:
-        slot = waiting.pop()
-        if slot not in frontier and slot in writer and writer[slot] not in found:
-            found.add(writer[slot])
-            waiting.extend(calls[writer[slot]].inputs)
-    return found
 
 
 def check_differentiable(evaluator: Evaluator, what: str) -> None:

@@ -93,26 +93,11 @@ class MaskedNetwork:
             self._gates.setdefault((gate.call, gate.position), []).append(gate)
         self._layers = all_layers(model)
         self.output: int = self.graph.outputs[self.graph.output_number(output)]
-        self._suffix = self._reached_by_masks()
-        self.frontier: tuple[int, ...] = self._frontier()
-
-    def _reached_by_masks(self) -> tuple[int, ...]:
-        owners = {id(self._layers[gate.layer]) for gate in self.elements.inner_gates}
-        gated = {gate.call for gate in self.elements.gates}
+        owners = {id(self._layers[gate.layer]) for gate in elements.inner_gates}
+        gated = {gate.call for gate in elements.gates}
         gated |= {k for k, call in enumerate(self.graph.calls) if owners.intersection(map(id, call.layers()))}
-        masked: set[int] = set()
-        reached = []
-        for index, call in enumerate(self.graph.calls):
-            if index in gated or masked.intersection(call.inputs):
-                reached.append(index)
-                masked.update(call.outputs)
-        return tuple(reached)
-
-    def _frontier(self) -> tuple[int, ...]:
-        suffix = [self.graph.calls[index] for index in self._suffix]
-        computed = {slot for call in suffix for slot in call.outputs}
-        needed = [slot for call in suffix for slot in call.inputs] + [self.output]
-        return tuple(dict.fromkeys(slot for slot in needed if slot not in computed))
+        self._suffix = self.graph.downstream(gated)
+        self.frontier: tuple[int, ...] = self.graph.frontier(self._suffix, [self.output])
 
     def floats_per_row(self) -> int:
         """Numbers that the suffix writes for one row, unknown sizes counted as one."""

@@ -62,8 +62,7 @@ class Side:
     @property
     def frontier(self) -> list[int]:
         """Slots that final calls or the inputs fill and others read."""
-        read = {slot for call in self.graph.calls[self.n_settled :] for slot in call.inputs} | set(self.graph.outputs)
-        return sorted(read & self._final)
+        return sorted(self.graph.frontier(range(self.n_settled, len(self.graph.calls)), self.graph.outputs))
 
     @property
     def _final(self) -> set[int]:
@@ -77,13 +76,13 @@ class Side:
     def run(self, start: Packed, slots: Sequence[int]) -> Values:
         """The values of `slots` and of the frontier, from those of an earlier frontier or of the inputs."""
         values: Values = {slot: unpacked(parts) for slot, parts in start.items()}
-        missing, needed = {*slots, *self.frontier}, list[tuple[Call, set[int]]]()
-        for call in reversed(self.graph.calls):
-            if missing.intersection(call.outputs).difference(start):
-                needed.append((call, set(call.inputs) - missing))  # what nothing after it reads
-                missing.update(call.inputs)
+        needed, order = {*slots, *self.frontier}, list[tuple[Call, set[int]]]()
+        for number in reversed(self.graph.upstream(needed, start)):
+            call = self.graph.calls[number]
+            order.append((call, set(call.inputs) - needed))  # slots that no later call consumes
+            needed.update(call.inputs)
         with keras.StatelessScope(collect_losses=True):
-            for call, last_read in reversed(needed):
+            for call, last_read in reversed(order):
                 written = call.run([values[slot] for slot in call.inputs])
                 values.update(zip(call.outputs, written, strict=True))
                 for slot in last_read:
