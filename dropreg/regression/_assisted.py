@@ -50,7 +50,7 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
 
     The model is y = X (s b0 + d) + noise, with b0 the changes predicted by gradients, a scale s near 1 and deviations
     d ~ N(0, t2). The posterior is averaged over a grid of r = t / rms(b0), with a narrow half-normal prior, weighted by
-    marginal likelihood: with few rows the estimate stays near the gradient's, with many the data dominate. Standard
+    marginal likelihood: with few rows the estimate is close to the gradient's, with many the data dominate. Standard
     errors are the root of the expected squared error of these estimates under a wider prior on r, half-Cauchy [1]_,
     because few rows cannot tell how far off the gradient is, and with d ~ N(0, t2 + v), where v is the mean sampling
     variance of b0. The estimates do not use v: sampling errors differ between elements, and a common variance would

@@ -92,7 +92,7 @@ def interactions(rows: Rows, outcome: int, fit: Fit, rates: Array, names: tuple[
 
 
 def adjust_p_values(p_value: Array, method: str) -> Array:
-    """Adjust p-values for multiple tests (``fdr_bh`` or ``fdr_by``); NaN stays NaN and is not counted."""
+    """Adjust p-values for multiple tests (``fdr_bh`` or ``fdr_by``); NaN is passed on and not counted."""
     from statsmodels.stats.multitest import multipletests
 
     known = np.isfinite(p_value)

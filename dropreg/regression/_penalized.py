@@ -74,7 +74,7 @@ def _ridge_path(design: CompressedDesign, outcome: int, penalties: Array) -> Arr
     return np.stack([vectors @ ((vectors.T @ (x.T @ y)) / (values + penalty)) for penalty in penalties])
 
 
-def _lasso_path(design: CompressedDesign, outcome: int, penalties: Array) -> Array:
+def _lasso_path(design: CompressedDesign, outcome: int, penalties: Any) -> Array:
     from sklearn.linear_model import lasso_path
 
     _, coefficients, _ = lasso_path(*_mean_scaled(design, outcome), alphas=penalties)
