@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         AccuracyLimit,
         Annealing,
         Budget,
+        FineTuning,
         PruningCallback,
         SelectionPath,
         anneal,
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
         compare,
         prune,
         prune_iteratively,
+        remove,
         select,
     )
-    from .recovery import Recovered, Recovery, recover
+    from .recovery import Recovery, recover
     from .regression import ImpactTable, Precision, regress
     from .sampling import Record, Sampling, sample
     from .scorers import estimate
@@ -42,12 +44,12 @@ __all__ = [
     "Block",
     "Budget",
     "Elements",
+    "FineTuning",
     "ImpactTable",
     "Precision",
     "Pruned",
     "PruningCallback",
     "Record",
-    "Recovered",
     "Recovery",
     "Sampling",
     "Selection",
@@ -69,6 +71,7 @@ __all__ = [
     "prune_iteratively",
     "recover",
     "regress",
+    "remove",
     "sample",
     "scorers",
     "select",
@@ -80,6 +83,7 @@ _PACKAGES = {
         "AccuracyLimit",
         "Annealing",
         "Budget",
+        "FineTuning",
         "PruningCallback",
         "SelectionPath",
         "anneal",
@@ -87,9 +91,10 @@ _PACKAGES = {
         "compare",
         "prune",
         "prune_iteratively",
+        "remove",
         "select",
     ),
-    "recovery": ("Recovered", "Recovery", "recover"),
+    "recovery": ("Recovery", "recover"),
     "regression": ("ImpactTable", "Precision", "regress"),
     "sampling": ("Record", "Sampling", "sample"),
     "scorers": ("estimate",),

@@ -64,7 +64,7 @@ def measure(name: str, seed: int, method: str, fractions: tuple[float, ...], arg
         for draw in range(DRAWS if method == "random" else 1):
             made = make(method, model, estimation, elements, seed + 1000 * draw, fractions, *budget)
             for fraction, (selection, seconds, spent_rows) in zip(fractions, made, strict=True):
-                plain, merged = dr.prune(model, selection), dr.prune(model, selection, merging)
+                plain, merged = dr.remove(model, selection), dr.remove(model, selection, data=merging)
                 found = {"plain": accuracy(plain.model, test), "merged": accuracy(merged.model, test)}
                 cost = {"params": merged.model.count_params(), "seconds": seconds, "rows": spent_rows}
                 add(fraction, draw=draw, **found, **cost, kept=packed(selection.kept))

@@ -145,7 +145,7 @@ def over_population(case: str, replications: int, seed: int) -> list[dict[str, A
         at = chosen[clusters]
         masks = design.draw(seed, k, rows, n_elements)
         effects = outcomes(np.asarray(masked([x[at]], masks))[:, 0], y[at]) - outcomes(whole[at], y[at])
-        block = compression.Block((~masks).astype(np.float32), effects, clusters)
+        block = compression.RowBlock((~masks).astype(np.float32), effects, clusters)
         again = compression.Rows(lambda block=block: iter([block]))
         compressed = compression.compress(again)
         for column, outcome in enumerate(("loss", "accuracy")):

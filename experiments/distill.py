@@ -56,9 +56,9 @@ def measure(name: str, seed: int, method: str, arguments: Any) -> pd.DataFrame:
         if found.empty:
             raise SystemExit(f"{arguments.selections} has no {method} of {name} {seed} at {fraction}: run anneal.py.")
         selection = unpacked(found["kept"].iloc[0], dr.elements(model))
-        merged = dr.prune(model, selection, data)
+        merged = dr.remove(model, selection, data=data)
         start = time.perf_counter()
-        distilled = dr.prune(model, selection, data, recovery="distill")
+        distilled = dr.remove(model, selection, data=data, recovery="distill")
         seconds = time.perf_counter() - start
         divergence = [small.measure((test[0], None))["after"].item() for small in (merged, distilled)]
         row = {"merged": accuracy(merged.model, test), "distilled": accuracy(distilled.model, test)}

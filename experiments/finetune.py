@@ -82,10 +82,10 @@ def smaller(name: str, seed: int, method: str, fraction: float, arguments: Any) 
     if made.empty:
         raise SystemExit(f"{arguments.selections} has no {method} of {name} {seed} at {fraction}: run anneal.py first.")
     selection = unpacked(made["kept"].iloc[0], dr.elements(model))
-    merged = dr.prune(model, selection, (merging[0][5000:], merging[1][5000:]), recovery=recovery).model
+    merged = dr.remove(model, selection, data=(merging[0][5000:], merging[1][5000:]), recovery=recovery).model
     if method == DEFAULT or recovery == "distill":
         return {"merged": merged}
-    return {"plain": dr.prune(model, selection).model, "merged": merged}
+    return {"plain": dr.remove(model, selection).model, "merged": merged}
 
 
 def measure(name: str, seed: int, method: str, arguments: Any, train: Any) -> pd.DataFrame:

@@ -52,12 +52,12 @@ def measure(name: str, seed: int, method: str, made: pd.DataFrame, training: Pai
     chosen = made[(made["model"] == name) & (made["seed"] == seed) & (made["method"] == method)]
     for row in chosen.iloc[:1].itertuples() if quick else chosen.itertuples():
         selection = unpacked(str(row.kept), elements)
-        found = {"plain": accuracy(dr.prune(model, selection).model, (x, y))}
+        found = {"plain": accuracy(dr.remove(model, selection).model, (x, y))}
         crossed = [
-            accuracy(dr.prune(model, selection, merging).model, measuring)
+            accuracy(dr.remove(model, selection, data=merging).model, measuring)
             for merging, measuring in (halves, halves[::-1])
         ]
-        merged = dr.prune(model, selection, (x, y)).model
+        merged = dr.remove(model, selection, data=(x, y)).model
         found |= {"merged": float(np.mean(crossed)), "divergence": divergence(whole_test, predicted(merged, test))}
         train = predicted(merged, training[0])
         found |= {"train": right(train, training[1]), "train_divergence": divergence(whole_train, train)}

@@ -25,7 +25,7 @@ def measure(name: str, seed: int, threads: int, repeats: int) -> list[dict[str, 
     """One row a fraction and batch size."""
     model = dr.datasets.load_model(name)
     elements = dr.elements(model)
-    small = {fraction: dr.prune(model, dr.Selection.random(elements, fraction, seed=seed)) for fraction in FRACTIONS}
+    small = {fraction: dr.remove(model, dr.Selection.random(elements, fraction, seed=seed)) for fraction in FRACTIONS}
     models = {"whole": model, **{str(fraction): pruned.model for fraction, pruned in small.items()}}
     frame = dr.measure_latency(models, BATCHES, threads=threads, repeats=repeats)
     seconds: dict[tuple[str, int], dict[str, Any]] = {

@@ -55,7 +55,7 @@ def outputs(folder: Path, made: pd.DataFrame, key: tuple[str, int, str], fractio
         rows = made[(made["model"] == name) & (made["seed"] == seed) & (made["method"] == method) & (made["draw"] == 0)]
         kept = rows.set_index("fraction").loc[fractions, "kept"]
         merging = x[HALF:], y[HALF:]
-        models = [dr.prune(model, unpacked(str(digits), elements), merging).model for digits in kept]
+        models = [dr.remove(model, unpacked(str(digits), elements), data=merging).model for digits in kept]
     found = np.stack([predicted(model, test) for model in models])
     folder.mkdir(parents=True, exist_ok=True)
     np.save(path, found)

@@ -88,7 +88,7 @@ def measure(name: str, seed: int, fractions: tuple[float, ...], n_examples: int)
             chosen = dr.select(elements, scores[selection], fraction=fraction)
             for merge, strategy in MERGES.items():
                 start = time.perf_counter()
-                small = dr.prune(model, chosen, (x, y), merge=strategy)
+                small = dr.remove(model, chosen, data=(x, y), merge=strategy)
                 seconds = time.perf_counter() - start
                 rows.append(
                     {

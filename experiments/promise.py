@@ -42,7 +42,7 @@ ONCE: dict[str, Callable[..., dr.ImpactTable]] = {
 AGAIN = "taylor, iterated"
 ANNEALED = {
     "annealed for merging": None,
-    "annealed for merging, first order": dr.Annealing(second_order=False),
+    "annealed for merging, first order": dr.pruning.Schedule(second_order=False),
 }
 DISTILLED = ", distilled"
 DEFAULT = "annealed for merging" + DISTILLED
@@ -66,13 +66,13 @@ def make(method: str, model: Any, data: Pair, elements: dr.Elements, limit: dr.A
     if method in ANNEALED:
         options = {"ablation": "merged", "schedule": ANNEALED[method], "seed": seed}
         try:
-            return dr.prune(model, dr.anneal(model, data, elements, target=limit, **options), data)
+            return dr.remove(model, dr.anneal(model, data, elements, target=limit, **options), data=data)
         except dr.errors.TargetError as error:
-            return dr.prune(model, error.best)
-    best = dr.prune(model, dr.Selection.dropping(elements, []))
+            return dr.remove(model, error.best)
+    best = dr.remove(model, dr.Selection.dropping(elements, []))
     recovery = "distill" if method.endswith(DISTILLED) else "none"
     for selection in selections(method.removesuffix(DISTILLED), model, data, elements, seed):
-        small = dr.prune(model, selection, data, recovery=recovery, seed=seed)
+        small = dr.remove(model, selection, data=data, recovery=recovery, seed=seed)
         if limit.measure(small) > limit.most:
             break
         best = small

@@ -144,7 +144,7 @@ def main() -> None:
         for method in METHODS:
             made = make(method, model, data, elements, seed, fractions, arguments.quick)
             for fraction, (selection, seconds, spent_rows) in zip(fractions, made, strict=True):
-                plain, merged = dr.prune(model, selection), dr.prune(model, selection, merging)
+                plain, merged = dr.remove(model, selection), dr.remove(model, selection, data=merging)
                 found = {"plain": accuracy(plain.model, test), "merged": accuracy(merged.model, test)}
                 cost = {"params": merged.report.totals().loc["params", "after"], "seconds": seconds, "rows": spent_rows}
                 rows.append(common | {"method": method, "fraction": fraction, **found, **cost})

@@ -78,7 +78,7 @@ def measure(seed: int, method: str, quick: bool) -> pd.DataFrame:
     for draw in range(DRAWS if method == "random" else 1):
         made = make(method, model, data, dr.elements(model, "weights"), seed + 1000 * draw, quick)
         for fraction, (selection, seconds, spent_rows) in zip(FRACTIONS, made, strict=True):
-            found = {"accuracy": accuracy(dr.prune(model, selection).model, test), "seconds": seconds}
+            found = {"accuracy": accuracy(dr.remove(model, selection).model, test), "seconds": seconds}
             job = {"seed": seed, "method": method, "fraction": fraction, "draw": draw}
             rows.append({**job, **found, "rows": spent_rows})
             print(*rows[-1].values(), flush=True)

@@ -44,7 +44,7 @@ from sklearn.linear_model import LassoCV, RidgeCV
 
 import dropreg as dr
 from dropreg.data._prediction import Prediction
-from dropreg.regression._fidelity import score
+from dropreg.regression._fidelity import fidelity_table
 from dropreg.sampling._unseen_masks import FidelityMasks
 
 if TYPE_CHECKING:
@@ -237,7 +237,8 @@ def unseen_masks(shipped: Shipped, rate: float, masks: int, examples: int) -> Fi
 def judge(unseen: FidelityMasks, coefficients: Array) -> pd.DataFrame:
     """One line for each outcome and rate."""
     frames = [
-        score(unseen, column, coefficients[:, column], 0.0).assign(outcome=name) for column, name in enumerate(NAMES)
+        fidelity_table(unseen, column, coefficients[:, column], 0.0).assign(outcome=name)
+        for column, name in enumerate(NAMES)
     ]
     return pd.concat(frames)[["outcome", "rate", "correlation", "ceiling"]]
 

@@ -332,7 +332,7 @@ def test_bad_arguments_of_estimate(
             "`estimator` must be one of auto, assisted, gradient, ols, ridge, lasso, marginal or ",
         ),
         ({"covariance": "HC3"}, "`covariance` must be one of HC1, cluster, nonrobust, received 'HC3'."),
-        ({"penalty": 1.0}, "`penalty` goes with estimator='ridge' or 'lasso', received 1.0 with 'auto'."),
+        ({"penalty": 1.0}, "`penalty` must be None unless estimator is 'ridge' or 'lasso', received 1.0 with 'auto'."),
         (
             {"penalty": -1.0, "estimator": "ridge"},
             "`penalty` must be positive and finite, 'evidence' or 'cv', received ",

@@ -212,4 +212,4 @@ def test_attention_that_holds_a_quantized_or_adapted_projection_is_refused(chang
         with pytest.raises(
             ModelError, match=rf"layer 'attention' .MultiHeadAttention. cannot {verb}, because {reason}"
         ):
-            dr.prune(model, selection)
+            dr.remove(model, selection)

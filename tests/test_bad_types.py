@@ -66,8 +66,8 @@ def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Reco
         (lambda: untyped.Recovery(temperature="a"), "`temperature` must be positive and finite, received 'a'."),
         (lambda: untyped.Recovery(optimizer=keras.optimizers.SGD()), "`optimizer` must be the name of a Keras optimiz"),
         (lambda: untyped.Recovery(optimizer="LossScaleOptimizer"), "such as 'adam' or 'sgd', received 'LossScaleOpt"),
-        (lambda: untyped.Annealing(learning_rate="a"), "`learning_rate` must be a number, received 'a'."),
-        (lambda: untyped.Annealing(interactions=None), "`interactions` must be a number, received None."),
+        (lambda: untyped.pruning.Schedule(learning_rate="a"), "`learning_rate` must be a number, received 'a'."),
+        (lambda: untyped.pruning.Schedule(interactions=None), "`interactions` must be a number, received None."),
         (lambda: untyped.Budget("latency", 0.5, 0), "`batch_size` must be an integer of at least 1, received 0."),
     ],
 )
@@ -81,16 +81,16 @@ def test_settings(make: Callable[[], object], says: str) -> None:
     [
         (lambda m, d, e: untyped.recover(m, d, recovery="distill"), "`recovery` must be Recovery, received str: pass"),
         (
-            lambda m, d, e: untyped.prune_iteratively(m, d, e, fraction=0.5, recovery="distill", tuning=d),
+            lambda m, d, e: flat.prune_iteratively(m, d, e, fraction=0.5, recovery="distill", tuning=d),
             "`recovery` must be Recovery, received str: pass dropreg.Recovery(distill=1.0), say.",
         ),
         (lambda m, d, e: untyped.select(e, ["a"] * len(e), fraction=0.5), "one for each element, received list: pass"),
         (lambda m, d, e: flat.anneal(m, d, e, fraction=0.5, start="a"), "`start` must be finite numbers of shape ("),
-        (lambda m, d, e: flat.anneal(m, d, e, fraction=0.5, schedule="cubic"), "`schedule` must be Annealing, rece"),
+        (lambda m, d, e: flat.anneal(m, d, e, fraction=0.5, schedule="cubic"), "`schedule` must be Schedule, receiv"),
         (lambda m, d, e: flat.anneal(m, d, e, fraction=0), "`fraction` must lie strictly between 0 and 1, received"),
         (lambda m, d, e: untyped.prune(m, data=d, fraction=1e-3), "`fraction` must drop at least one of the"),
         (
-            lambda m, d, e: untyped.prune(m, d, fraction=0.5),
+            lambda m, d, e: untyped.remove(m, d, fraction=0.5),
             "received tuple: make one with dropreg.select; examples go",
         ),
         (

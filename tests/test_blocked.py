@@ -18,8 +18,8 @@ def test_unequal_directions_are_refused_or_kept() -> None:
     elements = dr.elements(model)
     selection = dr.Selection.dropping(elements, [0])
     with pytest.raises(ModelError, match=r"as many units in both directions, which would keep 2 and 3.*on_blocked"):
-        dr.prune(model, selection)
-    kept = dr.prune(model, selection, on_blocked="keep")
+        dr.remove(model, selection)
+    kept = dr.remove(model, selection, on_blocked="keep")
     assert kept.selection.kept.all()
     name = next(layer.name for layer in model.layers if isinstance(layer, layers.Bidirectional))
     assert kept.blocked[0][0] == name
@@ -33,10 +33,10 @@ def test_directions_that_are_not_combined_keep_as_many_units() -> None:
     model = keras.Model(inputs, layers.Dense(3)(layers.Concatenate()(both)))
     elements = dr.elements(model)
     with pytest.raises(ModelError, match="as many units in both directions, which would keep 3 and 4"):
-        dr.prune(model, dr.Selection.dropping(elements, [0]))
+        dr.remove(model, dr.Selection.dropping(elements, [0]))
     selection = dr.select(elements, np.arange(8.0), fraction=0.5)
     assert selection.by_layer()["kept"].tolist() == [2, 2]
-    small = dr.prune(model, selection).model
+    small = dr.remove(model, selection).model
     x = models.inputs_for(model, 20, seed=3)[0]
     expected = MaskedNetwork(model, elements)([x], selection.kept[np.newaxis])
     np.testing.assert_allclose(np.asarray(small(x)), np.asarray(expected), atol=1e-5)
@@ -86,8 +86,8 @@ def test_rules_without_a_cut_are_refused_or_kept() -> None:
     model = keras.Model(inputs, layers.Dense(2, name="out")(x))
     selection = dr.Selection.dropping(dr.elements(model), [1])
     with pytest.raises(ModelError, match=r"layer 'doubling' \(Doubling\) must be cut to drop hidden\[1\], but"):
-        dr.prune(model, selection)
-    assert dr.prune(model, selection, on_blocked="keep").blocked == (("doubling", "its rule has no `cut` method"),)
+        dr.remove(model, selection)
+    assert dr.remove(model, selection, on_blocked="keep").blocked == (("doubling", "its rule has no `cut` method"),)
 
 
 def blocks() -> keras.Model:
@@ -107,17 +107,17 @@ def test_units_stay_that_what_takes_the_place_of_a_layer_would_lack(kinds: list[
     model = blocks()
     selection = dr.Selection.random(dr.elements(model, kinds), 0.5, seed=seed)
     dropped = [name for name, kept in zip(selection.elements.names, selection.kept, strict=True) if not kept]
-    small = dr.prune(model, selection, on_blocked="keep")
+    small = dr.remove(model, selection, on_blocked="keep")
     assert (small.selection.kept >= selection.kept).all()
     x = models.inputs_for(model, 20, seed=3)[0]
     expected = MaskedNetwork(model, selection.elements)([x], small.selection.kept[np.newaxis])
     np.testing.assert_allclose(np.asarray(small.model(x)), np.asarray(expected), atol=1e-5)
     if (small.selection.kept != selection.kept).any():
         with pytest.raises(ModelError, match="prune one kind after the other, or pass on_blocked='keep'"):
-            dr.prune(model, selection)
+            dr.remove(model, selection)
         assert {layer for layer, _ in small.blocked} & set(dropped)
         assert "what takes its place has these units" in repr(small)
-    again = dr.prune(model, small.selection)
+    again = dr.remove(model, small.selection)
     np.testing.assert_allclose(np.asarray(again.model(x)), np.asarray(expected), atol=1e-5)
 
 

@@ -30,7 +30,7 @@ def callback_for(model: keras.Model, kind: Any = "neurons", **changes: Any) -> d
 
 def assert_cut_is_the_same(model: keras.Model, selection: dr.Selection) -> None:
     x, _ = models.data_for(model, 6)
-    whole, small = (np.asarray(one(x, training=False)) for one in (model, dr.prune(model, selection).model))
+    whole, small = (np.asarray(one(x, training=False)) for one in (model, dr.remove(model, selection).model))
     assert np.abs(whole - small).max() <= ROUNDING * np.abs(whole).max()
 
 

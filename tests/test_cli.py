@@ -59,7 +59,7 @@ def test_table_is_that_of_the_library(
     expected = as_from_python(model, data, elements)
     pd.testing.assert_frame_equal(pd.read_csv("impact.csv"), expected)
     printed = capsys.readouterr()
-    assert "Impact on accuracy of 9 elements (positive = it hurts to lose it)" in printed.out
+    assert "Impact on accuracy of 9 elements (positive = replacing it hurts)" in printed.out
     assert "gradient-assisted regression, 600 rows, seed 0, 95% posterior intervals" in printed.out
     assert printed.out.endswith("written: impact.csv\n")
     top = expected.sort_values("rank")["element"].iloc[0]

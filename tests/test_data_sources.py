@@ -77,7 +77,7 @@ def test_a_model_of_several_outputs_gets_smaller(output: str) -> None:
     assert (set(gone) == {"own"}) == (output == "second")
     labels = [np.zeros(200, int), np.zeros(200)]  # all of them, as fit takes them
     merged, again = (
-        dr.prune(model, small.selection, data, recovery="none") for data in ((x, {output: None}), (x, labels))
+        dr.remove(model, small.selection, data=data, recovery="none") for data in ((x, {output: None}), (x, labels))
     )
     for one, other in zip(merged.model(x), again.model(x), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-3, atol=1e-4)
@@ -115,7 +115,7 @@ def test_pruning_several_outputs_in_steps_is_refused_before_it_begins_if_it_fine
     data, tuning = ((inputs(model, 20), {"first": np.zeros(20, int)}) for _ in range(2))
     scorer = dr.scorers.Scorer(lambda *_, **__: pytest.fail("nothing is to be scored"), {})
     with pytest.raises(ModelError, match="`recover` must have a model of one output"):
-        dr.prune_iteratively(
+        flat.prune_iteratively(
             *(model, data, dr.elements(model)), fraction=0.5, scorer=scorer, recovery=dr.Recovery(), tuning=tuning
         )
 

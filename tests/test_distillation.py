@@ -53,7 +53,7 @@ def three_outputs() -> keras.Model:
 @pytest.mark.parametrize("name", ["mlp_activations", "cnn_bn"])  # noise, and statistics that training changes
 def test_of_several_rates_the_largest_that_helps_is_trained_with(name: str) -> None:
     teacher = models.ready(name)
-    student = dr.prune(teacher, smaller(teacher)).model
+    student = dr.remove(teacher, smaller(teacher)).model
     x, _ = models.data_for(teacher, 80)
 
     def run(rate: float | tuple[float, ...]) -> dr.Recovered:
@@ -107,7 +107,7 @@ def test_where_the_noise_of_training_is_too_much_layers_act_as_in_inference() ->
     hidden = [layers.Dense(24, activation="relu"), normalization, layers.Dropout(0.8)]
     teacher = keras.Sequential([keras.Input((6,)), *hidden, layers.Dense(3)])
     x = np.random.default_rng(0).normal(size=(200, 6)).astype(np.float32)
-    student = dr.prune(teacher, smaller(teacher, 0.1), (x, np.zeros(200, int))).model
+    student = dr.remove(teacher, smaller(teacher, 0.1), data=(x, np.zeros(200, int))).model
     recovery = dr.Recovery(learning_rate=(0.01, 0.003), distill=1.0, **FAST)
 
     def run(**more: Any) -> dr.Recovered:
@@ -140,7 +140,7 @@ def test_all_outputs_are_learned_from_the_teacher() -> None:
     """T^2 KL of classes and labels, and the squared error in units of the teacher's variance, added up."""
     teacher = three_outputs()
     x = np.random.default_rng(0).normal(size=(120, 5)).astype(np.float32)
-    student = dr.prune(teacher, smaller(teacher)).model
+    student = dr.remove(teacher, smaller(teacher)).model
     recovery = dr.Recovery(distill=1.0, temperature=2.0, learning_rate=0.01, epochs=20, batch_size=16)
 
     def losses(model: keras.Model) -> list[float]:
@@ -183,9 +183,9 @@ def test_pruning_may_distil_and_says_so(name: str) -> None:
     x, y = models.data_for(model, 60)
     before, selection = weights_of(model), smaller(model)
     settings = dr.Recovery(learning_rate=(0.02, 0.005), distill=1.0, seed=4, **FAST)
-    deleted = dr.prune(model, selection, merge="none")
+    deleted = dr.remove(model, selection, merge="none")
     assert deleted.recovered is None
-    found = dr.prune(model, selection, (x, y), merge="none", recovery=settings, seed=1)
+    found = dr.remove(model, selection, data=(x, y), merge="none", recovery=settings, seed=1)
     expected = dr.recover(deleted.model, (x, y), teacher=model, recovery=settings)
     assert found.recovered is not None
     assert found.recovered.best_epoch > 0
@@ -205,8 +205,8 @@ def test_without_labels_the_outputs_themselves_are_learned(activation: str) -> N
     model = keras.Sequential([keras.Input((4,)), layers.Dense(12, activation="relu"), last])
     x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
     selection = smaller(model, 0.6)
-    merged = dr.prune(model, selection, (x[:150], None))
-    found = dr.prune(model, selection, (x[:150], None), recovery="distill")
+    merged = dr.remove(model, selection, data=(x[:150], None))
+    found = dr.remove(model, selection, data=(x[:150], None), recovery="distill")
     errors = [
         np.square(outputs_of(one, x[150:])[0] - outputs_of(model, x[150:])[0]) for one in (found.model, merged.model)
     ]
@@ -233,9 +233,9 @@ def test_pruning_distils_by_default_where_it_chooses_and_merges() -> None:
     small = dr.prune(model, data=(x, y), fraction=0.4, seed=1)
     assert small.recovered is not None
     assert small.recovered.recovery == replace(DISTILLATION, seed=1)
-    named = dr.prune(model, small.selection, (x, y), recovery="distill", seed=1)
+    named = dr.remove(model, small.selection, data=(x, y), recovery="distill", seed=1)
     assert_same(weights_of(small.model), weights_of(named.model))
-    merged = dr.prune(model, small.selection, (x, y))
+    merged = dr.remove(model, small.selection, data=(x, y))
     divergences = [one.measure((x, None))["after"].item() for one in (small, merged)]
     assert divergences[0] < divergences[1]
     for more in ({"recovery": "none"}, {"merge": "none"}):
@@ -244,13 +244,13 @@ def test_pruning_distils_by_default_where_it_chooses_and_merges() -> None:
     model.trainable = False
     assert dr.prune(model, data=(x, y), fraction=0.4).recovered is None
     with pytest.raises(ModelError, match="must have trainable weights, received none"):
-        dr.prune(model, small.selection, (x, y), recovery="distill")
+        dr.remove(model, small.selection, data=(x, y), recovery="distill")
 
 
 def test_zeros_of_removed_weights_stay_while_distilling() -> None:
     model = models.ready("mlp")
     selection = dr.Selection.random(dr.elements(model, "weights"), 0.5)
-    small = dr.prune(model, selection, models.data_for(model, 60), recovery="distill")
+    small = dr.remove(model, selection, data=models.data_for(model, 60), recovery="distill")
     assert small.recovered is not None
     assert small.recovered.best_epoch > 0
     assert sum(int((weight == 0).sum()) for weight in weights_of(small.model)) == (~selection.kept).sum()
@@ -275,7 +275,7 @@ def test_an_accuracy_limit_is_shown_by_the_distilled_model(monkeypatch: pytest.M
     assert any(small is one for one in shown)
     assert all(one.recovered is not None for one in shown)
     assert limit.measure(small) <= 0.3
-    again = dr.prune(model, small.selection, data, recovery="distill")
+    again = dr.remove(model, small.selection, data=data, recovery="distill")
     assert_same(weights_of(small.model), weights_of(again.model))
 
 
@@ -284,13 +284,13 @@ def test_bad_recoveries() -> None:
     x, y = models.data_for(model, 40)
     selection = smaller(model)
     with pytest.raises(ParameterError, match="`recovery` must be one of distill, none or a Recovery, received 'x'"):
-        dr.prune(model, selection, (x, y), recovery="x")
+        dr.remove(model, selection, data=(x, y), recovery="x")
     with pytest.raises(ParameterError, match=r"`recovery` must have examples to learn from, received none: pass"):
-        dr.prune(model, selection, recovery="distill")
+        dr.remove(model, selection, recovery="distill")
     with pytest.raises(DataError, match=r"at least two examples to learn from.*received one.*recovery='none'"):
-        dr.prune(model, selection, (x[:1], None), merge="none", recovery="distill")
+        dr.remove(model, selection, data=(x[:1], None), merge="none", recovery="distill")
     with pytest.raises(DataError, match=r"`data` must have labels where distill is below 1"):
-        dr.prune(model, selection, (x, None), recovery=dr.Recovery())
+        dr.remove(model, selection, data=(x, None), recovery=dr.Recovery())
     with pytest.raises(ParameterError, match=r"`learning_rate` must be positive and finite, received \(\)"):
         dr.Recovery(learning_rate=())
     with pytest.raises(ParameterError, match=r"`learning_rate` must be positive and finite, received \(0.1, -1\)"):

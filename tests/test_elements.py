@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -111,7 +112,7 @@ def test_ambiguous_floors_are_refused(least: Any, text: str) -> None:
 def test_floors_of_steps_are_shares_of_the_original(floor: Any, least: tuple[int, int]) -> None:
     model = models.ready("mlp")
     data, elements = models.data_for(model, 60), dr.elements(model)
-    found = dr.prune_iteratively(
+    found = flat.prune_iteratively(
         *(model, data, elements), fraction=3 / 9, scorer=dr.scorers.magnitude, steps=3, schedule="linear", floor=floor
     )
     kept = found.selection.by_layer()["kept"]

@@ -67,7 +67,7 @@ def measured(name: str) -> dict[str, dict[str, Any]]:
     deleted = flat.anneal(model, data, elements, fraction=0.4, rounds=6)
     merged = flat.anneal_path(model, data, elements, fractions=(0.3, 0.5), rounds=6, ablation="merged")
     keras.utils.set_random_seed(0)
-    smaller = dr.prune(model, merged.selections[-1], data=data, recovery="distill").model
+    smaller = dr.remove(model, merged.selections[-1], data=data, recovery="distill").model
     return {
         "record": entry(
             *(getattr(chunk, field) for chunk in chunks for field in ("masks", "examples", "outcomes", "effects"))

@@ -4,6 +4,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -58,7 +59,7 @@ def biases(model: keras.Model, data: Any, elements: dr.Elements, *, seed: int) -
 def iterate(model: keras.Model, kind: Any = "neurons", **changes: Any) -> dr.Pruned:
     """Three steps on random data."""
     settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.scorers.random, "steps": 3, "merge": "none"}
-    return dr.prune_iteratively(model, models.data_for(model, 40), dr.elements(model, kind), **(settings | changes))
+    return flat.prune_iteratively(model, models.data_for(model, 40), dr.elements(model, kind), **(settings | changes))
 
 
 @pytest.mark.parametrize(
@@ -71,7 +72,7 @@ def test_one_step_is_pruning_at_once(name: str, kind: Any, merge: str | None) ->
     elements, data = dr.elements(model, kind), models.data_for(model, 40)
     found = iterate(model, kind, steps=1, merge=merge, seed=3)
     chosen = dr.select(elements, dr.scorers.random(model, data, elements, seed=3), fraction=0.5)
-    expected = dr.prune(model, chosen, data, merge=merge)
+    expected = dr.remove(model, chosen, data=data, merge=merge)
     np.testing.assert_array_equal(found.selection.kept, chosen.kept)
     assert_same(weights_of(found.model), weights_of(expected.model))
     pd.testing.assert_frame_equal(found.report.layers, expected.report.layers)
@@ -263,7 +264,7 @@ def test_whole_layers_go_one_after_the_other() -> None:
     assert [layer.name for layer in found.model.layers[1:-1]] == [
         f"same_{j}" for j in np.flatnonzero(found.selection.kept)
     ]
-    assert_close(run(found.model, np.ones((2, 4))), run(dr.prune(model, found.selection).model, np.ones((2, 4))))
+    assert_close(run(found.model, np.ones((2, 4))), run(dr.remove(model, found.selection).model, np.ones((2, 4))))
 
 
 def test_elements_that_vanish_with_a_branch_are_named() -> None:
@@ -295,8 +296,8 @@ def test_batches_are_read_once() -> None:
     x, y = models.data_for(model, 40)
     batches = ((x[k : k + 8], y[k : k + 8]) for k in range(0, 40, 8))
     settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.scorers.activation, "steps": 2, "merge": "none"}
-    once = dr.prune_iteratively(model, batches, dr.elements(model), **settings)
-    again = dr.prune_iteratively(model, (x, y), dr.elements(model), **settings)
+    once = flat.prune_iteratively(model, batches, dr.elements(model), **settings)
+    again = flat.prune_iteratively(model, (x, y), dr.elements(model), **settings)
     assert_same(weights_of(once.model), weights_of(again.model))
 
 
@@ -357,21 +358,21 @@ def test_bad_arguments(changes: dict[str, Any], error: Any, text: str) -> None:
     model = models.ready("mlp")
     settings: dict[str, Any] = {"fraction": 0.5, "scorer": dr.scorers.random}
     with pytest.raises(error, match=text):
-        dr.prune_iteratively(model, (X, Y), dr.elements(model), **(settings | changes))
+        flat.prune_iteratively(model, (X, Y), dr.elements(model), **(settings | changes))
 
 
 def test_halves_of_one_array_are_different_examples() -> None:
     model = models.ready("mlp")
     more: dict[str, Any] = {"scorer": dr.scorers.random, "steps": 1, "recovery": FAST, "tuning": (X[1::2], Y[1::2])}
-    dr.prune_iteratively(model, (X[::2], Y[::2]), dr.elements(model), fraction=0.5, **more)
+    flat.prune_iteratively(model, (X[::2], Y[::2]), dr.elements(model), fraction=0.5, **more)
 
 
 def test_elements_that_do_not_belong() -> None:
     model = models.ready("mlp")
     with pytest.raises(ModelError, match="were found in another model"):
-        dr.prune_iteratively(model, (X, Y), dr.elements(models.ready("cnn")), fraction=0.5)
+        flat.prune_iteratively(model, (X, Y), dr.elements(models.ready("cnn")), fraction=0.5)
     with pytest.raises(ParameterError, match="`elements` must be Elements, received list"):
-        dr.prune_iteratively(model, (X, Y), [1], fraction=0.5)  # type: ignore[arg-type]
+        flat.prune_iteratively(model, (X, Y), [1], fraction=0.5)  # type: ignore[arg-type]
     mixed = dr.elements(model, ("neurons", "weights"))
     with pytest.raises(ModelError, match=r"selection of weights must hold no other kind.*one kind after the other"):
-        dr.prune_iteratively(model, (X, Y), mixed, fraction=0.5)
+        flat.prune_iteratively(model, (X, Y), mixed, fraction=0.5)

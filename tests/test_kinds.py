@@ -316,7 +316,7 @@ def test_gradients_under_one_mask_are_those_of_its_mean_outcome() -> None:
 
 def test_large_and_small_estimators_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """The known covariance of masks in place of the measured one changes little with many rows."""
-    regress = importlib.import_module("dropreg.regress")
+    regress = importlib.import_module("dropreg.regression._regress")
     model = models.ready("mlp")
     record = flat.sample(
         *(model, models.data_for(model, 50), dr.elements(model)),

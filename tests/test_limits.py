@@ -31,9 +31,9 @@ def test_accuracy_limits_drop_what_is_free() -> None:
     rest = data[0][200:], data[1][200:]
     selection = flat.anneal(model, rest, dr.elements(model), target=limit, rounds=20, rows_per_round=1024)
     assert set(useless) <= set(selection.dropped.tolist())
-    assert limit.measure(dr.prune(model, selection)) <= limit.most
+    assert limit.measure(dr.remove(model, selection)) <= limit.most
     one_more = dr.Selection.dropping(selection.elements, [*selection.dropped, np.flatnonzero(selection.kept)[0]])
-    assert limit.measure(dr.prune(model, one_more)) > limit.most
+    assert limit.measure(dr.remove(model, one_more)) > limit.most
 
 
 def test_accuracy_limits_out_of_reach() -> None:
@@ -46,9 +46,9 @@ def test_accuracy_limits_out_of_reach() -> None:
 
 def test_the_limit_of_a_loss_is_an_upper_one() -> None:
     model, data = planted(())
-    whole = dr.prune(model, dr.Selection.dropping(dr.elements(model), []))
+    whole = dr.remove(model, dr.Selection.dropping(dr.elements(model), []))
     assert dr.AccuracyLimit(0.02, data).measure(whole) == pytest.approx(1 - 0.05 ** (1 / 400))
-    less = dr.prune(model, dr.Selection.dropping(dr.elements(model), [0, 1, 2]))
+    less = dr.remove(model, dr.Selection.dropping(dr.elements(model), [0, 1, 2]))
     wrong = int((np.argmax(less.model(data[0]), axis=1) != data[1]).sum())
     limits = [dr.AccuracyLimit(0.02, data, level).measure(less) for level in (0.9, 0.95, 0.99)]
     assert wrong / 400 < limits[0] < limits[1] < limits[2]
@@ -223,14 +223,14 @@ def test_the_pilot_measures_each_half_with_what_the_other_has_made(merge: str) -
     selection = dr.Selection.random(dr.elements(model), 0.4)
     lost = np.empty(90)
     for mine, other in ((slice(0, None, 2), slice(1, None, 2)), (slice(1, None, 2), slice(0, None, 2))):
-        small = dr.prune(model, selection, (x[mine], y[mine]), merge=merge).model
+        small = dr.remove(model, selection, data=(x[mine], y[mine]), merge=merge).model
         right, still = (np.asarray(each(x[other])).argmax(axis=-1) == y[other] for each in (model, small))
         lost[other] = right & ~still
     expected = proportion_confint(lost.sum(), 90, 0.2, "beta")[1]
     limit = dr.AccuracyLimit(0.5, models.data_for(model, 20), 0.9)
 
     def build(part: Any) -> dr.Pruned:
-        return dr.prune(model, selection, part, merge=merge)
+        return dr.remove(model, selection, data=part, merge=merge)
 
     assert lost.any()
     assert limit.guess(model, check_data(model, (x, y)), build) == pytest.approx(expected, rel=1e-6)

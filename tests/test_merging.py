@@ -52,9 +52,9 @@ def test_copies_are_merged_exactly(name: str, layer: str, scale: float) -> None:
     unseen = models.inputs_for(model, 20, seed=9)[0]
     expected = run(model, unseen)
     selection = dr.Selection.dropping(elements, [number])
-    merged = run(dr.prune(model, selection, (x, y)).model, unseen)
+    merged = run(dr.remove(model, selection, data=(x, y)).model, unseen)
     np.testing.assert_allclose(merged, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
-    deleted = run(dr.prune(model, selection).model, unseen)
+    deleted = run(dr.remove(model, selection).model, unseen)
     assert np.abs(merged - expected).max() < np.abs(deleted - expected).max() / 20
 
 
@@ -69,7 +69,7 @@ def test_merging_comes_closer_to_the_whole_model(name: str) -> None:
     selection = dr.Selection.random(dr.elements(model), 0.4, seed=2)
     whole = np.asarray(model(inputs, training=False))
     merges = {"none": "none", "least_squares": dr.merging.LeastSquares(predictions=False)}
-    small = {name: dr.prune(model, selection, (x, y), merge=merge) for name, merge in merges.items()}
+    small = {name: dr.remove(model, selection, data=(x, y), merge=merge) for name, merge in merges.items()}
     errors = {name: np.square(np.asarray(p.model(inputs)) - whole).mean() for name, p in small.items()}
     assert errors["least_squares"] < errors["none"]
     merged = small["least_squares"].merged
@@ -86,7 +86,7 @@ def test_values_kept_between_layers_are_those_computed_anew(name: str, monkeypat
     for memory, batch_size in ((1 << 30, 8), (20_000, 8), (0, 8), (1 << 30, 60)):  # all batches, some, none, as it is
         monkeypatch.setattr(Twins.__init__, "__defaults__", (memory,))
         merge = dr.merging.LeastSquares(batch_size=batch_size, ridges=(0.1,), predictions=False)
-        merged.append(run(dr.prune(model, selection, data, merge=merge).model, data[0]))
+        merged.append(run(dr.remove(model, selection, data=data, merge=merge).model, data[0]))
     for values in merged[1:]:
         np.testing.assert_allclose(values, merged[0], rtol=1e-3, atol=1e-4)
 
@@ -100,7 +100,7 @@ def test_constant_channels_are_made_up_for() -> None:
     recurrent[:, :8] = rng.normal(size=(4, 8))
     model.layers[0].set_weights([kernel, recurrent, bias])
     x, y = models.data_for(model, 50)
-    small = dr.prune(model, dr.Selection.dropping(dr.elements(model), [0, 3]), (x, y)).model
+    small = dr.remove(model, dr.Selection.dropping(dr.elements(model), [0, 3]), data=(x, y)).model
     np.testing.assert_allclose(run(small, x), run(model, x), atol=0.02)
 
 
@@ -110,7 +110,7 @@ def test_least_squares_of_one_layer_is_the_regression() -> None:
     x, y = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32), np.zeros((300, 3))
     selection = dr.Selection.dropping(dr.elements(model), [1, 3])
     strategy = dr.merging.LeastSquares(ridges=(1e-9,))
-    small = dr.prune(model, selection, (x, y), merge=strategy).model
+    small = dr.remove(model, selection, data=(x, y), merge=strategy).model
     hidden = run(keras.Model(small.inputs[0], small.get_layer("a").output), x)
     design = np.column_stack([hidden, np.ones(300)])
     expected = np.linalg.lstsq(design, run(model, x), rcond=None)[0]
@@ -126,7 +126,7 @@ def test_the_mean_of_what_is_read_stays(name: str) -> None:
     x, y = models.data_for(model, 50)
     elements = dr.elements(model)
     first = [j for j, layer in enumerate(elements.layers) if layer == elements.layers[0]]
-    small = dr.prune(model, dr.Selection.dropping(elements, first[:2]), (x, y)).model
+    small = dr.remove(model, dr.Selection.dropping(elements, first[:2]), data=(x, y)).model
     reader = {"mlp": "b", "cnn": "c2", "cnn_1d": "c2", "separable": "pointwise"}[name]
     means = []
     for each in (model, small):
@@ -145,7 +145,7 @@ def test_statistics_of_normalizations_follow() -> None:
     model = models.ready("cnn_bn")
     x, y = models.data_for(model, 200)
     elements = dr.elements(model)
-    small = dr.prune(model, dr.Selection.dropping(elements, [1, 2]), (x, y)).model
+    small = dr.remove(model, dr.Selection.dropping(elements, [1, 2]), data=(x, y)).model
     name = [layer.name for layer in model.layers if isinstance(layer, layers.BatchNormalization)][1]
     found = [np.asarray(keras.Model(m.inputs[0], m.get_layer(name).output)(x)) for m in (model, small)]
     for moment in (np.mean, np.std):
@@ -181,7 +181,7 @@ def test_predictions_of_a_classifier_come_closer(kind: str, softmax: bool) -> No
         return float(np.sum(p * (np.log(p + 1e-9) - np.log(q + 1e-9)), axis=-1).mean())
 
     scores, both = (
-        divergence(dr.prune(model, selection, (x, y), merge=dr.merging.LeastSquares(predictions=fit)).model)
+        divergence(dr.remove(model, selection, data=(x, y), merge=dr.merging.LeastSquares(predictions=fit)).model)
         for fit in (False, True)
     )
     assert both < 0.9 * scores
@@ -191,7 +191,7 @@ def test_the_callers_model_is_not_touched() -> None:
     model = models.ready("residual")
     x, y = models.data_for(model, 40)
     weights, outputs = model.get_weights(), run(model, x)
-    dr.prune(model, dr.Selection.random(dr.elements(model), 0.5), (x, y))
+    dr.remove(model, dr.Selection.random(dr.elements(model), 0.5), data=(x, y))
     for old, new in zip(weights, model.get_weights(), strict=True):
         np.testing.assert_array_equal(old, new)
     np.testing.assert_array_equal(outputs, run(model, x))
@@ -258,7 +258,7 @@ def test_a_single_example_is_refused() -> None:
     x, _ = models.data_for(model, 1)
     selection = dr.Selection.random(dr.elements(model), 0.4)
     with pytest.raises(DataError, match=r"at least two examples to merge by least squares.*pass more, or merge='no"):
-        dr.prune(model, selection, (x, None))
+        dr.remove(model, selection, data=(x, None))
 
 
 def test_bad_strategies_say_what_is_wrong() -> None:

@@ -54,7 +54,7 @@ def examples(n: int, seed: int = 0) -> np.ndarray:
 def merged(model: keras.Model, dropped: list[int], x: np.ndarray, merge: Any = None) -> keras.Model:
     selection = dr.Selection.dropping(dr.elements(model, "heads"), dropped)
     merge = dr.merging.LeastSquares(predictions=False) if merge is None else merge
-    return dr.prune(model, selection, (x, None), merge=merge).model
+    return dr.remove(model, selection, data=(x, None), merge=merge).model
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -97,7 +97,7 @@ def test_the_output_projection_is_the_regression(calls: int, use_bias: bool) -> 
     x = [examples(300, seed=k) for k in range(calls)]
     strategy = dr.merging.LeastSquares(ridges=(1e-9,), predictions=False)
     selection = dr.Selection.dropping(dr.elements(model, "heads"), [1, 2])
-    small = dr.prune(model, selection, (x if calls > 1 else x[0], None), merge=strategy).model
+    small = dr.remove(model, selection, data=(x if calls > 1 else x[0], None), merge=strategy).model
     rows = np.concatenate(x)
     query, key, value = (np.asarray(projections(model)[part](rows), np.float64) for part in ("query", "key", "value"))
     scores = np.einsum("bqhd,bkhd->bhqk", query, key) / np.sqrt(3)
@@ -135,7 +135,7 @@ def test_projections_make_up_for_what_is_lost_before_them() -> None:
     x = [rng.normal(size=(400, *tensor.shape[1:])).astype(np.float32) for tensor in model.inputs]
     selection = dr.Selection.dropping(dr.elements(model, "neurons"), [0, 1, 2, 3, 4])
     strategy = dr.merging.LeastSquares(predictions=False)
-    small = dr.prune(model, selection, (x, None), merge=strategy)
+    small = dr.remove(model, selection, data=(x, None), merge=strategy)
     table = small.merged
     assert table is not None
     parts = [f"{name} ({part})" for name in ("cross", "self") for part in ("query", "key", "value", "output")]
@@ -151,7 +151,7 @@ def test_projections_make_up_for_what_is_lost_before_them() -> None:
 
 def test_attention_that_nothing_has_happened_to_stays() -> None:
     model, x = models.ready("transformer_block"), examples(50)[:, :4]
-    small = dr.prune(model, dr.Selection.dropping(dr.elements(model), [0, 1]), (x, None))
+    small = dr.remove(model, dr.Selection.dropping(dr.elements(model), [0, 1]), data=(x, None))
     assert small.merged is not None
     assert not small.merged["layer"].str.contains("attention").any()
     name = next(layer.name for layer in model.layers if isinstance(layer, layers.MultiHeadAttention))

@@ -72,7 +72,7 @@ def _check(build: Callable[..., keras.Model], bound: dict[str, Any]) -> None:
     x, y = models.data_for(model, 60)
     kind = "heads" if build is attention else "neurons"
     selection = dr.Selection.random(dr.elements(model, kind), 0.5, seed=1)
-    plain, merged = (dr.prune(model, selection, (x, y), merge=how).model for how in ("none", "least_squares"))
+    plain, merged = (dr.remove(model, selection, data=(x, y), merge=how).model for how in ("none", "least_squares"))
     assert len(bound_weights(model)) > 1
     for expected, found in zip(bound_weights(plain), bound_weights(merged), strict=True):
         np.testing.assert_array_equal(found, expected)

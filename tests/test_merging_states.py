@@ -57,7 +57,7 @@ def test_copies_of_recurrent_units_are_merged_exactly(layer: keras.layers.Layer,
     unseen = models.inputs_for(model, 20, seed=9)[0]
     expected = run(model, unseen)
     selection = dr.Selection.dropping(elements, gone)
-    merged, deleted = (run(dr.prune(model, selection, data).model, unseen) for data in ((x, y), None))
+    merged, deleted = (run(dr.remove(model, selection, data=data).model, unseen) for data in ((x, y), None))
     assert np.abs(merged - expected).max() < np.abs(deleted - expected).max() / 50
     np.testing.assert_allclose(merged, expected, rtol=2e-3, atol=2e-3 * np.abs(expected).max())
 
@@ -79,7 +79,7 @@ def test_the_mean_of_what_recurrent_layers_read_stays(kind: Any) -> None:
     elements = dr.elements(model)
     for layer, index in gone.items():
         dropped = [j for j, e in enumerate(elements.indices) if elements.layers[j] == layer and e in index]
-        small = dr.prune(model, dr.Selection.dropping(elements, dropped), (x, y)).model
+        small = dr.remove(model, dr.Selection.dropping(elements, dropped), data=(x, y)).model
         kept = np.delete(np.arange(len(states[0])), gone["cells"] if layer == "cells" else [])
         inputs = np.delete(np.arange(4), gone["first"] if layer == "first" else [])
         columns = (np.arange(len(cells.get_weights()[0][0]) // 5)[:, np.newaxis] * 5 + kept).ravel()
@@ -103,7 +103,7 @@ def test_states_are_left_alone_where_merging_does_harm(harmful: bool, monkeypatc
     data, selection = models.data_for(model, 60), dr.Selection.dropping(dr.elements(model, include=["lstm"]), [1])
     errors = iter([1.0, 2.0 if harmful else 0.5])
     monkeypatch.setattr(Patient, "unexplained", lambda self, ridges: next(errors))
-    small, plain = dr.prune(model, selection, data), dr.prune(model, selection)
+    small, plain = dr.remove(model, selection, data=data), dr.remove(model, selection)
     kernels = [each.model.get_layer("lstm").get_weights()[1] for each in (small, plain)]
     assert np.array_equal(*kernels) == harmful
     assert small.merged is not None

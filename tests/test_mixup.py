@@ -87,7 +87,7 @@ def test_who_answers_as_the_teacher_has_nothing_to_learn_from_mixtures(name: str
 @pytest.mark.parametrize("name", ["cnn_bn", "two_inputs", "u_net"])
 def test_the_same_seed_gives_the_same_model_and_mixing_another(name: str) -> None:
     teacher = models.ready(name)
-    student, x = dr.prune(teacher, smaller(teacher)).model, models.data_for(teacher, 60)[0]
+    student, x = dr.remove(teacher, smaller(teacher)).model, models.data_for(teacher, 60)[0]
 
     def learned(**more: Any) -> list[np.ndarray]:
         return weights_of(dr.recover(student, (x, None), teacher=teacher, recovery=replace(MIXED, **more)).model)
@@ -102,7 +102,7 @@ def test_tokens_are_never_mixed() -> None:
     inputs = keras.Input((5,), dtype="int32")
     hidden = layers.Dense(8, activation="relu")(layers.Flatten()(layers.Embedding(9, 4)(inputs)))
     teacher = keras.Model(inputs, layers.Dense(3)(hidden))
-    student, x = dr.prune(teacher, smaller(teacher)).model, np.random.default_rng(0).integers(0, 9, (40, 5))
+    student, x = dr.remove(teacher, smaller(teacher)).model, np.random.default_rng(0).integers(0, 9, (40, 5))
     found = [
         dr.recover(student, (x, None), teacher=teacher, recovery=replace(MIXED, learning_rate=0.01, mixup=mixup))
         for mixup in (0.0, 1.0)
@@ -118,7 +118,7 @@ def test_mixtures_help_where_examples_are_few(seed: int) -> None:
     teacher.set_weights([2.0 * weight for weight in teacher.get_weights()])
     x = np.random.default_rng(0).normal(size=(1060, 6)).astype(np.float32)
     data, validation, unseen = (x[:60], None), (x[60:160], None), x[160:]
-    student = dr.prune(teacher, smaller(teacher, 0.5), data).model
+    student = dr.remove(teacher, smaller(teacher, 0.5), data=data).model
 
     def divergence(mixup: float) -> float:
         recovery = dr.Recovery(epochs=60, learning_rate=0.01, distill=1.0, mixup=mixup, batch_size=16, patience=None)

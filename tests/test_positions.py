@@ -133,7 +133,7 @@ def test_scores_of_the_divergence_square_to_its_second_derivatives(task: Any) ->
 def test_deleting_is_the_same_for_single_positions() -> None:
     (mapped, data), (single, flat) = both("classes")
     kept = np.arange(9) % 3 > 0
-    small = [dr.prune(model, dr.Selection(dr.elements(model), kept)).model for model in (mapped, single)]
+    small = [dr.remove(model, dr.Selection(dr.elements(model), kept)).model for model in (mapped, single)]
     got, expected = np.asarray(small[0](data[0])), np.asarray(small[1](flat[0]))
     np.testing.assert_allclose(got.reshape(expected.shape), expected, atol=1e-5)
 
@@ -147,7 +147,7 @@ def test_a_model_with_positions_is_annealed_merged_measured_and_fine_tuned(name:
     assert len(np.unique(y)) > 1
     elements = dr.elements(model)
     chosen = flat.anneal(model, data, elements, fraction=0.3, rounds=10, ablation="merged")
-    pruned, deleted = dr.prune(model, chosen, data), dr.prune(model, chosen)
+    pruned, deleted = dr.remove(model, chosen, data=data), dr.remove(model, chosen)
     found = pruned.measure(test).set_index("outcome")
     assert found.loc["accuracy", "before"] == 1.0
     right = (np.asarray(pruned.model(test[0])).argmax(axis=-1) == test[1]).mean()

@@ -206,7 +206,7 @@ def test_the_better_of_two_runs_is_taken(mode: dict[str, Any], runs: int, monkey
     history = path.history
     for stage, (masks, selection) in enumerate(zip(tried, path.selections, strict=True)):
         losses = [
-            np.asarray(loss(y, dr.prune(model, dr.Selection(elements, kept), merging).model(x))) for kept in masks
+            np.asarray(loss(y, dr.remove(model, dr.Selection(elements, kept), data=merging).model(x))) for kept in masks
         ]
         rows = history[history["stage"] == stage]
         assert rows["run"].to_list() == [run for run in range(len(masks)) for _ in range(5)]
@@ -400,7 +400,7 @@ def test_outcomes_that_do_not_fit(model: keras.Model, data: Labelled, elements: 
 )
 def test_bad_schedules(more: dict[str, Any], text: str) -> None:
     with pytest.raises(ParameterError, match=text):
-        dr.Annealing(**more)
+        dr.pruning.Schedule(**more)
 
 
 def test_a_fraction_the_path_does_not_have(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:

@@ -131,7 +131,7 @@ def test_each_example_is_either_trained_on_or_held_out() -> None:
 def test_zeros_of_removed_weights_stay_also_after_reloading(tmp_path: Path) -> None:
     model = models.ready("cnn")
     selection = dr.Selection.random(dr.elements(model, "weights"), 0.6)
-    small = dr.prune(model, selection).model
+    small = dr.remove(model, selection).model
     small.save(tmp_path / "small.keras")
     loaded = cast(keras.Model, keras.saving.load_model(tmp_path / "small.keras"))
     x, y = models.data_for(model, 40)
@@ -162,7 +162,7 @@ def test_distillation_alone_needs_no_labels(name: str, temperature: float) -> No
     """Its loss is T^2 KL(teacher, student) at temperature T, and the student comes closer to the teacher."""
     teacher = models.ready(name)
     x, y = models.data_for(teacher, 80)
-    student = dr.prune(teacher, dr.Selection.dropping(dr.elements(teacher), [0, 1])).model
+    student = dr.remove(teacher, dr.Selection.dropping(dr.elements(teacher), [0, 1])).model
     settings = dr.Recovery(epochs=4, learning_rate=0.02, batch_size=16, distill=1.0, temperature=temperature)
     found = dr.recover(student, (x[:60], None), teacher=teacher, validation=(x[60:], None), recovery=settings)
 

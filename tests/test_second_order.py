@@ -84,7 +84,7 @@ def test_second_derivatives_of_recurrent_units_are_what_was_measured() -> None:
 
 
 def test_exploration_ends_with_the_stage() -> None:
-    schedule = dr.Annealing(exploration=0.8)
+    schedule = dr.pruning.Schedule(exploration=0.8)
     assert [schedule.explored(number, 5) for number in range(5)] == pytest.approx([0.8, 0.6, 0.4, 0.2, 0.0])
     assert schedule.explored(0, 1) == 0.8
 
@@ -158,7 +158,7 @@ def test_what_second_derivatives_are_at_hand_for(more: dict[str, Any], curved: b
     data, elements = examples(model), dr.elements(model)
     asked: dict[str, Any] = {"fractions": (0.3, 0.6), "rounds": 6, "rows_per_round": 512, **more}
     first, second = (
-        flat.anneal_path(model, data, elements, schedule=dr.Annealing(second_order=chosen), **asked)
+        flat.anneal_path(model, data, elements, schedule=dr.pruning.Schedule(second_order=chosen), **asked)
         for chosen in (False, True)
     )
     assert np.array_equal(first.logits, second.logits, equal_nan=True) != curved
@@ -197,7 +197,7 @@ def test_logits_are_handed_on_less_extreme(second_order: bool, monkeypatch: pyte
         return made
 
     monkeypatch.setattr(Annealer, "_run", recorded)
-    schedule = dr.Annealing(carried=2.0, second_order=second_order)
+    schedule = dr.pruning.Schedule(carried=2.0, second_order=second_order)
     start = np.arange(len(elements)) * 5.0
     asked: dict[str, Any] = {"fractions": (0.3, 0.5), "rounds": 10, "ablation": "merged", "start": start}
     flat.anneal_path(model, data, elements, schedule=schedule, **asked)

@@ -19,7 +19,7 @@ from dropreg._utils._draws import examples_of_rows
 from dropreg.errors import ParameterError, RecordError
 from dropreg.network._masked import MaskedNetwork
 from dropreg.regression._compression import observations
-from dropreg.regression._fidelity import score
+from dropreg.regression._fidelity import fidelity_table
 from dropreg.regression._ols import CovarianceType
 from dropreg.sampling._runner import share_of_noise
 
@@ -110,7 +110,7 @@ def test_fidelity_of_differences_is_judged_from_the_mean_of_single_masks() -> No
     assert found.fidelity is not None
     assert record.fidelity_masks is not None
     left = [block.y[:, 0] - block.x @ found.impact for block in observations(record).blocks()]
-    expected = score(record.fidelity_masks, 0, found.impact, float(np.concatenate(left).mean()))
+    expected = fidelity_table(record.fidelity_masks, 0, found.impact, float(np.concatenate(left).mean()))
     np.testing.assert_allclose(found.fidelity["r2"], expected["r2"], rtol=1e-5)
 
 
@@ -322,7 +322,7 @@ def test_a_scikit_learn_estimator_may_be_passed() -> None:
 def test_bad_input_names_what_is_expected() -> None:
     case = small()
     record = flat.sample(*case, rows=2000, progress=False)
-    with pytest.raises(ParameterError, match=r"`paired` must go with masks in pairs, received a record of Bern"):
+    with pytest.raises(ParameterError, match=r"`paired=True` must have masks in pairs, received a record of Bern"):
         dr.regress(record, paired=True)
     with pytest.raises(RecordError, match=r"must hold gradients of 'loss', received none: sample with gradients="):
         dr.regress(record, outcome="loss", estimator="assisted")

@@ -142,18 +142,18 @@ def active(model: keras.Model, data: Any) -> np.ndarray:
 
 
 def merged(model: keras.Model, data: Any) -> np.ndarray:
-    return joined(dr.prune(model, half(model), data, recovery="none").model)
+    return joined(dr.remove(model, half(model), data=data, recovery="none").model)
 
 
 def merged_heads(model: keras.Model, data: Any) -> np.ndarray:
     """Output projections make up for heads."""
     selection = dr.Selection.dropping(dr.elements(model, "heads"), [0])
-    return joined(dr.prune(model, selection, data, recovery="none").model)
+    return joined(dr.remove(model, selection, data=data, recovery="none").model)
 
 
 def distilled(model: keras.Model, data: Any) -> np.ndarray:
     recovery = dr.Recovery(distill=1.0, epochs=1, learning_rate=0.01, mixup=0.5)
-    return joined(dr.prune(model, half(model), data, recovery=recovery).model)
+    return joined(dr.remove(model, half(model), data=data, recovery=recovery).model)
 
 
 def tuned(model: keras.Model, data: Any) -> np.ndarray:
@@ -161,14 +161,14 @@ def tuned(model: keras.Model, data: Any) -> np.ndarray:
 
 
 def annealed(model: keras.Model, data: Any) -> np.ndarray:
-    schedule = dr.Annealing(second_order=False)  # whose random signs would go by steps
+    schedule = dr.pruning.Schedule(second_order=False)  # whose random signs would go by steps
     elements = dr.elements(model)
     chosen = flat.anneal(model, data, elements, fraction=0.5, ablation="merged", schedule=schedule, rounds=3)
     return chosen.kept.astype(float)
 
 
 def changed(model: keras.Model, data: Any) -> np.ndarray:
-    values = dr.prune(model, half(model)).measure(data, outcomes=["loss", "divergence"])
+    values = dr.remove(model, half(model)).measure(data, outcomes=["loss", "divergence"])
     return values[["before", "after", "change", "std_error"]].to_numpy(float)
 
 
@@ -267,7 +267,7 @@ def test_padded_steps_count_where_attention_reads_them_without_their_mask(reader
 def test_accuracy_is_that_of_the_steps_that_are_there(maker: Maker) -> None:
     model, (x, y) = made(maker), examples(maker)
     right = (model.predict(x, verbose="0").argmax(axis=-1) == y) & there(x)
-    small = dr.prune(model, dr.Selection.dropping(dr.elements(model), [0]))
+    small = dr.remove(model, dr.Selection.dropping(dr.elements(model), [0]))
     accuracy = small.measure((x, y), outcomes="accuracy")["before"].item()
     assert accuracy == pytest.approx((right.sum(axis=1) / there(x).sum(axis=1)).mean(), abs=1e-6)
     same_length = there(x).sum(axis=1) == 4
@@ -355,7 +355,7 @@ def test_a_recurrent_layer_that_is_given_a_mask_can_be_left_out_if_sizes_are_kno
     elements = dr.elements(model, "layers")
     assert elements.names == ("gru",)
     x, _ = examples(tagger)
-    small = dr.prune(model, dr.Selection.dropping(elements, [0]))
+    small = dr.remove(model, dr.Selection.dropping(elements, [0]))
     masked = MaskedNetwork(model, elements)([x], np.array([[False]]))
     np.testing.assert_allclose(small.model(x), masked, atol=ROUNDING)
 

@@ -21,7 +21,7 @@ def functional(inputs: Any, outputs: Any) -> keras.Model:
 def check_cut(model: keras.Model, x: np.ndarray) -> dr.Pruned:
     """A random half of the units goes: the smaller model computes what the masked one does."""
     selection = dr.Selection.random(dr.elements(model), 0.5, seed=0)
-    small = dr.prune(model, selection)
+    small = dr.remove(model, selection)
     masked = MaskedNetwork(model, selection.elements)([x], selection.kept[np.newaxis])
     np.testing.assert_allclose(small.model(x), masked, atol=1e-5)
     return small
@@ -89,7 +89,7 @@ def test_layers_of_one_name_are_told_apart(outer: bool) -> None:
     x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
     selection = dr.Selection(elements, kept)
     masked = MaskedNetwork(model, elements)([x], kept[np.newaxis])
-    np.testing.assert_allclose(dr.prune(model, selection).model(x), masked, rtol=1e-5)
+    np.testing.assert_allclose(dr.remove(model, selection).model(x), masked, rtol=1e-5)
 
 
 def test_flattening_channels_first_is_left_whole() -> None:
@@ -130,7 +130,7 @@ def test_heads_whose_scores_are_read_as_well_are_left_out() -> None:
     selection = dr.Selection.dropping(elements, [0, 1])
     x = np.random.default_rng(0).normal(size=(5, 6, 4)).astype(np.float32)
     masked = MaskedNetwork(model, elements)([x], selection.kept[np.newaxis])
-    np.testing.assert_allclose(dr.prune(model, selection).model(x), masked, atol=1e-5)
+    np.testing.assert_allclose(dr.remove(model, selection).model(x), masked, atol=1e-5)
 
 
 def test_initializers_that_hold_arrays_do_not_hinder_cutting() -> None:
@@ -169,7 +169,7 @@ def test_layers_that_cannot_be_made_anew_are_named(factor: Any, says: str) -> No
     model = functional(inputs, layers.Dense(3)(layers.Dense(5)(Scale(factor)(hidden))))
     selection = dr.Selection.random(dr.elements(model), 0.5, seed=0)
     with pytest.raises(ModelError, match=rf"layer 'mine' \(Scale\) {says}.*get_config"):
-        dr.prune(model, selection)
+        dr.remove(model, selection)
     with pytest.raises(ModelError, match=r"must have layers that can be made anew from their config.*get_config"):
         copy_model(model)
 
@@ -194,8 +194,8 @@ def test_merging_leaves_kernels_that_are_bound_to_something(name: str) -> None:
     kernel.assign(np.abs(kernel.numpy()))
     x = np.random.default_rng(0).normal(size=(200, 4)).astype(np.float32)
     selection = dr.Selection.random(dr.elements(model), 0.5, seed=0)
-    small = dr.prune(model, selection, (x, None)).model
-    plain = dr.prune(model, selection).model
+    small = dr.remove(model, selection, data=(x, None)).model
+    plain = dr.remove(model, selection).model
     assert small.get_layer(name).kernel.numpy().min() >= 0.0
     other = "out" if name == "read" else "read"
     assert np.abs(small.get_layer(other).kernel.numpy() - plain.get_layer(other).kernel.numpy()).max() > 1e-3
@@ -218,7 +218,7 @@ def test_floors_of_both_directions_hold_where_numbers_are_rounded() -> None:
     for floor in ({elements.equal[0][0]: 5}, {elements.equal[0][1]: 5}):
         selection = dr.select(elements, scores, fraction=0.5, floor=floor, round_to=4)
         assert selection.by_layer()["kept"].tolist() == [8, 8]
-        dr.prune(model, selection)
+        dr.remove(model, selection)
 
 
 def test_magnitudes_of_a_layer_that_is_wrapped() -> None:
@@ -264,7 +264,7 @@ def test_copies_are_not_compiled_and_sizes_leave_the_optimizer_out() -> None:
     model.fit(x, y, verbose=silent)
     assert model.compiled
     assert not copy_model(model).compiled
-    one_less = [dr.prune(m, dr.Selection.dropping(dr.elements(m), [0])).report.totals() for m in (plain, model)]
+    one_less = [dr.remove(m, dr.Selection.dropping(dr.elements(m), [0])).report.totals() for m in (plain, model)]
     assert one_less[1].loc["bytes", "ratio"] == pytest.approx(one_less[0].loc["bytes", "ratio"], rel=1e-3)
 
 

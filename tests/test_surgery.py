@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import applications
+import flat
 import keras
 import models
 import numpy as np
@@ -71,7 +72,7 @@ def check_law(model: keras.Model, kind: Any, inputs: list[np.ndarray], step: int
     nodes = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
     masked, pruned = MaskedNetwork(model, elements), []
     for selection in selections(elements)[::step]:
-        small = dr.prune(model, selection, on_blocked="keep")
+        small = dr.remove(model, selection, on_blocked="keep")
         kept = small.selection.kept
         assert_close(run(small.model, inputs), np.asarray(masked(inputs, kept[np.newaxis])))
         assert small.model.name == model.name
@@ -113,7 +114,7 @@ def test_files_reload_without_dropreg_and_train_on(tmp_path: Path) -> None:
     for name in GRID:
         model = models.ready(name)
         inputs = models.inputs_for(model, 4)
-        small = dr.prune(model, selections(dr.elements(model))[1], on_blocked="keep").model
+        small = dr.remove(model, selections(dr.elements(model))[1], on_blocked="keep").model
         small.save(tmp_path / f"{name}.keras")
         arrays: dict[str, Any] = {f"input_{k}": array for k, array in enumerate(inputs)}
         np.savez(tmp_path / f"{name}.npz", outputs=run(small, inputs), **arrays)
@@ -126,7 +127,7 @@ def test_files_reload_without_dropreg_and_train_on(tmp_path: Path) -> None:
 def test_the_smaller_model_trains_on(name: str) -> None:
     model = models.ready(name)
     x, y = models.data_for(model, 30)
-    small = dr.prune(model, dr.Selection.random(dr.elements(model), 0.5)).model
+    small = dr.remove(model, dr.Selection.random(dr.elements(model), 0.5)).model
     small.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), jit_compile=models.NO_JIT)
     history = small.fit(x, y, epochs=12, verbose=0).history["loss"]  # type: ignore[arg-type]
     assert history[-1] < history[0]
@@ -136,7 +137,7 @@ def test_dropped_weights_stay_zero_in_training_and_after_reloading(tmp_path: Pat
     model = models.ready("mlp")
     x, y = models.data_for(model, 30)
     selection = dr.Selection.random(dr.elements(model, "weights"), 0.6)
-    small = dr.prune(model, selection).model
+    small = dr.remove(model, selection).model
     gone = [np.asarray(weight) == 0 for weight in small.get_weights()]
     assert sum(int(zeros.sum()) for zeros in gone) == (~selection.kept).sum()
 
@@ -162,7 +163,7 @@ def test_structure_of_inputs_and_outputs_is_kept() -> None:
     x = layers.Concatenate()([layers.Dense(5, name="left")(inputs["a"]), layers.Dense(4, name="right")(inputs["b"])])
     outputs = {"one": layers.Dense(2, name="one")(x), "two": layers.Dense(3, name="two")(x)}
     model = keras.Model(inputs, outputs)
-    small = dr.prune(model, dr.Selection.random(dr.elements(model), 0.5)).model
+    small = dr.remove(model, dr.Selection.random(dr.elements(model), 0.5)).model
     assert {name: tuple(tensor.shape) for name, tensor in small.output.items()} == {"one": (None, 2), "two": (None, 3)}
     assert set(small({"a": np.ones((2, 4)), "b": np.ones((2, 3))})) == {"one", "two"}
 
@@ -200,12 +201,12 @@ def test_grouped_queries_keep_their_keys() -> None:
     for dropped in ([0], [0, 1], [0, 2], [1, 2, 3]):
         selection = dr.Selection.dropping(elements, dropped)
         expected = np.asarray(MaskedNetwork(model, elements)(x, selection.kept[np.newaxis]))
-        assert_close(run(dr.prune(model, selection).model, x), expected)
+        assert_close(run(dr.remove(model, selection).model, x), expected)
 
 
 def test_the_report_adds_up() -> None:
     model = models.ready("cnn_bn")
-    small = dr.prune(model, dr.Selection.random(dr.elements(model), 0.5))
+    small = dr.remove(model, dr.Selection.random(dr.elements(model), 0.5))
     layers_table = small.report.layers
     assert layers_table["params_before"].sum() == model.count_params()
     assert layers_table["params_after"].sum() == small.model.count_params()
@@ -218,7 +219,7 @@ def test_the_report_adds_up() -> None:
 
 def test_latency_is_measured_before_and_after() -> None:
     model = models.ready("mlp")
-    small = dr.prune(model, dr.Selection.random(dr.elements(model), 0.5))
+    small = dr.remove(model, dr.Selection.random(dr.elements(model), 0.5))
     frame = small.measure_latency((1, 4), repeats=3, warm_up=1)
     assert frame[["model", "batch"]].to_numpy().tolist() == [["before", 1], ["after", 1], ["before", 4], ["after", 4]]
     assert (frame["p95"].to_numpy() >= frame["median"].to_numpy()).all()
@@ -317,14 +318,14 @@ def test_a_selection_for_another_model_is_refused() -> None:
     elements = dr.elements(models.ready("mlp"))
     selection = dr.Selection.random(elements, 0.5)
     with pytest.raises(ModelError, match=r"`selection` was made for elements in another model than .*has changed"):
-        dr.prune(models.ready("cnn"), selection)
+        dr.remove(models.ready("cnn"), selection)
     changed = keras.Sequential([*models.ready("mlp").layers[:-1], layers.Dense(4, name="out")])
     changed.build((None, 6))
     with pytest.raises(ModelError, match="or it has changed since"):
-        dr.prune(changed, selection)
-    small = dr.prune(models.ready("mlp"), selection).model
+        dr.remove(changed, selection)
+    small = dr.remove(models.ready("mlp"), selection).model
     with pytest.raises(ModelError, match="or it has changed since"):
-        dr.prune(small, selection)
+        dr.remove(small, selection)
 
 
 def test_random_numbers_of_the_caller_go_on_as_if_nothing_had_happened() -> None:
@@ -332,12 +333,12 @@ def test_random_numbers_of_the_caller_go_on_as_if_nothing_had_happened() -> None
     model = models.ready("mlp")
     data, elements = models.data_for(model, 30), dr.elements(model)
     before = random.getstate()
-    small = dr.prune(model, dr.Selection.random(elements, 0.4), data).model
+    small = dr.remove(model, dr.Selection.random(elements, 0.4), data=data).model
     dr.recover(small, data, recovery=dr.Recovery(epochs=1))
     for kind in (elements, dr.elements(model, "weights")):
-        dr.prune_iteratively(model, data, kind, fraction=0.4, steps=2, scorer=dr.scorers.magnitude)
+        flat.prune_iteratively(model, data, kind, fraction=0.4, steps=2, scorer=dr.scorers.magnitude)
     with pytest.raises(ModelError, match="must keep at least one"):
-        dr.prune(model, dr.Selection.dropping(elements, range(5)))
+        dr.remove(model, dr.Selection.dropping(elements, range(5)))
     assert random.getstate() == before
 
 
@@ -345,11 +346,11 @@ def test_an_empty_layer_is_refused() -> None:
     model = models.ready("mlp")
     elements = dr.elements(model)
     with pytest.raises(ModelError, match=r"layer 'a' \(Dense\) must keep at least one of its 5 units.*floor=1"):
-        dr.prune(model, dr.Selection.dropping(elements, range(5)))
+        dr.remove(model, dr.Selection.dropping(elements, range(5)))
     model = models.ready("transformer_block")
     heads = dr.elements(model, "heads")
     with pytest.raises(ModelError, match="at least one of its 2 heads"):
-        dr.prune(model, dr.Selection.dropping(heads, [0, 1]))
+        dr.remove(model, dr.Selection.dropping(heads, [0, 1]))
 
 
 @pytest.mark.parametrize(

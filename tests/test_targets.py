@@ -18,9 +18,16 @@ from dropreg.element._selection import is_allowed
 from dropreg.errors import DataError, ModelError, ParameterError, TargetError
 from dropreg.pruning._annealing import _annealer as annealer
 from dropreg.pruning._annealing import _local_search as swaps
-from dropreg.pruning._annealing._annealer import Annealer
+from dropreg.pruning._annealing._annealer import Annealer, ask_annealing
 
 QUICK: dict[str, Any] = {"rounds": 2, "rows_per_round": 256}
+
+
+def annealed(model: keras.Model, data: Any, elements: dr.Elements, outcome: str | None = None) -> Annealer:
+    """An annealer for deletion with forward passes that has run no round."""
+    options = dr.Annealing(gradients=False, outcome=outcome)
+    question = ask_annealing(model, data, elements, ablation="zero", options=options, task=None, seed=0)
+    return Annealer(question, options, "zero", 1)
 
 
 def selected(
@@ -30,10 +37,7 @@ def selected(
     model, data = planted(useless)
     data = data if labels is None else (data[0], labels)
     elements = dr.elements(model)
-    options: dict[str, Any] = dict.fromkeys(
-        ("rows_per_round", "outcome", "schedule", "examples_per_mask", "start", "task")
-    )
-    run = Annealer(model, data, elements, **options, gradients=False, ablation="zero", floor=1, seed=0)
+    run = annealed(model, data, elements)
     return run, dr.Selection.keeping(elements, kept).kept
 
 
@@ -113,14 +117,7 @@ def test_swaps_never_lower_the_outcome(*, gradients: bool, monkeypatch: pytest.M
             gradients=gradients,
             **QUICK,
         )
-        run = Annealer(
-            *(model, data, elements),
-            **dict.fromkeys(("rows_per_round", "schedule", "examples_per_mask", "start", "task")),
-            outcome="loss",
-            gradients=False,
-            floor=1,
-            seed=0,
-        )
+        run = annealed(model, data, elements, outcome="loss")
         return float(run._evaluator.means(path.selections[0].kept[np.newaxis], np.arange(60))[0])
 
     improved = outcome()
@@ -155,7 +152,7 @@ def test_budgets_are_kept_and_no_more_than_that(quantity: Any, at_most: float) -
     data, elements = (x, np.argmax(model(x), axis=1)), dr.elements(model)
     budget = dr.Budget(quantity, at_most)
     selection = flat.anneal(model, data, elements, target=budget, **QUICK)
-    small = dr.prune(model, selection)
+    small = dr.remove(model, selection)
     assert budget.measure(small) <= budget.at_most
     assert budget.measure(small) == pytest.approx(small.report.totals().loc[quantity, "ratio"])
     if quantity == "params":  # one unit more, of at most 29 parameters, would be too many
@@ -172,13 +169,13 @@ def test_both_directions_keep_as_many_units_on_the_way_to_a_target() -> None:
     selection = flat.anneal(model, data, elements, target=budget, **QUICK)
     kept = selection.by_layer().set_index("layer")["kept"]
     assert kept["forward_rnn"] == kept["backward_rnn"] < 6
-    assert budget.measure(dr.prune(model, selection)) <= 0.84
+    assert budget.measure(dr.remove(model, selection)) <= 0.84
 
 
 def test_latency_is_measured() -> None:
     model = models.ready("mlp")
     elements = dr.elements(model)
-    ratio = dr.Budget("latency", 0.5, batch_size=4).measure(dr.prune(model, dr.Selection.random(elements, 0.3)))
+    ratio = dr.Budget("latency", 0.5, batch_size=4).measure(dr.remove(model, dr.Selection.random(elements, 0.3)))
     assert 0 < ratio < 100
 
 
@@ -206,7 +203,7 @@ def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
     """With steps of no size what goes is what the spread ranks lowest, whatever its scale."""
     model = models.ready(name)
     data, elements = models.data_for(model, 80), dr.elements(model)
-    still = {"schedule": dr.Annealing(learning_rate=1e-12), "rounds": 1, "ablation": "merged"}
+    still = {"schedule": dr.pruning.Schedule(learning_rate=1e-12), "rounds": 1, "ablation": "merged"}
     budget = dr.Budget("params", 0.8)
     found = flat.anneal(model, data, elements, target=budget, **still)
     expected = dr.select(elements, dr.scorers.spread(model, data, elements), fraction=found.fraction)
@@ -222,7 +219,7 @@ def test_prune_chooses_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     data = models.data_for(model, 80)
     small = dr.prune(model, data=data, fraction=0.4)
     assert small.selection.fraction == pytest.approx(0.4, abs=0.5 / len(small.selection.kept))
-    again = dr.prune(model, small.selection, data, recovery="distill")
+    again = dr.remove(model, small.selection, data=data, recovery="distill")
     for mine, other in zip(small.model.get_weights(), again.model.get_weights(), strict=True):
         np.testing.assert_array_equal(mine, other)
     assert small.merge == "least_squares"
@@ -238,7 +235,7 @@ def test_prune_keeps_what_floors_ask_for() -> None:
 def test_a_smaller_model_is_measured_beside_the_whole_one(name: str) -> None:
     model = models.ready(name)
     x, y = models.data_for(model, 60)
-    small = dr.prune(model, dr.Selection.random(dr.elements(model), 0.4), data=(x, y))
+    small = dr.remove(model, dr.Selection.random(dr.elements(model), 0.4), data=(x, y))
     f1 = dr.outcomes.PerMask(lambda labels, outputs: float((labels == outputs.argmax(axis=1)).sum()), "right", True)
     frame = small.measure((x, y), ["accuracy", "loss", "divergence", "retained", f1])
     found = dict(zip(frame["outcome"], frame[["before", "after", "change", "std_error"]].to_numpy(float), strict=True))
@@ -308,7 +305,7 @@ def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) 
         dr.prune(model, data=(data[0] + 1.0, None), target=names)
     with pytest.raises(DataError, match=r"`data` and `target.data` must be different examples"):
         dr.prune(model, data=data, target=dr.AccuracyLimit(0.5, (data[0][:20], data[1][:20])))
-    with pytest.raises(ParameterError, match=r"`target` must be an accuracy limit where single weights go"):
+    with pytest.raises(ParameterError, match=r"`target` must be an accuracy limit where single weights are removed"):
         flat.anneal(model, data, dr.elements(model, "weights"), target=budget)
     wrong: Any = 0.5
     with pytest.raises(ParameterError, match=r"`target` must be a Budget or an AccuracyLimit, received 0.5: pass f"):
@@ -329,11 +326,7 @@ def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) 
     images = np.random.default_rng(0).random((64, 6, 6, 3)).astype(np.float32), np.arange(64) % 3
     with pytest.raises(ModelError, match=r"must have known sizes for a budget of macs.*'params' or 'latency'"):
         dr.prune(keras.Model(any_size, layers.Dense(3)(hidden)), data=images, target=dr.Budget("macs", 0.5))
-    with pytest.raises(ParameterError, match=r"`prune` must have a selection, or data and one of.*received neither"):
-        dr.prune(model, data=data)
-    with pytest.raises(ParameterError, match=r"must have a selection.*received no data"):
-        dr.prune(model, fraction=0.5)
-    both: list[dict[str, Any]] = [{"fraction": 0.5}, {"floor": 2}]
-    for more in both:
-        with pytest.raises(ParameterError, match=r"must be left out where a selection is given"):
-            dr.prune(model, dr.Selection.random(elements, 0.2), **more)
+    with pytest.raises(ParameterError, match=r"exactly one of `fraction` and `target` must be given, received none"):
+        dr.prune(model, data)
+    with pytest.raises(ParameterError, match=r"exactly one of `fraction` and `target` must be given, received both"):
+        dr.prune(model, data, fraction=0.5, target=dr.Budget("params", 0.5))

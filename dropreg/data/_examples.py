@@ -106,7 +106,7 @@ def read_once(data: Data) -> Any:
 
 
 def check_data(
-    model: "keras.Model",
+    model: "keras.Model | Graph",
     data: Data,
     task: Task | None = None,
     output: int | str | None = None,
@@ -117,7 +117,7 @@ def check_data(
 
     Parameters
     ----------
-    model : keras.Model
+    model : keras.Model or Graph
         The output that is measured must have shape (batch, ..., n_outputs); axes between are positions, such as
         pixels or tokens, of which each counts the same, but for those that the model's own mask hides (padded steps):
         as in Keras' losses and metrics they do not count, and may have any label.
@@ -181,7 +181,7 @@ def check_data(
         raise ParameterError(f"`task` must be one of {', '.join(TASKS)}, received {task!r}.")
     from ._positions import counted_positions
 
-    counted = counted_positions(model, inputs, number)
+    counted = counted_positions(graph, inputs, number)
     if y is None:
         return Examples(inputs, None, task or ("classes" if n_outputs > 1 else "regression"), number, counted)
     labels = _without_hidden(_numeric_labels(y, n_examples), counted)

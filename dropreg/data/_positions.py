@@ -10,17 +10,16 @@ import tensorflow as tf
 
 from .._utils import concatenate_names
 from ..errors import DataError
-from ..graph import BATCH, at_positions, call_model, map_batches, step_mask, trace_graph
+from ..graph import BATCH, Graph, at_positions, call_model, map_batches, step_mask
 
 
-def counted_positions(
-    model: keras.Model, inputs: Sequence[npt.NDArray[Any]], output: int
-) -> npt.NDArray[np.bool_] | None:
+def counted_positions(graph: Graph, inputs: Sequence[npt.NDArray[Any]], output: int) -> npt.NDArray[np.bool_] | None:
     """Which positions of an output the model's mask leaves for these inputs, such as steps that are not padded.
 
     Parameters
     ----------
-    model : keras.Model
+    graph : Graph
+        Of the model.
     inputs : sequence of ndarray, shape (n_examples, ...)
         One for each input of the model, in its dtype.
     output : int
@@ -36,19 +35,19 @@ def counted_positions(
     DataError
         If no position of an example is left.
     """
-    if not trace_graph(model).hides(output):
+    if not graph.hides(output):
         return None
 
     def positions(*batch: Any) -> tf.Tensor:
         with keras.StatelessScope(collect_losses=True):
-            given = call_model(model, batch, training=False, output=output)
+            given = call_model(graph, batch, training=False, output=output)
         return at_positions(given, step_mask(given))
 
     counted = map_batches(positions, inputs, BATCH)[0]
     empty = np.flatnonzero(~counted.reshape(len(counted), -1).any(axis=1))
     if len(empty):
         raise DataError(
-            f"`data` must have examples with at least one step that model '{model.name}' does not mask, received "
+            f"`data` must have examples with at least one step that model '{graph.model.name}' does not mask, received "
             f"{len(empty)} without (examples {concatenate_names(empty.tolist())}): leave them out."
         )
     return None if counted.all() else counted

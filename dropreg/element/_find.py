@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def elements(
-    model: "keras.Model",
+    model: "keras.Model | Graph",
     kind: Kind | Sequence[Kind] = "neurons",
     *,
     include: "Layers | None" = None,
@@ -76,27 +76,27 @@ def elements(
         raise ParameterError(f"`kind` must be one of {', '.join(KINDS)}, or several of them, received {received}.")
     if groups is not None and "weights" not in kinds:
         raise ParameterError(f"`groups` must go with kind='weights', received kind={kind!r}: leave it out.")
-    # moved
     from ..graph import trace_graph
 
     graph = trace_graph(model)
+    traced = graph.model
     everything = Choice(None, frozenset())
-    included = {} if include is None else _names_by_entry("include", include, model, graph, kinds)
-    excluded = _names_by_entry("exclude", exclude, model, graph, kinds)
+    included = {} if include is None else _names_by_entry("include", include, traced, graph, kinds)
+    excluded = _names_by_entry("exclude", exclude, traced, graph, kinds)
     choice = Choice(
         None if include is None else frozenset().union(*included.values()), frozenset().union(*excluded.values())
     )
-    parts = [find(model, graph, name, choice, groups) for name in kinds]
+    parts = [find(traced, graph, name, choice, groups) for name in kinds]
     _check_names(included, excluded, parts)
     if not any(len(part.layers) for part in parts):
-        if choice != everything and any(len(find(model, graph, name, everything, groups).layers) for name in kinds):
+        if choice != everything and any(len(find(traced, graph, name, everything, groups).layers) for name in kinds):
             raise ParameterError(
                 f"`include` and `exclude` must leave at least one element, received include="
                 f"{list(included) if include is not None else None} and exclude={list(excluded)}: name fewer layers."
             )
         reasons = "; ".join(f"'{layer}': {reason}" for part in parts for layer, reason in part.left_out)
         raise ModelError(
-            f"model '{model.name}' has none of {', '.join(kinds)} that can be dropped "
+            f"model '{traced.name}' has none of {', '.join(kinds)} that can be dropped "
             f"({reasons or MISSING[kinds[0]]}): expected {EXPECTED[kinds[0]]}."
         )
     return _join(parts, model_signature(graph))

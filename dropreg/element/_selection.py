@@ -277,7 +277,7 @@ def _equal_columns(elements: Elements) -> dict[tuple[str, str], list[npt.NDArray
 def _n_kept(elements: Elements, fraction: float, needed: int, floor: Floor) -> int:
     """Elements that stay, at least the `needed` ones."""
     if not is_number(fraction) or not 0 <= fraction < 1:
-        raise ParameterError(f"`fraction` must lie in [0, 1), received {fraction!r}: it is the fraction that goes.")
+        raise ParameterError(f"`fraction` must lie in [0, 1), received {fraction!r}: it is the fraction to remove.")
     n_kept = len(elements) - round(fraction * len(elements))
     if n_kept < max(needed, 1):
         asked = floor if isinstance(floor, Mapping) else f"{floor} for each layer"

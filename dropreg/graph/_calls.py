@@ -111,6 +111,8 @@ class Graph:
 
     Attributes
     ----------
+    model : keras.Model
+        The traced model.
     calls : tuple of Call
         In an order in which they can run.
     inputs, outputs : tuple of int
@@ -130,6 +132,7 @@ class Graph:
         The calls inside a subclassed model, in the order in which they ran; None for other models.
     """
 
+    model: keras.Model
     calls: tuple[Call, ...]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]

@@ -36,6 +36,7 @@ def trace_opaque(model: Any) -> Graph:
     input_shapes = tuple(tuple(shape) for shape in flat)
     call = Call(model, (arguments,), {}, read, written, input_shapes, output_shapes, model.name)
     return Graph(
+        model=model,
         calls=(call,),
         inputs=read,
         outputs=written,

@@ -14,14 +14,18 @@ from ._padding import StepMasks, observe
 from ._timesteps import step_mask
 
 
-def trace_graph(model: keras.Model) -> Graph:
-    """Return the `Graph` of a model.
+def trace_graph(model: "keras.Model | Graph") -> Graph:
+    """Trace a model: write it out as a `Graph`. A `Graph` is returned unchanged, so that nothing is traced twice.
 
     Raises
     ------
     ModelError
         If `model` is not a Keras model or not built, or Keras does not run on TensorFlow.
     """
+    return model if isinstance(model, Graph) else _trace(model)
+
+
+def _trace(model: keras.Model) -> Graph:
     if (backend := keras.config.backend()) != "tensorflow":
         raise ModelError(
             f"Keras must run on TensorFlow, received the backend '{backend}': save the model, set the environment "
@@ -59,6 +63,7 @@ def trace_graph(model: keras.Model) -> Graph:
     if any(masked):
         masks = observe(model, calls, inputs, specs)
     return Graph(
+        model=model,
         calls=tuple(
             replace(call, name=names.get(id(call.layer), call.name), unmasked=slots)
             for call, slots in zip(calls, masks.removed, strict=True)

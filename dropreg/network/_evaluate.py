@@ -10,7 +10,7 @@ import pandas as pd
 import tensorflow as tf
 
 from ..data import Data, Examples, Prediction, Task, check_data
-from ..graph import BATCH, call_model, map_batches
+from ..graph import BATCH, Graph, call_model, map_batches, trace_graph
 from ._logits import are_logits
 from ._metrics import PerMask
 from ._outcomes import Outcome, check_outcomes, resolve_all
@@ -26,10 +26,11 @@ def measure(
     task: Task | None,
 ) -> pd.DataFrame:
     """One row an outcome; parameters, columns and errors as in `dropreg.Pruned.measure`."""
-    examples = check_data(before, data, task)
+    graph = trace_graph(before)
+    examples = check_data(graph, data, task)
     chosen = resolve_all(_usual(examples) if outcomes is None else outcomes)
     check_outcomes(chosen, examples.labels, examples.task)
-    predictions = _predict(before, after, examples)
+    predictions = _predict(graph, after, examples)
     rows = []
     for outcome in chosen:
         values = _values(predictions, examples, outcome)
@@ -39,9 +40,8 @@ def measure(
     return pd.DataFrame(rows, columns=["outcome", "before", "after", "change", "std_error"])
 
 
-def changes(before: "keras.Model", after: "keras.Model", data: Data, outcome: Outcome) -> Values:
-    """What each example's outcome changed by, shape (n_examples,)."""
-    examples = check_data(before, data)
+def changes(before: keras.Model | Graph, after: keras.Model, examples: Examples, outcome: Outcome) -> Values:
+    """Change of each example's outcome from one model to another, shape (n_examples,)."""
     values = _values(_predict(before, after, examples), examples, outcome)
     return values[1] - values[0]
 
@@ -52,7 +52,7 @@ def _usual(examples: Examples) -> tuple[str, ...]:
     return ("loss",) if examples.task == "regression" else ("accuracy", "loss")
 
 
-def _predict(before: "keras.Model", after: "keras.Model", examples: Examples) -> tuple[Prediction, Prediction]:
+def _predict(before: keras.Model | Graph, after: keras.Model, examples: Examples) -> tuple[Prediction, Prediction]:
     import tensorflow as tf
 
     both = run_model(before, examples), run_model(after, examples)
@@ -73,11 +73,13 @@ def _values(predictions: tuple[Prediction, Prediction], examples: Examples, outc
     return np.array(measured, dtype=np.float64)
 
 
-def run_model(model: keras.Model, examples: Examples) -> npt.NDArray[np.float32]:
+def run_model(model: keras.Model | Graph, examples: Examples) -> npt.NDArray[np.float32]:
     """The measured output (n_examples, ..., n_outputs) of a model, for inference; the model is not changed."""
 
     def forward(*inputs: Any) -> Any:
         with keras.StatelessScope(collect_losses=True):
             return tf.cast(call_model(model, inputs, training=False, output=examples.output), tf.float32)
 
-    return examples.check_outputs(map_batches(forward, examples.inputs, BATCH)[0], model.name)
+    return examples.check_outputs(
+        map_batches(forward, examples.inputs, BATCH)[0], (model.model if isinstance(model, Graph) else model).name
+    )

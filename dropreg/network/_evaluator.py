@@ -83,7 +83,7 @@ class Evaluator:
 
         self.question, examples = question, question.examples
         if network is None:
-            network = MaskedNetwork(question.model, question.elements, output=examples.output)
+            network = MaskedNetwork(question.graph, question.elements, output=examples.output)
         self.network: MaskedNetwork = network
         self.rows: int = 0
         self._functions: dict[str, Callable[..., Any]] = {}
@@ -97,7 +97,7 @@ class Evaluator:
         self._source: list[Any] = list(examples.inputs) if cache is None else cache
         self.original: npt.NDArray[np.float32] = self._run_original() if original is None else original
         self.labels, self.counted = examples.carried()
-        self.from_logits: bool = are_logits(question.model, examples.output, examples.task, self.original)
+        self.from_logits: bool = are_logits(question.graph, examples.output, examples.task, self.original)
         self._check_metrics()
 
     def __len__(self) -> int:

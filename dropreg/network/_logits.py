@@ -10,10 +10,12 @@ from ..data import Task
 if TYPE_CHECKING:
     import keras
 
+    from ..graph import Graph
+
 _TOLERANCE = 1e-2  # by which probabilities in half precision miss a sum of one
 
 
-def are_logits(model: "keras.Model", output: int, task: Task, outputs: npt.NDArray[np.floating]) -> bool:
+def are_logits(model: "keras.Model | Graph", output: int, task: Task, outputs: npt.NDArray[np.floating]) -> bool:
     """Whether an output of a classifier is logits, else it is probabilities.
 
     The last layer says so if its activation is linear (logits), a softmax over classes or a sigmoid of labels
@@ -21,7 +23,7 @@ def are_logits(model: "keras.Model", output: int, task: Task, outputs: npt.NDArr
 
     Parameters
     ----------
-    model : keras.Model
+    model : keras.Model or Graph
     output : int
         Its number.
     task : str
@@ -53,7 +55,7 @@ def guess_task(outputs: npt.NDArray[np.floating]) -> Task:
     return "multilabel" if could_be_probabilities("multilabel", outputs) else "regression"
 
 
-def _last_activation(model: "keras.Model", output: int) -> str | None:
+def _last_activation(model: "keras.Model | Graph", output: int) -> str | None:
     """Name of the activation that gives an output; None where no layer tells it."""
     import keras
 

@@ -80,18 +80,18 @@ class MaskedNetwork:
 
     def __init__(
         self,
-        model: keras.Model,
+        model: keras.Model | Graph,
         elements: Elements,
         output: int | str = 0,
     ) -> None:
-        self.model = model
-        self.elements = elements
         self.graph: Graph = trace_graph(model)
-        check_fits(elements, self.graph, model.name)
+        self.model: keras.Model = self.graph.model
+        self.elements = elements
+        check_fits(elements, self.graph, self.model.name)
         self._gates: dict[tuple[int, int], list[Gate]] = {}
         for gate in elements.gates:
             self._gates.setdefault((gate.call, gate.position), []).append(gate)
-        self._layers = all_layers(model)
+        self._layers = all_layers(self.model)
         self.output: int = self.graph.outputs[self.graph.output_number(output)]
         owners = {id(self._layers[gate.layer]) for gate in elements.inner_gates}
         gated = {gate.call for gate in elements.gates}

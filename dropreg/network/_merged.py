@@ -24,7 +24,7 @@ import tensorflow as tf
 from .._utils import Array
 from ..element import Columns, Elements, InnerGate
 from ..errors import ParameterError
-from ..graph import Call, channel_means, step_mask, weights_of, with_step_mask
+from ..graph import Call, Graph, channel_means, step_mask, weights_of, with_step_mask
 from ..layers import RecurrentRule, rule_for
 from ._conditional import Moments, conditional
 from ._gating import change_state, pick_masks, shortest_period
@@ -62,7 +62,9 @@ class MergedNetwork(MaskedNetwork):
 
     takes_groups: ClassVar[bool] = True
 
-    def __init__(self, model: keras.Model, elements: Elements, examples: "Examples", ridge: float = 0.01) -> None:
+    def __init__(
+        self, model: keras.Model | Graph, elements: Elements, examples: "Examples", ridge: float = 0.01
+    ) -> None:
         super().__init__(model, elements, output=examples.output)
         if not can_predict(elements):
             raise ParameterError(

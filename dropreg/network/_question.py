@@ -15,8 +15,9 @@ import numpy.typing as npt
 
 from .._utils import check_seed, examples_of_rows
 from ..data import Data, Examples, Task, check_data
-from ..element import Elements, check_elements
+from ..element import Elements, check_elements, check_fits
 from ..errors import ParameterError
+from ..graph import Graph, trace_graph
 from ._metrics import PerMask
 from ._outcomes import Outcome, check_outcomes, resolve, resolve_all
 
@@ -33,7 +34,8 @@ class Question:
 
     Attributes
     ----------
-    model : keras.Model
+    graph : Graph
+        The traced model.
     elements : Elements
     examples : Examples
         All that were given.
@@ -44,12 +46,21 @@ class Question:
     seed : int
     """
 
-    model: "keras.Model"
+    graph: Graph
     elements: Elements
     examples: Examples
     outcomes: tuple[Outcome, ...]
     kept: npt.NDArray[np.bool_]
     seed: int
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        arguments = (self.elements, self.examples, self.outcomes, self.kept, self.seed)
+        return _traced_question, (self.graph.model, *arguments)
+
+    @property
+    def model(self) -> "keras.Model":
+        """The model, unchanged."""
+        return self.graph.model
 
     @property
     def outcome(self) -> Outcome:
@@ -71,14 +82,12 @@ class Question:
         """Numbers that the model gives for an example, over all positions of its output."""
         from ._evaluate import run_model
 
-        return math.prod(run_model(self.model, self.first(1).examples).shape[1:])
+        return math.prod(run_model(self.graph, self.first(1).examples).shape[1:])
 
     @property
     def has_positions(self) -> bool:
         """Whether the output has positions, such as pixels or tokens."""
-        from ..graph import trace_graph
-
-        graph = trace_graph(self.model)
+        graph = self.graph
         return len(graph.shapes[graph.outputs[self.examples.output]]) > 2
 
     @property
@@ -94,9 +103,14 @@ class Question:
         return replace(self, examples=self.examples.part(order))
 
 
+def _traced_question(model: "keras.Model", *arguments: Any) -> Question:
+    """The question that was pickled, in another process."""
+    return Question(trace_graph(model), *arguments)
+
+
 def ask(
-    model: "keras.Model",
-    data: Data,
+    model: "keras.Model | Graph",
+    data: Data | Examples,
     elements: Elements,
     *,
     outcome: str | Outcome | Sequence[str | Outcome],
@@ -116,9 +130,11 @@ def ask(
     """
     check_elements(elements)
     outcomes, seed = resolve_all(outcome), check_seed(seed)
-    examples = check_data(model, data, task, output)
+    graph = trace_graph(model)
+    check_fits(elements, graph, graph.model.name)
+    examples = data if isinstance(data, Examples) else check_data(graph, data, task, output)
     check_outcomes(outcomes, examples.labels, examples.task)
-    return Question(model, elements, examples, outcomes, check_kept(kept, len(elements)), seed)
+    return Question(graph, elements, examples, outcomes, check_kept(kept, len(elements)), seed)
 
 
 def ask_one(*args: Any, outcome: str | Outcome, **options: Any) -> Question:

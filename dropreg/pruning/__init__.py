@@ -1,25 +1,30 @@
 """From impacts to a smaller model: select, anneal, search for a target, prune, compare."""
 
-from ._annealing import Annealing, anneal, anneal_path
+from ._annealing import Annealing, Schedule, anneal, anneal_path
 from ._callback import PruningCallback
 from ._compare import compare
-from ._iterative import prune_iteratively
+from ._iterative import FineTuning, prune_iteratively
 from ._path import SelectionPath
-from ._prune import prune
+from ._prune import prune, remove
 from ._select import select
+from ._step_sizes import fractions_by_step
 from ._targets import AccuracyLimit, Budget, Quantity
 
 __all__ = [
     "AccuracyLimit",
     "Annealing",
     "Budget",
+    "FineTuning",
     "PruningCallback",
     "Quantity",
+    "Schedule",
     "SelectionPath",
     "anneal",
     "anneal_path",
     "compare",
+    "fractions_by_step",
     "prune",
     "prune_iteratively",
+    "remove",
     "select",
 ]

@@ -14,7 +14,7 @@ from ..errors import ModelError, ParameterError
 from ..graph import trace_graph
 from ..scorers import estimate
 from ..surgery import HoldZeros, as_array
-from ._step_sizes import Schedule, counts_by_step
+from ._step_sizes import StepSizes, counts_by_step
 from ._stepwise import AnyScorer, resolve_scorer, score, select_left
 from ._switches import find_switches
 
@@ -80,7 +80,7 @@ class PruningCallback(keras.callbacks.Callback):
         start_epoch: int,
         end_epoch: int,
         every: int = 1,
-        schedule: Schedule = "cubic",
+        schedule: StepSizes = "cubic",
         floor: Floor = 1,
         seed: int = 0,
     ) -> None:

@@ -42,7 +42,7 @@ def compare(
     floor: Floor = 1,
     task: Task | None = None,
     out: str | Path | None = None,
-    progress: bool = True,
+    progress: bool | None = None,
 ) -> pd.DataFrame:
     """Remove what each scorer finds least important, and see what is left.
 

@@ -1,16 +1,17 @@
-"""A smaller model: annealed, cut, merged and distilled."""
+"""A smaller model: selected, cut, merged and distilled."""
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from .._utils import check_type
 from ..data import Data, Examples, check_data, read_once
-from ..element import Elements, Floor, Selection, check_elements
+from ..element import Elements, Floor, Selection
 from ..element import elements as find_elements
-from ..errors import DataError, ParameterError
+from ..errors import DataError
 from ..network import can_predict
 from ..recovery import Recovery, distilled, resolve_recovery
 from ..surgery import LeastSquares, OnBlocked, Original, Pruned, check_can_cut, cut, resolve_merge, trace_original
-from ._annealing import Build, Make, choose
+from ._annealing import Annealing, ask_annealing, check_goal, choose
 from ._targets import Target
 
 if TYPE_CHECKING:
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 
 def prune(
     model: "keras.Model",
-    selection: Selection | None = None,
-    data: Data | None = None,
+    data: Data,
     *,
     fraction: float | None = None,
     target: Target | None = None,
@@ -30,46 +30,42 @@ def prune(
     recovery: str | Recovery | None = None,
     on_blocked: OnBlocked = "raise",
     seed: int = 0,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Pruned:
-    """Build the model without the elements that a selection drops.
+    """Make a model smaller: select elements by annealing, remove them, merge, and distill.
 
-    Without merging and recovery it computes what the masked network computes (`dropreg.network`), up to rounding. In
-    place of a selection a fraction or a target may be given: `dropreg.anneal` then chooses, for the network as it will
-    be after merging, what goes, and what is left is distilled from the whole network.
+    The selection is annealed for the model as it will be after merging (`anneal` with ``ablation="merged"``). The
+    layers that consume removed elements are refitted by least squares, and the smaller model then learns the original
+    model's predictions. `remove` does the same for a selection of your own.
 
     Parameters
     ----------
     model : keras.Model
         Sequential or Functional. It is not changed.
-    selection : Selection, optional
-        Of the elements of this model.
-    data : (x, y), optional
-        Held-out examples for annealing and merging; y may be None. Of a model of several outputs, annealing measures
-        the one that labels name, as in (x, {"mood": None}): what only the others need counts nothing.
+    data : (x, y)
+        Held-out examples for annealing, merging and distillation; y may be None. Of a model with several outputs the
+        one that the labels name is measured, as in (x, {"mood": None}).
     fraction : float, optional
-        Of the elements to drop, strictly between 0 and 1, in place of a selection.
+        Fraction of the elements to remove, strictly between 0 and 1.
     target : Budget or AccuracyLimit, optional
-        What to reach, in place of a selection.
+        What to reach, instead of a fraction.
     elements : Elements, optional
-        From which to choose, in place of a selection; by default the model's neurons and filters.
+        Candidates for removal, by default the model's neurons and filters.
     floor : int, float, "all" or mapping of str to one of them
-        What layers keep at least, in place of a selection; see `select`.
+        Fewest elements that every layer keeps; see `select`.
     merge : {"least_squares", "none"} or LeastSquares, optional
-        How layers that read what was removed make up for it; by default "least_squares" if there is `data`,
-        else "none". See `dropreg.surgery`.
+        How layers that consume removed elements are refitted, by default "least_squares". See `dropreg.merging`.
     recovery : {"distill", "none"} or Recovery, optional
-        How the smaller model is then trained with `data` (the first 10,000 examples), the original one being its
-        teacher: "distill" learns all outputs from it without labels (`dropreg.recovery`). By default "distill" in
-        place of a selection where layers are merged by least squares and any weights are trainable, else "none". An
-        accuracy limit is shown by models that were trained so.
+        How the smaller model is then trained with `data` (the first 10,000 examples), with the original model as
+        teacher: "distill" learns all outputs from it without labels, the default where layers are merged and weights
+        are trainable. An accuracy limit holds for models that were trained so.
     on_blocked : {"raise", "keep"}
-        What to do where a layer cannot be cut: refuse, or keep all that it holds and say so in `Pruned.blocked`. Where
-        a layer goes as a whole, "keep" also keeps those units of it that what takes its place has, and the reverse.
+        What to do where a layer cannot be cut: raise an error, or keep all its elements and list it in
+        `Pruned.blocked`.
     seed : int
-        Of annealing and distillation; a `Recovery` has its own.
-    progress : bool
-        Show the progress of annealing and recovery.
+        Of annealing and distillation; a `Recovery` has a seed of its own.
+    progress : bool, optional
+        Show bars for annealing and recovery; by default on a terminal only.
 
     Returns
     -------
@@ -81,105 +77,143 @@ def prune(
     TargetError
         If the target cannot be met.
     ModelError
-        If the selection was made for another model or for this one before it changed, a layer would be empty, or a
-        layer cannot be cut.
+        If a layer would be empty or cannot be cut.
     ParameterError
-        If merging or recovery lacks data, a parameter is unknown, or as in `recover`.
+        If not exactly one of `fraction` and `target` is given, or a parameter is out of range.
     DataError
-        If the data do not fit the model or give activations that are not finite, or there is a single example to merge
-        by least squares or to learn from.
+        If the data do not fit the model or give activations that are not finite, or hold a single example.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> x, y = dr.datasets.fashion_mnist("estimation")
+    >>> small = dr.prune(model, (x[:500], y[:500]), fraction=0.9, recovery="none")
+    >>> small.model.count_params() < 0.2 * model.count_params()
+    True
     """
-    if selection is not None and not isinstance(selection, Selection):
-        raise ParameterError(
-            f"`selection` must be a Selection, received {type(selection).__name__}: make one with dropreg.select; "
-            "examples go to data=."
-        )
-    data = None if data is None else read_once(data)
-    strategy = resolve_merge(merge, data is not None)
-    if selection is not None and recovery is None:
-        recovery = "none"
-    settings = resolve_recovery(recovery, strategy, has_data=data is not None, seed=seed)
-
-    if selection is None:
-        _check_asked(data, fraction, target)
-    elif fraction is not None or target is not None or elements is not None or floor != 1:
-        raise ParameterError(
-            "`fraction`, `target`, `elements` and `floor` must be left out where a selection is given, received both: "
-            "pass one."
-        )
-    original = trace_original(model)
-    examples = None if data is None or strategy is None else check_data(model, data, measured=False)
-
-    def build(chosen: Selection, part: Examples | None) -> Pruned:
-        return cut(original, chosen, part, merge=merge, on_blocked=on_blocked)
-
-    def make(chosen: Selection) -> Pruned:
-        smaller = build(chosen, examples)
-        if settings is None or (recovery is None and not smaller.model.trainable_variables):
-            return smaller
-        return distilled(smaller, data, settings, progress=progress)
-
-    if selection is None:
-        return _annealed(
-            *(original, data, elements, examples, build, make),
-            fraction=fraction,
-            target=target,
-            on_blocked=on_blocked,
-            floor=floor,
-            seed=seed,
-            progress=progress,
-        )
-    return make(selection)
-
-
-def _check_asked(data: Data | None, fraction: float | None, target: Target | None) -> None:
-    """Raise ParameterError unless there are data and one of `fraction` and `target`."""
-    if data is None or (fraction is None) == (target is None):
-        raise ParameterError(
-            "`prune` must have a selection, or data and one of `fraction` and `target`, received "
-            f"{'no data' if data is None else 'both' if target is not None else 'neither'}: pass for example "
-            "prune(model, data=(x, y), fraction=0.5)."
-        )
-
-
-def _annealed(
-    original: Original,
-    data: Data,
-    elements: Elements | None,
-    examples: Examples | None,
-    build: Build,
-    make: Make,
-    *,
-    fraction: float | None,
-    target: Target | None,
-    on_blocked: OnBlocked,
-    floor: Floor,
-    seed: int,
-    progress: bool,
-) -> Pruned:
-    """The smaller model by a selection for the network as it will be; for deletion where nothing can be predicted."""
-    elements = find_elements(original.model) if elements is None else elements
-    check_elements(elements)
-    if examples is not None and len(examples) < 2:
+    data, original = read_once(data), trace_original(model)
+    elements = find_elements(original.graph) if elements is None else elements
+    check_goal(elements, fraction, target, floor)
+    strategy = resolve_merge(merge, has_data=True)
+    settings = resolve_recovery(recovery, strategy, has_data=True, seed=seed)
+    examples = check_data(original.graph, data)
+    if strategy is not None and len(examples) < 2:
         raise DataError(
             "`data` must hold at least two examples to merge by least squares, received one: pass more, or "
             "merge='none'."
         )
     if fraction is not None and on_blocked == "raise":
         check_can_cut(original, elements, floor)
-    merged = examples is not None and can_predict(elements)
-    make = lru_cache(maxsize=2)(make)  # a search hands back one of the last two that it made
-    chosen = choose(
-        *(original.model, data, elements),
+
+    def build(selection: Selection, part: Examples) -> Pruned:
+        return cut(original, selection, None if strategy is None else part, merge=merge, on_blocked=on_blocked)
+
+    @lru_cache(maxsize=2)  # a search returns one of the last two models that it built
+    def make(selection: Selection) -> Pruned:
+        smaller = build(selection, examples)
+        return _recovered(smaller, original, examples, settings, must=recovery is not None, progress=progress)
+
+    ablation = "merged" if strategy is not None and can_predict(elements) else "zero"
+    options = Annealing()
+    question = ask_annealing(
+        original.graph, examples, elements, ablation=ablation, options=options, task=None, seed=seed
+    )
+    selection = choose(
+        *(question, options, ablation, floor),
+        goal=target if fraction is None else float(fraction),
+        data=data,
         original=original,
-        fraction=fraction,
-        target=target,
         build=build,
         make=make,
         on_blocked=on_blocked,
         progress=progress,
-        ablation="merged" if merged else "zero",
-        floor=floor,
-        seed=seed,
     )
-    return make(chosen)
+    return make(selection)
+
+
+def remove(
+    model: "keras.Model",
+    selection: Selection,
+    *,
+    data: Data | None = None,
+    merge: str | LeastSquares | None = None,
+    recovery: str | Recovery = "none",
+    on_blocked: OnBlocked = "raise",
+    seed: int = 0,
+    progress: bool | None = None,
+) -> Pruned:
+    """Build the model without the elements that a selection removes.
+
+    Without merging and recovery it computes what the masked network computes, up to rounding.
+
+    Parameters
+    ----------
+    model : keras.Model
+        Sequential or Functional. It is not changed.
+    selection : Selection
+        Of the elements of this model.
+    data : (x, y), optional
+        Held-out examples for merging and recovery; y may be None.
+    merge : {"least_squares", "none"} or LeastSquares, optional
+        By default "least_squares" with `data`, else "none"; see `prune`.
+    recovery : {"distill", "none"} or Recovery
+        How the smaller model is then trained with `data`; see `prune`.
+    on_blocked : {"raise", "keep"}
+        What to do where a layer cannot be cut; see `prune`. Where a whole layer is removed, "keep" also keeps those
+        units of it that its replacement has, and the reverse.
+    seed : int
+        Of distillation; a `Recovery` has a seed of its own.
+    progress : bool, optional
+        Show a bar for recovery; by default on a terminal only.
+
+    Returns
+    -------
+    Pruned
+
+    Raises
+    ------
+    ModelError
+        If the selection was made for another model or for this one before it changed, a layer would be empty, or a
+        layer cannot be cut.
+    ParameterError
+        If merging or recovery lacks data, or a parameter is unknown.
+    DataError
+        If the data do not fit the model or give activations that are not finite, or hold a single example.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> selection = dr.Selection.random(dr.elements(model), 0.5)
+    >>> dr.remove(model, selection).model.count_params() < model.count_params()
+    True
+    """
+    check_type("selection", selection, Selection, "make one with dropreg.select; prune takes data and a fraction")
+    strategy = resolve_merge(merge, data is not None)
+    settings = resolve_recovery(recovery, strategy, has_data=data is not None, seed=seed)
+    original = trace_original(model)
+    examples = None
+    if data is not None and (strategy is not None or settings is not None):
+        measured = settings is not None and settings.distill < 1
+        examples = check_data(original.graph, data, measured=measured)
+    merged_with = None if strategy is None else examples
+    smaller = cut(original, selection, merged_with, merge=merge, on_blocked=on_blocked)
+    if examples is None:
+        return smaller
+    return _recovered(smaller, original, examples, settings, must=True, progress=progress)
+
+
+def _recovered(
+    smaller: Pruned,
+    original: Original,
+    examples: Examples,
+    settings: Recovery | None,
+    *,
+    must: bool,
+    progress: bool | None,
+) -> Pruned:
+    """The smaller model after recovery; unless it `must` recover, one without trainable weights is left alone."""
+    if settings is None or not (must or smaller.model.trainable_variables):
+        return smaller
+    return distilled(smaller, original.graph, examples, settings, progress=progress)

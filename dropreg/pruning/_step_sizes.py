@@ -7,10 +7,10 @@ import numpy as np
 from .._utils import check_between
 from ..errors import ParameterError
 
-Schedule = Literal["cubic", "linear", "one_shot"]
+StepSizes = Literal["cubic", "linear", "one_shot"]
 
 
-def fractions_by_step(fraction: float, steps: int, schedule: Schedule) -> list[float]:
+def fractions_by_step(fraction: float, steps: int, schedule: StepSizes = "cubic") -> list[float]:
     """Fraction that is gone after each step, ascending, the last one `fraction`.
 
     Parameters
@@ -37,17 +37,17 @@ def fractions_by_step(fraction: float, steps: int, schedule: Schedule) -> list[f
     .. [1] Zhu, Gupta (2017), "To prune, or not to prune: exploring the efficacy of pruning for model compression",
        section 3, equation 1, from no sparsity at first.
     """
-    check_between("fraction", fraction, hint="it is the fraction that goes")
+    check_between("fraction", fraction, hint="it is the fraction to remove")
     _check_steps(steps)
-    if schedule not in get_args(Schedule):
-        raise ParameterError(f"`schedule` must be one of {', '.join(get_args(Schedule))}, received {schedule!r}.")
+    if schedule not in get_args(StepSizes):
+        raise ParameterError(f"`schedule` must be one of {', '.join(get_args(StepSizes))}, received {schedule!r}.")
     if schedule == "one_shot":
         return [fraction]
     done = np.arange(1, steps + 1) / steps
     return [fraction * float(share) for share in (done if schedule == "linear" else 1.0 - (1.0 - done) ** 3)]
 
 
-def counts_by_step(n_elements: int, fraction: float, steps: int, schedule: Schedule) -> list[int]:
+def counts_by_step(n_elements: int, fraction: float, steps: int, schedule: StepSizes) -> list[int]:
     """Elements that are gone after each step, ascending.
 
     Raises

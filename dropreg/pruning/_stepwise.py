@@ -15,7 +15,7 @@ from ..data import Data, Examples
 from ..element import KINDS_OF_UNITS, Elements, Floor, Selection, check_fits, take
 from ..element import elements as find_elements
 from ..errors import ModelError, ParameterError
-from ..graph import all_layers
+from ..graph import Graph, all_layers
 from ..regression import ImpactTable
 from ..scorers import Scorer
 from ..surgery import (
@@ -103,7 +103,7 @@ class Units:
         self.model, self.kept = original.model, np.ones(len(elements), dtype=bool)
         self._original, self._whole = original, elements
         self._kinds: Any = list(dict.fromkeys(_FINDERS[kind] for kind in elements.kinds))
-        self._all = find_elements(self.model, self._kinds)  # with those that were not asked for
+        self._all = find_elements(original.graph, self._kinds)  # with those that were not asked for
         self._mine = _places(_labels(elements), _labels(self._all))
         self._steps: list[Pruned] = []
 
@@ -243,8 +243,8 @@ class Weights:
         return replace(pruned, original=self._original, merge=merge, report=report, history=history)
 
 
-def begin(model: keras.Model, elements: Elements) -> Units | Weights:
-    """What keeps track of the elements of a model.
+def begin(model: keras.Model | Graph, elements: Elements) -> Units | Weights:
+    """State of pruning in steps, for a model or its graph.
 
     Raises
     ------
@@ -252,11 +252,11 @@ def begin(model: keras.Model, elements: Elements) -> Units | Weights:
         If the elements are not the model's, it is a subclassed one, or weights are mixed with other kinds.
     """
     original = trace_original(model)
-    check_fits(elements, original.graph, model.name)
+    check_fits(elements, original.graph, original.model.name)
     if not elements.one_mask_a_batch:
         return Units(original, elements)
-    kernel_masks(all_layers(model), Selection(elements, np.ones(len(elements), dtype=bool)))
-    return Weights(model, elements)
+    kernel_masks(all_layers(original.model), Selection(elements, np.ones(len(elements), dtype=bool)))
+    return Weights(original.model, elements)
 
 
 def _labels(elements: Elements) -> list[tuple[str, tuple[str, ...], int]]:

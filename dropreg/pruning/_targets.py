@@ -9,13 +9,14 @@ import numpy.typing as npt
 from scipy import optimize, stats
 
 from .._utils import check_between, positive
-from ..data import Data, Examples, as_data, check_apart, check_data
+from ..data import Data, Examples, check_apart, check_data
 from ..errors import DataError, ParameterError
 from ..network import Accuracy, RetainedAccuracy, changes
 
 if TYPE_CHECKING:
     import keras
 
+    from ..graph import Graph
     from ..surgery import Pruned
 
 Quantity = Literal["params", "macs", "bytes", "latency"]
@@ -147,30 +148,35 @@ class AccuracyLimit:
         """With fewer examples not even a model that changes nothing keeps to the limit."""
         return int(np.ceil(np.log1p(-self.level) / np.log1p(-self.most)))
 
-    def check(self, model: "keras.Model", others: Data) -> None:
-        """Check that `data` can show the loss of a model.
+    def check(self, model: "keras.Model | Graph", others: Data) -> Examples:
+        """Return `data` as checked examples, if they can show the loss of a model.
 
         Parameters
         ----------
-        model : keras.Model
+        model : keras.Model or Graph
         others : (x, y)
-            What something is chosen with.
+            Data that selected elements or trained.
+
+        Returns
+        -------
+        checked : Examples
 
         Raises
         ------
         DataError
-            If `data` do not fit the model, cannot be decided right or wrong, or share examples with `others`.
+            If `data` do not fit the model, have no classes or labels, or share examples with `others`.
         """
         check_apart("data", others, "target.data", self.data)
         try:
-            task = check_data(model, self.data).task
+            examples = check_data(model, self.data)
         except DataError as error:
             raise DataError(f"`data` of an accuracy limit do not fit the model: {error}") from error
-        if task == "regression":
+        if examples.task == "regression":
             raise DataError(
                 "`data` of an accuracy limit must have classes or labels 0 and 1, received other numbers: pass a "
                 "fraction or a Budget for a regression."
             )
+        return examples
 
     def measure(self, pruned: "Pruned", level: float | None = None) -> float:
         """Upper confidence limit of the loss of accuracy.
@@ -186,10 +192,30 @@ class AccuracyLimit:
         float
             Of the whole model's accuracy minus the smaller one's on `data`, positive = worse.
         """
-        losses = -changes(pruned.original, pruned.model, self.data, Accuracy())
-        return upper_limit(losses, self.level if level is None else level)
+        from ..graph import trace_graph
 
-    def guess(self, model: "keras.Model", examples: Examples, build: Callable[[Examples], "Pruned"]) -> float:
+        graph = trace_graph(pruned.original)
+        return self.bound(graph, pruned.model, check_data(graph, self.data), self.level if level is None else level)
+
+    def bound(self, original: "Graph", smaller: "keras.Model", examples: Examples, level: float) -> float:
+        """Upper confidence limit of the loss of accuracy for a traced original model and checked `data`.
+
+        Parameters
+        ----------
+        original : Graph
+        smaller : keras.Model
+        examples : Examples
+            As `check` returns them.
+        level : float
+
+        Returns
+        -------
+        float
+            As `measure`.
+        """
+        return upper_limit(-changes(original, smaller, examples, Accuracy()), level)
+
+    def guess(self, model: "keras.Model | Graph", examples: Examples, build: Callable[[Examples], "Pruned"]) -> float:
         """A bound of what `measure` would give, from other examples: each half measures what the other has built.
 
         What becomes right that was wrong counts nothing: of examples that something was chosen with it is by chance,
@@ -197,7 +223,7 @@ class AccuracyLimit:
 
         Parameters
         ----------
-        model : keras.Model
+        model : keras.Model or Graph
         examples : Examples
             That chose what goes, and that it is merged with.
         build : callable
@@ -211,9 +237,7 @@ class AccuracyLimit:
         if examples.labels is None or len(examples) < max(self.least_examples, 4):
             return np.inf
         halves = [examples.part(slice(first, None, 2)) for first in (0, 1)]
-        losses = [
-            -changes(model, build(a).model, as_data(model, b), RetainedAccuracy()) for a, b in (halves, halves[::-1])
-        ]
+        losses = [-changes(model, build(a).model, b, RetainedAccuracy()) for a, b in (halves, halves[::-1])]
         return upper_limit(np.concatenate(losses), self.level)
 
     def describe(self, value: float) -> str:

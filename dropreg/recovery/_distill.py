@@ -9,12 +9,12 @@ others (`dropreg.recovery`), so that few are not learned by heart in many epochs
 
 from dataclasses import replace
 
-from ..data import Data, as_data, check_data
+from ..data import Examples
 from ..errors import DataError, ParameterError
-from ..graph import BATCH
+from ..graph import BATCH, Graph, trace_graph
 from ..network import guess_task, run_model
 from ..surgery import LeastSquares, Pruned
-from ._recover import recover
+from ._recover import check_labels, split, train
 from ._settings import Recovery
 
 DISTILLATION = Recovery(
@@ -53,28 +53,29 @@ def resolve_recovery(
     raise ParameterError(f"`recovery` must be one of distill, none or a Recovery, received {recovery!r}.")
 
 
-def distilled(pruned: Pruned, data: Data, recovery: Recovery, *, progress: bool) -> Pruned:
-    """The smaller model, recovered with the first 10,000 of the examples; the original is the teacher.
+def distilled(
+    pruned: Pruned, original: Graph, examples: Examples, recovery: Recovery, *, progress: bool | None
+) -> Pruned:
+    """Train the smaller model on the first 10,000 of the checked examples; the original model is the teacher.
 
     Without labels, outputs that are no probabilities may be logits or a regression: their squared error is learned.
-    Raises DataError if there is a single example, and what `recover` raises.
+
+    Raises
+    ------
+    DataError
+        If there is a single example, or as in `recover`.
     """
-    examples = check_data(pruned.original, data, measured=recovery.distill < 1)
     if len(examples) < 2:
         raise DataError(
             "`data` must hold at least two examples to learn from, one of them to be held out, received one: pass "
             "more, or recovery='none'."
         )
     examples = examples.part(slice(_MOST_EXAMPLES))
-    unlabelled = examples.labels is None
-    task = guess_task(run_model(pruned.original, examples.part(slice(BATCH)))) if unlabelled else examples.task
-    teacher = pruned.original if recovery.distill > 0 else None
-    found = recover(
-        pruned.model,
-        as_data(pruned.original, examples),
-        teacher=teacher,
-        recovery=recovery,
-        task=task,
-        progress=progress,
-    )
+    if examples.labels is None:
+        task = guess_task(run_model(original, examples.part(slice(BATCH))))
+        examples = replace(examples, task=task)
+    student = trace_graph(pruned.model)
+    check_labels(student, examples, "data", recovery)
+    teacher = original if recovery.distill > 0 else None
+    found = train(student, teacher, split(examples, recovery), recovery, progress=progress)
     return replace(pruned, model=found.model, recovered=found)

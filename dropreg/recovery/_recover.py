@@ -12,6 +12,7 @@ References
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -20,7 +21,7 @@ import pandas as pd
 from .._utils import check_type
 from ..data import Data, Examples, Task, check_apart, check_data
 from ..errors import DataError, ModelError, ParameterError
-from ..graph import trace_graph
+from ..graph import Graph, trace_graph
 from ..surgery import copy_model, hold_zeros
 from ._settings import Recovery
 from ._trainer import Objective, Part, Trainer
@@ -93,7 +94,7 @@ def recover(
     validation: Data | None = None,
     recovery: Recovery | None = None,
     task: Task | None = None,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Recovered:
     """Fine-tune a copy of a model, for example of one that was pruned.
 
@@ -137,14 +138,36 @@ def recover(
     settings = Recovery() if recovery is None else recovery
     check_type("recovery", settings, Recovery, "pass dropreg.Recovery(epochs=10), say")
     check_teacher(teacher, settings)
-    parts = _parts(model, data, validation, settings, task)
+    graph = trace_graph(model)
+    if validation is not None:
+        check_apart("data", data, "validation", validation)
+    examples = check_tuning(graph, data, task, "data", settings)
+    if validation is None:
+        parts = split(examples, settings)
+    else:
+        others = check_tuning(graph, validation, examples.task, "validation", settings)
+        parts = Part(examples, np.arange(len(examples))), Part(others, np.arange(len(others)))
+    if teacher is None:
+        return train(graph, None, parts, settings, progress=progress)
+    traced = trace_graph(teacher)
+    for part in parts:
+        x: Any = list(part.examples.inputs)
+        check_data(traced, (x if len(x) > 1 else x[0], None), measured=False)
+    return train(graph, traced, parts, settings, progress=progress)
+
+
+def train(
+    graph: Graph, teacher: Graph | None, parts: tuple[Part, Part], settings: Recovery, *, progress: bool | None
+) -> Recovered:
+    """Train a copy of a model on the first of two parts of checked examples; the second chooses the best weights."""
+    model = graph.model
     student = copy_model(model)
     hold_zeros(student)
     if not student.trainable_variables:
         raise ModelError(
             f"model '{model.name}' must have trainable weights, received none: set `trainable` of some of its layers."
         )
-    trainer = Trainer(student, Objective(model, teacher, parts, settings), progress=progress)
+    trainer = Trainer(student, Objective(graph, teacher, parts, settings), progress=progress)
     rate, training = trainer.bearable()
     log = trainer.run(rate, settings.epochs, training=training, patience=settings.patience)
     if not np.isfinite(log[-1]["held_out"]):
@@ -168,34 +191,31 @@ def check_teacher(teacher: keras.Model | None, recovery: Recovery) -> None:
         )
 
 
-def check_tuning(model: keras.Model, data: Data, task: Task | None, name: str, settings: Recovery) -> Examples:
-    """Examples to fine-tune with; an error where there are no labels to learn from, or several outputs that have."""
-    names = trace_graph(model).output_names
+def check_tuning(graph: Graph, data: Data, task: Task | None, name: str, settings: Recovery) -> Examples:
+    """Check the examples to fine-tune with, also that there are labels where labels are learned."""
+    examples = check_data(graph, data, task, measured=settings.distill < 1 and len(graph.outputs) == 1)
+    check_labels(graph, examples, name, settings)
+    return examples
+
+
+def check_labels(graph: Graph, examples: Examples, name: str, settings: Recovery) -> None:
+    """Raise unless labels can be learned from where `distill` is below 1."""
+    names = graph.output_names
     if len(names) > 1 and settings.distill < 1:
         raise ModelError(
             f"`recover` must have a model of one output to learn from labels, received {len(names)} "
             f"({', '.join(names)}), of which it would train one alone: pass Recovery(distill=1), to `recover` "
             "with teacher=, or train with model.fit."
         )
-    examples = check_data(model, data, task, measured=settings.distill < 1)
     if examples.labels is None and settings.distill < 1:
         raise DataError(
             f"`{name}` must have labels where distill is below 1, received y=None with distill={settings.distill:g}: "
             "pass (x, y), or Recovery(distill=1), to `recover` with teacher=."
         )
-    return examples
 
 
-def _parts(
-    model: keras.Model, data: Data, validation: Data | None, settings: Recovery, task: Task | None
-) -> tuple[Part, Part]:
-    """What is trained on, and what is held out."""
-    if validation is not None:
-        check_apart("data", data, "validation", validation)
-    examples = check_tuning(model, data, task, "data", settings)
-    if validation is not None:
-        others = check_tuning(model, validation, examples.task, "validation", settings)
-        return Part(examples, np.arange(len(examples))), Part(others, np.arange(len(others)))
+def split(examples: Examples, settings: Recovery) -> tuple[Part, Part]:
+    """Divide examples at random into those to train on and the held-out share."""
     if len(examples) < 2:
         raise DataError(
             "`data` must hold at least two examples, one of them to be held out, received one: pass validation=."

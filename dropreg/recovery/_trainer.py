@@ -11,9 +11,10 @@ import numpy.typing as npt
 import tensorflow as tf
 from tqdm.auto import tqdm
 
-from ..data import Examples, Prediction, Task, check_data, counted_positions, in_float32
+from .._utils import hidden
+from ..data import Examples, Prediction, Task, counted_positions, in_float32
 from ..errors import ModelError
-from ..graph import BATCH, at_positions, call_outputs, step_mask, traced
+from ..graph import BATCH, Graph, at_positions, call_outputs, step_mask, traced
 from ..network import Divergence, Loss, are_logits, guess_task, run_model
 from ..surgery import seed_layers
 from ._mixup import continuous, mixed
@@ -66,37 +67,32 @@ class Objective:
 
     Parameters
     ----------
-    model, teacher : keras.Model, the latter or None
-        Every output of the model is learned from the teacher alone; where labels are learned from, the one that
-        they belong to.
+    graph, teacher : Graph, the latter or None
+        Of the model and its teacher. Every output of the model is learned from the teacher alone; where labels are
+        learned from, the one that they belong to.
     parts : (Part, Part)
         The examples; what outputs mean is seen from the first part's.
     settings : Recovery
     """
 
-    def __init__(
-        self, model: keras.Model, teacher: keras.Model | None, parts: tuple[Part, Part], settings: "Recovery"
-    ) -> None:
-        self.settings, self.parts, self.teacher = settings, parts, teacher
-        for part in parts if teacher is not None else ():
-            x: Any = list(part.examples.inputs)
-            check_data(teacher, (x if len(x) > 1 else x[0], None), measured=False)
+    def __init__(self, graph: Graph, teacher: Graph | None, parts: tuple[Part, Part], settings: "Recovery") -> None:
+        self.settings, self.parts, self.teacher, model = settings, parts, teacher, graph.model
         numbers = range(len(model.outputs)) if settings.distill == 1 else [parts[0].examples.output]
-        self.lessons = [self._lesson(model, teacher, number) for number in numbers]
+        self.lessons = [self._lesson(graph, teacher, number) for number in numbers]
         inputs = parts[0].examples.inputs
         self.may_mix = continuous(model, inputs) if settings.mixup > 0 else [False] * len(inputs)
         if any(self.may_mix):
             self._taught = traced(self._answers, [tf.convert_to_tensor(x[:1]) for x in inputs])
 
-    def _lesson(self, model: keras.Model, teacher: keras.Model | None, number: int) -> Lesson:
+    def _lesson(self, graph: Graph, teacher: Graph | None, number: int) -> Lesson:
         mine = [
-            given if given.output == number else _of_output(model, given, number)
+            given if given.output == number else _of_output(graph, given, number)
             for given in (part.examples for part in self.parts)
         ]
-        outputs = run_model(model, mine[0])
-        alone = len(model.outputs) == 1
+        outputs = run_model(graph, mine[0])
+        alone = len(graph.outputs) == 1
         task = mine[0].task if alone or mine[0].labels is not None else guess_task(outputs)
-        from_logits = are_logits(model, number, task, outputs)
+        from_logits = are_logits(graph, number, task, outputs)
         counted = _counted(mine, outputs.shape[1:-1])
         if teacher is None:
             return Lesson(number, task, from_logits, False, 1.0, [], counted)
@@ -105,7 +101,7 @@ class Objective:
         soft += soft if same else [run_model(teacher, mine[1])]
         if soft[0].shape != outputs.shape:
             raise ModelError(
-                f"`teacher` must have outputs of shape {outputs.shape[1:]}, as model '{model.name}', received "
+                f"`teacher` must have outputs of shape {outputs.shape[1:]}, as model '{graph.model.name}', received "
                 f"{soft[0].shape[1:]}: pass the model that it was made from."
             )
         scale = self.settings.temperature**2
@@ -177,9 +173,9 @@ def _counted(parts: list[Examples], positions: tuple[int, ...]) -> list[npt.NDAr
     return [np.ones((len(part), *positions), bool) if part.counted is None else part.counted for part in parts]
 
 
-def _of_output(model: keras.Model, examples: Examples, number: int) -> Examples:
+def _of_output(graph: Graph, examples: Examples, number: int) -> Examples:
     """The same examples for another output, without labels."""
-    counted = counted_positions(model, examples.inputs, number)
+    counted = counted_positions(graph, examples.inputs, number)
     return replace(examples, output=number, labels=None, counted=counted)
 
 
@@ -195,7 +191,7 @@ class Trainer:
         Show a bar of epochs with the held-out loss.
     """
 
-    def __init__(self, student: keras.Model, objective: Objective, *, progress: bool) -> None:
+    def __init__(self, student: keras.Model, objective: Objective, *, progress: bool | None) -> None:
         self.student, self.objective, self.progress = student, objective, progress
         self.parts, self.settings = objective.parts, objective.settings
         self.variables = student.trainable_variables
@@ -258,7 +254,7 @@ class Trainer:
         best, first = log[0], self.student.get_weights()
         best_weights, n_steps = first, -(-len(rows) // settings.batch_size)
         shown = {"desc": f"learning rate {learning_rate:g}", "unit": "epochs", "leave": keep}
-        for epoch in (bar := tqdm(range(1, epochs + 1), disable=not self.progress, **shown)):
+        for epoch in (bar := tqdm(range(1, epochs + 1), disable=hidden(self.progress), **shown)):
             order, losses = rng.permutation(rows), []
             for number, batch in enumerate(self._lessons(order, rng)):
                 self.optimizer.learning_rate = learning_rate * settings.fallen((epoch - 1 + number / n_steps) / epochs)

@@ -1,4 +1,4 @@
-"""From a record to a table of impacts: OLS, ridge, lasso, assisted regression, fidelity."""
+"""Estimate impacts from a record: OLS, ridge, lasso, gradient-assisted regression, interactions, fidelity."""
 
 from ._impact import ImpactTable, impact_table
 from ._interactions import Interactions

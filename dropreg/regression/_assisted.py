@@ -1,8 +1,9 @@
-"""Regression that shrinks towards the gradients at the dropout states, and those gradients alone.
+"""Gradient-assisted regression, which shrinks towards recorded gradients, and estimates from the gradients alone.
 
-All work on the compressed design, or on the marginal regression of very many elements; see `dropreg.regression`.
+Fitted to the compressed design, or to the marginal regression where there are too many elements for that.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,33 +19,23 @@ if TYPE_CHECKING:
     from ..sampling import GradientSums
 
 _RATIO_SCALE = 0.03
-"""Scale of the half-normal prior on how far impacts lie from the gradient's, relative to their size."""
+"""Scale of the half-normal prior on the deviation of impacts from the gradient's estimates, relative to their size."""
 _OWN_RATIO_SCALE = 0.1
-"""The same where deviations are in proportion to each element's own gradient, as in marginal regression."""
+"""The same for marginal regression, where deviations are proportional to each element's own gradient."""
 _WIDE_RATIO_SCALE = 0.3
-"""Scale of the half-Cauchy prior in place of either for standard errors."""
+"""Scale of the half-Cauchy prior that replaces both for standard errors."""
 _LEAST_WEIGHT = 1e-17
-"""Smaller weights of an average are lost in rounding."""
+"""Smaller weights do not change an average in float64."""
 _SCALE_VARIANCE = 0.25
-"""Prior variance of the gradient's scale, which is 1 for an exact gradient."""
+"""Prior variance of the scale of the gradient; its prior mean is 1, the scale of an exact gradient."""
 
 
-def trapezoid(sums: "GradientSums") -> tuple[Array, Array]:
-    """Change of the surrogate when an element is dropped, from gradients at the dropout states.
+def gradient_change(sums: "GradientSums") -> tuple[Array, Array]:
+    """Predict the change of the outcome when each element is dropped, and the standard errors of the predictions.
 
-    The trapezoid rule between the states that keep the element and those that drop it,
-    ``-(E[g | kept] + E[g | dropped]) / 2``, with g the derivative with respect to the element's mask
-    value (1 = kept); exact up to terms of third order.
-
-    Parameters
-    ----------
-    sums : GradientSums
-
-    Returns
-    -------
-    change : ndarray, shape (n_elements,)
-    std_error : ndarray, shape (n_elements,)
-        Of the mean over rows; the rule's own bias is not in it.
+    The trapezoid rule between the rows that keep the element and those that drop it, ``-(E[g | kept] + E[g | dropped])
+    / 2``, with g the derivative of the outcome's differentiable surrogate with respect to the element's mask value
+    (1 = kept). The standard errors, both of shape (n_elements,), do not include the rule's own (third-order) bias.
     """
     n_kept, n_dropped = np.maximum(sums.n_kept, 1.0), np.maximum(sums.n_dropped, 1.0)
     kept, dropped = sums.kept / n_kept, sums.dropped / n_dropped
@@ -55,35 +46,22 @@ def trapezoid(sums: "GradientSums") -> tuple[Array, Array]:
 
 @one_blas_thread
 def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fit:
-    """Regression that shrinks towards the gradient at the dropout states.
+    """Fit a regression that shrinks towards the gradients at the sampled masks.
 
-    The model is y = X (s b0 + d) + noise, with b0 the trapezoid rule's change, a scale s near 1 and
-    deviations d ~ N(0, t2). The posterior is averaged over a grid of r = t / rms(b0), which has a narrow
-    half-normal prior, weighted by marginal likelihood: few rows leave the gradient's answer alone, many
-    overrule it. Standard errors are the root of the expected squared error of these estimates under a
-    wider prior on r, half-Cauchy [1]_, because few rows cannot tell how far off the gradient is, and with
-    d ~ N(0, t2 + v), v being the mean sampling variance of b0. The estimates leave v out: sampling errors
-    differ between elements, and a common variance lets the regression's noise in where the gradient has none.
-
-    Parameters
-    ----------
-    design : CompressedDesign
-        Of any rank.
-    outcome : int
-    sums : GradientSums
-        Of the outcome's own surrogate.
-
-    Returns
-    -------
-    Fit
-        Posterior means and errors. They describe belief under the prior; how often intervals cover is
-        not promised (measured: ``experiments/results/coverage``). Where it must be, use OLS.
+    The model is y = X (s b0 + d) + noise, with b0 the changes predicted by gradients, a scale s near 1 and deviations
+    d ~ N(0, t2). The posterior is averaged over a grid of r = t / rms(b0), with a narrow half-normal prior, weighted by
+    marginal likelihood: with few rows the estimate is close to the gradient's, with many the data dominate. Standard
+    errors are the root of the expected squared error of these estimates under a wider prior on r, half-Cauchy [1]_,
+    because few rows cannot tell how far off the gradient is, and with d ~ N(0, t2 + v), where v is the mean sampling
+    variance of b0. The estimates do not use v: sampling errors differ between elements, and a common variance would
+    add the regression's noise where the gradient is certain. The coverage of the intervals is not guaranteed (measured:
+    ``experiments/results/coverage``); where it matters, use OLS.
 
     References
     ----------
     .. [1] Gelman (2006), Bayesian Analysis 1, "Prior distributions for variance parameters".
     """
-    b0, b0_error = trapezoid(sums)
+    b0, b0_error = gradient_change(sums)
     size = float((b0**2).mean())
     if size == 0:
         raise ParameterError(
@@ -106,7 +84,7 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
 
 
 def _posterior_weights(ratios: Array, log_evidence: Array, scale: float | None = None) -> Array:
-    """Posterior of ratios on a logarithmic grid: half-normal prior of a scale, or the wide half-Cauchy without one."""
+    """Return the posterior of ratios on a logarithmic grid; half-normal prior, or half-Cauchy without a scale."""
     wide = scale is None
     log_prior = -np.log1p((ratios / _WIDE_RATIO_SCALE) ** 2) if wide else -0.5 * (ratios / scale) ** 2
     log_weights = np.log(ratios) + log_prior + log_evidence
@@ -125,7 +103,7 @@ class _Part:
 
 
 class _Posterior:
-    """y = X (s b0 + d) + noise in the basis of the eigenvectors of X'X, the noise variance profiled out."""
+    """The model y = X (s b0 + d) + noise in the basis of the eigenvectors of X'X, noise variance profiled out."""
 
     def __init__(self, design: CompressedDesign, outcome: int, b0: Array) -> None:
         x, y = design.pseudo_rows(outcome)
@@ -134,12 +112,12 @@ class _Posterior:
         self.y = self.vectors.T @ (x.T @ y)
         self.b = self.vectors.T @ b0
         self.xb = self.values * self.b
-        rounding = np.finfo(float).eps * float(self.b @ self.xb)  # all there is where the outcome never changes
+        rounding = np.finfo(float).eps * float(self.b @ self.xb)  # for outcomes that never change
         least = max(rounding, np.finfo(float).tiny)
         self.noise = max(self.total, least) / self.n
 
     def at(self, prior_variance: float) -> _Part:
-        """The posterior when deviations have this variance."""
+        """Return the posterior for deviations d of this variance."""
         penalty = self.noise / prior_variance
         shrunk = self.values + penalty
         weight = self.noise / _SCALE_VARIANCE  # of s ~ N(1, _SCALE_VARIANCE), in units of squared error
@@ -151,53 +129,39 @@ class _Posterior:
         noise = unexplained / self.n
         log_evidence = -0.5 * (self.n * np.log(unexplained) + np.log(shrunk / penalty).sum() + np.log(q_bb))
         mean = self.vectors @ (scale * self.b + (self.y - scale * self.xb) / shrunk)
-        by_scale = self.vectors @ (self.b - self.xb / shrunk)  # how the mean moves with s
+        by_scale = self.vectors @ (self.b - self.xb / shrunk)  # derivative of the mean with respect to s
         variance = (self.vectors**2) @ (noise / shrunk) + by_scale**2 * noise / q_bb
         return _Part(mean, variance, scale, float(log_evidence))
 
 
 def assisted_marginal(regressed: Fit, rates: Array, sums: "GradientSums") -> Fit:
-    """Marginal regression that shrinks towards the gradient, one element at a time, at O(p) memory.
+    """Shrink a marginal regression towards the gradient, one element at a time, in O(P) memory.
 
-    For element j the marginal estimate is N(s b0_j + d_j, v_j), and d_j ~ N(0, r2 b0_j^2 + c_j^2 / 12 +
-    e_j): c_j is how far the mean gradients of the rows that keep j and of those that drop it lie apart
-    (what the trapezoid rule stands for lies between them where the gradient is monotonic on the way),
-    e_j the sampling variance of b0_j, and r has priors as in `assisted` (the half-normal one of scale .1),
-    cut off at 1. The effects of single weights lie far below the noise of any affordable regression, so
-    these errors are mostly those of the gradient.
-
-    Parameters
-    ----------
-    regressed : Fit
-        By `marginal`.
-    rates : ndarray, shape (n_elements,)
-        Probability that each element is dropped.
-    sums : GradientSums
-        Of the outcome's own surrogate.
-
-    Returns
-    -------
-    Fit
-        Posterior means and errors; how often intervals cover is not promised (measured:
-        ``experiments/results/weights``).
+    For element j the marginal estimate is N(s b0_j + d_j, v_j), and d_j ~ N(0, r2 b0_j^2 + c_j^2 / 12 + e_j). c_j is
+    the difference between the mean gradients of the rows that keep j and of those that drop it (a gradient monotonic
+    in the mask value has its mean between the two), e_j is the sampling variance of b0_j, and r <= 1 has the priors of
+    `assisted`, the half-normal one with scale .1. The effects of single weights lie far below the noise of any
+    affordable regression, so these errors are mostly those of the gradient. `rates` are the probabilities that each
+    element is dropped. Coverage is not guaranteed (measured: ``experiments/results/weights``).
     """
-    b0, b0_error = trapezoid(sums)
-    apart = sums.kept / np.maximum(sums.n_kept, 1.0) - sums.dropped / np.maximum(sums.n_dropped, 1.0)
-    own = apart**2 / 12 + b0_error**2
+    b0, b0_error = gradient_change(sums)
+    difference = sums.kept / np.maximum(sums.n_kept, 1.0) - sums.dropped / np.maximum(sums.n_dropped, 1.0)
+    own = difference**2 / 12 + b0_error**2
     measured, noise = regressed.coefficients, np.maximum(regressed.std_errors**2, np.finfo(float).tiny)
     ratios = np.logspace(-3, 0, 41)
 
     def at(ratio: float) -> _Part:
         return _one_by_one(measured, noise, b0, ratio**2 * b0**2 + own)
 
-    found = [(part.log_evidence, part.scale) for part in map(at, ratios)]  # parts take too much memory to keep
+    # all 41 posteriors at once would need too much memory, so keep two numbers of each
+    found = [(part.log_evidence, part.scale) for part in map(at, ratios)]
     log_evidence, scales = np.array(found).T
     weights = _posterior_weights(ratios, log_evidence, _OWN_RATIO_SCALE)
     wide = _posterior_weights(ratios, log_evidence)
     coefficients, squared_errors = np.zeros(len(b0)), np.zeros(len(b0))
-    for ratio, weight in _weighty(ratios, weights):
+    for ratio, weight in _relevant(ratios, weights):
         coefficients += weight * at(ratio).mean
-    for ratio, weight in _weighty(ratios, wide):
+    for ratio, weight in _relevant(ratios, wide):
         part = at(ratio)
         squared_errors += weight * (part.variance + (part.mean - coefficients) ** 2)
     details = {
@@ -209,13 +173,13 @@ def assisted_marginal(regressed: Fit, rates: Array, sums: "GradientSums") -> Fit
     return Fit(coefficients, np.sqrt(squared_errors), "posterior", intercept, details)
 
 
-def _weighty(ratios: Array, weights: Array) -> list[tuple[float, float]]:
-    """Ratios with a weight above rounding."""
+def _relevant(ratios: Array, weights: Array) -> list[tuple[float, float]]:
+    """Return the ratios whose weight is above rounding, with their weights."""
     return [(float(r), float(w)) for r, w in zip(ratios, weights, strict=True) if w > _LEAST_WEIGHT]
 
 
 def _one_by_one(measured: Array, noise: Array, b0: Array, prior_variance: Array) -> _Part:
-    """The posterior of independent elements, one common scale of `b0` profiled out."""
+    """Return the posterior of independent elements, with the common scale of `b0` profiled out."""
     total = noise + prior_variance
     scale = float(
         ((b0 * measured / total).sum() + 1.0 / _SCALE_VARIANCE) / ((b0**2 / total).sum() + 1.0 / _SCALE_VARIANCE)
@@ -226,14 +190,7 @@ def _one_by_one(measured: Array, noise: Array, b0: Array, prior_variance: Array)
     return _Part(scale * b0 + shrink * off, prior_variance * (1.0 - shrink), scale, log_evidence)
 
 
-def gradient_only(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fit:
-    """The trapezoid rule alone; standard errors leave its bias out."""
-    change, std_error = trapezoid(sums)
-    return Fit(change, std_error, "sampling of the gradient, without its bias", design.intercept(outcome, change), {})
-
-
-def gradient_marginal(regressed: Fit, rates: Array, sums: "GradientSums") -> Fit:
-    """The same for very many elements; see `assisted_marginal` for the parameters."""
-    change, std_error = trapezoid(sums)
-    intercept = regressed.intercept + float(rates @ (regressed.coefficients - change))
-    return Fit(change, std_error, "sampling of the gradient, without its bias", intercept, {})
+def gradient_only(sums: "GradientSums", intercept: Callable[[Array], float]) -> Fit:
+    """Estimate from the gradients alone; `intercept` gives the predicted change with no element dropped."""
+    change, std_error = gradient_change(sums)
+    return Fit(change, std_error, "sampling of the gradient, without its bias", intercept(change), {})

@@ -1,11 +1,11 @@
-"""Observations that stream into P + 1 pseudo-rows with the same least-squares problem, whatever the number of rows.
+"""Stream the observations of a record into P + 1 pseudo-rows that define the same least-squares problem.
 
-Regressors are indicators of *dropped* elements, centred (differences of two indicators where masks come in pairs).
+Regressors are indicators of *dropped* elements, centred. For pairs of masks they are differences of two indicators.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Block:
+class RowBlock:
     """Consecutive observations.
 
     Attributes
@@ -28,9 +28,9 @@ class Block:
     x : ndarray of float32, shape (n, n_elements)
         1 = dropped, 0 = kept; for pairs the difference of the two, -1, 0 or 1.
     y : ndarray of float64, shape (n, n_outcomes)
-        Change of each outcome against the whole model; for pairs the difference of the two.
+        Change of each outcome against the original model; for pairs the difference of the two.
     clusters : ndarray of int64, shape (n,)
-        Example of each observation.
+        Index of each observation's example.
     """
 
     x: npt.NDArray[np.float32]
@@ -40,56 +40,38 @@ class Block:
 
 @dataclass(frozen=True)
 class Rows:
-    """Observations that can be streamed again and again.
+    """Observations that can be streamed repeatedly: every call of `blocks` yields all of them, in order."""
 
-    Attributes
-    ----------
-    blocks : callable
-        Gives all blocks, in order, each time it is called.
-    """
-
-    blocks: Callable[[], Iterator[Block]]
+    blocks: Callable[[], Iterator[RowBlock]]
 
     def every(self, n: int, first: int) -> "Rows":
-        """Every n-th observation from number `first` on, however they are in blocks."""
+        """Return every n-th observation, starting with number `first`, whatever the sizes of the blocks."""
 
-        def blocks() -> Iterator[Block]:
+        def blocks() -> Iterator[RowBlock]:
             seen = 0
             for block in self.blocks():
                 taken = slice((first - seen) % n, None, n)
                 seen += len(block.x)
                 if len(block.x[taken]):
-                    yield Block(block.x[taken], block.y[taken], block.clusters[taken])
+                    yield RowBlock(block.x[taken], block.y[taken], block.clusters[taken])
 
         return Rows(blocks)
 
 
 def observations(record: "Record", *, paired: bool = False) -> Rows:
-    """The observations of a record.
-
-    Parameters
-    ----------
-    record : Record
-    paired : bool
-        Take the differences within pairs of masks.
-
-    Raises
-    ------
-    ParameterError
-        If `paired` is asked of a record whose masks are not in pairs.
-    """
+    """Return the observations of a record, or with `paired` their differences within pairs of masks."""
     if paired and record.settings.masks_per_group != 2:
         raise ParameterError(
-            f"`paired` must go with masks in pairs, received a record of {record.settings.design['name']} masks: "
+            f"`paired=True` must have masks in pairs, received a record of {record.settings.design['name']} masks: "
             "sample with design=Paired(rate), or pass paired=False."
         )
 
-    def blocks() -> Iterator[Block]:
+    def blocks() -> Iterator[RowBlock]:
         for chunk in record.chunks():
             x, y, clusters = (~chunk.masks).astype(np.float32), chunk.effects, chunk.examples[:, 0]
             if paired:
                 x, y, clusters = x[::2] - x[1::2], y[::2] - y[1::2], clusters[::2]
-            yield Block(x, y, clusters)
+            yield RowBlock(x, y, clusters)
 
     return Rows(blocks)
 
@@ -109,7 +91,7 @@ class CompressedDesign:
     z : ndarray, shape (n_elements, n_outcomes)
         With R'z = X'y.
     rho2 : ndarray, shape (n_outcomes,)
-        What of y'y no coefficients can explain.
+        The part of y'y that no coefficients can explain.
     is_full_rank : bool
         Whether OLS is defined.
     """
@@ -127,33 +109,17 @@ class CompressedDesign:
         return len(self.x_mean)
 
     def pseudo_rows(self, outcome: int) -> tuple[Array, Array]:
-        """(X, y) of shapes (P + 1, P) and (P + 1,) for any estimator of linear models."""
+        """Return (X, y) of shapes (P + 1, P) and (P + 1,) for any linear estimator."""
         x = np.vstack([self.root, np.zeros((1, self.n_elements))])
         return x, np.append(self.z[:, outcome], np.sqrt(self.rho2[outcome]))
 
     def intercept(self, outcome: int, coefficients: Array) -> float:
-        """Predicted change with nothing dropped."""
+        """Return the predicted change of the outcome with no element dropped."""
         return float(self.y_mean[outcome] - self.x_mean @ coefficients)
 
-    def r2(self, outcome: int, coefficients: Array) -> float:
-        """Fraction of the variance over rows that the coefficients explain."""
-        x, y = self.pseudo_rows(outcome)
-        total = float(y @ y)
-        return 1.0 - float(((y - x @ coefficients) ** 2).sum()) / total if total > 0 else 0.0
 
-
-@dataclass(frozen=True)
-class Moments:
-    """Sums over observations, from which a `CompressedDesign` follows.
-
-    Attributes
-    ----------
-    n_rows : int
-    xx : ndarray, shape (n_elements, n_elements)
-    xy : ndarray, shape (n_elements, n_outcomes)
-    yy : ndarray, shape (n_outcomes,)
-    x, y : ndarray, shape (n_elements,) and (n_outcomes,)
-    """
+class CrossProducts(NamedTuple):
+    """Sums over observations: X'X (P, P), X'y (P, K), the squares of y (K,), x (P,) and y (K,)."""
 
     n_rows: int
     xx: Array
@@ -162,12 +128,12 @@ class Moments:
     x: Array
     y: Array
 
-    def __sub__(self, other: "Moments") -> "Moments":
-        names = ("n_rows", "xx", "xy", "yy", "x", "y")
-        return Moments(*(getattr(self, name) - getattr(other, name) for name in names))
+    def without(self, held_out: "CrossProducts") -> "CrossProducts":
+        """Subtract the sums of some of the observations."""
+        return CrossProducts._make(a - b for a, b in zip(self, held_out, strict=True))
 
     def compress(self) -> CompressedDesign:
-        """The compressed design, exact up to rounding in float64."""
+        """Compute the compressed design, exact up to rounding in float64."""
         x_mean, y_mean = self.x / self.n_rows, self.y / self.n_rows
         cross = self.xx - self.n_rows * np.outer(x_mean, x_mean)
         root, z, is_full_rank = _square_root(cross, self.xy - np.outer(self.x, y_mean), self.n_rows)
@@ -176,45 +142,40 @@ class Moments:
 
 
 @one_blas_thread
-def moments(rows: Rows) -> Moments:
-    """Stream observations into their moments.
-
-    Parameters
-    ----------
-    rows : Rows
-
-    Raises
-    ------
-    RecordError
-        If there are no observations, or an outcome is not finite.
-    """
-    total: list[Any] = []
+def cross_products(rows: Rows) -> CrossProducts:
+    """Sum the cross products of all observations; RecordError if there are none or an outcome is not finite."""
+    total: CrossProducts | None = None
     for block in rows.blocks():
         x, y = block.x, block.y
-        if not np.isfinite(y).all():
-            raise RecordError(f"outcomes must be finite, received NaN or infinity in {(~np.isfinite(y)).sum()} rows.")
+        check_finite(y)
         # products of -1, 0 and 1 are counts: exact in float32 up to 2**24 rows a block
-        sums = [len(x), gram(x), x.T.astype(np.float64) @ y, (y**2).sum(axis=0), x.sum(axis=0, dtype=np.float64)]
-        sums.append(y.sum(axis=0))
-        total = [a + b for a, b in zip(total, sums, strict=True)] if total else [np.float64(1) * s for s in sums]
-    if not total or total[0] == 0:
-        raise RecordError("a record must hold at least one row to be regressed, received none.")
-    return Moments(int(total[0]), *total[1:])
+        xx, xy = gram(x).astype(np.float64), x.T.astype(np.float64) @ y
+        sums = CrossProducts(len(x), xx, xy, (y**2).sum(axis=0), x.sum(axis=0, dtype=np.float64), y.sum(axis=0))
+        total = sums if total is None else CrossProducts._make(a + b for a, b in zip(total, sums, strict=True))
+    if total is None or total.n_rows == 0:
+        raise RecordError("a record must hold at least one row to be regressed, received none: sample rows into it.")
+    return total
+
+
+def check_finite(y: Array) -> None:
+    """Raise RecordError if an outcome is NaN or infinite."""
+    if not np.isfinite(y).all():
+        raise RecordError(f"outcomes must be finite, received NaN or infinity in {(~np.isfinite(y)).sum()} rows.")
 
 
 def compress(rows: Rows) -> CompressedDesign:
-    """Stream observations into a compressed design; see `moments`."""
-    return moments(rows).compress()
+    """Stream observations into a compressed design."""
+    return cross_products(rows).compress()
 
 
 def gram(x: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """X'X by a symmetric rank-k update, which costs half a matrix product."""
+    """Return X'X by a symmetric rank-k update, which costs half a matrix product."""
     upper = blas.ssyrk(1.0, np.ascontiguousarray(x).T)
     return upper + np.triu(upper, 1).T
 
 
 def _square_root(cross: Array, products: Array, n_rows: int) -> tuple[Array, Array, bool]:
-    """R and z with R'R = cross and R'z = products; triangular where the design has full rank."""
+    """Return R and z with R'R = cross and R'z = products, and whether the design has full rank (R is triangular)."""
     tolerance = 1e-9 * n_rows
     if n_rows > len(cross):
         try:

@@ -1,37 +1,22 @@
-"""How well impacts predict what unseen masks do."""
+"""How well estimated impacts predict the outcomes of unseen masks."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
+
+from .._utils import Array
 
 if TYPE_CHECKING:
     from ..sampling import FidelityMasks
 
 
-def score(
-    unseen: "FidelityMasks", outcome: int, coefficients: npt.NDArray[np.float64], intercept: float
-) -> pd.DataFrame:
-    """Compare predicted with measured mean changes of an outcome, rate by rate.
+def fidelity_table(unseen: "FidelityMasks", outcome: int, coefficients: Array, intercept: float) -> pd.DataFrame:
+    """Compare the predicted with the measured mean changes of an outcome, one row for each drop rate.
 
-    Parameters
-    ----------
-    unseen : FidelityMasks
-    outcome : int
-        Column of the outcome.
-    coefficients : ndarray, shape (n_elements,)
-        Predicted change of the outcome when an element is dropped.
-    intercept : float
-        Predicted change with nothing dropped.
-
-    Returns
-    -------
-    DataFrame
-        One row a rate: rate, masks, examples, ``correlation`` (Pearson, predicted and measured),
-        ``ceiling`` (what a perfect prediction would reach, given the noise of the measured means),
-        ``r2`` (1 - squared error / variance of the measured means, negative where the prediction is
-        worse than their mean) and ``r2_ceiling``.
+    Columns: rate, masks, examples, ``correlation`` (Pearson, predicted and measured), ``ceiling`` (the correlation of a
+    perfect prediction, given the noise of the measured means), ``r2`` (1 - squared error / variance of the measured
+    means, negative where their mean predicts better) and ``r2_ceiling``.
     """
     rows = []
     all_predicted = unseen.predict(coefficients, intercept)

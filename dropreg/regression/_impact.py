@@ -1,4 +1,4 @@
-"""The impact table: the one result of every scorer."""
+"""The impact table: the result of every scorer."""
 
 import html
 from dataclasses import dataclass, field
@@ -6,50 +6,63 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from .._utils import check_between, check_positive, positive
+from .._utils import Array, check_between, check_positive, positive
 from ..errors import ParameterError
-from ._interactions import Interactions, adjusted
-
-COLUMNS = (
-    *("element", "layer", "kind", "index", "params"),
-    *("impact", "std_error", "z", "p_value", "p_bh", "p_by", "ci_low", "ci_high", "rank"),
-)
+from ._interactions import Interactions, adjust_p_values
 
 
 @dataclass(frozen=True, repr=False)
 class ImpactTable:
-    """What each element is worth, and how sure that is.
+    """Impacts of elements, with standard errors and intervals where the scorer has them.
 
     Attributes
     ----------
     frame : DataFrame
-        One row an element, in the model's order. ``impact`` is how much worse the outcome gets when
-        the element is dropped (positive = it hurts to lose it), in the outcome's unit; ``std_error``
-        its standard error (NaN where the scorer has none); ``z`` their ratio; ``p_value`` two-sided
-        against impact 0, ``p_bh`` and ``p_by`` the same adjusted for all elements by
-        Benjamini-Hochberg and Benjamini-Yekutieli (false discovery rate); ``ci_low`` and
-        ``ci_high`` the interval at `level`; ``rank`` 1 for the largest impact.
+        One row for each element, in the model's order. Columns: element, layer, kind, index, params; ``impact``, how
+        much worse the outcome gets when the element is replaced, in the outcome's unit (positive = replacing it
+        hurts); ``std_error`` (NaN where the scorer has none); ``z``, their ratio; ``p_value``, two-sided against
+        impact 0; ``p_bh`` and ``p_by``, the same adjusted for all elements by Benjamini-Hochberg and
+        Benjamini-Yekutieli (false discovery rate); ``ci_low`` and ``ci_high``, the interval at `level`; ``rank``, 1
+        for the largest impact.
     method : str
-        How it was estimated.
+        Name of the estimator.
     outcome : str
+        Name of the outcome.
     rows : int
-        Masked forward passes that it rests on.
+        Number of masked forward passes used.
     level : float
         Confidence level of the intervals.
     seed : int
+        Seed of the random numbers.
     details : dict
-        More of how it came about, such as the design and the kind of standard errors.
+        Further information, such as the design and the kind of standard errors.
     fidelity : DataFrame or None
-        How well the impacts predict unseen masks; see `score`.
+        How well the impacts predict unseen masks, one row for each drop rate: rate, masks, examples, ``correlation``
+        of predicted and measured outcomes, ``ceiling`` (the correlation of a perfect prediction), r2, r2_ceiling.
     interactions : Interactions or None
+        Pairwise interactions, if they were estimated.
     stop : str or None
-        Why the run ended early, and what that does to the error bars.
+        Why the run ended early, and how that affects the standard errors.
     df : float
-        Degrees of freedom of Student's t that tests and intervals are by; infinite for the normal.
+        Degrees of freedom of Student's t in tests and intervals; infinite for the normal.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> elements = dr.elements(model, include=["dense_2"])
+    >>> table = dr.estimate(model, data, elements, outcome="loss", rows=2000, progress=False)
+    >>> len(table), table.impact.shape, table.intervals
+    (100, (100,), '95% posterior intervals')
+    >>> table.top(3)["rank"].tolist()
+    [1, 2, 3]
+    >>> table.by_layer()["elements"].tolist()
+    [100]
+    >>> print(table.summary(3).splitlines()[0])
+    Impact on loss of 100 elements (positive = replacing it hurts)
     """
 
     frame: pd.DataFrame
@@ -68,28 +81,28 @@ class ImpactTable:
         return len(self.frame)
 
     @property
-    def impact(self) -> npt.NDArray[np.float64]:
-        """Shape (n_elements,), in the order of the elements."""
+    def impact(self) -> Array:
+        """Impacts, shape (n_elements,), in the order of the elements; positive = replacing the element hurts."""
         return self.frame["impact"].to_numpy()
 
     @property
-    def std_error(self) -> npt.NDArray[np.float64]:
-        """Shape (n_elements,), in the order of the elements."""
+    def std_error(self) -> Array:
+        """Standard errors of the impacts, shape (n_elements,); NaN where the scorer has none."""
         return self.frame["std_error"].to_numpy()
 
     @property
     def intervals(self) -> str:
-        """What the intervals are: "95% intervals", or "95% posterior intervals", which promise no coverage."""
+        """Level and kind of the intervals; the coverage of "posterior intervals" is not guaranteed."""
         kind = "posterior intervals" if self.details.get("errors") == "posterior" else "intervals"
         return f"{100 * self.level:.10g}% {kind}"
 
     def to_frame(self) -> pd.DataFrame:
-        """A copy of the table.
+        """Return a copy of the table.
 
         Returns
         -------
         DataFrame
-            The columns of `ImpactTable`, one row an element, in the order of the elements.
+            One row for each element, in the order of the elements, with the columns of `ImpactTable`.
         """
         return self.frame.copy()
 
@@ -99,7 +112,7 @@ class ImpactTable:
         Parameters
         ----------
         path : str or Path
-            A file that is there is replaced.
+            An existing file is replaced.
         """
         self.frame.to_csv(path, index=False)
 
@@ -109,40 +122,39 @@ class ImpactTable:
         Parameters
         ----------
         path : str or Path
-            A file that is there is replaced.
+            An existing file is replaced.
         """
         self.frame.to_parquet(path, index=False)
 
     def top(self, n: int = 10, *, lowest: bool = False) -> pd.DataFrame:
-        """The `n` elements with the largest impact, or the smallest.
+        """Return the `n` elements with the largest or the smallest impacts.
 
         Parameters
         ----------
         n : int
-            At least 1; all elements where there are fewer.
+            At least 1; all elements if there are fewer.
         lowest : bool
-            Whether the smallest impacts are wanted, the smallest first.
+            Return the smallest impacts, in ascending order.
 
         Returns
         -------
         DataFrame
-            The same columns as the table.
+            With the columns of `ImpactTable`.
 
         Raises
         ------
         ParameterError
-            If `n` is no integer of at least 1.
+            If `n` is not an integer of at least 1.
         """
         positive("n", n)
         ordered = self.frame.sort_values("rank", ascending=not lowest, kind="stable")
         return ordered.head(n).reset_index(drop=True)
 
     def negligible(self, margin: float, level: float = 0.05) -> pd.DataFrame:
-        """The elements shown to have an impact below a margin, the ones that a pruner may act on.
+        """Return the elements whose impact is shown to be smaller than a margin.
 
-        Two one-sided tests (TOST) [1]_ of -margin < impact < margin by Student's t, adjusted over all
-        elements for a false discovery rate of `level`. An element that is merely not shown to matter
-        is not here.
+        Two one-sided tests (TOST) [1]_ of -margin < impact < margin by Student's t, adjusted for all elements for a
+        false discovery rate of `level`. An element whose impact is merely not significant is not returned.
 
         Parameters
         ----------
@@ -154,8 +166,8 @@ class ImpactTable:
         Returns
         -------
         DataFrame
-            element, layer, params, impact, std_error, ``p_equivalence`` and ``p_bh`` of the test; the
-            clearest first.
+            element, layer, params, impact, std_error, ``p_equivalence`` and ``p_bh`` of the test, in ascending order
+            of the p-values.
 
         Raises
         ------
@@ -165,6 +177,15 @@ class ImpactTable:
         References
         ----------
         .. [1] Schuirmann (1987), J. Pharmacokinetics and Biopharmaceutics 15.
+
+        Examples
+        --------
+        >>> import dropreg as dr
+        >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+        >>> elements = dr.elements(model, include=["dense_2"])
+        >>> table = dr.estimate(model, data, elements, outcome="loss", rows=2000, progress=False)
+        >>> len(table.negligible(margin=10.0))
+        100
         """
         check_positive("margin", margin)
         check_between("level", level)
@@ -177,46 +198,57 @@ class ImpactTable:
             distance = (margin - np.abs(self.impact)) / self.std_error
         p_value = stats.t.sf(distance, self.df)
         frame = self.frame[["element", "layer", "params", "impact", "std_error"]].assign(
-            p_equivalence=p_value, p_bh=adjusted(p_value, "fdr_bh")
+            p_equivalence=p_value, p_bh=adjust_p_values(p_value, "fdr_bh")
         )
         return frame[frame["p_bh"] <= level].sort_values("p_equivalence", ignore_index=True)
 
     def redundant_pairs(self, level: float = 0.05) -> pd.DataFrame:
-        """Pairs of elements that stand in for each other, at a false discovery rate of `level`.
+        """Return the pairs of elements that compensate for each other's removal.
 
-        Two units may stand in for each other in what the network says and yet not for the loss, which
-        losing both can even lower; impacts on the divergence from the whole model find those too.
+        Two units may be redundant for the model's predictions and yet not for the loss, which can even decrease when
+        both are removed. Impacts on the divergence from the original model find such pairs too.
 
         Parameters
         ----------
         level : float
-            False discovery rate (Benjamini and Hochberg), strictly between 0 and 1.
+            False discovery rate (Benjamini and Hochberg, over all pairs), strictly between 0 and 1.
 
         Returns
         -------
         DataFrame
-            See `Interactions.pairs`; the clearest first.
+            The rows of `Interactions.pairs` with a significant positive interaction, the largest ``z`` first.
 
         Raises
         ------
         ParameterError
             If the table was estimated without interactions, or `level` is out of range.
+
+        Examples
+        --------
+        >>> import dropreg as dr
+        >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+        >>> elements = dr.elements(model, include=["dense_2"])
+        >>> record = dr.sample(model, data, elements, rows=1000, outcomes="loss", progress=False)
+        >>> pairs = dr.regress(record, interactions=True).redundant_pairs()
+        >>> pairs.columns[:3].tolist()
+        ['element', 'other', 'interaction']
         """
         if self.interactions is None:
             raise ParameterError(
-                "`redundant_pairs` must have interactions, received a table without: pass interactions=True to "
-                "regress or estimate."
+                "`redundant_pairs` must have interactions, received a table without: pass interactions=True to regress."
             )
-        return self.interactions.redundant(level)
+        check_between("level", level)
+        frame = self.interactions.pairs()
+        return frame[(frame["interaction"] > 0) & (frame["p_bh"] <= level)].reset_index(drop=True)
 
     def by_layer(self) -> pd.DataFrame:
-        """Impacts layer by layer.
+        """Summarize the impacts of each layer.
 
         Returns
         -------
         DataFrame
-            One row a layer: layer, elements (how many), mean and largest (impact, in the outcome's unit), clear
-            (fraction of the elements whose interval does not hold zero).
+            One row for each layer: layer, elements (their number), mean and largest (impact, in the outcome's unit),
+            clear (fraction of the elements whose interval excludes zero).
         """
         clear = (self.frame["ci_low"] > 0) | (self.frame["ci_high"] < 0)
         groups = self.frame.assign(clear=clear).groupby("layer", sort=False, as_index=False)
@@ -225,12 +257,12 @@ class ImpactTable:
         )
 
     def summary(self, n: int = 10) -> str:
-        """Method, layers, and the largest and smallest impacts, as text.
+        """Return the method, the layers, and the largest and smallest impacts as text.
 
         Parameters
         ----------
         n : int
-            How many of either are shown, at least 1.
+            Number of elements shown at either end, at least 1.
 
         Returns
         -------
@@ -238,43 +270,31 @@ class ImpactTable:
         """
         shown = ["element", "params", "impact", "std_error", "z", "p_value", "ci_low", "ci_high", "rank"]
         width = max(len(line) for line in self._heading())
-        parts = [
-            *self._heading(),
-            "=" * width,
-            self.by_layer().to_string(index=False, float_format=_number),
-            "-" * width,
-            f"largest impact on {self.outcome}",
-            self.top(n)[shown].to_string(index=False, float_format=_number),
-            "-" * width,
-            f"smallest impact on {self.outcome}",
-            self.top(n, lowest=True)[shown].to_string(index=False, float_format=_number),
-        ]
+        parts = [*self._heading(), "=" * width, self.by_layer().to_string(index=False, float_format=_number)]
+        for name, lowest in (("largest", False), ("smallest", True)):
+            ends = self.top(n, lowest=lowest)[shown].to_string(index=False, float_format=_number)
+            parts += ["-" * width, f"{name} impact on {self.outcome}", ends]
         return "\n".join(parts)
 
     def _heading(self) -> list[str]:
-        details = ", ".join(f"{name} {_text(value)}" for name, value in self.details.items())
-        return [
-            f"Impact on {self.outcome} of {len(self)} elements (positive = it hurts to lose it)",
+        lines = [
+            f"Impact on {self.outcome} of {len(self)} elements (positive = replacing it hurts)",
             f"{self.method}, {self.rows:,} rows, seed {self.seed}, {self.intervals}",
-            *([details] if details else []),
-            *([self.stop] if self.stop else []),
-            *self._fidelity_lines(),
+            ", ".join(f"{name} {_text(value)}" for name, value in self.details.items()),
+            self.stop or "",
         ]
-
-    def _fidelity_lines(self) -> list[str]:
-        if self.fidelity is None:
-            return []
-        parts = [
-            f"{row.correlation:.2f} of at most {row.ceiling:.2f} at rate {row.rate:.2g}"
-            for row in self.fidelity.itertuples()
-        ]
-        return [f"correlation with unseen masks: {'; '.join(parts)}"]
+        if self.fidelity is not None:
+            parts = [
+                f"{row.correlation:.2f} of at most {row.ceiling:.2f} at rate {row.rate:.2g}"
+                for row in self.fidelity.itertuples()
+            ]
+            lines.append(f"correlation with unseen masks: {'; '.join(parts)}")
+        return [line for line in lines if line]
 
     def _ends(self) -> pd.DataFrame:
         if len(self) <= 10:
             return self.top(len(self))
-        lowest = self.top(5, lowest=True)
-        return pd.concat([self.top(5), lowest.iloc[::-1]], ignore_index=True)
+        return pd.concat([self.top(5), self.top(5, lowest=True).iloc[::-1]], ignore_index=True)
 
     def __repr__(self) -> str:
         shown = ["rank", "element", "impact", "std_error", "ci_low", "ci_high"]
@@ -298,8 +318,8 @@ def _text(value: Any) -> str:
 
 def impact_table(
     elements: pd.DataFrame,
-    impact: npt.NDArray[np.float64],
-    std_error: npt.NDArray[np.float64] | None = None,
+    impact: Array,
+    std_error: Array | None = None,
     *,
     method: str,
     outcome: str,
@@ -311,12 +331,8 @@ def impact_table(
 ) -> ImpactTable:
     """Make an `ImpactTable` from impacts and standard errors, one for each row of `elements`.
 
-    Intervals and p-values are those of Student's t with `df` degrees of freedom.
-
-    Raises
-    ------
-    ParameterError
-        If `level` lies outside (0, 1).
+    Intervals and p-values are those of Student's t with `df` degrees of freedom. ParameterError if `level` lies
+    outside (0, 1).
     """
     check_between("level", level)
     error = np.full(len(impact), np.nan) if std_error is None else std_error
@@ -330,10 +346,10 @@ def impact_table(
         std_error=error,
         z=z,
         p_value=p_value,
-        p_bh=adjusted(p_value, "fdr_bh"),
-        p_by=adjusted(p_value, "fdr_by"),
+        p_bh=adjust_p_values(p_value, "fdr_bh"),
+        p_by=adjust_p_values(p_value, "fdr_by"),
         ci_low=impact - half,
         ci_high=impact + half,
         rank=stats.rankdata(-impact, method="ordinal").astype(np.int64),
     )
-    return ImpactTable(frame[list(COLUMNS)], method, outcome, rows, level, seed, details or {}, df=df)
+    return ImpactTable(frame, method, outcome, rows, level, seed, details or {}, df=df)

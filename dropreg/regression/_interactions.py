@@ -1,31 +1,38 @@
-"""Pairwise interactions: what two elements are worth together beyond what each is worth alone."""
+"""Pairwise interactions: the impact of two elements together beyond the sum of their single impacts."""
 
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from scipy import stats
 
-from .._utils import Array, check_between, one_blas_thread
+from .._utils import Array, one_blas_thread
 from ._compression import Rows
 from ._ols import Fit, residuals
 
 
 @dataclass(frozen=True)
 class Interactions:
-    """The table of all pairs.
+    """Interactions of all pairs of elements.
 
     Attributes
     ----------
     names : tuple of str
         Elements.
-    values : ndarray, shape (n_elements, n_elements)
-        How much worse the outcome gets when both elements are dropped than the sum of dropping each
-        says. Positive: they stand in for each other (redundancy), so losing both hurts more.
-        Negative: they only work together (synergy). Zeros on the diagonal.
-    std_error : ndarray, shape (n_elements, n_elements)
-        HC0; infinite on the diagonal.
+    values : ndarray of float64, shape (n_elements, n_elements)
+        Impact of dropping both elements minus the sum of their single impacts, in the outcome's unit. Positive:
+        each compensates for the loss of the other (redundancy). Negative: each is of use only with the other
+        (synergy). Zeros on the diagonal.
+    std_error : ndarray of float64, shape (n_elements, n_elements)
+        HC0 standard errors; infinite on the diagonal.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from dropreg.regression import Interactions
+    >>> both = np.array([[0.0, 0.5], [0.5, 0.0]])
+    >>> Interactions(("a[0]", "a[1]"), both, np.array([[np.inf, 0.1], [0.1, np.inf]])).pairs()["interaction"].tolist()
+    [0.5]
     """
 
     names: tuple[str, ...]
@@ -33,18 +40,17 @@ class Interactions:
     std_error: Array
 
     def pairs(self) -> pd.DataFrame:
-        """All pairs as a table.
+        """Return all pairs as a table.
 
         Returns
         -------
         DataFrame
-            One row a pair, the most redundant first: element, other, interaction (positive = redundant, in the
-            outcome's unit), std_error, z, p_value (two-sided), p_bh (adjusted over all pairs).
+            One row for each pair, the largest ``z`` first: element, other, interaction (positive = redundant, in the
+            outcome's unit), std_error, z, p_value (two-sided), p_bh (adjusted for all pairs).
         """
         i, j = np.triu_indices(len(self.names), k=1)
         values, errors = self.values[i, j], self.std_error[i, j]
-        z = values / errors
-        names = np.array(self.names, dtype=object)
+        z, names = values / errors, np.array(self.names, dtype=object)
         p_value = 2 * stats.norm.sf(np.abs(z))
         frame = pd.DataFrame(
             {
@@ -54,54 +60,19 @@ class Interactions:
                 "std_error": errors,
                 "z": z,
                 "p_value": p_value,
-                "p_bh": adjusted(p_value, "fdr_bh"),
+                "p_bh": adjust_p_values(p_value, "fdr_bh"),
             }
         )
         return frame.sort_values(["z", "interaction"], ascending=False, ignore_index=True)
 
-    def redundant(self, level: float = 0.05) -> pd.DataFrame:
-        """The pairs shown to be redundant at a false discovery rate of `level`, the clearest first.
-
-        Parameters
-        ----------
-        level : float
-            Strictly between 0 and 1; by Benjamini and Hochberg over all pairs.
-
-        Returns
-        -------
-        DataFrame
-            Rows of `pairs` with a positive interaction.
-
-        Raises
-        ------
-        ParameterError
-            If `level` is out of range.
-        """
-        check_between("level", level)
-        frame = self.pairs()
-        return frame[(frame["interaction"] > 0) & (frame["p_bh"] <= level)].reset_index(drop=True)
-
 
 @one_blas_thread
 def interactions(rows: Rows, outcome: int, fit: Fit, rates: Array, names: tuple[str, ...], sign: float) -> Interactions:
-    """Estimate all pairwise interactions from the residuals of a linear fit.
+    """Estimate all pairwise interactions from the residuals of a linear fit; elements must be dropped independently.
 
-    The estimate for a pair is ``sum(e x_i x_j) / (n v_i v_j)`` with x the centred indicators of
-    dropped elements, v their known variances and e the residuals: the second derivative of the
-    expected outcome with respect to the two keep-probabilities. Needs elements that are dropped
-    independently.
-
-    Parameters
-    ----------
-    rows : Rows
-    outcome : int
-    fit : Fit
-        Linear fit whose residuals are taken.
-    rates : ndarray, shape (n_elements,)
-        Probability that each element is dropped.
-    names : tuple of str
-    sign : float
-        -1 for an outcome of which more is better, else 1.
+    The estimate for a pair is ``sum(e x_i x_j) / (n v_i v_j)`` with x the centred indicators of dropped elements,
+    v = q (1 - q) their variances at the drop rates q (`rates`) and e the residuals. It is the second derivative of the
+    expected outcome with respect to the two keep-probabilities. `sign` is -1 if more of the outcome is better, else 1.
     """
     n_rows, p = 0, len(rates)
     first, second = np.zeros((p, p)), np.zeros((p, p))
@@ -120,8 +91,8 @@ def interactions(rows: Rows, outcome: int, fit: Fit, rates: Array, names: tuple[
     return Interactions(names, sign * values, errors)
 
 
-def adjusted(p_value: npt.NDArray[np.float64], method: str) -> npt.NDArray[np.float64]:
-    """P-values adjusted by statsmodels (``fdr_bh`` or ``fdr_by``); NaN where there is none."""
+def adjust_p_values(p_value: Array, method: str) -> Array:
+    """Adjust p-values for multiple tests (``fdr_bh`` or ``fdr_by``); NaN is passed on and not counted."""
     from statsmodels.stats.multitest import multipletests
 
     known = np.isfinite(p_value)

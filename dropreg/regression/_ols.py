@@ -1,4 +1,4 @@
-"""Regression of outcomes on masks: arrays in, frozen results out."""
+"""Ordinary least squares and marginal regression of outcomes on masks."""
 
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -7,15 +7,14 @@ import numpy as np
 
 from .._utils import Array, concatenate_names, one_blas_thread
 from ..errors import RecordError, UnidentifiedError
-from ._compression import Block, CompressedDesign, Rows, gram
+from ._compression import CompressedDesign, RowBlock, Rows, check_finite, gram
 
 CovarianceType = Literal["HC1", "cluster", "nonrobust"]
-COVARIANCES = ("HC1", "cluster", "nonrobust")
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Coefficients of one outcome.
+    """Coefficients of the regression of one outcome.
 
     Attributes
     ----------
@@ -24,11 +23,11 @@ class Fit:
     std_errors : ndarray, shape (n_elements,)
         NaN where the estimator has none.
     errors : str
-        What the standard errors mean.
+        Kind of the standard errors.
     intercept : float
-        Predicted change with nothing dropped.
+        Predicted change of the outcome with no element dropped.
     details : dict
-        What else the estimator found, such as its penalty.
+        Further results of the estimator, such as its penalty.
     df : float
         Degrees of freedom of Student's t for intervals and tests; infinite for the normal.
     """
@@ -43,29 +42,17 @@ class Fit:
 
 @one_blas_thread
 def ols(design: CompressedDesign, rows: Rows, outcome: int, covariance_type: CovarianceType) -> Fit:
-    """Ordinary least squares by statsmodels on the pseudo-rows, with robust standard errors.
+    """Fit ordinary least squares by statsmodels to the pseudo-rows, with robust standard errors.
 
-    Parameters
-    ----------
-    design : CompressedDesign
-        Of full rank.
-    rows : Rows
-        The same rows again, for the meat of the sandwich.
-    outcome : int
-        Column of the outcome.
-    covariance_type : {"HC1", "cluster", "nonrobust"}
-        HC1: inference about this data set. cluster: by example, about the population that examples
-        came from, with one degree of freedom less than there are examples. nonrobust: rows of equal variance.
-
-    Returns
-    -------
-    Fit
-        Its details hold ``covariance``, shape (n_elements, n_elements).
+    HC1 [1]_ is for inference about this data set. "cluster" (by example [2]_) is for the population that the examples
+    came from, with one degree of freedom fewer than there are examples. "nonrobust" assumes rows of equal variance.
+    The design must have full rank; `rows` are the rows that it was compressed from. The details of the result hold
+    ``covariance``, shape (n_elements, n_elements).
 
     References
     ----------
     .. [1] MacKinnon, White (1985), J. Econometrics 29, HC1.
-    .. [2] Cameron, Miller (2015), J. Human Resources 50, section II, for clusters.
+    .. [2] Cameron, Miller (2015), J. Human Resources 50, section II.
     """
     import statsmodels.api as sm
 
@@ -88,14 +75,14 @@ def ols(design: CompressedDesign, rows: Rows, outcome: int, covariance_type: Cov
     return Fit(coefficients, std_errors, covariance_type, intercept, {"covariance": covariance}, df)
 
 
-def residuals(block: Block, outcome: int, coefficients: Array, intercept: float) -> Array:
-    """What the coefficients leave unexplained of each observation."""
+def residuals(block: RowBlock, outcome: int, coefficients: Array, intercept: float) -> Array:
+    """Return the residual of each observation."""
     return block.y[:, outcome] - intercept - block.x @ coefficients.astype(np.float32)
 
 
 @one_blas_thread
 def _meat_hc1(design: CompressedDesign, rows: Rows, outcome: int, coefficients: Array, intercept: float) -> Array:
-    """Sum over rows of squared residual times x x', x centred, with the factor n / (n - p - 1)."""
+    """Sum u^2 x x' over rows, x centred and u the residual, with the factor n / (n - p - 1)."""
     meat = np.zeros((design.n_elements,) * 2)
     center = design.x_mean.astype(np.float32)
     for block in rows.blocks():
@@ -108,7 +95,7 @@ def _meat_hc1(design: CompressedDesign, rows: Rows, outcome: int, coefficients: 
 def _meat_cluster(
     design: CompressedDesign, rows: Rows, outcome: int, coefficients: Array, intercept: float
 ) -> tuple[Array, int]:
-    """Sum over examples of the outer product of their summed scores, with the usual factor; number of examples."""
+    """Sum s s' over examples, s being the sum of an example's u x, with the usual factor; number of examples."""
     scores, seen = np.zeros((0, design.n_elements)), np.zeros(0, np.int64)
     for block in rows.blocks():
         u_hat = residuals(block, outcome, coefficients, intercept)
@@ -124,27 +111,19 @@ def _meat_cluster(
 
 @one_blas_thread
 def marginal(rows: Rows, outcome: int, rates: Array) -> Fit:
-    """Covariance of the outcome with each indicator over its known variance, at O(P) memory.
+    """Divide the covariance of the outcome with each indicator by the indicator's known variance, in O(P) memory.
 
-    Unbiased where elements are dropped independently; loses a factor 1 / (1 - R2) in variance
-    against OLS.
-
-    Parameters
-    ----------
-    rows : Rows
-    outcome : int
-    rates : ndarray, shape (n_elements,)
-        Probability that each element is dropped.
+    `rates` are the probabilities that each element is dropped. Unbiased where elements are dropped independently; the
+    variance is larger than that of OLS by a factor of 1 / (1 - R2).
     """
     n_rows, y_sum = 0, 0.0
     for block in rows.blocks():
         y = block.y[:, outcome]
-        if not np.isfinite(y).all():
-            raise RecordError(f"outcomes must be finite, received NaN or infinity in {(~np.isfinite(y)).sum()} rows.")
+        check_finite(y)
         n_rows += len(y)
         y_sum += float(y.sum())
     if n_rows < 2:
-        raise RecordError(f"a record must hold at least two masks to be regressed, received {n_rows}.")
+        raise RecordError(f"a record must hold at least two masks to be regressed, received {n_rows}: draw more rows.")
     center = y_sum / n_rows
     total, squares = 0.0, 0.0
     x_y, x_y2 = np.zeros(len(rates)), np.zeros(len(rates))
@@ -162,7 +141,7 @@ def marginal(rows: Rows, outcome: int, rates: Array) -> Fit:
 
 
 def check_identified(design: CompressedDesign, names: list[str]) -> None:
-    """Raise UnidentifiedError, naming the reason, unless OLS is defined."""
+    """Raise UnidentifiedError, with the reason, unless OLS is defined."""
     p = design.n_elements
     if design.n_rows < p + 2:
         raise UnidentifiedError(

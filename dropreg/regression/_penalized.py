@@ -1,7 +1,4 @@
-"""Penalized regression: ridge, lasso, linear estimators of scikit-learn.
-
-All work on the compressed design; see `dropreg.regression`.
-"""
+"""Ridge, lasso and other linear estimators of scikit-learn, fitted to the compressed design."""
 
 from typing import Any, Literal
 
@@ -10,7 +7,7 @@ from scipy import linalg, optimize
 
 from .._utils import Array, one_blas_thread
 from ..errors import ParameterError, UnidentifiedError
-from ._compression import CompressedDesign, Rows, moments
+from ._compression import CompressedDesign, Rows, cross_products
 from ._ols import Fit
 
 Penalty = float | Literal["evidence", "cv"]
@@ -19,23 +16,12 @@ N_FOLDS = 5
 
 @one_blas_thread
 def ridge(design: CompressedDesign, rows: Rows, outcome: int, penalty: Penalty) -> Fit:
-    """Ridge regression by scikit-learn on the pseudo-rows.
+    """Fit ridge regression by scikit-learn to the pseudo-rows, of any rank.
 
-    Standard errors are those of the posterior under normal errors of equal variance and a normal
-    prior with mean zero, whose variance the penalty stands for; how often intervals cover is not
-    promised.
-
-    Parameters
-    ----------
-    design : CompressedDesign
-        Of any rank.
-    rows : Rows
-        The same rows again, for cross-validation.
-    outcome : int
-        Column of the outcome.
-    penalty : float, "evidence" or "cv"
-        On the sum of squared coefficients; "evidence" for the one with the largest marginal
-        likelihood [1]_, "cv" for five-fold cross-validation over rows.
+    `penalty` is the factor of the sum of squared coefficients, "evidence" for the one with the largest marginal
+    likelihood [1]_, or "cv" for five-fold cross-validation over `rows`. Standard errors are those of the posterior
+    under normal errors of equal variance and the normal prior with mean zero that the penalty implies; the coverage of
+    their intervals is not guaranteed.
 
     References
     ----------
@@ -60,24 +46,16 @@ def ridge(design: CompressedDesign, rows: Rows, outcome: int, penalty: Penalty) 
 
 
 def spectrum(design: CompressedDesign) -> tuple[Array, Array]:
-    """Eigenvalues and eigenvectors of X'X."""
+    """Return the eigenvalues and eigenvectors of X'X."""
     values, vectors = linalg.eigh(design.root.T @ design.root)
     return np.maximum(values, 0.0), vectors
 
 
 def best_penalty(values: Array, rotated: Array, total: float, n_rows: int) -> float:
-    """The ridge penalty that maximizes the marginal likelihood.
+    """Return the ridge penalty that maximizes the marginal likelihood.
 
-    Parameters
-    ----------
-    values : ndarray, shape (p,)
-        Eigenvalues of X'X.
-    rotated : ndarray, shape (p,)
-        X'y in the basis of the eigenvectors.
-    total : float
-        y'y.
-    n_rows : int
-        Degrees of freedom of y.
+    `values` are the eigenvalues of X'X, `rotated` is X'y in the basis of its eigenvectors, `total` is y'y and `n_rows`
+    the degrees of freedom of y.
     """
 
     def negative_log_evidence(log_penalty: float) -> float:
@@ -96,25 +74,23 @@ def _ridge_path(design: CompressedDesign, outcome: int, penalties: Array) -> Arr
     return np.stack([vectors @ ((vectors.T @ (x.T @ y)) / (values + penalty)) for penalty in penalties])
 
 
-def _lasso_path(design: CompressedDesign, outcome: int, penalties: Array) -> Array:
+def _lasso_path(design: CompressedDesign, outcome: int, penalties: Any) -> Array:
     from sklearn.linear_model import lasso_path
 
-    x, y = _mean_scaled(design, outcome)
-    alphas: Any = np.sort(penalties)[::-1]
-    _, coefficients, _ = lasso_path(x, y, alphas=alphas)
-    return coefficients.T[np.argsort(np.argsort(-penalties))]
+    _, coefficients, _ = lasso_path(*_mean_scaled(design, outcome), alphas=penalties)
+    return coefficients.T[::-1]  # the path starts at the largest penalty
 
 
 def _mean_scaled(design: CompressedDesign, outcome: int) -> tuple[Array, Array]:
-    """Pseudo-rows whose *mean* squared error differs from that of all rows by a constant."""
+    """Scale the pseudo-rows so that their *mean* squared error equals that of all rows up to a constant."""
     x, y = design.pseudo_rows(outcome)
     scale = np.sqrt(len(y) / design.n_rows)
     return scale * x, scale * y
 
 
 def _cross_validate(rows: Rows, outcome: int, penalties: Array, path: Any) -> float:
-    """The penalty with the smallest squared error on rows left out, from the moments of each fold."""
-    total = moments(rows)
+    """Return the penalty with the smallest squared error on held-out rows."""
+    total = cross_products(rows)
     if total.n_rows < 2 * N_FOLDS:
         raise UnidentifiedError(
             f"`penalty='cv'` must have at least {2 * N_FOLDS} masks (or pairs) for {N_FOLDS}-fold cross-validation, "
@@ -122,29 +98,20 @@ def _cross_validate(rows: Rows, outcome: int, penalties: Array, path: Any) -> fl
         )
     errors = np.zeros(len(penalties))
     for fold in range(N_FOLDS):
-        held_out = moments(rows.every(N_FOLDS, fold))
-        design = (total - held_out).compress()
-        left = held_out.compress()
-        x, y = left.pseudo_rows(outcome)
+        sums = cross_products(rows.every(N_FOLDS, fold))
+        design, held_out = total.without(sums).compress(), sums.compress()
+        x, y = held_out.pseudo_rows(outcome)
         for k, coefficients in enumerate(path(design, outcome, penalties)):
-            shift = left.intercept(outcome, coefficients) - design.intercept(outcome, coefficients)
-            errors[k] += ((y - x @ coefficients) ** 2).sum() + left.n_rows * shift**2
+            shift = held_out.intercept(outcome, coefficients) - design.intercept(outcome, coefficients)
+            errors[k] += ((y - x @ coefficients) ** 2).sum() + held_out.n_rows * shift**2
     return float(penalties[np.argmin(errors)])
 
 
 @one_blas_thread
 def lasso(design: CompressedDesign, rows: Rows, outcome: int, penalty: Penalty) -> Fit:
-    """Lasso by scikit-learn, with its objective over all rows: squared error / (2 n) + penalty * sum of magnitudes.
+    """Fit the lasso by scikit-learn: minimize squared error / (2 n) + penalty * sum of magnitudes over all rows.
 
-    Parameters
-    ----------
-    penalty : float or "cv"
-        "cv" for five-fold cross-validation over rows.
-
-    Raises
-    ------
-    ParameterError
-        If `penalty` is "evidence".
+    `penalty` is a number or "cv" for five-fold cross-validation over `rows`; ParameterError for "evidence".
     """
     from sklearn.linear_model import Lasso
 
@@ -167,14 +134,9 @@ _MEANS = ("Lasso", "ElasticNet", "LassoLars")
 def from_estimator(design: CompressedDesign, outcome: int, estimator: Any) -> Fit:
     """Fit a copy of a linear estimator of scikit-learn to the pseudo-rows, without an intercept.
 
-    That is exact for those that know the rows by a squared error alone and choose no penalty from them. Where the
-    objective is a *mean* squared error (Lasso, ElasticNet, LassoLars) pseudo-rows are scaled so that the penalty means
-    what it does on all rows.
-
-    Raises
-    ------
-    ParameterError
-        If `estimator` is another one.
+    This is exact for objectives of a squared error and a fixed penalty; ParameterError for other estimators. Where the
+    objective is a *mean* squared error (Lasso, ElasticNet, LassoLars), the pseudo-rows are scaled so that the penalty
+    has the effect that it has on all rows.
     """
     from sklearn import linear_model
     from sklearn.base import clone
@@ -183,7 +145,7 @@ def from_estimator(design: CompressedDesign, outcome: int, estimator: Any) -> Fi
     if name.endswith(("CV", "IC")):
         raise ParameterError(
             f"`estimator` must not choose its penalty on the {design.n_elements + 1} compressed rows, received {name}: "
-            "pass estimator='ridge' or 'lasso' with penalty='cv', which leaves out rows of the run."
+            "pass estimator='ridge' or 'lasso' with penalty='cv', which holds out rows of the record."
         )
     known = {kind: getattr(linear_model, kind) for kind in (*_SUMS, *_MEANS)}
     if type(estimator) not in known.values():

@@ -1,25 +1,24 @@
-"""From a record to impacts."""
+"""Estimate impacts from a record."""
 
 from dataclasses import replace
-from typing import Any, Literal
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 
 from .._utils import check_between, check_type, is_number
 from ..errors import ParameterError, UnidentifiedError
 from ..sampling import Record
-from . import _assisted as assisted
-from . import _compression as compression
-from . import _ols as regression
-from . import _penalized as shrinkage
-from ._compression import Rows
-from ._fidelity import score
+from ._assisted import assisted, assisted_marginal, gradient_only
+from ._compression import CompressedDesign, Rows, compress, observations
+from ._fidelity import fidelity_table
 from ._impact import ImpactTable, impact_table
+from ._interactions import Interactions
 from ._interactions import interactions as pairwise
-from ._ols import COVARIANCES, CovarianceType, Fit
+from ._ols import CovarianceType, Fit, check_identified, marginal, ols, residuals
+from ._penalized import Penalty, from_estimator, lasso, ridge
 
 Estimator = Literal["auto", "assisted", "gradient", "ols", "ridge", "lasso", "marginal"]
-ESTIMATORS = ("auto", "assisted", "gradient", "ols", "ridge", "lasso", "marginal")
 _LABELS = {
     "assisted": "gradient-assisted regression",
     "gradient": "gradient at the dropout states",
@@ -29,7 +28,7 @@ _LABELS = {
     "marginal": "marginal regression",
 }
 MOST_DENSE = 8_000
-"""Most elements for estimators whose memory grows with their square."""
+"""Most elements for estimators whose memory grows with the square of the number of elements."""
 _MOST_STATSMODELS_BYTES = 2**31
 
 
@@ -39,55 +38,68 @@ def regress(
     outcome: str | None = None,
     estimator: Estimator | Any = "auto",
     covariance: CovarianceType = "HC1",
-    penalty: shrinkage.Penalty | None = None,
+    penalty: Penalty | None = None,
     paired: bool | None = None,
     interactions: bool = False,
     level: float = 0.95,
 ) -> ImpactTable:
     """Estimate the impact of every element by regressing an outcome on the recorded masks.
 
-    The outcome of each row is taken relative to the unmasked outcome of the same example. All rows
-    are used, and none is held in memory.
+    The outcome of each row is taken relative to the unmasked outcome of the same example. All rows are used; they are
+    read chunk by chunk, so the memory needed does not grow with their number.
 
     Parameters
     ----------
     record : Record
+        From ``dropreg.sample`` or ``dropreg.Record.load``.
     outcome : str, optional
         One of the record's outcomes; by default its first.
     estimator : str or scikit-learn estimator
-        "assisted": regression that shrinks towards the recorded gradients; "gradient": those alone;
-        "ols", by statsmodels; "ridge" and "lasso", by scikit-learn; "marginal", for very many
-        elements; or a LinearRegression, Ridge, Lasso, ElasticNet, Lars, LassoLars or
-        OrthogonalMatchingPursuit of scikit-learn, as an object. "auto" is "assisted" where the record
-        holds the outcome's gradients, else "ols". Above 8,000 elements "marginal" and "assisted" use
-        the known covariance of independent masks instead of the measured one, at memory in
-        proportion to the elements; the others are refused, and "auto" without gradients is "marginal".
+        "assisted": regression that shrinks towards the recorded gradients. "gradient": the gradients alone. "ols": by
+        statsmodels. "ridge" and "lasso": by scikit-learn. "marginal": each element by itself, for very many elements.
+        Or a LinearRegression, Ridge, Lasso, ElasticNet, Lars, LassoLars or OrthogonalMatchingPursuit object of
+        scikit-learn. "auto" is "assisted" if the record holds gradients of the outcome, else "ols". More than 8,000
+        elements need "marginal", "assisted" or "gradient", which then use the known covariance of independent masks
+        in memory proportional to the number of elements; "auto" without gradients is then "marginal".
     covariance : {"HC1", "cluster", "nonrobust"}
-        Standard errors of OLS: "HC1" for this data set, "cluster" (by example) for the population
-        that the examples came from. Ridge and "assisted" have posterior ones, lasso and scikit-learn
-        estimators none.
+        Standard errors of OLS: "HC1" for inference about this data set, "cluster" (by example) about the population
+        that the examples came from, "nonrobust" for rows of equal variance. Those of ridge and "assisted" come from
+        their posterior; lasso and scikit-learn estimators have none.
     penalty : float, "evidence" or "cv", optional
-        Of ridge (on squared coefficients; "evidence" by default) and lasso ("cv" by default).
+        Of ridge (on squared coefficients; default "evidence") or lasso (default "cv").
     paired : bool, optional
-        Regress differences within pairs of masks; by default where the design is `Paired` and the
-        estimator is one on compressed rows.
+        Regress the differences within pairs of masks. By default done if the design is `Paired` and the estimator is
+        not "marginal".
     interactions : bool
-        Also estimate all pairwise interactions (memory: elements squared).
+        Also estimate all pairwise interactions. Memory grows with the square of the number of elements.
     level : float
-        Confidence level of the intervals.
+        Confidence level of the intervals, strictly between 0 and 1.
 
     Returns
     -------
     ImpactTable
-        Impacts in the outcome's unit, positive = it hurts to lose the element.
+        Impacts in the outcome's unit; positive = replacing the element hurts.
 
     Raises
     ------
     ParameterError
-        If the record lacks the outcome, an argument is out of range, or the rows cannot identify
-        the elements.
+        If the record lacks the outcome, an argument is out of range, or there are too many elements.
+    UnidentifiedError
+        If the rows cannot identify the elements.
     RecordError
         If the estimator needs gradients that were not recorded.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> elements = dr.elements(model, include=["dense_2"])
+    >>> record = dr.sample(model, data, elements, rows=1000, outcomes=("loss", "accuracy"), progress=False)
+    >>> table = dr.regress(record, estimator="ols")
+    >>> table.outcome, len(table), table.method
+    ('loss', 100, 'OLS')
+    >>> dr.regress(record, outcome="accuracy", estimator="ridge").intervals
+    '95% posterior intervals'
     """
     check_type("record", record, Record, "call dropreg.sample, or dropreg.Record.load(folder)")
     check_between("level", level)
@@ -95,24 +107,29 @@ def regress(
     outcome = settings.outcomes[0] if outcome is None else outcome
     _check_arguments(record, outcome, estimator, covariance, penalty)
     column = settings.outcomes.index(outcome)
-    if isinstance(estimator, str) and estimator == "auto":
-        estimator = _best_estimator(record, outcome)
-    in_pairs = _in_pairs(record, estimator, paired)
-    rows = compression.observations(record, paired=in_pairs)
-    fit = _fit(record, rows, column, outcome, estimator, covariance, penalty)
-    if in_pairs:  # what is left where nothing is dropped cancels in differences
-        fit = replace(fit, intercept=_intercept(compression.observations(record), column, fit.coefficients))
+    name = estimator if isinstance(estimator, str) else None
+    if name == "auto":
+        is_dense = settings.n_elements <= MOST_DENSE
+        name = "assisted" if outcome in settings.gradients else "ols" if is_dense else "marginal"
+    if paired and name == "marginal":
+        raise ParameterError("`paired` must be False or None with estimator='marginal', received True.")
+    if paired is None:
+        paired = settings.masks_per_group == 2 and name != "marginal"
+    rows = observations(record, paired=paired)
+    fit = _fit(record, rows, outcome, name or estimator, covariance, penalty)
+    if paired:  # the intercept cancels in differences, so take it from the single rows
+        unexplained = [residuals(block, column, fit.coefficients, 0.0) for block in observations(record).blocks()]
+        fit = replace(fit, intercept=float(np.concatenate(unexplained).mean()))
     sign = -1.0 if settings.greater_is_better[column] else 1.0
     details: dict[str, Any] = {"design": _design_text(settings.design), "errors": fit.errors}
-    details |= {name: value for name, value in fit.details.items() if name != "covariance"}
-    details |= {"differences of pairs": True} if in_pairs else {}
+    details |= {key: value for key, value in fit.details.items() if key != "covariance"}
+    details |= {"differences of pairs": True} if paired else {}
     details |= {"row equivalents": record.row_equivalents} if settings.row_cost > 1 else {}
-    unseen = record.fidelity_masks
     table = impact_table(
         record.elements,
         sign * fit.coefficients,
         fit.std_errors,
-        method=_LABELS.get(estimator, "") if isinstance(estimator, str) else f"{estimator!r}",
+        method=_LABELS[name] if name else f"{estimator!r}",
         outcome=outcome,
         rows=record.rows,
         seed=settings.seed,
@@ -120,18 +137,13 @@ def regress(
         df=fit.df,
         details=details,
     )
+    unseen = record.fidelity_masks
     return replace(
         table,
-        fidelity=None if unseen is None else score(unseen, column, fit.coefficients, fit.intercept),
+        fidelity=None if unseen is None else fidelity_table(unseen, column, fit.coefficients, fit.intercept),
         interactions=_interactions(record, column, fit, sign) if interactions else None,
         stop=record.stop,
     )
-
-
-def _best_estimator(record: Record, outcome: str) -> Estimator:
-    if outcome in record.settings.gradients:
-        return "assisted"
-    return "ols" if record.settings.n_elements <= MOST_DENSE else "marginal"
 
 
 def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: str, penalty: Any) -> None:
@@ -141,12 +153,15 @@ def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: s
             f"`outcome` must be one of the record's ({', '.join(settings.outcomes)}), received {outcome!r}: "
             f"sample again with outcomes=({outcome!r},)."
         )
-    if isinstance(estimator, str) and estimator not in ESTIMATORS:
+    if isinstance(estimator, str) and estimator not in get_args(Estimator):
         raise ParameterError(
-            f"`estimator` must be one of {', '.join(ESTIMATORS)} or a scikit-learn estimator, received {estimator!r}."
+            f"`estimator` must be one of {', '.join(get_args(Estimator))} or a scikit-learn estimator, "
+            f"received {estimator!r}."
         )
-    if covariance not in COVARIANCES:
-        raise ParameterError(f"`covariance` must be one of {', '.join(COVARIANCES)}, received {covariance!r}.")
+    if covariance not in get_args(CovarianceType):
+        raise ParameterError(
+            f"`covariance` must be one of {', '.join(get_args(CovarianceType))}, received {covariance!r}."
+        )
     if covariance == "cluster" and settings.examples_per_mask > 1:
         raise ParameterError(
             f"`covariance='cluster'` must have one example for each mask, received {settings.examples_per_mask}: "
@@ -160,109 +175,84 @@ def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: s
         return
     if not (isinstance(estimator, str) and estimator in ("ridge", "lasso")):
         raise ParameterError(
-            f"`penalty` goes with estimator='ridge' or 'lasso', received {penalty} with {estimator!r}."
+            f"`penalty` must be None unless estimator is 'ridge' or 'lasso', received {penalty} with {estimator!r}."
         )
     if not (penalty in ("evidence", "cv") if isinstance(penalty, str) else is_number(penalty) and 0 < penalty < np.inf):
         raise ParameterError(f"`penalty` must be positive and finite, 'evidence' or 'cv', received {penalty!r}.")
 
 
-def _in_pairs(record: Record, estimator: Any, paired: bool | None) -> bool:
-    """Whether to regress differences within pairs of masks."""
-    if paired is not None:
-        if paired and isinstance(estimator, str) and estimator == "marginal":
-            raise ParameterError("`paired` does not go with estimator='marginal': pass paired=False.")
-        return paired
-    return record.settings.masks_per_group == 2 and not (isinstance(estimator, str) and estimator == "marginal")
-
-
 def _fit(
-    record: Record,
-    rows: Rows,
-    column: int,
-    outcome: str,
-    estimator: Any,
-    covariance: CovarianceType,
-    penalty: shrinkage.Penalty | None,
+    record: Record, rows: Rows, outcome: str, estimator: Any, covariance: CovarianceType, penalty: Penalty | None
 ) -> Fit:
-    if isinstance(estimator, str) and estimator == "marginal":
-        return regression.marginal(rows, column, _rates(record))
-    if isinstance(estimator, str) and estimator in ("assisted", "gradient"):
+    n_elements, column = record.settings.n_elements, record.settings.outcomes.index(outcome)
+    name, rates = estimator if isinstance(estimator, str) else None, 1.0 - record.keep_probabilities()
+    if name == "marginal":
+        return marginal(rows, column, rates)
+    if name in ("assisted", "gradient"):
         sums = record.gradient_sums(outcome)
-        if record.settings.n_elements <= MOST_DENSE:
-            combine = assisted.assisted if estimator == "assisted" else assisted.gradient_only
-            return combine(_compress(rows), column, sums)
-        marginal = regression.marginal(rows, column, _rates(record))
-        if estimator == "gradient":
-            return assisted.gradient_marginal(marginal, _rates(record), sums)
-        return assisted.assisted_marginal(marginal, _rates(record), sums)
-    if record.settings.n_elements > MOST_DENSE:
-        gib = 8 * record.settings.n_elements**2 / 2**30
+        if n_elements <= MOST_DENSE:
+            design = _compress(rows)
+            if name == "gradient":
+                return gradient_only(sums, partial(design.intercept, column))
+            return assisted(design, column, sums)
+        fit = marginal(rows, column, rates)
+        if name == "gradient":
+            return gradient_only(sums, lambda change: fit.intercept + float(rates @ (fit.coefficients - change)))
+        return assisted_marginal(fit, rates, sums)
+    if n_elements > MOST_DENSE:
         raise ParameterError(
-            f"estimator={estimator!r} must have at most {MOST_DENSE:,} elements, received "
-            f"{record.settings.n_elements:,} (a matrix of {gib:,.1f} GiB): pass estimator='marginal', or sample with "
+            f"estimator={estimator!r} must have at most {MOST_DENSE:,} elements, received {n_elements:,} (a matrix of "
+            f"{8 * n_elements**2 / 2**30:,.1f} GiB): pass estimator='marginal', or sample with "
             f"gradients=({outcome!r},) and pass 'assisted'."
         )
     design = _compress(rows)
-    if not isinstance(estimator, str):
-        return shrinkage.from_estimator(design, column, estimator)
-    if estimator == "ridge":
-        return shrinkage.ridge(design, rows, column, penalty or "evidence")
-    if estimator == "lasso":
-        return shrinkage.lasso(design, rows, column, penalty or "cv")
-    regression.check_identified(design, record.elements["element"].tolist())
-    return regression.ols(design, rows, column, covariance)
+    if name is None:
+        return from_estimator(design, column, estimator)
+    if name == "ridge":
+        return ridge(design, rows, column, penalty or "evidence")
+    if name == "lasso":
+        return lasso(design, rows, column, penalty or "cv")
+    check_identified(design, record.elements["element"].tolist())
+    return ols(design, rows, column, covariance)
 
 
-def _compress(rows: Rows) -> compression.CompressedDesign:
-    design = compression.compress(rows)
+def _compress(rows: Rows) -> CompressedDesign:
+    design = compress(rows)
     if design.n_rows < 2:
         raise UnidentifiedError("a regression must have at least two masks (or pairs), received one: draw more rows.")
     return design
 
 
-def _rates(record: Record) -> compression.Array:
-    return 1.0 - record.keep_probabilities()
-
-
-def _intercept(rows: Rows, column: int, coefficients: compression.Array) -> float:
-    """Predicted change with nothing dropped: the mean of what the coefficients leave."""
-    left = np.concatenate([regression.residuals(block, column, coefficients, 0.0) for block in rows.blocks()])
-    return float(left.mean())
-
-
-def _interactions(record: Record, column: int, fit: Fit, sign: float) -> Any:
+def _interactions(record: Record, column: int, fit: Fit, sign: float) -> Interactions:
     if record.settings.n_elements > MOST_DENSE:
         raise ParameterError(
             f"`interactions` must have at most {MOST_DENSE:,} elements, received {record.settings.n_elements:,}: "
             "estimate those of some layers with include=."
         )
-    rows = compression.observations(record)
-    names = tuple(record.elements["element"])
-    return pairwise(rows, column, fit, _rates(record), names, sign)
+    rates, names = 1.0 - record.keep_probabilities(), tuple(record.elements["element"])
+    return pairwise(observations(record), column, fit, rates, names, sign)
 
 
 def _design_text(design: dict[str, Any]) -> str:
-    shown = {
-        name: value for name, value in design.items() if name != "name" and (name, value) != ("examples_per_mask", 1)
-    }
+    shown = {key: value for key, value in design.items() if key != "name" and (key, value) != ("examples_per_mask", 1)}
     values = ", ".join(f"{k}=<{len(v)} values>" if isinstance(v, list) else f"{k}={v}" for k, v in shown.items())
     return f"{design['name']}({values})"
 
 
 def to_statsmodels(record: Record, *, outcome: str | None = None, covariance: CovarianceType = "HC1") -> Any:
-    """Fit OLS by statsmodels on all rows, for its ``summary()`` and its tests.
+    """Fit OLS by statsmodels to all rows at once, for its ``summary()`` and its tests.
 
-    Regressors are indicators of *dropped* elements, named after them, and a constant; coefficients
-    are changes of the outcome, so for one of which more is better they have the opposite sign of
-    impacts.
+    Regressors are indicators of *dropped* elements, named after them, and a constant. Coefficients are changes of the
+    outcome, so where more of the outcome is better they have the opposite sign of impacts.
 
     Parameters
     ----------
     record : Record
-        That fits in memory as a matrix of rows x elements.
+        Its matrix of rows x elements must fit in 2 GiB.
     outcome : str, optional
         One of the record's outcomes; by default its first.
     covariance : {"HC1", "cluster", "nonrobust"}
+        Standard errors, as in `regress`.
 
     Returns
     -------
@@ -272,6 +262,16 @@ def to_statsmodels(record: Record, *, outcome: str | None = None, covariance: Co
     ------
     ParameterError
         If the record is too large or lacks the outcome.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> elements = dr.elements(model, include=["dense_2"])
+    >>> record = dr.sample(model, data, elements, rows=1000, outcomes="loss", progress=False)
+    >>> result = dr.regression.to_statsmodels(record)
+    >>> result.params.index[:3].tolist()
+    ['const', 'dense_2[0]', 'dense_2[1]']
     """
     import pandas as pd
     import statsmodels.api as sm
@@ -284,13 +284,10 @@ def to_statsmodels(record: Record, *, outcome: str | None = None, covariance: Co
             f"a record must fit in {_MOST_STATSMODELS_BYTES / 2**30:.0f} GiB for statsmodels, received one of "
             f"{n_bytes / 2**30:.1f} GiB: use dropreg.regress, which streams and gives the same numbers."
         )
-    blocks = list(compression.observations(record).blocks())
+    blocks = list(observations(record).blocks())
     x = np.concatenate([block.x for block in blocks]).astype(np.float64)
     y = np.concatenate([block.y for block in blocks])[:, record.settings.outcomes.index(outcome)]
     frame = sm.add_constant(pd.DataFrame(x, columns=record.elements["element"].tolist()), has_constant="add")
+    groups = {"groups": np.concatenate([block.clusters for block in blocks])} if covariance == "cluster" else None
     model = sm.OLS(pd.Series(y, name=outcome), frame)
-    if covariance == "cluster":
-        return model.fit(
-            cov_type="cluster", cov_kwds={"groups": np.concatenate([block.clusters for block in blocks])}, use_t=True
-        )
-    return model.fit() if covariance == "nonrobust" else model.fit(cov_type="HC1")
+    return model.fit(cov_type=covariance, cov_kwds=groups, use_t=None if covariance == "HC1" else True)

@@ -1,8 +1,4 @@
-"""Rules that end a run once it is precise enough.
-
-They are asked after 1, 2, 3, 4, 6, 9 ... chunks, so the answer depends on the rows alone, and every
-rule goes with a largest number of rows (the `rows` of ``dropreg.sample``).
-"""
+"""The rule that ends a run once the impacts are precise enough."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -17,19 +13,28 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Precision(StopRule):
-    """Stop when every standard error is small enough.
+    """Stop sampling when every standard error is small enough.
+
+    The rule is checked after 1, 2, 3, 4, 6, 9, ... chunks of rows, so the result depends on the rows alone. It looks at
+    the standard errors and not at the impacts, so intervals are as good as those of a run without it.
 
     Parameters
     ----------
     outcome : str
-        As in `StopRule`.
+        Outcome whose impacts are estimated, by OLS with HC1 standard errors.
     std_error : float
-        Largest standard error, in the outcome's unit; positive.
+        Largest standard error allowed, in the outcome's unit; positive.
 
     Raises
     ------
     ParameterError
-        If `std_error` is not positive.
+        If `std_error` is not positive and finite.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.Precision("accuracy", std_error=0.002)
+    Precision(outcome='accuracy', std_error=0.002)
     """
 
     std_error: float

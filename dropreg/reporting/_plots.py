@@ -1,4 +1,4 @@
-"""Figures of impact tables."""
+"""Figures of impact tables and comparisons."""
 
 from pathlib import Path
 
@@ -11,67 +11,84 @@ from ..regression import ImpactTable
 
 
 def _check_path(path: str | Path) -> None:
-    """Raise ParameterError unless a figure can be written there."""
+    """Raise ParameterError unless a figure can be written to `path`."""
     from matplotlib.backend_bases import FigureCanvasBase
 
     check_writable("`path`", path, [f".{kind}" for kind in FigureCanvasBase.get_supported_filetypes()])
 
 
 def plot_impacts(table: ImpactTable, path: str | Path) -> None:
-    """Draw every element's impact with its interval, layer by layer, largest first.
+    """Plot the impact of every element with its interval, layer by layer, in descending order.
 
     Parameters
     ----------
     table : ImpactTable
+        From ``dropreg.estimate`` or another scorer.
     path : str or Path
-        File to write; its ending chooses the format (PNG, SVG, PDF).
+        File to write; its suffix sets the format (PNG, SVG, PDF).
 
     Raises
     ------
     ParameterError
-        If `path` cannot be written to.
+        If `table` is not an ImpactTable, or `path` cannot be written to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> table = dr.scorers.magnitude(model, data, dr.elements(model))
+    >>> dr.reporting.plot_impacts(table, tempfile.mkdtemp() + "/impacts.png")
     """
     from matplotlib.figure import Figure
 
     check_type("table", table, ImpactTable, "call dropreg.estimate or another scorer")
     _check_path(path)
-    frame = table.frame
-    layers = list(dict.fromkeys(frame["layer"]))
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots()
     start = 0
-    for number, layer in enumerate(layers):
-        rows = frame[frame["layer"] == layer].sort_values("impact", ascending=False)
-        at = start + np.arange(len(rows))
-        color = f"C{number % 10}"
-        axes.vlines(at, rows["ci_low"], rows["ci_high"], color=color, alpha=0.35, linewidth=1)
-        axes.plot(at, rows["impact"], ".", color=color, markersize=4, label=f"{layer} ({len(rows)})")
+    for number, (layer, rows) in enumerate(table.frame.groupby("layer", sort=False)):
+        ordered = rows.sort_values("impact", ascending=False)
+        at, color = start + np.arange(len(rows)), f"C{number % 10}"
+        axes.vlines(at, ordered["ci_low"], ordered["ci_high"], color=color, alpha=0.35, linewidth=1)
+        axes.plot(at, ordered["impact"], ".", color=color, markersize=4, label=f"{layer} ({len(rows)})")
         start += len(rows)
     axes.axhline(0.0, color="black", linewidth=0.8)
     axes.set_xlabel("element, sorted by impact within its layer")
     axes.set_ylabel(f"impact on {table.outcome}")
-    axes.set_title(f"{table.method}, {table.rows:,} rows, {table.intervals}; positive = it hurts to lose it")
-    axes.legend(fontsize="small", ncols=min(len(layers), 4))
+    axes.set_title(f"{table.method}, {table.rows:,} rows, {table.intervals}; positive = replacing it hurts")
+    axes.legend(fontsize="small", ncols=min(table.frame["layer"].nunique(), 4))
     figure.savefig(path, dpi=130)
 
 
 def plot_comparison(frame: pd.DataFrame, path: str | Path, *, value: str = "accuracy", title: str = "") -> None:
-    """Draw what is left after each scorer against the fraction removed: means, and bands of one SD over seeds.
+    """Plot a score of the pruned models against the fraction removed, one line for each scorer.
+
+    Lines are means over seeds, bands one standard deviation to either side. A horizontal line is the original model.
 
     Parameters
     ----------
     frame : DataFrame
-        From ``dropreg.pruning``, or several of them (of models of other seeds) one below the other.
+        From ``dropreg.compare``, or several such tables (of models of other seeds) concatenated.
     path : str or Path
-        File to write; its ending chooses the format (PNG, SVG, PDF).
+        File to write; its suffix sets the format (PNG, SVG, PDF).
     value : str
-        Column to draw: "accuracy", "loss", "params" or "macs".
+        Column to plot: "accuracy", "loss", "params" or "macs".
     title : str
+        Title of the figure; by default an explanation of lines and bands.
 
     Raises
     ------
     ParameterError
         If `frame` lacks a column, or `path` cannot be written to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> import dropreg as dr
+    >>> frame = pd.DataFrame({"scorer": ["original", "taylor"], "fraction": [0.0, 0.5], "accuracy": [0.9, 0.8]})
+    >>> dr.reporting.plot_comparison(frame, tempfile.mkdtemp() + "/comparison.png")
     """
     from matplotlib.figure import Figure
 
@@ -85,16 +102,15 @@ def plot_comparison(frame: pd.DataFrame, path: str | Path, *, value: str = "accu
     _check_path(path)
     figure = Figure(figsize=(9, 5.5), layout="constrained")
     axes = figure.subplots()
-    whole = frame[frame["fraction"] == 0.0]
+    original = frame[frame["fraction"] == 0.0]
     for number, (name, lines) in enumerate(frame[frame["fraction"] > 0.0].groupby("scorer", sort=False)):
         groups = lines.groupby("fraction")[value]
         mean, sd = groups.mean(), groups.std().fillna(0.0)
         color, dashes = f"C{number % 10}", ("-", "--", ":")[number // 10 % 3]
-        label = f"{name} ({groups.size().max()})"
-        axes.plot(mean.index, mean, dashes, marker=".", color=color, label=label)
+        axes.plot(mean.index, mean, dashes, marker=".", color=color, label=f"{name} ({groups.size().max()})")
         axes.fill_between(mean.index, mean - sd, mean + sd, color=color, alpha=0.15, linewidth=0)
-    if len(whole):
-        axes.axhline(whole[value].mean(), color="black", linewidth=0.8, label="whole model")
+    if len(original):
+        axes.axhline(original[value].mean(), color="black", linewidth=0.8, label="original model")
     axes.set_xlabel("fraction of elements removed")
     axes.set_ylabel(value)
     axes.set_title(title or "mean and SD over seeds (number of runs)", fontsize="medium")

@@ -51,7 +51,7 @@ class ChunkRunner:
         self.question, self.design, self.gradients = question, design, gradients
         self._row_outcomes = question.row_outcomes
         self._mask_outcomes = tuple(outcome for outcome in question.outcomes if isinstance(outcome, PerMask))
-        network = MaskedNetwork(question.model, question.elements, output=question.examples.output)
+        network = MaskedNetwork(question.graph, question.elements, output=question.examples.output)
         self.batch_size = self._choose_batch_size(network, batch_size)
         unit, n_elements = design.rows_per_group, len(question.elements)
         fitting = min(_MOST_CHUNK, self.batch_size * _BATCHES_PER_CHUNK)

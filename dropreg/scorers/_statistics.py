@@ -83,8 +83,8 @@ def incoming_squares(model: Any, elements: Elements) -> Array:
     from ..graph import all_layers, trace_graph
     from ..layers import kernel_of
 
-    names = trace_graph(model).names
-    layers = {names.get(id(layer), layer.name): layer for layer in all_layers(model)}
+    graph = trace_graph(model)
+    layers = {graph.names.get(id(layer), layer.name): layer for layer in all_layers(graph.model)}
     squares = {name: kernel_of(layers[name]).incoming for name in {n for tied in elements.members for n, _ in tied}}
     return np.array([sum(squares[name][index] for name, index in tied) for tied in elements.members])
 
@@ -94,7 +94,7 @@ def outgoing_squares(model: Any, elements: Elements) -> Array:
     from ..graph import trace_graph
 
     graph, total, seen = trace_graph(model), np.zeros(len(elements)), set()
-    for reader in readers(model, elements):
+    for reader in readers(graph, elements):
         layer = id(graph.calls[reader.gate.call].layer)
         if layer not in seen:
             seen.add(layer)
@@ -125,9 +125,7 @@ class Activations:
 
 def activations(question: Question) -> list[Activations]:
     """Moments at every gate of the whole network, over all examples, one forward pass each."""
-    from ..graph import trace_graph
-
-    calls = trace_graph(question.model).calls
+    calls = question.graph.calls
     read = [calls[gate.call] for gate in question.elements.gates]
     positions = [gate.position for gate in question.elements.gates]
     return moments_at(question, read, positions)
@@ -135,11 +133,11 @@ def activations(question: Question) -> list[Activations]:
 
 def input_squares(question: Question) -> dict[int, Array]:
     """Mean square of each input channel, by the ``id`` of the layers with a kernel among the inner gates."""
-    from ..graph import all_layers, trace_graph
+    from ..graph import all_layers
 
     layers = all_layers(question.model)
     gated = {id(layers[gate.layer]) for gate in question.elements.inner_gates}
-    calls = [call for call in trace_graph(question.model).calls if id(call.layer) in gated]
+    calls = [call for call in question.graph.calls if id(call.layer) in gated]
     found: dict[int, Array] = {}
     for call, moments in zip(calls, moments_at(question, calls, [0] * len(calls)), strict=True):
         found[id(call.layer)] = found.get(id(call.layer), 0.0) + moments.mean_square
@@ -162,5 +160,5 @@ def moments_at(question: Question, calls: Sequence["Call"], positions: Sequence[
             found.append(tf.stack([channel_means(with_counted(part, counted_steps(read))) for part in parts]))
         return found
 
-    network = MaskedNetwork(question.model, question.elements)
+    network = MaskedNetwork(question.graph, question.elements)
     return [Activations(*total) for total in network.average(moments, question.examples, _BATCH)]

@@ -21,7 +21,7 @@ class Original:
 
 
 @seeds_kept()
-def trace_original(model: keras.Model) -> Original:
+def trace_original(model: keras.Model | Graph) -> Original:
     """Trace a model that can be cut.
 
     Raises
@@ -31,5 +31,5 @@ def trace_original(model: keras.Model) -> Original:
     """
     graph = trace_graph(model)
     if graph.inside is not None:
-        raise ModelError(refuse_subclassed(model, "made smaller"))
-    return Original(model, graph, trace_channels(graph))
+        raise ModelError(refuse_subclassed(graph.model, "made smaller"))
+    return Original(graph.model, graph, trace_channels(graph))

@@ -22,7 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "annealed on accuracy": ACCURACY,
     "annealed on accuracy, forward": {**ACCURACY, **FORWARD},
     "annealed for merging": {"ablation": "merged"},
-    "annealed for merging, first order": {"ablation": "merged", "schedule": dr.Annealing(second_order=False)},
+    "annealed for merging, first order": {"ablation": "merged", "schedule": dr.pruning.Schedule(second_order=False)},
     "annealed for merging, 500 rounds": {"ablation": "merged", "rounds": 500},
     "annealed for merging, 1000 rounds": {"ablation": "merged", "rounds": 1000},
 }

@@ -1,14 +1,8 @@
 """Select elements in small steps: annealed keep-probabilities."""
 
-from ._anneal import anneal, anneal_path, choose
-from ._schedule import Annealing
-from ._search import Build, Make
+from ._anneal import anneal, anneal_path, check_goal, check_path, choose
+from ._annealer import ask_annealing
+from ._options import Annealing
+from ._schedule import Schedule
 
-__all__ = [
-    "Annealing",
-    "Build",
-    "Make",
-    "anneal",
-    "anneal_path",
-    "choose",
-]
+__all__ = ["Annealing", "Schedule", "anneal", "anneal_path", "ask_annealing", "check_goal", "check_path", "choose"]

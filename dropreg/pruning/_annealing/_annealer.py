@@ -7,11 +7,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from ..._utils import Array, check_type, positive
-from ...data import Data, Examples, Task, check_data, read_once
+from ..._utils import Array, check_type
+from ...data import Data, Examples, Task, check_data
 from ...element import Elements, Floor, Selection, finite_numbers
 from ...errors import DataError, ModelError, ParameterError
-from ...network import Evaluator, Outcome, Question, RetainedAccuracy, ask_one, non_differentiable
+from ...graph import Graph, trace_graph
+from ...network import Evaluator, Question, RetainedAccuracy, ask_one, non_differentiable
 from ...regression import ImpactTable
 from ...scorers import magnitude
 from .._path import SelectionPath
@@ -19,8 +20,9 @@ from .._select import select
 from .._stepwise import Units, begin
 from ._local_search import Swapper, exchange
 from ._logits import bounded, keep_probabilities
+from ._options import Annealing
 from ._round import Round
-from ._schedule import Annealing
+from ._schedule import Schedule
 
 if TYPE_CHECKING:
     import keras
@@ -31,7 +33,7 @@ Ablation = Literal["zero", "merged"]
 _ROWS, _SMALL, _MERGED = 2048, 256, 512
 _WORTH = 4
 """Examples without positions that one with positions, such as pixels, stands for where rows share a mask."""
-_WEIGHTS = Annealing(learning_rate=0.03, sharpness=15.0)
+_WEIGHTS = Schedule(learning_rate=0.03, sharpness=15.0)
 
 
 class _Run(NamedTuple):
@@ -46,7 +48,13 @@ class _Run(NamedTuple):
 class Annealer:
     """Anneals a model's elements in stages, each of which drops more than the one before.
 
-    Parameters are those of `dropreg.anneal_path`.
+    Parameters
+    ----------
+    question : Question
+        About the model, the elements and the outcome that is kept as good as possible.
+    options : Annealing
+    ablation : {"zero", "merged"}
+    floor : see `dropreg.anneal_path`
 
     Attributes
     ----------
@@ -61,50 +69,25 @@ class Annealer:
         What decided the last stage; NaN for elements that had gone before.
     """
 
-    def __init__(
-        self,
-        model: "keras.Model",
-        data: Data,
-        elements: Elements,
-        *,
-        rows_per_round: int | None = None,
-        outcome: str | Outcome | None = None,
-        gradients: bool = True,
-        ablation: Ablation = "zero",
-        schedule: Annealing | None = None,
-        examples_per_mask: int | None = None,
-        start: ImpactTable | npt.ArrayLike | None = None,
-        floor: Floor = 1,
-        task: Task | None = None,
-        seed: int = 0,
-    ) -> None:
-        if ablation not in get_args(Ablation):
-            raise ParameterError(f"`ablation` must be one of {', '.join(get_args(Ablation))}, received {ablation!r}.")
-        self.elements, self.floor, self.gradients, self.ablation = elements, floor, gradients, ablation
-        self.schedule = _default_schedule(elements) if schedule is None else schedule
-        check_type("schedule", self.schedule, Annealing, "pass dropreg.Annealing(...)")
-        data = read_once(data)
-        if outcome is None:
-            outcome = _default_outcome(
-                check_data(model, data, task), ablation, one_mask_a_batch=elements.one_mask_a_batch
-            )
-        self.question = ask_one(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
-        if gradients and not self.question.outcome.differentiable:
+    def __init__(self, question: Question, options: Annealing, ablation: Ablation, floor: Floor) -> None:
+        elements, gradients = question.elements, options.gradients
+        self.question, self.elements, self.floor, self.gradients = question, elements, floor, gradients
+        self.ablation, self.rounds = ablation, options.rounds
+        self.schedule = options.schedule or (_WEIGHTS if elements.one_mask_a_batch else Schedule())
+        if gradients and not question.outcome.differentiable:
             raise ParameterError(
-                f"`outcome` must have a gradient or a surrogate with one, received '{self.question.outcome.name}': "
+                f"`outcome` must have a gradient or a surrogate with one, received '{question.outcome.name}': "
                 "pass gradients=False, or outcome='divergence'."
             )
         self._worth = _WORTH if ablation == "merged" and self.question.has_positions else 1
-        group = _examples_per_mask(elements, ablation, examples_per_mask, self._worth)
-        positive("examples_per_mask", group)
-        rows = _rows_per_round(elements, gradients, ablation, group, rows_per_round, self._worth)
-        positive("rows_per_round", rows)
+        group = _examples_per_mask(elements, ablation, options.examples_per_mask, self._worth)
+        rows = _rows_per_round(elements, gradients, ablation, group, options.rows_per_round, self._worth)
         if rows % group or rows < 2 * group:
             raise ParameterError(
                 f"`rows_per_round` must be a multiple of {group}, the examples of a mask, and pay for at least two "
                 f"masks, received {rows}: pass {max(rows // group, 2) * group}."
             )
-        self.start = self._logits = _start(model, elements, start)
+        self.start = self._logits = _start(question, options.start)
         self._deletes_units = ablation == "zero" and not elements.one_mask_a_batch
         self._group, self._rows, self._spent = group, rows, 0
         evaluator = Evaluator(self.question, network=_merged(self.question) if ablation == "merged" else None)
@@ -120,7 +103,7 @@ class Annealer:
                 f"every layer between the elements and the output must have a gradient, received layer {layer} "
                 "without: pass gradients=False."
             )
-        self._units = _units(model, elements) if ablation == "zero" else None
+        self._units = _units(question) if ablation == "zero" else None
         self._dropped, self._number = 0.0, 0
         self._selections: list[Selection] = []
         self._decided: list[Array] = []
@@ -149,7 +132,7 @@ class Annealer:
             return
         left, self._spent = self._units.left, self._spent + self._evaluator.rows
         everything = np.ones(len(left), dtype=bool)
-        question = replace(self.question, model=self._units.model, elements=left, kept=everything)
+        question = replace(self.question, graph=trace_graph(self._units.model), elements=left, kept=everything)
         self._use(Evaluator(question, original=self._evaluator.original))
 
     def begin_at(self, scores: Array) -> None:
@@ -168,8 +151,10 @@ class Annealer:
     def scores(self) -> Array:
         return self._decided[-1]
 
-    def default_rounds(self, usual: int) -> int:
-        """Rounds where none are asked for: with gradients, as many as tell what `usual` ones of 2,048 rows do."""
+    def rounds_of(self, usual: int) -> int:
+        """The rounds asked for, by default as many as tell what `usual` ones of 2,048 rows do with gradients."""
+        if self.rounds is not None:
+            return self.rounds
         return max(usual * _ROWS // (self._rows * self._worth), 1) if self.gradients else usual
 
     def n_rounds(self, rounds: int, n_stages: int) -> int:
@@ -256,23 +241,36 @@ class Annealer:
         )
 
 
-def _units(model: "keras.Model", elements: Elements) -> Units | None:
+def _units(question: Question) -> Units | None:
     """What makes the model smaller from stage to stage; None where the elements cannot be cut."""
     try:
-        state = begin(model, elements)
+        state = begin(question.graph, question.elements)
     except ModelError:
         return None
     return state if isinstance(state, Units) else None
 
 
-def _default_outcome(examples: Examples, ablation: Ablation, *, one_mask_a_batch: bool) -> str:
-    if examples.labels is None or ablation == "merged" or one_mask_a_batch:
-        return "divergence"
-    return "loss" if examples.task == "regression" else "retained"
-
-
-def _default_schedule(elements: Elements) -> Annealing:
-    return _WEIGHTS if elements.one_mask_a_batch else Annealing()
+def ask_annealing(
+    model: "keras.Model | Graph",
+    data: Data | Examples,
+    elements: Elements,
+    *,
+    ablation: Ablation,
+    options: Annealing,
+    task: Task | None,
+    seed: int,
+) -> Question:
+    """Check the arguments of annealing, once; the default outcome depends on them."""
+    check_type("annealing", options, Annealing, "pass dropreg.Annealing(rounds=...)")
+    if ablation not in get_args(Ablation):
+        raise ParameterError(f"`ablation` must be one of {', '.join(get_args(Ablation))}, received {ablation!r}.")
+    graph, outcome = trace_graph(model), options.outcome
+    examples = data if isinstance(data, Examples) else check_data(graph, data, task)
+    if outcome is None:
+        outcome = "loss" if examples.task == "regression" else "retained"
+        if examples.labels is None or ablation == "merged" or elements.one_mask_a_batch:
+            outcome = "divergence"
+    return ask_one(graph, examples, elements, outcome=outcome, task=task, seed=seed)
 
 
 def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None, worth: int) -> int:
@@ -296,8 +294,9 @@ def _rows_per_round(
     return -(-max(8 * len(elements), 8192) // group) * group
 
 
-def _start(model: "keras.Model", elements: Elements, start: Any) -> Array:
+def _start(question: Question, start: Any) -> Array:
     """The first logits."""
+    elements = question.elements
     if start is None:
         if not elements.one_mask_a_batch:
             return np.zeros(len(elements))
@@ -306,7 +305,7 @@ def _start(model: "keras.Model", elements: Elements, start: Any) -> Array:
             raise ParameterError(
                 f"`elements` must hold no other kind beside weights, received {kinds}: anneal one kind after the other."
             )
-        start = magnitude(model, None, elements)
+        start = magnitude(question.model, None, elements)
     values = start.impact if isinstance(start, ImpactTable) else start
     return bounded(finite_numbers("start", values, len(elements)), np.inf)
 
@@ -314,4 +313,4 @@ def _start(model: "keras.Model", elements: Elements, start: Any) -> Array:
 def _merged(question: Question) -> "MaskedNetwork":
     from ...network import MergedNetwork
 
-    return MergedNetwork(question.model, question.elements, question.examples)
+    return MergedNetwork(question.graph, question.elements, question.examples)

@@ -1,4 +1,4 @@
-"""The schedule of annealing."""
+"""The schedule of annealing: how logits move and when masks become certain."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ from ...errors import ParameterError
 
 
 @dataclass(frozen=True)
-class Annealing:
+class Schedule:
     """How logits move.
 
     Parameters

@@ -7,7 +7,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm.auto import tqdm
 
-from ..._utils import positive
+from ..._utils import hidden
 from ...data import Examples
 from ...element import Selection, balanced, largest_fraction
 from ...errors import ModelError, TargetError
@@ -32,14 +32,14 @@ _FIRST = 0.9
 """Share of the probability to err that the tests from the pilot on have, where others may follow."""
 
 
-def _stages(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[tuple[Selection, Selection]]:
+def _stages(run: Annealer, *, progress: bool | None) -> Iterator[tuple[Selection, Selection]]:
     """What stays before and after each stage of a search."""
     most = largest_fraction(run.elements, run.floor)
-    n_rounds = run.default_rounds(20) if rounds is None else positive("rounds", rounds)
+    n_rounds = run.rounds_of(20)
     fractions = [fraction for fraction in STEPS if fraction < most]
     fractions += [most] if most > 0 else []
     lower = Selection(run.elements, np.ones(len(run.elements), dtype=bool))
-    with tqdm(total=run.n_rounds(n_rounds, len(fractions)), unit="rounds", disable=not progress) as bar:
+    with tqdm(total=run.n_rounds(n_rounds, len(fractions)), unit="rounds", disable=hidden(progress)) as bar:
         for fraction in fractions:
             upper = run.stage(fraction, n_rounds, bar)
             yield lower, upper
@@ -50,10 +50,9 @@ def down_to(
     run: Annealer,
     original: Original,
     budget: Budget,
-    rounds: int | None,
     *,
     on_blocked: OnBlocked,
-    progress: bool,
+    progress: bool | None,
 ) -> Selection:
     """Go on until a selection keeps to the budget, then find the number of elements by bisection."""
 
@@ -64,12 +63,12 @@ def down_to(
     value = measure(best)
     if np.isnan(value):
         raise ModelError(
-            f"model '{original.model.name}' must have known sizes for a budget of {budget.quantity}, received an input or "
-            "a layer without: give the Input a full shape, or pass a budget of 'params' or 'latency'."
+            f"model '{original.model.name}' must have known sizes for a budget of {budget.quantity}, received an input "
+            "or a layer without: give the Input a full shape, or pass a budget of 'params' or 'latency'."
         )
     if value > budget.at_most:
         raise TargetError(f"{budget.describe(value)} is the least, at {best.fraction:.1%} dropped.", best)
-    for lower, upper in _stages(run, rounds, progress=progress):
+    for lower, upper in _stages(run, progress=progress):
         value = measure(upper)
         if value <= budget.at_most:
             gone = _order(run, lower, upper)
@@ -84,7 +83,7 @@ def down_to(
 
 
 def within(
-    run: Annealer, make: Make, limit: AccuracyLimit, rounds: int | None, *, pilot: Pilot, progress: bool
+    run: Annealer, make: Make, limit: AccuracyLimit, examples: Examples, *, pilot: Pilot, progress: bool | None
 ) -> Selection:
     """Drop a few more as long as the loss is shown to stay under the limit.
 
@@ -95,7 +94,7 @@ def within(
     the pilot's guess rises little. Should the first test fail, a second order goes through what was left out; each of
     the two has its share of the probability to err (Bonferroni).
     """
-    guessed = ((candidate, pilot(candidate)) for candidate in _candidates(run, rounds, progress=progress))
+    guessed = ((candidate, pilot(candidate)) for candidate in _candidates(run, progress=progress))
     passed, beyond = [], iter(())
     for candidate, guess in guessed:
         if guess > limit.most:
@@ -108,7 +107,7 @@ def within(
     def climb(order: Iterable[Selection], share: float) -> Selection | None:
         best, level = None, 1.0 - share * (1.0 - limit.level)
         for selection in order:
-            value = limit.measure(make(selection), level)
+            value = limit.bound(run.question.graph, make(selection).model, examples, level)
             if value > limit.most:
                 failed.append((value, len(selection.dropped)))
                 break
@@ -140,9 +139,9 @@ def _thinned(guessed: Iterable[tuple[Selection, float]]) -> Iterator[Selection]:
         yield waiting[0]
 
 
-def _candidates(run: Annealer, rounds: int | None, *, progress: bool) -> Iterator[Selection]:
+def _candidates(run: Annealer, *, progress: bool | None) -> Iterator[Selection]:
     """What an accuracy limit may be checked at: a twentieth of the elements after the other."""
-    for lower, upper in _stages(run, rounds, progress=progress):
+    for lower, upper in _stages(run, progress=progress):
         gone = _order(run, lower, upper)
         n_checks = max(round((upper.fraction - lower.fraction) / _CHECKED), 1)
         for n_gone in np.unique(np.linspace(0, len(gone), n_checks + 1).round().astype(int))[1:]:
