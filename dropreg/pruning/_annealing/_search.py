@@ -64,8 +64,8 @@ def down_to(
     value = measure(best)
     if np.isnan(value):
         raise ModelError(
-            f"model '{original.model.name}' must have known sizes for a budget of {budget.quantity}, received an input or "
-            "a layer without: give the Input a full shape, or pass a budget of 'params' or 'latency'."
+            f"model '{original.model.name}' must have known sizes for a budget of {budget.quantity}, received an input "
+            "or a layer without: give the Input a full shape, or pass a budget of 'params' or 'latency'."
         )
     if value > budget.at_most:
         raise TargetError(f"{budget.describe(value)} is the least, at {best.fraction:.1%} dropped.", best)
