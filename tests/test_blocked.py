@@ -113,7 +113,7 @@ def test_units_stay_that_what_takes_the_place_of_a_layer_would_lack(kinds: list[
     expected = MaskedNetwork(model, selection.elements)([x], small.selection.kept[np.newaxis])
     np.testing.assert_allclose(np.asarray(small.model(x)), np.asarray(expected), atol=1e-5)
     if (small.selection.kept != selection.kept).any():
-        with pytest.raises(ModelError, match="prune one kind after the other, or pass on_blocked='keep'"):
+        with pytest.raises(ModelError, match="remove one kind after the other, or pass on_blocked='keep'"):
             dr.prune(model, selection)
         assert {layer for layer, _ in small.blocked} & set(dropped)
         assert "its replacement keeps these units" in repr(small)

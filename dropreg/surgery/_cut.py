@@ -6,7 +6,7 @@ import numpy as np
 
 from .._utils import concatenate_names
 from ..data import Examples
-from ..element import Elements, Floor, Selection, check_elements, check_fits, largest_fraction
+from ..element import Elements, Floor, Selection, check_fits, largest_fraction
 from ..errors import ModelError, ParameterError
 from ..layers import rule_for
 from ._copying import seeds_kept
@@ -38,7 +38,7 @@ def cut(
     strategy = resolve_merge(merge, examples is not None)
     if on_blocked not in ("raise", "keep"):
         raise ParameterError(f"`on_blocked` must be one of raise, keep, received {on_blocked!r}.")
-    _check_selection(selection, original)
+    check_fits(selection.elements, original.graph, original.model.name, "`selection` was made for elements")
     columns = columns_of_labels(original.channels, selection.elements)
     selection, blocked = _without_blocked(original, columns, selection, on_blocked)
     if on_blocked == "keep":
@@ -56,14 +56,9 @@ def cut(
 
 def check_can_cut(original: Original, elements: Elements, floor: Floor) -> None:
     """Raise ModelError if a selection that removes a random half of the elements cannot be cut."""
-    check_elements(elements)
+    check_fits(elements, original.graph, original.model.name)
     trial = Selection.random(elements, min(0.5, largest_fraction(elements, floor)), floor=floor)
-    _check_selection(trial, original)
     _without_blocked(original, columns_of_labels(original.channels, elements), trial, "raise")
-
-
-def _check_selection(selection: Selection, original: Original) -> None:
-    check_fits(selection.elements, original.graph, original.model.name, "`selection` was made for elements")
 
 
 def _without_blocked(

@@ -12,21 +12,20 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import keras
 import numpy as np
 import pandas as pd
+import tensorflow as tf
 
 from .._utils import check_several, check_type, positive
 from ..errors import DropregError
 from ..graph import compiled
 
-if TYPE_CHECKING:
-    import keras
-
 
 def measure_latency(
-    models: "Mapping[str, keras.Model]",
+    models: Mapping[str, keras.Model],
     batch_sizes: Sequence[int] = (1, 64),
     *,
     threads: int = 1,
@@ -74,27 +73,18 @@ def measure_latency(
     >>> bool((frame["p95"] >= frame["median"]).all())
     True
     """
-    import keras
-
     check_type("models", models, Mapping, "pass {'original': model}")
     check_several("batch_sizes", batch_sizes)
-    sizes = [("batch_sizes", size) for size in batch_sizes]
-    for name, value in (("threads", threads), ("repeats", repeats), ("warm_up", warm_up), *sizes):
+    numbers = {"threads": threads, "repeats": repeats, "warm_up": warm_up}
+    for name, value in (*numbers.items(), *(("batch_sizes", size) for size in batch_sizes)):
         positive(name, value)
     with tempfile.TemporaryDirectory() as folder:
         paths = {name: str(Path(folder) / f"{number}.keras") for number, name in enumerate(models)}
         for name, model in models.items():
             keras.saving.save_model(model, paths[name])
-        settings = {
-            "paths": paths,
-            "batch_sizes": list(batch_sizes),
-            "threads": threads,
-            "repeats": repeats,
-            "warm_up": warm_up,
-        }
         process = subprocess.run(
             [sys.executable, "-m", "dropreg.surgery._latency"],
-            input=json.dumps(settings),
+            input=json.dumps({"paths": paths, "batch_sizes": list(batch_sizes), **numbers}),
             capture_output=True,
             text=True,
             env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
@@ -108,9 +98,6 @@ def measure_latency(
 
 def _measure(settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Time all models; runs in the measuring process."""
-    import keras
-    import tensorflow as tf
-
     tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
     tf.config.threading.set_inter_op_parallelism_threads(settings["threads"])
     models = {name: keras.saving.load_model(path, compile=False) for name, path in settings["paths"].items()}
@@ -136,8 +123,6 @@ def _measure(settings: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _forward_pass(model: Any, batch: int) -> Callable[[], list[Any]]:
     """Return a compiled forward pass on one random batch."""
-    import tensorflow as tf
-
     rng = np.random.default_rng(0)
     shapes = [(batch, *(size or 16 for size in tensor.shape[1:])) for tensor in model.inputs]
     inputs = [

@@ -19,24 +19,12 @@ _UNITS = {kind for kinds in KINDS_OF_UNITS.values() for kind in kinds}
 
 @dataclass(frozen=True)
 class Plan:
-    """The kept parts of a graph.
+    """The kept parts of a graph."""
 
-    Attributes
-    ----------
-    kept : mapping of int to Kept
-        Kept channels of the trailing axis of each slot.
-    heads : mapping of int to Kept
-        Kept heads of the layers (by ``id``) that lose some.
-    replaced : mapping of int to int
-        Slots that are no longer computed, each with the slot that replaces it.
-    branches : mapping of int to tuple of int
-        Positions of the kept inputs of calls that lose some inputs and keep two or more.
-    """
-
-    kept: Mapping[int, Kept]
-    heads: Mapping[int, Kept]
-    replaced: Mapping[int, int]
-    branches: Mapping[int, tuple[int, ...]]
+    kept: Mapping[int, Kept]  # channels of the trailing axis of each slot
+    heads: Mapping[int, Kept]  # of the layers, by their `id`, that lose some
+    replaced: Mapping[int, int]  # slots that are no longer computed, each with the slot that replaces it
+    branches: Mapping[int, tuple[int, ...]]  # positions of kept inputs, of calls that lose some and keep several
 
     def slot(self, slot: int) -> int:
         """Return the slot that finally replaces `slot`, or `slot` itself if it is computed."""

@@ -123,17 +123,12 @@ class Pruned:
         Parameters
         ----------
         batch_sizes, threads, repeats, warm_up
-            As in `dropreg.measure_latency`.
+            As in `dropreg.measure_latency`; errors are the same as well.
 
         Returns
         -------
         DataFrame
             As in `dropreg.measure_latency`, with the models "before" and "after".
-
-        Raises
-        ------
-        ParameterError, DropregError
-            As in `dropreg.measure_latency`.
 
         Examples
         --------

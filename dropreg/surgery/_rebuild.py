@@ -17,24 +17,13 @@ from ._plan import Plan
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """A new model and the graph that it was built from.
-
-    Attributes
-    ----------
-    before, after : Graph
-        A slot number means the same tensor in both, without the removed channels in `after`.
-    pairs : tuple of (Call, Call)
-        The kept calls, before and after.
-    plan : Plan
-    model : keras.Model
-        The model that `after` describes.
-    """
+    """A new model and the graph that it was built from."""
 
     before: Graph
-    after: Graph
-    pairs: tuple[tuple[Call, Call], ...]
+    after: Graph  # its slots have the numbers of those before, and hold the same values for the kept channels
+    pairs: tuple[tuple[Call, Call], ...]  # the kept calls, before and after
     plan: Plan
-    model: keras.Model
+    model: keras.Model  # described by `after`
 
 
 def rebuild(original: Original, plan: Plan) -> Rebuilt:

@@ -28,17 +28,6 @@ class Sizes:
         matrix products for one example, NaN where a size is unknown), bytes_before, bytes_after (of its weights).
     models : (keras.Model, keras.Model)
         Before and after.
-
-    Examples
-    --------
-    >>> import dropreg as dr
-    >>> model = dr.datasets.load_model("mlp")
-    >>> selection = dr.Selection.random(dr.elements(model), 0.5)
-    >>> sizes = dr.remove(model, selection).report
-    >>> bool(sizes.totals()["ratio"]["params"] < 0.5)
-    True
-    >>> sizes.bytes_after < sizes.bytes_before
-    True
     """
 
     layers: pd.DataFrame
@@ -55,13 +44,7 @@ class Sizes:
         return _saved_bytes(self.models[1])
 
     def totals(self) -> pd.DataFrame:
-        """Return the sums over layers.
-
-        Returns
-        -------
-        DataFrame
-            Rows params, macs, bytes (of the ``.keras`` file); columns before, after, ratio (after / before).
-        """
+        """Return rows params, macs, bytes (of the ``.keras`` file); columns before, after, ratio (after / before)."""
         rows = {name: [self.layers[f"{name}_{at}"].sum(skipna=False) for at in _AT] for name in ("params", "macs")}
         rows["bytes"] = [self.bytes_before, self.bytes_after]
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(_AT))

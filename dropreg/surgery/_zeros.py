@@ -60,11 +60,10 @@ def hold_zeros(model: keras.Model) -> int:
     --------
     >>> import dropreg as dr
     >>> model = dr.datasets.load_model("mlp")
-    >>> kernel = model.layers[-1].kernel
-    >>> values = kernel.numpy()
-    >>> values[:3] = 0.0
-    >>> kernel.assign(values)
-    >>> dr.hold_zeros(model) == 3 * values.shape[1]
+    >>> kernel, bias = model.layers[-1].get_weights()
+    >>> kernel[:3] = 0.0
+    >>> model.layers[-1].set_weights([kernel, bias])
+    >>> dr.hold_zeros(model) == 3 * kernel.shape[1]
     True
     """
     held = 0

@@ -16,20 +16,11 @@ _SAMPLED_ROWS = 8192
 
 @dataclass(frozen=True)
 class FittedRows:
-    """Refitted kernel rows, for each group of channels.
+    """Refitted kernel rows."""
 
-    Attributes
-    ----------
-    rows : list of ndarray, each of shape (kept channels, columns)
-    shifts : list of ndarray, each of shape (columns,)
-        Increase of the bias.
-    row : dict
-        "ridge", the largest over the groups, and "unexplained" as in `Pruned.merged`.
-    """
-
-    rows: list[Array]
-    shifts: list[Array]
-    row: dict[str, float]
+    rows: list[Array]  # for each group of channels, (kept channels, columns)
+    shifts: list[Array]  # increase of the bias by each group, (columns,)
+    row: dict[str, float]  # "ridge", the largest over the groups, and "unexplained" as in `Pruned.merged`
 
 
 def fit_rows(

@@ -44,26 +44,10 @@ _UNCHANGED = {"ridge": np.inf, "unexplained": 1.0}
 def merge_into(
     rebuilt: Rebuilt, inputs: Sequence[npt.NDArray[Any]], strategy: LeastSquares, *, classes: bool
 ) -> pd.DataFrame:
-    """Refit layers of the new model, in place, to compensate for what is removed.
+    """Refit layers of the new model in place and return `Pruned.merged`.
 
-    Parameters
-    ----------
-    rebuilt : Rebuilt
-    inputs : sequence of ndarray
-        Examples, one array for each input of the model.
-    strategy : LeastSquares
-    classes : bool
-        Whether the labels are classes, so that outputs which are not probabilities are logits.
-
-    Returns
-    -------
-    DataFrame
-        As `Pruned.merged`.
-
-    Raises
-    ------
-    DataError
-        If there is a single example to merge with, or activations are not finite.
+    With `classes`, outputs that are not probabilities are logits. Raises DataError if there is a single example, or
+    activations are not finite.
     """
     examples = [array[: strategy.most_examples] for array in inputs]
     if len(examples[0]) < 2:

@@ -12,52 +12,26 @@ import tensorflow as tf
 
 from ...graph import Call, call_name, counted_steps, patched, with_counted
 from ...layers import Kept, rule_for
-from .._plan import Plan
 from ._ridge import solve
 from ._side_by_side import Batch, Rows, SideBySide, Target, joined
 
 
 @dataclass(frozen=True)
 class Consumed:
-    """Channels that a kernel consumes.
+    """Channels that a kernel consumes."""
 
-    Attributes
-    ----------
-    slots : list of int
-        Slots whose values `rows` takes.
-    rows : callable
-        Gives the rows of channels before and after.
-    kept : Kept
-        Which of the channels before are kept.
-    """
-
-    slots: list[int]
-    rows: Rows
-    kept: Kept
+    slots: list[int]  # whose values `rows` takes
+    rows: Rows  # gives the channels before and after
+    kept: Kept  # which of the channels before are kept
 
 
-@dataclass(frozen=True)
 class MergedLayer:
     """The layer of the pair of calls with number `index`."""
 
-    models: SideBySide
-    index: int
-
-    @property
-    def old(self) -> Call:
-        return self.models.rebuilt.pairs[self.index][0]
-
-    @property
-    def new(self) -> Call:
-        return self.models.rebuilt.pairs[self.index][1]
-
-    @property
-    def plan(self) -> Plan:
-        return self.models.rebuilt.plan
-
-    @property
-    def rule(self) -> Any:
-        return rule_for(self.old.layer)
+    def __init__(self, models: SideBySide, index: int) -> None:
+        self.models, self.plan = models, models.rebuilt.plan
+        self.old, self.new = models.rebuilt.pairs[index]
+        self.rule: Any = rule_for(self.old.layer)
 
     @property
     def pairs(self) -> list[tuple[Call, Call]]:

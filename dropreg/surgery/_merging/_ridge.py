@@ -17,22 +17,14 @@ _ROUNDING = 1e-13
 
 @dataclass(frozen=True)
 class Sums:
-    """Sums over rows of predictors x (k of them) and targets y (t of them).
+    """Sums over rows of predictors x (k of them) and targets y (t of them)."""
 
-    Attributes
-    ----------
-    n : float
-        Number of rows.
-    x, y : ndarray, shapes (k,) and (t,)
-    xx, xy, yy : ndarray, shapes (k, k), (k, t) and (t, t)
-    """
-
-    n: float
-    x: Array
-    y: Array
-    xx: Array
-    xy: Array
-    yy: Array
+    n: float  # rows
+    x: Array  # (k,)
+    y: Array  # (t,)
+    xx: Array  # (k, k)
+    xy: Array  # (k, t)
+    yy: Array  # (t, t)
 
     def __add__(self, other: "Sums") -> "Sums":
         pairs = zip(vars(self).values(), vars(other).values(), strict=True)
@@ -47,37 +39,20 @@ class Sums:
 
 @dataclass(frozen=True)
 class RidgeFit:
-    """The result of a ridge regression.
+    """The result of a ridge regression."""
 
-    Attributes
-    ----------
-    coefficients : ndarray, shape (k, t)
-        Zeros if no tried penalty predicts better than zeros.
-    ridge : float
-        Chosen penalty in units of the mean second moment of the predictors; infinite for coefficients of zero.
-    error, error_without : float
-        Held-out squared error with the chosen penalty, and with coefficients of zero.
-    """
-
-    coefficients: Array
-    ridge: float
-    error: float
-    error_without: float
+    coefficients: Array  # (k, t); zeros if no tried penalty predicts better than zeros
+    ridge: float  # chosen penalty, in units of the mean second moment of x; infinite for coefficients of zero
+    error: float  # held-out squared error with the chosen penalty
+    error_without: float  # and with coefficients of zero
 
 
 @one_blas_thread
 def solve(fit: Sums, held_out: Sums, metric: Array, ridges: tuple[float, ...], *, centre: bool) -> RidgeFit:
     """Regress y on x, with the penalty that does best on held-out rows, refitted on all rows.
 
-    Parameters
-    ----------
-    fit, held_out : Sums
-    metric : ndarray, shape (t, t)
-        Positive semidefinite; the error of a row with residual e is e' metric e.
-    ridges : tuple of float
-        Penalties to try besides infinity, in units of the mean diagonal of the second moments of x.
-    centre : bool
-        Whether a bias corrects the means.
+    The error of a row with residual e is e' metric e, with a positive semidefinite metric (t, t). The penalties to try
+    besides infinity are in units of the mean diagonal of the second moments of x. With `centre`, a bias corrects means.
     """
     xx, xy, _ = fit.moments(centre=centre)
     eigenvalues, vectors = np.linalg.eigh(xx)
@@ -101,19 +76,10 @@ def solve(fit: Sums, held_out: Sums, metric: Array, ridges: tuple[float, ...], *
 
 
 def copies(x: npt.NDArray[np.floating], kept: npt.NDArray[np.bool_]) -> Array:
-    """Find the removed channels that are multiples of kept ones, up to a constant.
+    """Find the removed channels that are multiples of kept ones, up to a constant, in activations (rows, channels).
 
-    Parameters
-    ----------
-    x : ndarray, shape (rows, channels)
-        Activations of the original model.
-    kept : ndarray of bool, shape (channels,)
-
-    Returns
-    -------
-    ndarray, shape (kept channels, channels)
-        The column of a kept channel is 1 in its own row; that of a removed one is the factor in the row of the kept
-        channel that it copies, or zeros.
+    Returns a matrix (kept channels, channels): the column of a kept channel is 1 in its own row, that of a removed one
+    holds a factor in the row of the kept channel that it copies, or zeros.
     """
     prior = np.eye(len(kept))[kept]
     centred = x.astype(np.float64) - x.mean(axis=0, dtype=np.float64)
@@ -136,22 +102,9 @@ def fit_predictions(
 ) -> tuple[Array, Array]:
     """Fit a softmax layer to given probabilities p by their mean Kullback-Leibler divergence, which is convex.
 
-    The ridge penalty pulls towards `start` and is the one that does best on held-out rows, infinity included.
-
-    Parameters
-    ----------
-    x : ndarray, shape (rows, k)
-    log_p : ndarray, shape (rows, classes)
-    held_out : ndarray of bool, shape (rows,)
-    start : (ndarray, ndarray), shapes (k, classes) and (classes,)
-        Kernel and bias.
-    penalties : tuple of float
-        On squared changes of the kernel for standardized x, in nats.
-
-    Returns
-    -------
-    (ndarray, ndarray)
-        Kernel and bias.
+    Inputs are x (rows, k), log p (rows, classes), whether rows are held out, and the kernel (k, classes) and bias
+    (classes,) to start from. Returns a kernel and a bias. The penalty, in nats, on squared changes of the kernel for
+    standardized x is the one that does best on held-out rows, infinity included.
     """
     mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
     z = (x - mean) / scale

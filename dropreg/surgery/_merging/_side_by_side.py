@@ -31,30 +31,14 @@ Rows = Callable[[Batch, Batch], tuple[tf.Tensor, tf.Tensor]]
 
 @dataclass(frozen=True)
 class Target:
-    """The regression target of a group of channels.
+    """The regression target x @ before - x' @ after of a group of channels, x before and x' after."""
 
-    Attributes
-    ----------
-    before, after : ndarray, shapes (channels, t) and (kept channels, t)
-        The target of a row is x @ before - x' @ after, with its channels x and x' in the two models.
-    """
-
-    before: Array
-    after: Array
+    before: Array  # (channels, t)
+    after: Array  # (kept channels, t)
 
 
 class Side:
-    """One of the two models.
-
-    Parameters
-    ----------
-    graph : Graph
-
-    Attributes
-    ----------
-    n_final : int
-        Number of its first calls whose weights no longer change.
-    """
+    """One of the two models, with the number of its first calls whose weights no longer change."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph, self.n_final = graph, 0
@@ -95,18 +79,8 @@ class SideBySide:
     """The original and the smaller model, run on the same examples.
 
     Layers are refitted in order, so the calls before the present one are final (`finalize`). The values that later
-    calls consume of them are cached instead of being computed from the inputs every time.
-
-    Parameters
-    ----------
-    rebuilt : Rebuilt
-    inputs : sequence of ndarray
-        One for each input of the models.
-    held_out : float
-        Fraction of the examples, drawn with a fixed seed, that are held out.
-    batch_size : int
-    memory : int
-        Most bytes that are cached; the remaining batches are computed from the inputs.
+    calls consume of them are cached, up to `memory` bytes, instead of being computed from the inputs every time. A
+    fraction `held_out` of the examples, drawn with a fixed seed, is held out.
     """
 
     def __init__(
