@@ -93,7 +93,7 @@ def make_plan(original: Original, columns: Columns, selection: Selection) -> Pla
                 f"replacement, received a selection of {kinds} that cuts them differently: remove one kind after the "
                 "other, or pass on_blocked='keep'."
             )
-    branches = {index: stay for index, stay in _branches(graph, selection).items() if len(stay) > 1}
+    branches = {index: positions for index, positions in _branches(graph, selection).items() if len(positions) > 1}
     return Plan(by_slot, _heads(original, selection), replaced, branches)
 
 
@@ -105,9 +105,9 @@ def replacements(original: Original, selection: Selection) -> dict[int, int]:
         if gate.where == "bypass" and not selection.kept[gate.columns].all():
             found = _calls_of(original.graph, layers[gate.layer])
             replaced.update({call.outputs[0]: call.inputs[0] for call in found})
-    for index, stay in _branches(original.graph, selection).items():
-        if len(stay) == 1:
-            replaced[calls[index].outputs[0]] = calls[index].inputs[stay[0]]
+    for index, positions in _branches(original.graph, selection).items():
+        if len(positions) == 1:
+            replaced[calls[index].outputs[0]] = calls[index].inputs[positions[0]]
     return replaced
 
 
@@ -141,18 +141,18 @@ def _heads(original: Original, selection: Selection) -> dict[int, Kept]:
     owners = {id(heads.projection): layer for layer, heads in found if heads is not None}
     result = {}
     for gate in selection.elements.inner_gates:
-        stay = selection.kept[gate.columns]
-        if gate.where != "heads" or stay.all():
+        kept = selection.kept[gate.columns]
+        if gate.where != "heads" or kept.all():
             continue
         layer = owners[id(layers[gate.layer])]
         call = _calls_of(original.graph, layer)[0]
-        if not stay.any():
+        if not kept.any():
             raise ModelError(
-                f"layer '{call.name}' ({call.kind}) must keep at least one of its {len(stay)} heads, the selection "
+                f"layer '{call.name}' ({call.kind}) must keep at least one of its {len(kept)} heads, the selection "
                 "removes them all: select with floor=1, or remove its branch (kind='branches')."
             )
         reason = rule_for(layer).blocked(call)
         if reason is not None:
             raise ModelError(f"layer '{call.name}' ({call.kind}) cannot lose heads, because {reason}.")
-        result[id(layer)] = stay
+        result[id(layer)] = kept
     return result
