@@ -207,7 +207,7 @@ def test_attention_that_holds_a_quantized_or_adapted_projection_is_refused(chang
     model = keras.Model(inputs, layers.Dense(2, name="out")(layers.Flatten()(x)))
     change(model.get_layer("attention"))
     both = dr.elements(model), dr.elements(model, "heads")
-    for elements, verb in zip(both, ("be made anew from its config", "lose heads"), strict=True):
+    for elements, verb in zip(both, ("be rebuilt from its config", "lose heads"), strict=True):
         selection = dr.Selection.dropping(elements, [1])
         with pytest.raises(
             ModelError, match=rf"layer 'attention' .MultiHeadAttention. cannot {verb}, because {reason}"

@@ -237,7 +237,7 @@ def test_arguments_of_compare(
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ({"models": "small.keras"}, "`models` must be Mapping, received str: pass {'whole': model}."),
+        ({"models": "small.keras"}, "`models` must be Mapping, received str: pass {'original': model}."),
         ({"batch_sizes": 8}, "`batch_sizes` must be a list, received 8: pass [8]."),
         ({"repeats": 2.5}, "`repeats` must be an integer of at least 1, received 2.5."),
     ],

@@ -23,7 +23,7 @@ def test_unequal_directions_are_refused_or_kept() -> None:
     assert kept.selection.kept.all()
     name = next(layer.name for layer in model.layers if isinstance(layer, layers.Bidirectional))
     assert kept.blocked[0][0] == name
-    assert f"kept whole: '{name}'" in repr(kept)
+    assert f"not cut: '{name}'" in repr(kept)
 
 
 def test_directions_that_are_not_combined_keep_as_many_units() -> None:
@@ -85,7 +85,7 @@ def test_rules_without_a_cut_are_refused_or_kept() -> None:
     x = Doubling(name="doubling")(layers.Dense(5, name="hidden")(x))
     model = keras.Model(inputs, layers.Dense(2, name="out")(x))
     selection = dr.Selection.dropping(dr.elements(model), [1])
-    with pytest.raises(ModelError, match=r"layer 'doubling' \(Doubling\) must be cut to drop hidden\[1\], but"):
+    with pytest.raises(ModelError, match=r"layer 'doubling' \(Doubling\) must be cut to remove hidden\[1\], but"):
         dr.remove(model, selection)
     assert dr.remove(model, selection, on_blocked="keep").blocked == (("doubling", "its rule has no `cut` method"),)
 
@@ -113,10 +113,10 @@ def test_units_stay_that_what_takes_the_place_of_a_layer_would_lack(kinds: list[
     expected = MaskedNetwork(model, selection.elements)([x], small.selection.kept[np.newaxis])
     np.testing.assert_allclose(np.asarray(small.model(x)), np.asarray(expected), atol=1e-5)
     if (small.selection.kept != selection.kept).any():
-        with pytest.raises(ModelError, match="prune one kind after the other, or pass on_blocked='keep'"):
+        with pytest.raises(ModelError, match="remove one kind after the other, or pass on_blocked='keep'"):
             dr.remove(model, selection)
         assert {layer for layer, _ in small.blocked} & set(dropped)
-        assert "what takes its place has these units" in repr(small)
+        assert "its replacement keeps these units" in repr(small)
     again = dr.remove(model, small.selection)
     np.testing.assert_allclose(np.asarray(again.model(x)), np.asarray(expected), atol=1e-5)
 

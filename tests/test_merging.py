@@ -10,7 +10,7 @@ import dropreg as dr
 from dropreg.errors import DataError, ParameterError
 from dropreg.surgery._merging import _ridge as mixing
 from dropreg.surgery._merging._ridge import Sums, copies, fit_predictions, solve
-from dropreg.surgery._merging._side_by_side import Twins
+from dropreg.surgery._merging._side_by_side import SideBySide
 
 
 def run(model: keras.Model, x: np.ndarray) -> np.ndarray:
@@ -84,7 +84,7 @@ def test_values_kept_between_layers_are_those_computed_anew(name: str, monkeypat
     selection = dr.Selection.random(dr.elements(model), 0.4, seed=1)
     merged = []
     for memory, batch_size in ((1 << 30, 8), (20_000, 8), (0, 8), (1 << 30, 60)):  # all batches, some, none, as it is
-        monkeypatch.setattr(Twins.__init__, "__defaults__", (memory,))
+        monkeypatch.setattr(SideBySide.__init__, "__defaults__", (memory,))
         merge = dr.merging.LeastSquares(batch_size=batch_size, ridges=(0.1,), predictions=False)
         merged.append(run(dr.remove(model, selection, data=data, merge=merge).model, data[0]))
     for values in merged[1:]:

@@ -10,8 +10,8 @@ from keras import layers
 from test_merging import run
 
 import dropreg as dr
-from dropreg.surgery._merging._merge import Patient
-from dropreg.surgery._merging._side_by_side import Twins
+from dropreg.surgery._merging._merge import MergedLayer
+from dropreg.surgery._merging._side_by_side import SideBySide
 from dropreg.surgery._original import trace_original
 from dropreg.surgery._plan import columns_of_labels, make_plan
 from dropreg.surgery._rebuild import rebuild
@@ -102,7 +102,7 @@ def test_states_are_left_alone_where_merging_does_harm(harmful: bool, monkeypatc
     model = models.ready("recurrent")
     data, selection = models.data_for(model, 60), dr.Selection.dropping(dr.elements(model, include=["lstm"]), [1])
     errors = iter([1.0, 2.0 if harmful else 0.5])
-    monkeypatch.setattr(Patient, "unexplained", lambda self, ridges: next(errors))
+    monkeypatch.setattr(MergedLayer, "unexplained", lambda self, ridges: next(errors))
     small, plain = dr.remove(model, selection, data=data), dr.remove(model, selection)
     kernels = [each.model.get_layer("lstm").get_weights()[1] for each in (small, plain)]
     assert np.array_equal(*kernels) == harmful
@@ -121,7 +121,7 @@ def test_the_output_before_is_told_from_that_after() -> None:
         selection = dr.Selection.dropping(dr.elements(model, include=["lstm"]), gone)
         columns = columns_of_labels(original.channels, selection.elements)
         rebuilt = rebuild(original, make_plan(original, columns, selection))
-        patient = Patient(rebuilt, Twins(rebuilt, [x], 0.2, 20), 0)
-        found[len(gone)] = patient.unexplained((1e-6,))
+        layer = MergedLayer(SideBySide(rebuilt, [x], 0.2, 20), 0)
+        found[len(gone)] = layer.unexplained((1e-6,))
     assert found[0] < 1e-6
     assert 1e-3 < found[1] < found[3]

@@ -161,7 +161,7 @@ class Scale(layers.Layer):
 
 @pytest.mark.parametrize(
     ("factor", "says"),
-    [(2.0, "must be made anew from its config, received the error"), (np.ones(1), "must say how it was made")],
+    [(2.0, "must be rebuilt from its config, received the error"), (np.ones(1), "must say how it was made")],
 )
 def test_layers_that_cannot_be_made_anew_are_named(factor: Any, says: str) -> None:
     inputs = keras.Input((4,))
@@ -170,7 +170,7 @@ def test_layers_that_cannot_be_made_anew_are_named(factor: Any, says: str) -> No
     selection = dr.Selection.random(dr.elements(model), 0.5, seed=0)
     with pytest.raises(ModelError, match=rf"layer 'mine' \(Scale\) {says}.*get_config"):
         dr.remove(model, selection)
-    with pytest.raises(ModelError, match=r"must have layers that can be made anew from their config.*get_config"):
+    with pytest.raises(ModelError, match=r"must have layers that can be rebuilt from their config.*get_config"):
         copy_model(model)
 
 

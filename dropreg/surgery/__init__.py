@@ -1,4 +1,4 @@
-"""Physically smaller models: cut layers, merge by least squares, hold zeros, measure sizes."""
+"""Build physically smaller models: cut layers, merge by least squares, hold zeros, measure sizes and latency."""
 
 from ._copying import copy_model, seed_layers
 from ._cut import check_can_cut, cut

@@ -1,4 +1,4 @@
-"""Copies of models, and running a model that is to stay as it is."""
+"""Copies of models, without side effects on random numbers."""
 
 import random
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from ._zeros import HoldZeros
 
 @contextmanager
 def seeds_kept() -> Iterator[None]:
-    """Leave Python's random numbers as they are: Keras takes seeds from them for layers that are made without one."""
+    """Restore the state of Python's `random` on exit: Keras draws the default seeds of new layers from it."""
     state = random.getstate()
     try:
         yield
@@ -25,32 +25,32 @@ def seeds_kept() -> Iterator[None]:
         random.setstate(state)
 
 
-def refuse_subclassed(model: keras.Model, what: str) -> str:
-    """Text of the error that a subclassed model cannot be `what`, such as "copied"."""
-    return (
-        f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code: it "
-        f"cannot be {what}. Rebuild it as keras.Model(inputs, outputs)."
-    )
+def refuse_subclassed(model: keras.Model, action: str) -> None:
+    """Raise ModelError if a model is subclassed and so cannot be, for example, "copied" (`action`)."""
+    if is_opaque(model):
+        raise ModelError(
+            f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code: it "
+            f"cannot be {action}. Rebuild it as keras.Model(inputs, outputs)."
+        )
 
 
 @seeds_kept()
 def copy_model(model: keras.Model) -> keras.Model:
-    """A copy with the same structure, weights and held zeros, not compiled.
+    """Return an uncompiled copy with the same structure, weights and `HoldZeros` constraints.
 
     Raises
     ------
     ModelError
-        If the model is a subclassed one, or a layer cannot be made anew from its config.
+        If the model is subclassed, or a layer cannot be rebuilt from its config.
     """
-    if is_opaque(model):
-        raise ModelError(refuse_subclassed(model, "copied"))
+    refuse_subclassed(model, "copied")
     compiled = [(layer, "compiled", False) for layer in all_layers(model) if isinstance(layer, keras.Model)]
     try:
         with patched(compiled):
             copied: Any = keras.models.clone_model(model)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelError(
-            f"model '{model.name}' must have layers that can be made anew from their config, received the error "
+            f"model '{model.name}' must have layers that can be rebuilt from their config, received the error "
             f"'{first_line(error)}': give their classes a get_config that names all arguments."
         ) from error
     copied.set_weights(model.get_weights())
@@ -63,7 +63,7 @@ def copy_model(model: keras.Model) -> keras.Model:
 
 
 def seed_layers(model: keras.Model, seed: int) -> None:
-    """Give every source of noise in a model a state that `seed` alone decides."""
+    """Set the state of every random layer in a model, such as Dropout, from `seed` alone."""
     states = [variable for variable in model.variables if variable.name == "seed_generator_state"]
     for number, state in enumerate(states):
         state.assign(np.array([seed % 2**32, number], dtype=np.uint32))

@@ -1,11 +1,10 @@
-"""The model to be cut, traced once."""
+"""A model to be cut, traced once."""
 
 from dataclasses import dataclass
 
 import keras
 
 from ..element import trace_channels
-from ..errors import ModelError
 from ..graph import Graph, trace_graph
 from ..layers import Channels
 from ._copying import refuse_subclassed, seeds_kept
@@ -13,7 +12,7 @@ from ._copying import refuse_subclassed, seeds_kept
 
 @dataclass(frozen=True)
 class Original:
-    """A model, the graph of its calls and the channels of every tensor in it."""
+    """A model, the graph of its calls, and the channels of every tensor in the graph."""
 
     model: keras.Model
     graph: Graph
@@ -22,14 +21,7 @@ class Original:
 
 @seeds_kept()
 def trace_original(model: keras.Model | Graph) -> Original:
-    """Trace a model that can be cut.
-
-    Raises
-    ------
-    ModelError
-        If it is no built Keras model, or a subclassed one, whose graph lies in Python code.
-    """
+    """Trace a model; raises ModelError if it is not a built Keras model, or a subclassed one."""
     graph = trace_graph(model)
-    if graph.inside is not None:
-        raise ModelError(refuse_subclassed(graph.model, "made smaller"))
+    refuse_subclassed(graph.model, "made smaller")
     return Original(graph.model, graph, trace_channels(graph))

@@ -21,29 +21,43 @@ OnBlocked = Literal["raise", "keep"]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Pruned:
-    """A smaller model and how it came about.
+    """A smaller model, and how it was made.
 
     Attributes
     ----------
     model : keras.Model
-        A plain Keras model with smaller layers, not compiled. It saves to ``.keras``, reloads without dropreg and
-        trains on.
+        A plain Keras model with smaller layers, not compiled. It saves to ``.keras``, loads without dropreg and can
+        be trained further.
     original : keras.Model
-        The caller's, unchanged.
+        The original model, unchanged.
     selection : Selection
-        What stays; with ``on_blocked="keep"`` more than was asked for.
+        The kept elements; with ``on_blocked="keep"`` there can be more of them than were selected.
     merge : str
-        How the rest was merged into it.
+        How the consuming layers were refitted: "least_squares" or "none".
     merged : DataFrame or None
-        What merging found in each layer; see `merge_into`.
+        One row for each refitted layer, or projection inside it: layer, ridge (the chosen penalty, infinite where the
+        kernel is left unchanged) and unexplained (held-out squared error of the layer's response, as a fraction of
+        the error without refitting the kernel). None without merging.
     blocked : tuple of (str, str)
-        Layers that were kept whole although the selection drops some of their units, and why.
+        Layers that were not cut although the selection removes some of their units, and why.
     report : Sizes
         Parameters, multiply-adds and bytes before and after.
     history : DataFrame or None
-        One row a step of `dropreg.prune_iteratively`, None of `dropreg.prune`.
+        One row for each step of `dropreg.prune_iteratively`; None otherwise.
     recovered : Recovered or None
-        How `dropreg.prune` trained the model after merging; None if it did not.
+        How the model was trained after merging; None if it was not.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> x, y = dr.datasets.fashion_mnist("test")
+    >>> selection = dr.Selection.random(dr.elements(model), 0.5)
+    >>> pruned = dr.remove(model, selection, data=(x[:500], None))  # doctest: +SKIP
+    >>> pruned.merge  # doctest: +SKIP
+    'least_squares'
+    >>> pruned.model.count_params() < pruned.original.count_params()  # doctest: +SKIP
+    True
     """
 
     model: keras.Model
@@ -63,23 +77,24 @@ class Pruned:
         *,
         task: Task | None = None,
     ) -> pd.DataFrame:
-        """How well the models before and after do on the same examples.
+        """Measure the original and the smaller model on the same examples.
 
         Parameters
         ----------
         data : (x, y), dataset or iterable of batches
-            Test examples: none that chose what went, merged, or trained.
+            Test examples, none of which were used to select, merge or train.
         outcomes : str, Outcome or sequence of them, optional
-            As in `dropreg.sample`, metrics of your own included. By default accuracy and loss, the loss alone of a
-            regression, the divergence without labels.
+            As in `dropreg.sample`, custom metrics included. The default is accuracy and loss, only the loss for a
+            regression, and the divergence without labels.
         task : str, optional
             As in `dropreg.sample`.
 
         Returns
         -------
         DataFrame
-            One row an outcome: outcome, before, after (means over the examples), change (after - before: whether more
-            is better depends on the outcome) and its std_error over examples, NaN for a `PerMask` metric.
+            One row for each outcome: outcome, before, after (means over the examples), change (after - before; its
+            good direction depends on the outcome) and std_error of the change over examples, NaN for a `PerMask`
+            metric.
 
         Raises
         ------
@@ -87,28 +102,41 @@ class Pruned:
             If the data do not fit the model, or an outcome needs labels and there are none.
         ParameterError
             If an outcome or the task is unknown, or does not fit the labels.
+
+        Examples
+        --------
+        >>> import dropreg as dr
+        >>> model = dr.datasets.load_model("mlp")
+        >>> x, y = dr.datasets.fashion_mnist("test")
+        >>> selection = dr.Selection.random(dr.elements(model), 0.5)
+        >>> pruned = dr.remove(model, selection)  # doctest: +SKIP
+        >>> pruned.measure((x[:500], y[:500]))["outcome"].tolist()  # doctest: +SKIP
+        ['accuracy', 'loss']
         """
         return measure(self.original, self.model, data, outcomes, task)
 
     def measure_latency(
         self, batch_sizes: Sequence[int] = (1, 64), *, threads: int = 1, repeats: int = 100, warm_up: int = 10
     ) -> pd.DataFrame:
-        """Seconds that a forward pass takes before and after.
+        """Measure the seconds that a forward pass of the original and of the smaller model takes.
 
         Parameters
         ----------
         batch_sizes, threads, repeats, warm_up
-            As in `dropreg.measure_latency`.
+            As in `dropreg.measure_latency`; errors are the same as well.
 
         Returns
         -------
         DataFrame
-            As that of `dropreg.measure_latency`, with the models "before" and "after".
+            As in `dropreg.measure_latency`, with the models "before" and "after".
 
-        Raises
-        ------
-        ParameterError, ModelError
-            As in `dropreg.measure_latency`.
+        Examples
+        --------
+        >>> import dropreg as dr
+        >>> model = dr.datasets.load_model("mlp")
+        >>> pruned = dr.remove(model, dr.Selection.random(dr.elements(model), 0.5))  # doctest: +SKIP
+        >>> pruned.measure_latency(batch_sizes=(1,), repeats=5)["model"].tolist()  # doctest: +SKIP
+        ['before', 'after']
         """
         models = {"before": self.original, "after": self.model}
         return measure_latency(models, batch_sizes, threads=threads, repeats=repeats, warm_up=warm_up)
@@ -116,5 +144,5 @@ class Pruned:
     def __repr__(self) -> str:
         lines = [f"Pruned model '{self.model.name}', merge: {self.merge}", repr(self.report)]
         lines += [] if self.recovered is None else [f"recovered: {self.recovered.describe()}"]
-        lines += [f"kept whole: '{layer}': {reason}" for layer, reason in self.blocked]
+        lines += [f"not cut: '{layer}': {reason}" for layer, reason in self.blocked]
         return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""A new model from what is left of a graph."""
+"""Build a new model from the kept parts of a graph."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +9,7 @@ import numpy as np
 
 from .._utils import first_line
 from ..errors import ModelError
-from ..graph import Call, Graph, Ref
+from ..graph import Call, Graph, Ref, Shape
 from ..layers import Cut, Rule, rule_for, unchanged
 from ._original import Original
 from ._plan import Plan
@@ -17,59 +17,50 @@ from ._plan import Plan
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """A new model beside the one it is made from.
-
-    Attributes
-    ----------
-    before, after : Graph
-        Slots with the same number hold the same values, but for what is removed.
-    pairs : tuple of (Call, Call)
-        Calls before and after, of what is left.
-    plan : Plan
-    model : keras.Model
-        What `after` runs.
-    """
+    """A new model and the graph that it was built from."""
 
     before: Graph
-    after: Graph
-    pairs: tuple[tuple[Call, Call], ...]
+    after: Graph  # its slots have the numbers of those before, and hold the same values for the kept channels
+    pairs: tuple[tuple[Call, Call], ...]  # the kept calls, before and after
     plan: Plan
-    model: keras.Model
+    model: keras.Model  # described by `after`
 
 
 def rebuild(original: Original, plan: Plan) -> Rebuilt:
-    """Build what `plan` leaves of a model, with layers of its own.
+    """Build the model that `plan` describes, with new layers.
 
-    Nested models are written out; a layer whose name is taken gets a number.
+    Nested models are flattened; a layer whose name is taken gets a number.
     """
-    model, graph = original.model, original.graph
+    graph = original.graph
     inputs: list[Any] = [
-        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in model.inputs
+        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in original.model.inputs
     ]
     values: dict[int, Any] = dict(zip(graph.inputs, inputs, strict=True))
     names = {tensor.name for tensor in inputs}
     made: dict[int, Any] = {}
     pairs = []
+
+    def shapes(slots: tuple[int, ...]) -> tuple[Shape, ...]:
+        return tuple(tuple(values[slot].shape) for slot in slots)
+
     for index in plan.live_calls(graph):
         old = graph.calls[index]
         is_new = id(old.layer) not in made
-        cut = _cut(old, plan)
-        rule = rule_for(old.layer)
+        cut, rule = _cut(old, plan), rule_for(old.layer)
         if is_new:
-            config = _with_any_shape(cut.config) if cut.weights else cut.config
-            made[id(old.layer)] = _remade(rule, old, {**config, "name": _free_name(old.layer.name, names)})
+            config = _without_arrays(cut.config) if cut.weights else cut.config
+            made[id(old.layer)] = _from_config(rule, old, {**config, "name": _free_name(old.layer.name, names)})
         new = _rewired(replace(old, layer=made[id(old.layer)]), old, index, plan)
-        written = keras.tree.flatten(_symbolic(new, values))
+        outputs = keras.tree.flatten(_call_symbolically(new, values))
         if is_new and cut.weights:
-            _give_weights(new, cut, rule.blocked(old))
+            _set_weights(new, cut, rule.blocked(old))
             rule.finish(new.layer)
-        values.update(zip(new.outputs, written, strict=True))
-        pairs.append((old, _with_shapes(new, values)))
-    outputs = [values[plan.slot(slot)] for slot in graph.outputs]
-    calls = tuple(new for _, new in pairs)
-    shapes = tuple(tuple(values[k].shape) if k in values else shape for k, shape in enumerate(graph.shapes))
-    after = replace(graph, calls=calls, outputs=tuple(plan.slot(slot) for slot in graph.outputs), shapes=shapes)
-    built = _assemble(model, inputs, outputs, [call.layer for call in calls])
+        values.update(zip(new.outputs, outputs, strict=True))
+        pairs.append((old, replace(new, input_shapes=shapes(new.inputs), output_shapes=shapes(new.outputs))))
+    ends, calls = tuple(plan.slot(slot) for slot in graph.outputs), tuple(new for _, new in pairs)
+    known = tuple(tuple(values[k].shape) if k in values else shape for k, shape in enumerate(graph.shapes))
+    after = replace(graph, calls=calls, outputs=ends, shapes=known)
+    built = _assemble(original.model, inputs, [values[slot] for slot in ends], [call.layer for call in calls])
     return Rebuilt(graph, after, tuple(pairs), plan, built)
 
 
@@ -82,31 +73,31 @@ def _cut(call: Call, plan: Plan) -> Cut:
     return rule_for(call.layer).cut(call, ins, outs)
 
 
-def _remade(rule: Rule, call: Call, config: dict[str, Any]) -> Any:
-    """A new layer from its config, or ModelError if that does not say all."""
+def _from_config(rule: Rule, call: Call, config: dict[str, Any]) -> Any:
+    """Build a new layer from its config; raises ModelError if the config is incomplete."""
     try:
         return rule.remake(call, config)
     except (TypeError, ValueError) as error:
         raise ModelError(
-            f"layer '{call.name}' ({call.kind}) must be made anew from its config, received the error "
+            f"layer '{call.name}' ({call.kind}) must be rebuilt from its config, received the error "
             f"'{first_line(error)}': give the class a get_config that names all its arguments, and register functions "
             "of your own with keras.saving.register_keras_serializable."
         ) from error
 
 
-def _give_weights(new: Call, cut: Cut, reason: str | None) -> None:
-    """Give a new layer its weights, or ModelError if it has others, for example without an adapter."""
+def _set_weights(new: Call, cut: Cut, reason: str | None) -> None:
+    """Set the weights of a new layer; raises ModelError if it has other ones, for example without an adapter."""
     try:
         new.layer.set_weights(cut.weights)
     except ValueError as error:
         raise ModelError(
-            f"layer '{new.name}' ({new.kind}) cannot be made anew from its config, because "
-            f"{reason or f'its weights are others then ({first_line(error)})'}."
+            f"layer '{new.name}' ({new.kind}) cannot be rebuilt from its config, because "
+            f"{reason or f'the rebuilt layer has other weights ({first_line(error)})'}."
         ) from error
 
 
-def _with_any_shape(config: dict[str, Any]) -> dict[str, Any]:
-    """A config whose initializers hold no arrays of the old shape; the weights are known anyway."""
+def _without_arrays(config: dict[str, Any]) -> dict[str, Any]:
+    """Replace initializers that hold arrays of the old shape; the weights are set afterwards anyway."""
     return config | {
         name: "zeros"
         for name, value in config.items()
@@ -115,24 +106,22 @@ def _with_any_shape(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _rewired(new: Call, old: Call, index: int, plan: Plan) -> Call:
-    """The call with the arguments and inputs that stay, from the slots that take the place of others."""
+    """Keep the remaining arguments of a call and take them from the slots that replace removed ones."""
     args, kwargs = rule_for(old.layer).cut_arguments(old, [plan.kept[slot] for slot in old.inputs])
-    stay = plan.branches.get(index)
-    if stay is not None:  # a sum of three or more branches, given as one list
-        slots = [old.inputs[position] for position in stay]
-        args = ([Ref(slot) for slot in slots], *args[1:])
+    positions = plan.branches.get(index)
+    if positions is not None:  # a sum of three or more branches, given as one list
+        args = ([Ref(old.inputs[position]) for position in positions], *args[1:])
 
-    def other(leaf: Any) -> Any:
+    def replaced(leaf: Any) -> Any:
         return Ref(plan.slot(leaf.slot)) if isinstance(leaf, Ref) else leaf
 
-    args, kwargs = keras.tree.map_structure(other, args), keras.tree.map_structure(other, kwargs)
-    leaves = keras.tree.flatten((args, kwargs))
-    read = tuple(leaf.slot for leaf in leaves if isinstance(leaf, Ref))
-    return replace(new, args=args, kwargs=kwargs, inputs=read)
+    args, kwargs = keras.tree.map_structure(replaced, args), keras.tree.map_structure(replaced, kwargs)
+    inputs = tuple(leaf.slot for leaf in keras.tree.flatten((args, kwargs)) if isinstance(leaf, Ref))
+    return replace(new, args=args, kwargs=kwargs, inputs=inputs)
 
 
-def _symbolic(call: Call, values: dict[int, Any]) -> Any:
-    """The call on symbolic tensors, with the arguments as they are: a model that trains must not be told not to."""
+def _call_symbolically(call: Call, values: dict[int, Any]) -> Any:
+    """Call the layer on symbolic tensors, without fixing ``training``, so that the new model can be trained."""
 
     def fill(leaf: Any) -> Any:
         return values[leaf.slot] if isinstance(leaf, Ref) else leaf
@@ -142,13 +131,8 @@ def _symbolic(call: Call, values: dict[int, Any]) -> Any:
     return call.layer(*args, **kwargs)
 
 
-def _with_shapes(call: Call, values: dict[int, Any]) -> Call:
-    read, written = (tuple(tuple(values[slot].shape) for slot in slots) for slots in (call.inputs, call.outputs))
-    return replace(call, input_shapes=read, output_shapes=written)
-
-
 def _free_name(name: str, names: set[str]) -> str:
-    """`name`, numbered where models nested in one another use it twice."""
+    """Return `name`, with a number if it is in `names`, and add it to them."""
     number, free = 1, name
     while free in names:
         free, number = f"{name}_{number}", number + 1
@@ -157,12 +141,11 @@ def _free_name(name: str, names: set[str]) -> str:
 
 
 def _assemble(model: keras.Model, inputs: list[Any], outputs: list[Any], layers: list[Any]) -> keras.Model:
-    """A Sequential model of a flat Sequential one, else a Functional model with the same structure of inputs."""
+    """Return a Sequential model for a flat Sequential `model`, else a Functional one with the same input structure."""
     if isinstance(model, keras.Sequential):
-        nested = any(isinstance(layer, keras.Model) for layer in model.layers)
-        if not nested:
-            own = [layer for layer in layers if isinstance(layer, keras.layers.Layer)]  # masks find their own way
-            return keras.Sequential([inputs[0], *own], name=model.name)
-        return keras.Model(inputs[0], outputs[0], name=model.name)
+        if any(isinstance(layer, keras.Model) for layer in model.layers):
+            return keras.Model(inputs[0], outputs[0], name=model.name)
+        own = [layer for layer in layers if isinstance(layer, keras.layers.Layer)]  # Keras adds mask operations itself
+        return keras.Sequential([inputs[0], *own], name=model.name)
     pack: Callable[..., Any] = keras.tree.pack_sequence_as
     return keras.Model(pack(model.input, inputs), pack(model.output, outputs), name=model.name)

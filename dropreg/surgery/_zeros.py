@@ -1,4 +1,4 @@
-"""Single weights that are removed: zeros that stay zeros."""
+"""Remove single weights: set them to zero and keep them there."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 
 class HoldZeros(keras.constraints.Constraint):
-    """Multiplies a variable with a mask after every step of an optimizer.
+    """Constraint that multiplies a variable with a mask after every optimizer step.
 
-    It sits on the variable, not in the layer's config: a model saves and reloads without it. `hold_zeros` puts it
-    back on a model that was loaded.
+    It is a property of the variable, not of the layer's config, so models save and load without it; `hold_zeros`
+    restores it on a loaded model.
 
     Parameters
     ----------
     mask : ndarray of bool, in the variable's shape
-        True = stays.
+        True = kept.
     """
 
     def __init__(self, mask: npt.NDArray[np.bool_]) -> None:
@@ -38,22 +38,33 @@ class HoldZeros(keras.constraints.Constraint):
 
 
 def as_array(variable: Any) -> npt.NDArray[Any]:
-    """The value of a variable."""
+    """Return the value of a variable."""
     return np.asarray(keras.ops.convert_to_numpy(variable))
 
 
 def hold_zeros(model: keras.Model) -> int:
-    """Make the zeros in a model's kernels survive training, for example after it has been loaded.
+    """Make the zeros in a model's kernels survive training, for example after a pruned model has been loaded.
 
     Parameters
     ----------
     model : keras.Model
-        Constraints are put on its kernels (variables of rank 2 or more) that hold zeros and have no constraint.
+        It is changed: every kernel (variable of rank 2 or more) that contains zeros and has no constraint gets one
+        that sets these entries to zero after every optimizer step.
 
     Returns
     -------
     int
-        Zeros that are held.
+        Number of weights that are now held at zero.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> kernel, bias = model.layers[-1].get_weights()
+    >>> kernel[:3] = 0.0
+    >>> model.layers[-1].set_weights([kernel, bias])
+    >>> dr.hold_zeros(model) == 3 * kernel.shape[1]
+    True
     """
     held = 0
     for layer in all_layers(model):
@@ -66,19 +77,20 @@ def hold_zeros(model: keras.Model) -> int:
 
 
 def drop_weights(model: keras.Model, rebuilt: "Rebuilt", selection: "Selection") -> None:
-    """Set the weights that go to zero in the new model, and hold them there."""
+    """Zero the removed weights in the new model and constrain them to stay zero."""
     if not selection.elements.one_mask_a_batch:
         return
-    twin = {}
+    new_layers = {}
     for old, new in rebuilt.pairs:
         if isinstance(old.layer, keras.layers.Layer):
-            twin.update({id(a): b for a, b in zip(all_layers(old.layer), all_layers(new.layer), strict=True)})
-    for variable, mask in kernel_masks([twin.get(id(layer)) for layer in all_layers(model)], selection):
+            pairs = zip(all_layers(old.layer), all_layers(new.layer), strict=True)
+            new_layers.update({id(before): after for before, after in pairs})
+    for variable, mask in kernel_masks([new_layers.get(id(layer)) for layer in all_layers(model)], selection):
         hold_at(variable, mask)
 
 
 def hold_at(variable: Any, mask: npt.NDArray[np.bool_]) -> None:
-    """Set what goes of a variable (False in `mask`, in its shape) to zero and hold it there, with what is held."""
+    """Zero the entries of a variable where `mask` is False, and constrain these and earlier zeros to stay zero."""
     if isinstance(variable.constraint, HoldZeros):
         mask = mask & variable.constraint.mask
     variable.assign(as_array(variable) * mask)
@@ -86,26 +98,17 @@ def hold_at(variable: Any, mask: npt.NDArray[np.bool_]) -> None:
 
 
 def kernel_masks(layers: Sequence[Any], selection: "Selection") -> list[tuple[Any, npt.NDArray[np.bool_]]]:
-    """The kernels that weights belong to, and what stays of each (True) in its shape.
+    """Return the kernels that the selection's weights belong to, each with its mask (True = kept).
 
-    Parameters
-    ----------
-    layers : sequence of Layer
-        In the order of ``all_layers``, of the model of the elements or of one made from it.
-    selection : Selection
-        Of weights, or groups of them, alone.
-
-    Raises
-    ------
-    ModelError
-        If there are elements of another kind.
+    `layers` are those of the elements' model, or of a model made from it, in the order of ``all_layers``. Raises
+    ModelError if some elements are not weights or groups of weights.
     """
     gates = selection.elements.inner_gates
     if selection.elements.gates or any(gate.where != "kernel" for gate in gates):
         raise ModelError(
             "a selection of weights must hold no other kind, received "
-            f"{', '.join(sorted(set(selection.elements.kinds)))}: prune one kind after the other."
+            f"{', '.join(sorted(set(selection.elements.kinds)))}: remove one kind after the other."
         )
-    stays = np.append(selection.kept, [True])
+    kept = np.append(selection.kept, [True])
     kernels = [variables_of(layers[gate.layer])[gate.variable] for gate in gates]
-    return [(v, stays[gate.columns].reshape(v.shape)) for v, gate in zip(kernels, gates, strict=True)]
+    return [(v, kept[gate.columns].reshape(v.shape)) for v, gate in zip(kernels, gates, strict=True)]

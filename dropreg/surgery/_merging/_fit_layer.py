@@ -1,65 +1,57 @@
-"""Kernel rows of the smaller network, fitted to what the layer read in the network before."""
+"""Fit kernel rows of the smaller model to the original layer's response."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
 from ..._utils import Array
-from ._merged_layer import Channels, Patient
+from ._merged_layer import Consumed, MergedLayer
 from ._ridge import copies, solve
 from ._side_by_side import Target
 from ._strategies import LeastSquares
 
+_SAMPLED_ROWS = 8192
+"""Rows in which copies of channels are looked for."""
+
 
 @dataclass(frozen=True)
-class Mixed:
-    """Kernel rows of the smaller layer, for each group of channels, and how well they do.
+class FittedRows:
+    """Refitted kernel rows."""
 
-    Attributes
-    ----------
-    rows : list of ndarray
-    shifts : list of ndarray
-        What a bias must be larger by, for each column of the rows.
-    row : dict
-        Ridge and unexplained fraction.
-    """
-
-    rows: list[Array]
-    shifts: list[Array]
-    row: dict[str, float]
+    rows: list[Array]  # for each group of channels, (kept channels, columns)
+    shifts: list[Array]  # increase of the bias by each group, (columns,)
+    row: dict[str, float]  # "ridge", the largest over the groups, and "unexplained" as in `Pruned.merged`
 
 
-def mix(patient: Patient, read: Channels, rows: list[Array], strategy: LeastSquares, *, centre: bool) -> Mixed:
-    """Kernel rows that make up for what goes of the channels that are read."""
-    targets, readouts, bases = [], [], []
-    for prior, weights in zip(_priors(patient, read, len(rows)), rows, strict=True):
+def fit_rows(
+    layer: MergedLayer, consumed: Consumed, kernels: list[Array], strategy: LeastSquares, *, centre: bool
+) -> FittedRows:
+    """Fit the rows of kept channels to the response of all; `kernels` has the original rows of each group."""
+    targets, readouts = [], []
+    for prior, weights in zip(_priors(layer, consumed, len(kernels)), kernels, strict=True):
         kernel = weights.astype(np.float64)
-        few = kernel.shape[1] < kernel.shape[0]  # targets are what is read, or else the channels themselves
+        # The targets are the response or, if these are fewer, the channels themselves.
+        few = kernel.shape[1] < kernel.shape[0]
         basis, readout = (kernel, np.eye(kernel.shape[1])) if few else (np.eye(len(kernel)), kernel)
         targets.append(Target(basis, prior @ basis))
         readouts.append(readout)
-        bases.append(prior @ basis)
-    fit, held_out = patient.twins.sums(read.slots, read.rows, targets)
-    mixings = [
-        solve(a, b, readout @ readout.T, strategy.ridges, centre=centre)
-        for a, b, readout in zip(fit, held_out, readouts, strict=True)
-    ]
-    parts = list(zip(bases, mixings, readouts, strict=True))
-    mixed = [(basis + mixing.coefficients) @ readout for basis, mixing, readout in parts]
-    means = [((one + other).y, (one + other).x, (one + other).n) for one, other in zip(fit, held_out, strict=True)]
-    shifts = [
-        (y - x @ mixing.coefficients) / n @ readout
-        for (y, x, n), (_, mixing, readout) in zip(means, parts, strict=True)
-    ]
-    without = sum(mixing.error_without for mixing in mixings)
-    unexplained = sum(mixing.error for mixing in mixings) / without if without > 0 else 1.0
-    return Mixed(mixed, shifts, {"ridge": max(mixing.ridge for mixing in mixings), "unexplained": unexplained})
+    fit, held_out = layer.models.sums(consumed.slots, consumed.rows, targets)
+    rows, shifts, fits = [], [], []
+    for one, other, target, readout in zip(fit, held_out, targets, readouts, strict=True):
+        found = solve(one, other, readout @ readout.T, strategy.ridges, centre=centre)
+        total = one + other
+        rows.append((target.after + found.coefficients) @ readout)
+        shifts.append((total.y - total.x @ found.coefficients) / total.n @ readout)
+        fits.append(found)
+    without = sum(found.error_without for found in fits)
+    unexplained = sum(found.error for found in fits) / without if without > 0 else 1.0
+    return FittedRows(rows, shifts, {"ridge": max(found.ridge for found in fits), "unexplained": unexplained})
 
 
-def _priors(patient: Patient, read: Channels, n_groups: int) -> list[Array]:
-    """What the channels of each group that stay give of all of them from the start, (kept channels, channels)."""
-    kept = np.split(read.kept, n_groups)
-    if read.kept.all():
-        return [np.eye(len(stay))[stay] for stay in kept]
-    sample = np.split(patient.twins.sample(read.slots, read.rows), n_groups, axis=1)
-    return [copies(x, stay) for stay, x in zip(kept, sample, strict=True)]
+def _priors(layer: MergedLayer, consumed: Consumed, n_groups: int) -> list[Array]:
+    """Return, for each group, the matrix P (kept channels, channels): the identity and copies of kept channels."""
+    kept = np.split(consumed.kept, n_groups)
+    if consumed.kept.all():
+        return [np.eye(len(group))[group] for group in kept]
+    sample = np.split(layer.models.sample(consumed.slots, consumed.rows, _SAMPLED_ROWS), n_groups, axis=1)
+    return [copies(x, group) for group, x in zip(kept, sample, strict=True)]

@@ -1,4 +1,4 @@
-"""One layer of the smaller network, and what it reads in both networks."""
+"""One layer to refit, and the channels that it consumes in both models."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,127 +12,101 @@ import tensorflow as tf
 
 from ...graph import Call, call_name, counted_steps, patched, with_counted
 from ...layers import Kept, rule_for
-from .._rebuild import Rebuilt
 from ._ridge import solve
-from ._side_by_side import Batch, Rows, Target, Twins, joined
+from ._side_by_side import Batch, Rows, SideBySide, Target, joined
 
 
 @dataclass(frozen=True)
-class Patient:
-    """One layer of the new model that is merged into: that of pair `index` of calls."""
+class Consumed:
+    """Channels that a kernel consumes."""
 
-    rebuilt: Rebuilt
-    twins: Twins
-    index: int
+    slots: list[int]  # whose values `rows` takes
+    rows: Rows  # gives the channels before and after
+    kept: Kept  # which of the channels before are kept
 
-    @property
-    def old(self) -> Call:
-        return self.rebuilt.pairs[self.index][0]
 
-    @property
-    def new(self) -> Call:
-        return self.rebuilt.pairs[self.index][1]
+class MergedLayer:
+    """The layer of the pair of calls with number `index`."""
 
-    @property
-    def rule(self) -> Any:
-        return rule_for(self.old.layer)
+    def __init__(self, models: SideBySide, index: int) -> None:
+        self.models, self.plan = models, models.rebuilt.plan
+        self.old, self.new = models.rebuilt.pairs[index]
+        self.rule: Any = rule_for(self.old.layer)
 
     @property
-    def calls(self) -> list[Call]:
-        """Every call of the layer."""
-        return [old for old, _ in self.rebuilt.pairs if old.layer is self.old.layer]
+    def pairs(self) -> list[tuple[Call, Call]]:
+        """All calls of the layer, before and after."""
+        return [pair for pair in self.models.rebuilt.pairs if pair[0].layer is self.old.layer]
 
     @property
     def slots(self) -> list[int]:
         """The first input of every call of the layer."""
-        return [call.inputs[0] for call in self.calls]
+        return [old.inputs[0] for old, _ in self.pairs]
 
     @property
-    def read(self) -> "Channels":
-        """What the layer reads of its first input."""
-        plan, slot = self.rebuilt.plan, self.old.inputs[0]
-        return Channels(self.slots, joined, plan.kept[slot])
+    def consumed(self) -> Consumed:
+        """The channels of the layer's first input."""
+        return Consumed(self.slots, joined, self.plan.kept[self.old.inputs[0]])
 
     @property
     def states_kept(self) -> list[Kept]:
-        """What stays of what it reads of its own states."""
-        return self.rule.of_states(self.old, [self.rebuilt.plan.kept[slot] for slot in self.old.outputs])
+        """The kept states among those that the layer itself consumes."""
+        return self.rule.of_states(self.old, [self.plan.kept[slot] for slot in self.old.outputs])
 
-    def states(self) -> list["Channels"]:
-        """What it reads of its own states; those of the network before, with and without what goes."""
-        rule, calls, kept = self.rule, self.calls, self.states_kept
+    def states(self) -> list[Consumed]:
+        """Return the states that the layer consumes: all of the original model, and the kept ones among them."""
+        rule, calls, kept = self.rule, [old for old, _ in self.pairs], self.states_kept
         slots = [slot for call in calls for slot in call.inputs]
 
         def rows(number: int, before: Batch, _: Batch) -> tuple[tf.Tensor, tf.Tensor]:
             values = iter(before)
             parts = [rule.states(call, list(islice(values, len(call.inputs))))[number] for call in calls]
-            whole = joined(parts, parts)[0]
-            return whole, tf.gather(whole, np.flatnonzero(kept[number]), axis=1)
+            states = joined(parts, parts)[0]
+            return states, tf.gather(states, np.flatnonzero(kept[number]), axis=1)
 
-        return [Channels(slots, partial(rows, k), kept[k]) for k in range(len(kept))]
+        return [Consumed(slots, partial(rows, k), kept[k]) for k in range(len(kept))]
 
-    def inside(self, part: str) -> "Channels":
-        """What a projection inside the layer reads; the output projection reads the heads."""
-        plan, layer = self.rebuilt.plan, self.old.layer
+    def inside(self, part: str) -> Consumed:
+        """Return the channels that a projection inside the layer consumes: for the output projection, the heads."""
+        layer = self.old.layer
         size = self.rule.projections(layer)[part].n_channels
         kept = np.ones(size, dtype=bool)
-        if part == "output" and id(layer) in plan.heads:
-            heads = plan.heads[id(layer)]
+        if part == "output" and id(layer) in self.plan.heads:
+            heads = self.plan.heads[id(layer)]
             kept = np.repeat(heads, size // len(heads))
-        pairs = [pair for pair in self.rebuilt.pairs if pair[0].layer is layer]
-        slots = [slot for old, _ in pairs for slot in old.inputs]
+        olds, news = zip(*self.pairs, strict=True)
 
         def rows(before: Batch, after: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-            olds, news = zip(*pairs, strict=True)
-            return joined(_read_inside(olds, before, part), _read_inside(news, after, part))
+            return joined(_inputs_inside(olds, before, part), _inputs_inside(news, after, part))
 
-        return Channels(slots, rows, kept)
+        return Consumed([slot for old in olds for slot in old.inputs], rows, kept)
 
     def unexplained(self, ridges: Sequence[float]) -> float:
-        """Squared error of what the layer gave in the network before, predicted from what it gives now (held out)."""
-        kept = self.rebuilt.plan.kept[self.old.outputs[0]]
+        """Return the held-out squared error of predicting the layer's original output from its present one."""
+        kept = self.plan.kept[self.old.outputs[0]]
         target = Target(np.eye(len(kept)), np.zeros((int(kept.sum()), len(kept))))
-        fit, held_out = self.twins.sums([old.outputs[0] for old in self.calls], joined, [target])
+        fit, held_out = self.models.sums([old.outputs[0] for old, _ in self.pairs], joined, [target])
         return solve(fit[0], held_out[0], np.eye(len(kept)), tuple(ridges), centre=True).error
 
 
-@dataclass(frozen=True)
-class Channels:
-    """Channels that a kernel reads.
-
-    Attributes
-    ----------
-    slots : list of int
-        What `rows` takes the values of.
-    rows : callable
-        Rows of channels, before and after.
-    kept : Kept
-        Which of the channels before stay.
-    """
-
-    slots: list[int]
-    rows: Rows
-    kept: Kept
-
-
-def _read_inside(calls: Sequence[Call], values: Batch, part: str) -> list[tf.Tensor]:
-    """What a projection inside a layer reads in calls with these inputs, each (rows, ..., channels)."""
+def _inputs_inside(calls: Sequence[Call], values: Batch, part: str) -> list[tf.Tensor]:
+    """Run `calls` on their inputs and return those of a projection inside the layer, each (rows, ..., channels)."""
     projection = rule_for(calls[0].layer).projections(calls[0].layer)[part]
     layer, name = projection.layer, call_name(projection.layer)
-    original, argument = getattr(layer, name), projection.argument
-    read: list[tf.Tensor] = []
+    function = getattr(layer, name)
+    inputs: list[tf.Tensor] = []
     counted: list[Any] = []
 
-    def noting(value: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
+    def recording(value: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
         shape = [*tf.unstack(tf.shape(value))[: -projection.bound], projection.n_channels]
-        read.append(tf.reshape(value, shape))
-        return original(value, *args, **kwargs)
+        inputs.append(tf.reshape(value, shape))
+        return function(value, *args, **kwargs)
 
-    given = iter(values)
-    with patched([(layer, name, noting)]), keras.StatelessScope(collect_losses=True):
+    remaining = iter(values)
+    with patched([(layer, name, recording)]), keras.StatelessScope(collect_losses=True):
         for call in calls:
-            mine = list(islice(given, len(call.inputs)))
-            positions = call.positions_of(*argument)
-            counted.append(counted_steps(mine[positions[0]]) if positions else None)
-            call.run(mine)
-    return [with_counted(value, mask) for value, mask in zip(read, counted, strict=True)]
+            own = list(islice(remaining, len(call.inputs)))
+            positions = call.positions_of(*projection.argument)
+            counted.append(counted_steps(own[positions[0]]) if positions else None)
+            call.run(own)
+    return [with_counted(value, mask) for value, mask in zip(inputs, counted, strict=True)]

@@ -1,4 +1,4 @@
-"""A network and the smaller one made from it, run side by side."""
+"""Run the original model and the smaller one side by side, batch by batch."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,57 +24,40 @@ Batch = list[tf.Tensor]
 Values = dict[int, tf.Tensor]
 """By slot."""
 Packed = dict[int, list[tf.Tensor]]
-"""Values with their masks of steps (`packed`)."""
+"""Values, by slot, with their masks of steps (`packed`)."""
 Rows = Callable[[Batch, Batch], tuple[tf.Tensor, tf.Tensor]]
-"""Channels that are read, before and after, (rows, channels), of the values in some slots of the two networks."""
+"""Gives the consumed channels before and after, (rows, channels), from the values of some slots in both models."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """What a layer with kernel rows W should read from a group of channels, in a basis of few columns.
+    """The regression target x @ before - x' @ after of a group of channels, x before and x' after."""
 
-    Attributes
-    ----------
-    before, after : ndarray, shapes (channels, t) and (kept channels, t)
-        The target of a row is x before - x' after, with x and x' its channels in the two networks.
-    """
-
-    before: Array
-    after: Array
+    before: Array  # (channels, t)
+    after: Array  # (kept channels, t)
 
 
 class Side:
-    """One of the two networks, of which the first calls do not change any more.
-
-    Parameters
-    ----------
-    graph : Graph
-
-    Attributes
-    ----------
-    n_settled : int
-        So many calls are final.
-    """
+    """One of the two models, with the number of its first calls whose weights no longer change."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph, self.n_settled = graph, 0
+        self.graph, self.n_final = graph, 0
 
     @property
     def frontier(self) -> list[int]:
-        """Slots that final calls or the inputs fill and others read."""
-        return sorted(self.graph.frontier(range(self.n_settled, len(self.graph.calls)), self.graph.outputs))
+        """Slots that are inputs or outputs of final calls and that later calls consume."""
+        return sorted(self.graph.frontier(range(self.n_final, len(self.graph.calls)), self.graph.outputs))
 
     @property
     def _final(self) -> set[int]:
-        written = {slot for call in self.graph.calls[: self.n_settled] for slot in call.outputs}
-        return written.union(self.graph.inputs)
+        return {slot for call in self.graph.calls[: self.n_final] for slot in call.outputs}.union(self.graph.inputs)
 
     def reaches(self, slots: Sequence[int]) -> bool:
-        """Whether `slots` follow from the frontier."""
+        """Return whether `slots` can be computed from the frontier."""
         return self._final.intersection(slots).issubset(self.frontier)
 
     def run(self, start: Packed, slots: Sequence[int]) -> Values:
-        """The values of `slots` and of the frontier, from those of an earlier frontier or of the inputs."""
+        """Return the values of `slots` and of the frontier, computed from an earlier frontier or from the inputs."""
         values: Values = {slot: unpacked(parts) for slot, parts in start.items()}
         needed, order = {*slots, *self.frontier}, list[tuple[Call, set[int]]]()
         for number in reversed(self.graph.upstream(needed, start)):
@@ -82,30 +65,20 @@ class Side:
             order.append((call, set(call.inputs) - needed))  # slots that no later call consumes
             needed.update(call.inputs)
         with keras.StatelessScope(collect_losses=True):
-            for call, last_read in reversed(order):
-                written = call.run([values[slot] for slot in call.inputs])
-                values.update(zip(call.outputs, written, strict=True))
-                for slot in last_read:
+            for call, last_used in reversed(order):
+                outputs = call.run([values[slot] for slot in call.inputs])
+                values.update(zip(call.outputs, outputs, strict=True))
+                for slot in last_used:
                     del values[slot]
         return values
 
 
-class Twins:
-    """The networks before and after, on the same examples.
+class SideBySide:
+    """The original and the smaller model, run on the same examples.
 
-    Layers are worked at in order, and what comes before one of them does not change any more: `settle` says so. The
-    values that final calls leave to others are kept from then on, instead of being computed from the inputs again.
-
-    Parameters
-    ----------
-    rebuilt : Rebuilt
-    inputs : sequence of ndarray
-        One for each input of the networks.
-    held_out : float
-        Fraction of the examples, chosen at random with a fixed seed, that `fit` leaves out.
-    batch_size : int
-    memory : int
-        Bytes of values that are kept at most; batches beyond start from the inputs.
+    Layers are refitted in order, so the calls before the present one are final (`finalize`). The values that later
+    calls consume of them are cached, up to `memory` bytes, instead of being computed from the inputs every time. A
+    fraction `held_out` of the examples, drawn with a fixed seed, is held out.
     """
 
     def __init__(
@@ -116,56 +89,54 @@ class Twins:
         batch_size: int,
         memory: int = 1 << 30,
     ) -> None:
-        self.rebuilt, self.inputs, self.batch_size, self.memory = rebuilt, inputs, batch_size, memory
+        self.rebuilt, self.inputs, self.memory = rebuilt, inputs, memory
         order = np.random.default_rng(0).permutation(len(inputs[0]))
         n_held_out = min(max(round(held_out * len(order)), 1), len(order) - 1)
         parts = order[n_held_out:], order[:n_held_out]
         batches = [[part[k : k + batch_size] for k in range(0, len(part), batch_size)] for part in parts]
-        self.n_examples, self.n_fit, self.n_fit_batches = len(order), len(parts[0]), len(batches[0])
+        self.n_examples, self.n_fit_batches = len(order), len(batches[0])
         self.batches = [np.sort(batch) for batch in (*batches[0], *batches[1])]
         self._sides = Side(rebuilt.before), Side(rebuilt.after)
-        self._kept: dict[int, tuple[Packed, Packed]] = {}
+        self._cache: dict[int, tuple[Packed, Packed]] = {}
         self._masks: list[Values] | None = None
 
-    def settle(self, index: int) -> None:
-        """Calls before those of pair `index` do not change any more."""
+    def finalize(self, index: int) -> None:
+        """Declare that the calls before those of pair `index` no longer change."""
         before, after = self._sides
         old = self.rebuilt.pairs[index][0]
-        before.n_settled = next(k for k, call in enumerate(before.graph.calls) if call is old)
-        after.n_settled = index
+        before.n_final = next(k for k, call in enumerate(before.graph.calls) if call is old)
+        after.n_final = index
 
     def each(self, slots: Sequence[int], function: Callable[[Batch, Batch], Any]) -> Iterator[Any]:
-        """`function` of the values in `slots` before and after, for each batch, those to fit first."""
+        """Yield `function` of the values of `slots` before and after, for each batch; held-out batches come last."""
         wanted = slots, [self.rebuilt.plan.slot(slot) for slot in slots]
         frontiers = [side.frontier for side in self._sides]
-        keeping = all(side.reaches(mine) for side, mine in zip(self._sides, wanted, strict=True))
+        caching = all(side.reaches(own) for side, own in zip(self._sides, wanted, strict=True))
 
         def run(starts: tuple[Packed, Packed], masks: Values) -> tuple[Any, Any]:
-            values = [side.run(start, mine) for side, start, mine in zip(self._sides, starts, wanted, strict=True)]
+            values = [side.run(start, own) for side, start, own in zip(self._sides, starts, wanted, strict=True)]
             found = [
-                [with_counted(v[s], masks[old]) if old in masks else v[s] for old, s in zip(slots, mine, strict=True)]
-                for v, mine in zip(values, wanted, strict=True)
+                [with_counted(v[s], masks[old]) if old in masks else v[s] for old, s in zip(slots, own, strict=True)]
+                for v, own in zip(values, wanted, strict=True)
             ]
-            kept = [
-                {slot: packed(filled[slot]) for slot in mine} for filled, mine in zip(values, frontiers, strict=True)
-            ]
-            return function(*found), kept
+            ends = [{slot: packed(v[slot]) for slot in own} for v, own in zip(values, frontiers, strict=True)]
+            return function(*found), ends
 
         compiled: dict[Any, Callable[..., Any]] = {}
         for number in range(len(self.batches)):
-            kept = self._kept.pop(number, None) if keeping else None
-            starts = kept or self._starts(number)
+            cached = self._cache.pop(number, None) if caching else None
+            starts = cached or self._starts(number)
             known = tuple(tuple(values) for values in starts)
             masks = {slot: mask for slot, mask in self._counted(number).items() if slot in slots}
             if known not in compiled:
                 compiled[known] = traced(run, starts, masks, runs=len(self.batches))
             found, (before, after) = compiled[known](starts, masks)
-            if keeping and _size(before, after) + _size(*chain(*self._kept.values())) <= self.memory:
-                self._kept[number] = before, after
+            if caching and _n_bytes(before, after) + _n_bytes(*chain(*self._cache.values())) <= self.memory:
+                self._cache[number] = before, after
             yield found
 
     def _counted(self, number: int) -> Values:
-        """Steps that count of the values in slots of the network before, where not all do, for a batch."""
+        """Return, for a batch, the mask of counted steps of the original model's slots that have uncounted ones."""
         if self._masks is None:
             self._masks = []
             if idle_slots(self.rebuilt.before):
@@ -182,18 +153,18 @@ class Twins:
         before, after = (dict(zip(side.graph.inputs, batch, strict=True)) for side in self._sides)
         return before, after
 
-    def sample(self, slots: Sequence[int], read: Rows, most_rows: int = 8192) -> npt.NDArray[np.float32]:
-        """Some rows of what is read of `slots` in the network before, (rows, channels)."""
-        rows = np.asarray(next(self.each(slots, lambda *sides: read(*sides)[0])), np.float32)
+    def sample(self, slots: Sequence[int], consumed: Rows, most_rows: int) -> npt.NDArray[np.float32]:
+        """Return at most `most_rows` rows of channels of the original model, (rows, channels)."""
+        rows = np.asarray(next(self.each(slots, lambda *sides: consumed(*sides)[0])), np.float32)
         if len(rows) > most_rows:
             rows = rows[np.random.default_rng(0).choice(len(rows), most_rows, replace=False)]
         return rows
 
     def gather(self, slots: Sequence[int], most_rows: int) -> tuple[list[tuple[Array, Array]], Flags] | None:
-        """Rows of channels before and after, for each of `slots`, and whether each row's example is held out.
+        """Return rows of channels before and after, for each of `slots`, and whether each row is held out.
 
-        Of each example so many of its positions, drawn at random, that there are about `most_rows` at most, none that
-        does not count in the first of `slots`. None where the slots do not have the same positions.
+        Of each example, random positions are taken, about `most_rows` in all, and none that is not counted in the
+        first of `slots`. None if the slots have different positions.
         """
         rng, most = np.random.default_rng(0), max(most_rows // self.n_examples, 1)
         parts: list[list[Array]] = []
@@ -208,7 +179,7 @@ class Twins:
             n, n_positions = values[0].shape[:2]
             order = rng.permuted(np.tile(np.arange(n_positions), (n, 1)), axis=1)
             there = np.take_along_axis(np.asarray(counted).reshape(n, -1), order, axis=1)
-            first = np.argsort(~there, axis=1, kind="stable")[:, :most]  # those that count before the others
+            first = np.argsort(~there, axis=1, kind="stable")[:, :most]  # counted positions before the others
             drawn, there = (np.take_along_axis(of, first, axis=1) for of in (order, there))
             parts.append([np.take_along_axis(v, drawn[:, :, np.newaxis], axis=1)[there].astype(float) for v in values])
             held_out.append(np.full(len(parts[-1][0]), number >= self.n_fit_batches))
@@ -217,9 +188,9 @@ class Twins:
         return pairs, np.concatenate(held_out)
 
     def mean_maps(self, slots: Sequence[int]) -> tuple[list[Array], list[Array]]:
-        """Means over all examples of the values in `slots`, before and after, without the batch axis.
+        """Return the means over examples of the values of `slots`, before and after, without the batch axis.
 
-        Where some steps do not count, at every position the mean over those that do.
+        If some steps are not counted, every position gets the mean over the counted ones.
         """
 
         def totals(*sides: Batch) -> list[list[tf.Tensor]]:
@@ -229,7 +200,7 @@ class Twins:
         return [total / self.n_examples for total in before], [total / self.n_examples for total in after]
 
     def channel_moments(self, slots: Sequence[int]) -> tuple[Moments, Moments]:
-        """Mean and variance of every channel over examples, positions and `slots`, before and after."""
+        """Return the moments of every channel over examples, positions and `slots`, before and after."""
 
         def totals(*sides: Batch) -> list[list[tf.Tensor]]:
             rows = [tf.cast(part, tf.float64) for part in joined(*sides)]
@@ -244,19 +215,18 @@ class Twins:
         )
         return before, after
 
-    def sums(self, slots: Sequence[int], read: Rows, targets: Sequence[Target]) -> tuple[list[Sums], list[Sums]]:
-        """Sums of the channels after with the targets, one for each group of channels; to fit and held out.
+    def sums(self, slots: Sequence[int], consumed: Rows, targets: Sequence[Target]) -> tuple[list[Sums], list[Sums]]:
+        """Return the sums over examples to fit, and over held-out ones, for the target of each group of channels.
 
-        DataError where they are not finite.
+        The predictors are the group's channels after. Raises DataError if the sums are not finite.
         """
         bases = [(tf.constant(target.before), tf.constant(target.after)) for target in targets]
 
         def totals(*sides: Batch) -> list[list[tf.Tensor]]:
-            before, after = (tf.cast(part, tf.float64) for part in read(*sides))
-            groups = zip(tf.split(before, len(bases), axis=1), tf.split(after, len(bases), axis=1), bases, strict=True)
+            groups = [tf.split(tf.cast(part, tf.float64), len(bases), axis=1) for part in consumed(*sides)]
             found = []
-            for whole, x, (b, a) in groups:
-                y = whole @ b - x @ a
+            for x_before, x, (b, a) in zip(*groups, bases, strict=True):
+                y = x_before @ b - x @ a
                 n = tf.cast(tf.shape(x)[0], tf.float64)
                 products = [tf.matmul(p, q, transpose_a=True) for p, q in ((x, x), (x, y), (y, y))]
                 found.append([n, tf.reduce_sum(x, axis=0), tf.reduce_sum(y, axis=0), *products])
@@ -276,7 +246,7 @@ class Twins:
 
 
 def _add_up(parts: Iterable[list[list[tf.Tensor]]]) -> list[list[Any]]:
-    """The sum over batches."""
+    """Return the sums over batches."""
     arrays = ([[np.asarray(value) for value in group] for group in part] for part in parts)
     return reduce(
         lambda one, other: [[a + b for a, b in zip(*groups, strict=True)] for groups in zip(one, other, strict=True)],
@@ -284,31 +254,24 @@ def _add_up(parts: Iterable[list[list[tf.Tensor]]]) -> list[list[Any]]:
     )
 
 
-def _size(*sides: Packed) -> int:
-    """Bytes."""
+def _n_bytes(*sides: Packed) -> int:
     return sum(np.asarray(value).nbytes for side in sides for parts in side.values() for value in parts)
 
 
 def joined(before: Batch, after: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-    """All positions of examples in several tensors as rows, without those that do not count."""
-    counted = None
+    """Return the positions of examples in several tensors as rows (rows, channels), without uncounted steps."""
+    one, other = (tf.concat([tf.reshape(v, [-1, v.shape[-1]]) for v in side], axis=0) for side in (before, after))
     if any(counted_steps(value) is not None for value in before):
         counted = tf.concat([tf.reshape(at_positions(v, counted_steps(v)), [-1]) for v in before], axis=0)
-    rows = [_join(side) for side in (before, after)]
-    one, other = rows if counted is None else [tf.boolean_mask(x, counted) for x in rows]
+        one, other = (tf.boolean_mask(x, counted) for x in (one, other))
     return one, other
 
 
 def _sum(value: tf.Tensor) -> tf.Tensor:
-    """Sum over rows; where some steps do not count so many times the mean of those that do, at every position."""
+    """Return the sum over rows; if some steps are not counted, rows times the mean of the counted ones everywhere."""
     weights, total = weights_of(value), tf.reduce_sum(tf.cast(value, tf.float64), axis=0)
     if weights is None:
         return total
     axes, n = list(range(len(value.shape) - 1)), tf.cast(tf.shape(value)[0], tf.float64)
     mean = tf.reduce_sum(tf.cast(value, tf.float64) * tf.cast(weights, tf.float64), axis=axes)
     return tf.zeros_like(total) + n * mean
-
-
-def _join(side: Batch) -> tf.Tensor:
-    """Rows (positions of examples) of several tensors, (rows, channels)."""
-    return tf.concat([tf.reshape(value, [-1, value.shape[-1]]) for value in side], axis=0)

@@ -1,4 +1,4 @@
-"""How layers make up for what they no longer read: the options of `dropreg.surgery`."""
+"""The options of merging."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -13,27 +13,47 @@ RIDGES = tuple(float(ridge) for ridge in 10.0 ** np.arange(-8.0, 1.5, 0.5))
 
 @dataclass(frozen=True, eq=False)
 class LeastSquares:
-    """Kernels and biases take the best linear prediction of what is no longer read.
+    """Refit consuming layers by least squares to compensate for removed elements.
 
-    Channels that copy one that stays, up to a factor, are folded into it exactly.
+    Every layer that consumes removed channels gets the kernel and bias that best predict its original response from
+    the kept channels; so do attention projections and the recurrent kernels of recurrent layers. A removed channel
+    that is a multiple of a kept one is compensated for exactly. Neuron merging [1]_ uses the similarity of incoming
+    weights instead; reconstructing the input of the next layer is also the idea of ThiNet [2]_.
 
     Parameters
     ----------
     held_out : float
-        Fraction of the examples that choose penalties, strictly between 0 and 1.
+        Fraction of the examples that the penalties are chosen with, strictly between 0 and 1.
     most_examples : int
-        Examples that are used, the first ones.
+        Largest number of examples that are used; these are the first ones.
     batch_size : int
+        Number of examples in a forward pass.
     ridges : tuple of float
-        Penalties to choose from, in units of the mean second moment of what stays.
+        Penalties to choose from, in units of the mean second moment of the kept channels.
     predictions : bool
-        Whether the last layer of a softmax classifier, of examples or of their positions, then gives the whole
-        network's probabilities as closely as it can (a convex fit, without labels), not only its scores.
+        Whether the last layer of a softmax classifier, of examples or of their positions, is then fitted to the
+        original model's probabilities (convex, without labels), not only to its logits.
 
     Raises
     ------
     ParameterError
         If a parameter is out of range.
+
+    References
+    ----------
+    .. [1] Kim, Kim, Kim, Lim, Sim (2020), "Neuron Merging: Compensating for Pruned Neurons", NeurIPS, section 3.
+    .. [2] Luo, Wu, Lin (2017), "ThiNet: A Filter Level Pruning Method", ICCV, section 3.2.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> x, y = dr.datasets.fashion_mnist("test")
+    >>> selection = dr.Selection.random(dr.elements(model), 0.5)
+    >>> merge = dr.merging.LeastSquares(ridges=(1e-4, 1e-2))
+    >>> pruned = dr.remove(model, selection, data=(x[:500], None), merge=merge)  # doctest: +SKIP
+    >>> bool((pruned.merged["unexplained"] < 1).all())  # doctest: +SKIP
+    True
     """
 
     held_out: float = 0.2
@@ -53,7 +73,7 @@ class LeastSquares:
 
 
 def resolve_merge(merge: str | LeastSquares | None, has_data: bool) -> LeastSquares | None:
-    """The options that `merge` names or gives, None for deletion.
+    """Return the options that `merge` means, None for no merging.
 
     Raises
     ------
