@@ -45,7 +45,7 @@ class LinearReader(Rule):
 
     def with_kernel_rows(self, call: Call, weights: list[Array], rows: list[Array]) -> list[Array]:
         """Return the weights with another kernel, in the form that `kernel_rows` returns."""
-        raise NotImplementedError
+        return [*rows, *weights[1:]]
 
     def state_rows(self, call: Call, weights: list[Array]) -> list[Array]:
         """Return the kernel that multiplies the state, shape (units, numbers), of each recurrent cell.
@@ -127,7 +127,14 @@ class Mix(Rule):
 
 
 class Unknown(Rule):
-    """The rule of a layer without a registered rule; its input channels cannot be removed."""
+    """The rule of a layer without a registered rule; its input channels cannot be removed.
+
+    Examples
+    --------
+    >>> import dropreg as dr, keras
+    >>> isinstance(dr.layers.rule_for(keras.layers.Layer()), dr.layers.Unknown)
+    True
+    """
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         return pin_all(call, inputs, channels, "has no rule (dropreg.layers.register) for")

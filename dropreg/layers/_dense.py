@@ -29,8 +29,5 @@ class DenseRule(KernelRule):
     def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
         return [weights[0]]
 
-    def with_kernel_rows(self, call: Call, weights: list[Array], rows: list[Array]) -> list[Array]:
-        return [*rows, *weights[1:]]
-
 
 register(layers.Dense, rule=DenseRule())

@@ -110,8 +110,8 @@ def kernel_of(layer: Any) -> Kernel:
         if kind in _KERNELS:
             return _KERNELS[kind](layer)
     raise ModelError(
-        f"layer '{layer.name}' ({type(layer).__name__}) must have a kernel whose weights can be told apart by channel, "
-        "received a class without: exclude it, or register one with dropreg.layers.register_kernels."
+        f"layer '{layer.name}' ({type(layer).__name__}) must have a kernel with known axes for channels and units, "
+        "received a class without: exclude it, or register a function with dropreg.layers.register_kernels."
     )
 
 

@@ -208,9 +208,6 @@ class TimeDistributedRule(LinearReader):
     def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
         return [weights[0]] if self._is_dense(call) else None
 
-    def with_kernel_rows(self, call: Call, weights: list[Array], rows: list[Array]) -> list[Array]:
-        return [*rows, *weights[1:]]
-
     def linear_copy(self, call: Call, config: dict[str, Any]) -> Any:
         rule, inner = self._inner(call)
         return rule.linear_copy(inner, config["layer"]["config"])
