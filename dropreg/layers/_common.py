@@ -58,10 +58,6 @@ class LinearReader(Rule):
         """Return the weights with new kernels for the states, and with `shifts` added to the biases, if any."""
         raise NotImplementedError
 
-    def states(self, call: Call, values: Sequence[Any]) -> list[Any]:
-        """Return the states that each time step consumes, (rows, steps, units), for each cell."""
-        raise NotImplementedError
-
 
 class KernelRule(LinearReader):
     """A layer that computes units, each from all input channels (of its group)."""

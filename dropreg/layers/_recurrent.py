@@ -71,6 +71,7 @@ class RecurrentRule(LinearReader):
         return [w for (kernel, _, *bias), row, more in cells for w in _biased([kernel, row, *bias], more, -1)]
 
     def states(self, call: Call, values: Sequence[Any]) -> list[Any]:
+        """Return the states that each time step consumes, (rows, steps, units), for each cell."""
         begun = call.positions_of("initial_state", 1)
         found = []
         for part in self.parts(call.layer):
