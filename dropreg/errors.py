@@ -38,7 +38,19 @@ class ModelError(DropregError, ValueError):
 
 
 class DataError(DropregError, ValueError):
-    """The examples or labels do not fit the model, or cannot be read."""
+    """The examples or labels do not fit the model, or cannot be read.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> x, y = dr.datasets.fashion_mnist("test")
+    >>> try:
+    ...     dr.scorers.activation(model, (x[:5], y[:4]), dr.elements(model))
+    ... except dr.errors.DataError as error:
+    ...     print(error)
+    `y` must have one label for each of 5 examples, received 4 labels.
+    """
 
 
 class ParameterError(DropregError, ValueError):
@@ -60,7 +72,17 @@ class UnidentifiedError(ParameterError):
 
 
 class RecordError(DropregError, RuntimeError):
-    """A record cannot be written, resumed or read."""
+    """A record cannot be written, resumed or read.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> try:
+    ...     dr.Record.load("nowhere")
+    ... except dr.errors.RecordError as error:
+    ...     print(error)
+    folder nowhere: expected a record with run.json, received none: check the path.
+    """
 
 
 class TargetError(DropregError, RuntimeError):

@@ -288,7 +288,7 @@ def test_full_disk(
         disk_full_after(2, "chunk", monkeypatch),
         refused(
             RecordError,
-            f"the disk is full at {folder}: 256 rows are recorded there and stay. Free some space and sample into the ",
+            f"the disk is full at {folder}: 256 rows are recorded there and kept. Free some space and sample into the ",
             "same folder again: the run resumes where it stopped.",
             model=model,
         ),

@@ -3,13 +3,14 @@
 from typing import Any
 
 import keras
+import models
 import numpy as np
 import pytest
 from keras import layers
 
 import dropreg as dr
 from dropreg.errors import ModelError
-from dropreg.graph._compile import traced
+from dropreg.graph import trace_graph, traced
 from dropreg.network._masked import MaskedNetwork
 from dropreg.surgery._copying import copy_model
 
@@ -58,6 +59,19 @@ def test_a_nested_model_that_is_given_a_mask_is_left_whole() -> None:
     model = functional(inputs, layers.Dense(3)(layers.GRU(4, name="outer")(encoder(hidden))))
     assert set(dr.elements(model).layers) == {"outer"}
     check_cut(model, padded()[1])
+
+
+@pytest.mark.parametrize("name", ["u_net", "encoder_decoder", "two_inputs", "nested"])
+def test_what_lies_downstream_of_a_call_has_it_upstream(name: str) -> None:
+    graph = trace_graph(models.build(name))
+    numbers = range(len(graph.calls))
+    after = {(j, k) for j in numbers for k in graph.downstream([j])}
+    assert after == {(j, k) for k in numbers for j in graph.upstream(graph.calls[k].outputs)}
+    for k in numbers:
+        suffix = graph.downstream([k])
+        border = graph.frontier(suffix, graph.outputs)
+        assert set(graph.upstream(graph.outputs, border)) <= set(suffix)
+        assert not {*suffix} & {*graph.upstream(border)}
 
 
 def twins(*, outer: bool) -> keras.Model:

@@ -1,5 +1,7 @@
 """Helpers that are independent of neural networks: argument checks, random numbers, files, hashes."""
 
+# ruff: noqa: F401 (the names are for other packages)
+
 from ._blas import one_blas_thread
 from ._checks import (
     check_between,
@@ -20,26 +22,3 @@ from ._fingerprints import function_fingerprint
 from ._lazy import lazy_names
 from ._moments import Running
 from ._types import Array, BoolMasks
-
-__all__ = [
-    "Array",
-    "BoolMasks",
-    "Running",
-    "check_between",
-    "check_positive",
-    "check_seed",
-    "check_several",
-    "check_type",
-    "check_writable",
-    "concatenate_names",
-    "examples_of_rows",
-    "first_line",
-    "function_fingerprint",
-    "hidden",
-    "is_number",
-    "lazy_names",
-    "one_blas_thread",
-    "positive",
-    "random_words",
-    "write_atomically",
-]

@@ -19,7 +19,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any], rows: int) -> Non
         temporary.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise RecordError(
-                f"the disk is full at {path.parent}: {rows:,} rows are recorded there and stay. Free some space "
+                f"the disk is full at {path.parent}: {rows:,} rows are recorded there and kept. Free some space "
                 "and sample into the same folder again: the run resumes where it stopped."
             ) from error
         raise RecordError(f"{path}: cannot be written ({error}): choose another folder.") from error

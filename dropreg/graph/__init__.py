@@ -1,5 +1,7 @@
 """A Keras model as a graph of calls. Only ``_access`` reads private parts of Keras."""
 
+# ruff: noqa: F401 (the names are for other packages)
+
 from ._access import (
     all_layers,
     attention_projections,
@@ -26,36 +28,3 @@ from ._timesteps import (
     with_step_mask,
 )
 from ._trace import trace_graph
-
-__all__ = [
-    "BATCH",
-    "Call",
-    "Graph",
-    "Ref",
-    "Shape",
-    "all_layers",
-    "at_positions",
-    "attention_projections",
-    "call_model",
-    "call_name",
-    "call_outputs",
-    "channel_means",
-    "compiled",
-    "counted_steps",
-    "is_opaque",
-    "map_batches",
-    "packed",
-    "patched",
-    "quantization_of",
-    "run_batches",
-    "step_mask",
-    "sublayers",
-    "trace_graph",
-    "traced",
-    "unpacked",
-    "variables_of",
-    "weights_of",
-    "with_counted",
-    "with_same_masks",
-    "with_step_mask",
-]

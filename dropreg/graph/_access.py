@@ -7,10 +7,8 @@ from threading import RLock
 from typing import Any
 
 import keras
-from keras.src.backend import get_keras_mask, set_keras_mask
+from keras.src.backend import get_keras_mask, set_keras_mask  # noqa: F401 (for _timesteps)
 from keras.src.models.functional import Functional
-
-__all__ = ["get_keras_mask", "set_keras_mask"]
 
 
 def names_of(model: keras.Model) -> dict[int, str]:

@@ -89,7 +89,7 @@ def _write_out(
 ) -> tuple[int, ...]:
     """Append the calls of `functional` on the slots `inputs` to `calls`; returns its output slots.
 
-    A nested model that takes a mask as an extra input stays one call, because its layers use the mask implicitly.
+    A nested model that takes a mask as an extra input remains one call, because its layers use the mask implicitly.
     """
     slots = {id(tensor): slot for tensor, slot in zip(functional.inputs, inputs, strict=True)}
     for node in nodes_of(functional):

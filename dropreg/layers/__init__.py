@@ -1,6 +1,6 @@
-"""Rules for families of layers: one file for each family.
+"""Rules of layers, with one file for each family of layers.
 
-`register` adds a rule for a layer of your own; `rule_for` finds the rule of a layer.
+`register` adds a rule for a layer class of your own; `rule_for` returns the rule of a layer.
 """
 
 from . import (  # noqa: F401 (their rules register themselves)
@@ -17,7 +17,7 @@ from . import (  # noqa: F401 (their rules register themselves)
 )
 from ._channels import Channels, Labels, fixed
 from ._common import Carry, LinearReader, Mix, Unknown, n_channels, positions, readout
-from ._kernels import kernel_of
+from ._kernels import Kernel, kernel_of, register_kernels
 from ._recurrent import RecurrentRule
 from ._registry import register, rule_for
 from ._rule import Cut, Kept, Moments, Rule, unchanged
@@ -27,6 +27,7 @@ __all__ = [
     "Channels",
     "Cut",
     "Kept",
+    "Kernel",
     "Labels",
     "LinearReader",
     "Mix",
@@ -40,6 +41,7 @@ __all__ = [
     "positions",
     "readout",
     "register",
+    "register_kernels",
     "rule_for",
     "unchanged",
 ]

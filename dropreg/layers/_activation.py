@@ -1,4 +1,4 @@
-"""Activations and other layers that treat every entry by itself."""
+"""Rules of activations and other layers that compute each entry from the same entry of the input."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ from ._registry import register, register_operations
 
 
 class ActivationRule(Carry):
-    """Carries channels if the function is elementwise, mixes them otherwise."""
+    """An activation layer, which carries channels if its function is elementwise and mixes them otherwise."""
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         if is_elementwise(call.layer.activation):
@@ -20,30 +20,19 @@ class ActivationRule(Carry):
 
 
 class LambdaRule(Unknown):
-    """Python code: what it reads stays."""
+    """A Python function, whose input channels cannot be removed."""
 
     def remake(self, call: Call, config: dict[str, Any]) -> Any:
-        return type(call.layer).from_config(config, safe_mode=False)  # the function is already in this process
+        return type(call.layer).from_config(config, safe_mode=False)  # the function already runs in this process
 
 
 register(layers.Lambda, rule=LambdaRule())
 register(layers.Activation, rule=ActivationRule())
 register(layers.Softmax, rule=Mix())
 register(
-    layers.ReLU,
-    layers.PReLU,
-    layers.LeakyReLU,
-    layers.ELU,
-    layers.Identity,
-    layers.Dropout,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-    layers.AlphaDropout,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.ActivityRegularization,
-    layers.Masking,
+    *(layers.ReLU, layers.PReLU, layers.LeakyReLU, layers.ELU, layers.Identity, layers.Masking),
+    *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D),
+    *(layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise, layers.ActivityRegularization),
     rule=Carry(),
 )
 register_operations(

@@ -1,9 +1,8 @@
-"""Which channels of a network go together: the bookkeeping that layer rules write into.
+"""Which channels of a model must be removed together: a data structure that the layer rules fill.
 
-A *label* names one channel at its source, for example filter 7 of a convolution. The trailing axis
-of every tensor carries one label an entry; ``FIXED`` marks channels that cannot be dropped, such as
-the model's inputs. Labels that must go together are tied (union-find); labels that cannot go are
-pinned with a reason.
+A *label* is the number of a unit, for example of filter 7 of a convolution. Each entry of a tensor's trailing axis has
+a label; ``FIXED`` marks channels that cannot be removed, such as the model's inputs. Labels that must be removed
+together are tied (union-find); labels that cannot be removed are pinned, with a reason.
 """
 
 from collections.abc import Mapping
@@ -14,13 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 Labels = npt.NDArray[np.int64]
-"""Shape (channels,): the label of each entry of a tensor's trailing axis, ``FIXED`` where none."""
+"""Shape (channels,): the label of each entry of a tensor's trailing axis, or ``FIXED``."""
 FIXED = -1
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where a label begins: unit `index` of a layer."""
+    """The unit of a label: number `index` of a layer."""
 
     layer: str
     kind: str
@@ -29,7 +28,7 @@ class Source:
 
 @dataclass(frozen=True)
 class Read:
-    """Input `position` of call `call` mixes the channels `labels`: a gate sits there."""
+    """A gate at input `position` of call `call`, whose weights mix the channels `labels`."""
 
     call: int
     position: int
@@ -38,7 +37,7 @@ class Read:
 
 @dataclass(frozen=True)
 class State:
-    """A recurrent cell reads its own previous output, the units `labels`."""
+    """A recurrent cell, which consumes its own previous output, the units `labels`."""
 
     cell: Any
     labels: Labels
@@ -46,10 +45,26 @@ class State:
 
 @dataclass
 class Channels:
-    """Labels, what ties and pins them, what each costs, and where they are read.
+    """The labels of a model, with their ties, pins, costs and gates.
 
-    ``names`` holds what layers are called by their ``id``, ``slots`` the labels of every slot of the graph once all its
-    calls have been followed, ``equal`` the pairs of layers that must keep as many units one as the other.
+    Parameters
+    ----------
+    names : mapping of int to str
+        Names of the layers by their ``id``.
+    sources, params, macs : list
+        The unit of each label, its parameters and its multiply-adds per example.
+    reads, states : list
+        The places where channels are mixed: `Read` and `State`.
+    slots : dict of int to Labels
+        Labels of every tensor of the graph, once all calls have been followed.
+    equal : dict
+        Pairs of layers that must keep equal numbers of units.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> channels = dr.layers.Channels(names={})
+    >>> channels.pin(dr.layers.fixed(2), "the model's output needs it")
     """
 
     names: Mapping[int, str]
@@ -66,7 +81,7 @@ class Channels:
     _seen: dict[int, Labels] = field(default_factory=dict)
 
     def units(self, layer: Any, count: int, kind: str) -> Labels:
-        """Labels of the `count` units that `layer` computes; the same again when it is shared."""
+        """Return the labels of the `count` units that `layer` computes; all calls of a shared layer have the same."""
         if id(layer) not in self._units:
             first = len(self.sources)
             self.sources += [Source(self.names.get(id(layer), layer.name), kind, index) for index in range(count)]
@@ -77,14 +92,14 @@ class Channels:
         return self._units[id(layer)]
 
     def root(self, label: int) -> int:
-        """The label that stands for all that are tied to `label`."""
+        """Return the smallest of the labels that are tied to `label`."""
         while self._parents[label] != label:
             self._parents[label] = self._parents[self._parents[label]]
             label = self._parents[label]
         return label
 
     def tie(self, first: Labels, second: Labels, reason: str) -> Labels:
-        """Tie two rows of labels entry by entry; what is tied to a fixed channel is pinned."""
+        """Tie two rows of labels entry by entry, and return the result; labels tied to a fixed channel are pinned."""
         for a, b in zip(first.tolist(), second.tolist(), strict=True):
             if a == FIXED or b == FIXED:
                 self.pin(np.array([a, b]), reason)
@@ -95,29 +110,44 @@ class Channels:
         return np.where(first == FIXED, FIXED, np.where(second == FIXED, FIXED, first))
 
     def pin(self, labels: Labels, reason: str) -> None:
-        """Mark channels that cannot be dropped; the first reason is kept."""
+        """Mark channels that cannot be removed; the first reason is kept."""
         for label in np.unique(labels[labels != FIXED]).tolist():
             self._pinned.setdefault(self.root(label), reason)
 
     def pinned(self, label: int) -> str | None:
-        """Why `label` cannot be dropped, or None if it can."""
+        """Return why `label` cannot be removed, or None if it can."""
         return self._pinned.get(self.root(label))
 
     def share(self, layer: Any, labels: Labels) -> bool:
-        """Tie the channels that one set of weights meets in several calls; True at the first call."""
+        """Tie the channels that the same weights consume in several calls; returns True at the first call."""
         first = self._seen.setdefault(id(layer), labels)
         if first is labels:
             return True
-        self.tie(first, labels, f"the shared layer '{layer.name}' also reads channels that cannot be dropped")
+        self.tie(first, labels, f"the shared layer '{layer.name}' also consumes channels that cannot be dropped")
         return False
 
     def charge(self, labels: Labels, *, params: float = 0.0, macs: float = 0.0) -> None:
-        """Add a cost to every entry of `labels` (parameters, multiply-adds an example)."""
+        """Add parameters and multiply-adds per example to the cost of every label."""
         for label in labels[labels != FIXED].tolist():
             self.params[label] += params
             self.macs[label] += macs
 
 
 def fixed(count: int) -> Labels:
-    """Labels of `count` channels that cannot be dropped."""
+    """Return the labels of `count` channels that cannot be removed.
+
+    Parameters
+    ----------
+    count : int
+
+    Returns
+    -------
+    ndarray of int64, shape (count,)
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.layers.fixed(3).tolist()
+    [-1, -1, -1]
+    """
     return np.full(count, FIXED, dtype=np.int64)

@@ -1,6 +1,7 @@
-"""Layers that join branches."""
+"""Rules of layers that combine branches."""
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import keras
@@ -15,26 +16,22 @@ from ._rule import Cut, Kept, Rule, unchanged
 
 
 class TieRule(Rule):
-    """Add, Multiply and the like: channel j of every branch goes into channel j of the result."""
+    """An elementwise operation on several tensors, which ties channel j of all of them."""
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         width = max(len(labels) for labels in inputs)
-        whole = [labels for labels in inputs if len(labels) == width]
+        reason = f"layer '{call.name}' ({call.kind}) joins it with channels that cannot be dropped"
         for labels in inputs:
             if len(labels) != width:
                 channels.pin(labels, f"layer '{call.name}' ({call.kind}) repeats it over channels")
-        tied = whole[0]
-        for labels in whole[1:]:
-            tied = channels.tie(
-                tied, labels, f"layer '{call.name}' ({call.kind}) joins it with channels that cannot be dropped"
-            )
-        return [tied]
+        full = [labels for labels in inputs if len(labels) == width]
+        return [reduce(lambda tied, labels: channels.tie(tied, labels, reason), full)]
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
         return unchanged(call)
 
     def cut_arguments(self, call: Call, kept_in: Sequence[Kept]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arrays among the arguments, as in ``x + bias``, lose the same channels."""
+        """Remove the same channels from arrays among the arguments, as in ``x + bias``."""
         kept = max(kept_in, key=len)
 
         def without(leaf: Any) -> Any:
@@ -46,13 +43,13 @@ class TieRule(Rule):
 
 
 class AddRule(TieRule):
-    """A sum, which can do without one of its branches."""
+    """A sum, from which branches can be removed."""
 
     adds = True
 
 
 class ConcatenateRule(Rule):
-    """Puts the channels of its branches side by side, or ties them along another axis."""
+    """A concatenation of channels, or along another axis, which ties the channels."""
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         rank = len(call.output_shapes[0])

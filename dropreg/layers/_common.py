@@ -1,4 +1,4 @@
-"""Rules that several families share, and the registry."""
+"""Base classes and functions that the rules of several families share."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -13,47 +13,86 @@ from ._rule import Array, Cut, Kept, Rule, unchanged
 
 
 class LinearReader(Rule):
-    """A layer that multiplies its first input with a kernel, adds a bias and applies an activation."""
+    """A layer that multiplies its first input by a kernel, adds a bias and applies an activation."""
 
     def has_bias(self, call: Call) -> bool:
-        """Whether `shifted` changes anything."""
+        """Return whether the layer has a bias, which `shifted` changes."""
         return bool(call.layer.use_bias)
 
     def linear_copy(self, call: Call, config: dict[str, Any]) -> Any:
-        """The layer of a config without its activation, not yet built."""
+        """Return a new layer, not yet built, with this config but a linear activation."""
         return self.remake(call, {**config, "activation": "linear"})
 
     def respond(self, call: Call, config: dict[str, Any], weights: list[Array], batch: Array) -> Array:
-        """What the layer with this config and these weights computes of a batch before its activation."""
+        """Return what a layer with this config and these weights computes from a batch before its activation."""
         layer = self.linear_copy(call, config)
         layer.build(batch.shape)
         layer.set_weights(weights)
         return np.asarray(layer(batch.astype(np.float32)), np.float64)
 
     def shifted(self, call: Call, weights: list[Array], shift: Array) -> list[Array]:
-        """Weights whose bias is larger by `shift`, shape (outputs,); the same where there is no bias."""
+        """Return the weights with `shift`, shape (outputs,), added to the bias, if there is one."""
         if not self.has_bias(call):
             return weights
         return [*weights[:-1], (weights[-1] + shift).astype(weights[-1].dtype)]
 
-    def state_rows(self, call: Call, weights: list[Array]) -> list[Array]:
-        """The kernels that states are multiplied with, each of shape (units, numbers), one for each cell.
+    def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
+        """Return a matrix (input channels, numbers) for each group of channels, which the kernel multiplies them by.
 
-        Empty where there are no states, or a cell does not read them that simply.
+        None if the layer does not multiply its input by a single kernel, so that it cannot be refitted.
+        """
+        return None
+
+    def with_kernel_rows(self, call: Call, weights: list[Array], rows: list[Array]) -> list[Array]:
+        """Return the weights with another kernel, in the form that `kernel_rows` returns."""
+        return [*rows, *weights[1:]]
+
+    def state_rows(self, call: Call, weights: list[Array]) -> list[Array]:
+        """Return the kernel that multiplies the state, shape (units, numbers), of each recurrent cell.
+
+        Empty if there are no states, or if a cell does not only multiply its state by a kernel.
         """
         return []
 
     def with_state_rows(self, call: Call, weights: list[Array], rows: list[Array], shifts: list[Array]) -> list[Array]:
-        """The weights with other kernels for the states, and biases that are larger by `shifts`, if there are any."""
+        """Return the weights with new kernels for the states, and with `shifts` added to the biases, if any."""
         raise NotImplementedError
 
-    def states(self, call: Call, values: Sequence[Any]) -> list[Any]:
-        """States that each step reads in a call with these inputs, (rows, steps, units) for each cell."""
+
+class KernelRule(LinearReader):
+    """A layer that computes units, each from all input channels (of its group)."""
+
+    def uses(self, call: Call) -> tuple[int, int, float]:
+        """Return the weights per input channel, the weights per unit, and the positions at which they are used."""
         raise NotImplementedError
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        if channels_first(call):
+            return pin_all(call, inputs, channels, "has data_format='channels_first' and hides")
+        per_input, per_unit, n_positions = self.uses(call)
+        first = add_gate(call, index, 0, inputs[0], channels)
+        labels = add_units(self, call, channels)
+        channels.charge(inputs[0], params=per_input if first else 0, macs=per_input * n_positions)
+        bias = call.layer.use_bias
+        channels.charge(labels, params=per_unit + bias if first else 0, macs=per_unit * n_positions)
+        return [labels]
+
+    def macs(self, call: Call) -> float:
+        per_input, _, n_positions = self.uses(call)
+        return n_channels(call.input_shapes[0]) * per_input * n_positions
 
 
 class Carry(Rule):
-    """Entry j of the output's trailing axis depends on entry j of the input alone."""
+    """The rule of a layer in which channel j of the output depends only on channel j of the input.
+
+    Examples
+    --------
+    >>> import dropreg as dr, keras
+    >>> class Doubled(keras.layers.Layer):
+    ...     def call(self, x):
+    ...         return 2 * x
+    >>> dr.layers.register(Doubled, rule=dr.layers.Carry())
+    """
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         labels = inputs[0]
@@ -65,45 +104,64 @@ class Carry(Rule):
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
         kept = kept_in[0]
-        whole = unchanged(call)
-        return Cut(whole.config, [cut_trailing(weight, kept) for weight in whole.weights])
+        original = unchanged(call)
+        return Cut(original.config, [cut_trailing(weight, kept) for weight in original.weights])
 
 
 class Mix(Rule):
-    """Every output depends on all input channels, so none of them can be removed exactly."""
+    """The rule of a layer whose outputs depend on all input channels, so that none of them can be removed exactly.
+
+    Examples
+    --------
+    >>> import dropreg as dr, keras
+    >>> isinstance(dr.layers.rule_for(keras.layers.LayerNormalization()), dr.layers.Mix)
+    True
+    """
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         return pin_all(call, inputs, channels, "mixes")
 
 
 class Unknown(Rule):
-    """A layer without a rule: what it reads stays."""
+    """The rule of a layer without a registered rule; its input channels cannot be removed.
+
+    Examples
+    --------
+    >>> import dropreg as dr, keras
+    >>> isinstance(dr.layers.rule_for(keras.layers.Layer()), dr.layers.Unknown)
+    True
+    """
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         return pin_all(call, inputs, channels, "has no rule (dropreg.layers.register) for")
 
 
 def cut_trailing(array: Array, kept: Kept) -> Array:
-    """`array` without the entries of its trailing axis that go; as it is where that axis is another one."""
+    """Return the kept entries along the trailing axis of `array`, or `array` if that axis has another length."""
     return array[..., kept] if array.shape[-1:] == kept.shape else array
 
 
 def pin_all(call: Call, inputs: list[Labels], channels: Channels, verb: str) -> list[Labels]:
-    """Pin every input of `call`; its outputs are fixed."""
+    """Pin all inputs of `call`, and return fixed labels for its outputs."""
     for labels in inputs:
-        channels.pin(labels, f"layer '{call.name}' ({call.kind}) {verb} the channels that it reads")
+        channels.pin(labels, f"layer '{call.name}' ({call.kind}) {verb} its input channels")
     return [fixed(n_channels(shape)) for shape in call.output_shapes]
 
 
-def read(call: Call, index: int, position: int, labels: Labels, channels: Channels) -> bool:
-    """Put a gate at an input whose channels the call's weights mix; True at the layer's first call."""
+def channels_first(call: Call) -> bool:
+    """Return whether the channels of a layer's input are not on the trailing axis."""
+    return getattr(call.layer, "data_format", "channels_last") != "channels_last"
+
+
+def add_gate(call: Call, index: int, position: int, labels: Labels, channels: Channels) -> bool:
+    """Add a gate at an input whose channels the layer's weights mix; returns True at the layer's first call."""
     channels.reads.append(Read(index, position, labels))
     return channels.share(call.layer, labels)
 
 
-def source(call: Call, count: int, kind: str, channels: Channels) -> Labels:
-    """Labels of the units a call computes, pinned if its activation mixes them."""
-    labels = channels.units(call.layer, count, kind)
+def add_units(rule: Rule, call: Call, channels: Channels) -> Labels:
+    """Return the labels of the units that a call computes; they are pinned if its activation mixes them."""
+    labels = channels.units(call.layer, *(rule.units(call.layer) or (0, "")))
     activation = getattr(call.layer, "activation", None)
     if activation is not None and not is_elementwise(activation):
         name = getattr(activation, "__name__", type(activation).__name__)
@@ -112,7 +170,7 @@ def source(call: Call, count: int, kind: str, channels: Channels) -> Labels:
 
 
 def readout(rule: Rule, call: Call) -> tuple[Array, Array] | None:
-    """Kernel (inputs, outputs) and bias (outputs,) of a layer that treats every position by itself; None for others."""
+    """Return the kernel (inputs, outputs) and bias (outputs,) of a layer that acts on each position alone, or None."""
     if not isinstance(rule, LinearReader) or not rule.has_bias(call):
         return None
     weights = call.layer.get_weights()
@@ -123,29 +181,64 @@ def readout(rule: Rule, call: Call) -> tuple[Array, Array] | None:
 
 
 def is_elementwise(function: Callable[[Any], Any]) -> bool:
-    """Whether `function` maps every entry by itself, found by changing one entry of a evaluator.
+    """Return whether `function` is elementwise, found by changing one entry of a test input.
 
-    A layer in place of a function is copied, for a call would build it; one with weights belongs to its channels.
+    If it is a layer, a copy is called, because a call would build it. A layer with weights is not elementwise, because
+    its weights belong to channels.
     """
-    evaluator = np.linspace(-2.0, 2.0, 8, dtype=np.float32)[np.newaxis].repeat(2, axis=0)
-    evaluator[1, 3] += 1.0
+    trial = np.linspace(-2.0, 2.0, 8, dtype=np.float32)[np.newaxis].repeat(2, axis=0)
+    trial[1, 3] += 1.0
     try:
         if isinstance(function, keras.layers.Layer):
             function = type(function).from_config(function.get_config())
-        values = np.asarray(function(keras.ops.convert_to_tensor(evaluator)))
+        values = np.asarray(function(keras.ops.convert_to_tensor(trial)))
     except (TypeError, ValueError, NotImplementedError):
         return False
-    if getattr(function, "weights", ()) or values.shape != evaluator.shape:
+    if getattr(function, "weights", ()) or values.shape != trial.shape:
         return False
     others = np.arange(8) != 3
     return bool(np.array_equal(values[0, others], values[1, others]))
 
 
 def n_channels(shape: Shape) -> int:
-    """Length of the trailing axis, 1 for a tensor without one and for an unknown length."""
+    """Return the length of the trailing axis.
+
+    Parameters
+    ----------
+    shape : tuple of (int or None)
+        Batch axis included.
+
+    Returns
+    -------
+    int
+        1 if there is no axis besides the batch, or its length is unknown.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.layers.n_channels((None, 28, 28, 3))
+    3
+    """
     return shape[-1] or 1 if len(shape) > 1 else 1
 
 
 def positions(shape: Shape) -> float:
-    """Number of positions (all axes but batch and channel), NaN if one is unknown."""
+    """Return the number of positions: the product of all axes but batch and channels.
+
+    Parameters
+    ----------
+    shape : tuple of (int or None)
+        Batch axis included.
+
+    Returns
+    -------
+    float
+        NaN if a length is unknown.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.layers.positions((None, 28, 28, 3))
+    784
+    """
     return math.prod(math.nan if size is None else size for size in shape[1:-1])

@@ -1,4 +1,4 @@
-"""Convolutions: ordinary, transposed, depthwise and separable."""
+"""Rules of convolutions: ordinary, transposed, depthwise and separable."""
 
 import math
 from collections.abc import Sequence
@@ -9,50 +9,40 @@ from keras import layers
 
 from ..graph import Call
 from ._channels import Channels, Labels
-from ._common import LinearReader, n_channels, pin_all, positions, read, source
+from ._common import KernelRule, channels_first, n_channels, pin_all, positions
 from ._registry import register
 from ._rule import Array, Cut, Kept, Rule, unchanged
 
 
-def _channels_first(call: Call, inputs: list[Labels], channels: Channels) -> list[Labels] | None:
-    """The flow of a layer with channels in front, which is not walked; None for channels last."""
-    if call.layer.data_format == "channels_last":
-        return None
-    return pin_all(call, inputs, channels, "has data_format='channels_first' and hides")
-
-
-class ConvRule(LinearReader):
-    """Reads all input channels (of a group), computes `filters` filters."""
+class ConvRule(KernelRule):
+    """A convolution, each of whose filters consumes all input channels of its group."""
 
     transposed = False
 
     def units(self, layer: Any) -> tuple[int, str] | None:
         return layer.filters, "filter"
 
-    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
-        if (refused := _channels_first(call, inputs, channels)) is not None:
-            return refused
-        layer, labels_in = call.layer, inputs[0]
-        groups = getattr(layer, "groups", 1)
-        taps = math.prod(layer.kernel_size)
+    def uses(self, call: Call) -> tuple[int, int, float]:
+        taps, groups = math.prod(call.layer.kernel_size), getattr(call.layer, "groups", 1)
         n_positions = positions(call.input_shapes[0] if self.transposed else call.output_shapes[0])
-        first = read(call, index, 0, labels_in, channels)
-        labels = source(call, layer.filters, "filter", channels)
-        if groups > 1:
-            _tie_groups(labels_in, groups, call, channels)
-            _tie_groups(labels, groups, call, channels)
-        reads, writes = taps * layer.filters / groups, taps * len(labels_in) / groups
-        channels.charge(labels_in, params=reads if first else 0, macs=reads * n_positions)
-        channels.charge(labels, params=writes + layer.use_bias if first else 0, macs=writes * n_positions)
-        return [labels]
+        return taps * call.layer.filters // groups, taps * n_channels(call.input_shapes[0]) // groups, n_positions
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        outputs, groups = super().flow(call, index, inputs, channels), getattr(call.layer, "groups", 1)
+        if groups > 1 and not channels_first(call):
+            for labels in (inputs[0], *outputs):
+                first, *others = np.split(labels, groups)
+                for other in others:  # so that all groups lose the same channels
+                    channels.tie(first, other, f"the groups of layer '{call.name}' must stay equally large")
+        return outputs
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
-        whole, columns = unchanged(call), kept_out[0]
-        kernel, *bias = whole.weights
+        original, columns = unchanged(call), kept_out[0]
+        kernel, *bias = original.weights
         groups = getattr(call.layer, "groups", 1)
-        rows = kept_in[0][: len(kept_in[0]) // groups]  # groups lose the same channels
+        rows = kept_in[0][: len(kept_in[0]) // groups]  # all groups lose the same channels
         kernel = kernel[..., columns, :][..., rows] if self.transposed else kernel[..., rows, :][..., columns]
-        return Cut({**whole.config, "filters": int(columns.sum())}, [kernel, *(b[columns] for b in bias)])
+        return Cut({**original.config, "filters": int(columns.sum())}, [kernel, *(b[columns] for b in bias)])
 
     def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
         channels_in_front = np.moveaxis(weights[0], -1 if self.transposed else -2, 0)
@@ -66,83 +56,53 @@ class ConvRule(LinearReader):
         kernel = np.concatenate([part.reshape(-1, *shape) for part in rows], axis=-1)
         return [np.moveaxis(kernel, 0, axis), *weights[1:]]
 
-    def macs(self, call: Call) -> float:
-        layer = call.layer
-        n_positions = positions(call.input_shapes[0] if self.transposed else call.output_shapes[0])
-        n_inputs = n_channels(call.input_shapes[0]) // getattr(layer, "groups", 1)
-        return math.prod(layer.kernel_size) * n_inputs * layer.filters * n_positions
-
 
 class ConvTransposeRule(ConvRule):
-    """The same with the positions of the input."""
+    """A transposed convolution, which applies its kernel at the positions of the input."""
 
     transposed = True
 
 
-def _tie_groups(labels: Labels, groups: int, call: Call, channels: Channels) -> None:
-    """Tie channel j of every group, so that groups stay equally large when channels are removed."""
-    first, *others = np.split(labels, groups)
-    for other in others:
-        channels.tie(first, other, f"the groups of layer '{call.name}' must stay equally large")
-
-
 class DepthwiseConvRule(Rule):
-    """Every input channel has `depth_multiplier` outputs of its own, which go with it."""
+    """A depthwise convolution; each input channel has `depth_multiplier` outputs, which are removed with it."""
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
-        if (refused := _channels_first(call, inputs, channels)) is not None:
-            return refused
+        if channels_first(call):
+            return pin_all(call, inputs, channels, "has data_format='channels_first' and hides")
         layer = call.layer
         first = channels.share(layer, inputs[0])
         labels = np.repeat(inputs[0], layer.depth_multiplier)
         taps = math.prod(layer.kernel_size)
-        channels.charge(
-            labels,
-            params=taps + layer.use_bias if first else 0,
-            macs=taps * positions(call.output_shapes[0]),
-        )
+        n_positions = positions(call.output_shapes[0])
+        channels.charge(labels, params=taps + layer.use_bias if first else 0, macs=taps * n_positions)
         return [labels]
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
-        whole = unchanged(call)
-        kernel, *bias = whole.weights
-        return Cut(whole.config, [kernel[..., kept_in[0], :], *(b[kept_out[0]] for b in bias)])
+        original = unchanged(call)
+        kernel, *bias = original.weights
+        return Cut(original.config, [kernel[..., kept_in[0], :], *(b[kept_out[0]] for b in bias)])
 
     def macs(self, call: Call) -> float:
         return math.prod(call.layer.kernel_size) * n_channels(call.output_shapes[0]) * positions(call.output_shapes[0])
 
 
-class SeparableConvRule(LinearReader):
-    """A depthwise convolution whose outputs a pointwise one reads."""
+class SeparableConvRule(ConvRule):
+    """A depthwise convolution followed by a pointwise one."""
 
-    def units(self, layer: Any) -> tuple[int, str] | None:
-        return layer.filters, "filter"
-
-    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
-        if (refused := _channels_first(call, inputs, channels)) is not None:
-            return refused
-        layer, labels_in = call.layer, inputs[0]
-        taps, depth = math.prod(layer.kernel_size), layer.depth_multiplier
-        n_positions = positions(call.output_shapes[0])
-        first = read(call, index, 0, labels_in, channels)
-        labels = source(call, layer.filters, "filter", channels)
-        reads = depth * (taps + layer.filters)
-        writes = depth * len(labels_in)
-        channels.charge(labels_in, params=reads if first else 0, macs=reads * n_positions)
-        channels.charge(labels, params=writes + layer.use_bias if first else 0, macs=writes * n_positions)
-        return [labels]
+    def uses(self, call: Call) -> tuple[int, int, float]:
+        taps, depth = math.prod(call.layer.kernel_size), call.layer.depth_multiplier
+        n_inputs, n_positions = n_channels(call.input_shapes[0]), positions(call.output_shapes[0])
+        return depth * (taps + call.layer.filters), depth * n_inputs, n_positions
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
-        whole, rows, columns = unchanged(call), kept_in[0], kept_out[0]
-        depthwise, pointwise, *bias = whole.weights
+        original, rows, columns = unchanged(call), kept_in[0], kept_out[0]
+        depthwise, pointwise, *bias = original.weights
         inner = np.repeat(rows, call.layer.depth_multiplier)
         weights = [depthwise[..., rows, :], pointwise[..., inner, :][..., columns], *(b[columns] for b in bias)]
-        return Cut({**whole.config, "filters": int(columns.sum())}, weights)
+        return Cut({**original.config, "filters": int(columns.sum())}, weights)
 
-    def macs(self, call: Call) -> float:
-        layer = call.layer
-        inner = n_channels(call.input_shapes[0]) * layer.depth_multiplier
-        return inner * (math.prod(layer.kernel_size) + layer.filters) * positions(call.output_shapes[0])
+    def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
+        return None
 
 
 register(layers.Conv1D, layers.Conv2D, layers.Conv3D, rule=ConvRule())

@@ -1,4 +1,4 @@
-"""Embeddings: a dimension is a unit like any other."""
+"""Rule of embeddings, whose dimensions are units."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,13 +7,13 @@ from keras import layers
 
 from ..graph import Call
 from ._channels import Channels, Labels
-from ._common import source
+from ._common import add_units
 from ._registry import register
 from ._rule import Cut, Kept, Rule, unchanged
 
 
 class EmbeddingRule(Rule):
-    """Reads numbers, computes `output_dim` dimensions."""
+    """An embedding, which looks up `output_dim` numbers for each integer."""
 
     def units(self, layer: Any) -> tuple[int, str] | None:
         return layer.output_dim, "dimension"
@@ -23,14 +23,14 @@ class EmbeddingRule(Rule):
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         before = len(channels.sources)
-        labels = source(call, call.layer.output_dim, "dimension", channels)
+        labels = add_units(self, call, channels)
         channels.charge(labels, params=call.layer.input_dim if len(channels.sources) > before else 0.0)
         return [labels]
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
-        whole = unchanged(call)
-        config = {**whole.config, "output_dim": int(kept_out[0].sum())}
-        return Cut(config, [weight[:, kept_out[0]] for weight in whole.weights])
+        original = unchanged(call)
+        config = {**original.config, "output_dim": int(kept_out[0].sum())}
+        return Cut(config, [weight[:, kept_out[0]] for weight in original.weights])
 
 
 register(layers.Embedding, rule=EmbeddingRule())

@@ -1,7 +1,4 @@
-"""How large the weights are that write and read each channel of a layer: for the magnitude baselines and for costs.
-
-A layer of your own takes part by `register_kernels`.
-"""
+"""Sizes of the kernel weights per input channel and per unit, for magnitude scores and for costs."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,20 +13,20 @@ from ..errors import ModelError
 
 @dataclass(frozen=True)
 class Kernel:
-    """A layer's weights between its input channels and its units.
+    """Summary of the weights between a layer's input channels and its units.
 
-    Attributes
+    Parameters
     ----------
     incoming : ndarray of float64, shape (units,)
-        Sum of squared weights that compute each unit.
+        Sum of squared weights of each unit.
     outgoing : ndarray of float64, shape (channels,)
-        Sum of squared weights that read each input channel.
+        Sum of squared weights of each input channel.
     pair : float
-        Weights between one input channel and one unit, on average over pairs.
+        Mean number of weights between one input channel and one unit.
     alone : float
-        Weights of the kernel that lie on input channels before they are mixed.
+        Number of weights that act on single input channels before these are mixed.
     on_input : bool
-        Whether the kernel is laid over the positions of the input (else of the output).
+        Whether the kernel is applied at the positions of the input (else of the output).
     """
 
     incoming: Array
@@ -39,29 +36,18 @@ class Kernel:
     on_input: bool = False
 
 
-def _split(squares: Array, n_inputs: int, n_units: int) -> Kernel:
-    """From squared weights (..., channels, units)."""
-    flat = squares.reshape(-1, n_inputs, n_units).sum(axis=0)
-    return Kernel(flat.sum(axis=0), flat.sum(axis=1), squares.size / (n_inputs * n_units))
-
-
-def _dense(layer: Any) -> Kernel:
-    kernel = np.asarray(layer.kernel, np.float64)
-    return _split(kernel**2, *kernel.shape)
-
-
 def _conv(layer: Any) -> Kernel:
     squares = np.asarray(layer.kernel, np.float64) ** 2
-    groups, (n_inputs, n_units) = layer.groups, squares.shape[-2:]
+    groups, (n_inputs, n_units) = getattr(layer, "groups", 1), squares.shape[-2:]
     flat = squares.reshape(-1, n_inputs, groups, n_units // groups).sum(axis=0)
-    outgoing = flat.sum(axis=2).T.reshape(-1)  # channels of group 0 first, then those of group 1
+    outgoing = flat.sum(axis=2).T.reshape(-1)  # the channels of group 0, then those of group 1, ...
     return Kernel(flat.sum(axis=0).reshape(-1), outgoing, squares.size / (len(outgoing) * n_units))
 
 
 def _conv_transpose(layer: Any) -> Kernel:
     squares = np.asarray(layer.kernel, np.float64) ** 2  # (..., units, channels)
-    kernel = _split(np.swapaxes(squares, -1, -2), squares.shape[-1], squares.shape[-2])
-    return Kernel(kernel.incoming, kernel.outgoing, kernel.pair, on_input=True)
+    flat = np.swapaxes(squares, -1, -2).reshape(-1, squares.shape[-1], squares.shape[-2]).sum(axis=0)
+    return Kernel(flat.sum(axis=0), flat.sum(axis=1), squares.size / flat.size, on_input=True)
 
 
 def _separable(layer: Any) -> Kernel:
@@ -84,30 +70,52 @@ _KERNELS: dict[type, Callable[[Any], Kernel]] = {}
 
 
 def register_kernels(*kinds: type, kernel: Callable[[Any], Kernel]) -> None:
-    """Say how a layer's kernel is read; subclasses inherit it."""
+    """Register the function that summarizes the kernel of a layer class; subclasses inherit it.
+
+    Parameters
+    ----------
+    *kinds : type
+        Layer classes.
+    kernel : callable
+        Takes a layer and returns its `Kernel`.
+    """
     for kind in kinds:
         _KERNELS[kind] = kernel
 
 
 def kernel_of(layer: Any) -> Kernel:
-    """The kernel of a layer.
+    """Return the summary of a layer's kernel.
+
+    Parameters
+    ----------
+    layer : keras.layers.Layer
+
+    Returns
+    -------
+    Kernel
 
     Raises
     ------
     ModelError
-        If the layer's class has none that is known.
+        If no function is registered for the layer's class.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> layer = dr.datasets.load_model("mlp").layers[1]
+    >>> dr.layers.kernel_of(layer).outgoing.shape
+    (784,)
     """
     for kind in type(layer).__mro__:
         if kind in _KERNELS:
             return _KERNELS[kind](layer)
     raise ModelError(
-        f"layer '{layer.name}' ({type(layer).__name__}) must have a kernel whose weights can be told apart by channel, "
-        "received a class without: exclude it, or add one with dropreg.layers.norms.register_kernels."
+        f"layer '{layer.name}' ({type(layer).__name__}) must have a kernel with known axes for channels and units, "
+        "received a class without: exclude it, or register a function with dropreg.layers.register_kernels."
     )
 
 
-register_kernels(layers.Dense, kernel=_dense)
-register_kernels(layers.Conv1D, layers.Conv2D, layers.Conv3D, kernel=_conv)
+register_kernels(layers.Dense, layers.Conv1D, layers.Conv2D, layers.Conv3D, kernel=_conv)
 register_kernels(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose, kernel=_conv_transpose)
 register_kernels(layers.DepthwiseConv1D, layers.DepthwiseConv2D, kernel=_depthwise)
 register_kernels(layers.SeparableConv1D, layers.SeparableConv2D, kernel=_separable)

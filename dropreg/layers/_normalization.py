@@ -1,4 +1,4 @@
-"""Normalizations: by channel (BatchNormalization) or over channels (the others)."""
+"""Rules of normalizations: per channel (BatchNormalization) or across channels (the others)."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from ._rule import Array, Cut, Kept, Moments, unchanged
 
 
 class BatchNormalizationRule(Carry):
-    """Carries channels when it normalizes the trailing axis."""
+    """A batch normalization, which carries channels if it normalizes the trailing axis."""
 
     matches_moments = True
 
@@ -24,7 +24,7 @@ class BatchNormalizationRule(Carry):
         return super().flow(call, index, inputs, channels)
 
     def with_moments(self, call: Call, weights: list[Array], before: Moments, after: Moments) -> list[Array]:
-        """Moving statistics as far from the new moments, in standard deviations, as the old were from the old."""
+        """Return moving statistics whose distance from the input's moments, in standard deviations, is as before."""
         mean, variance = weights[-2:]
         alive = (before.variance > 0) & (after.variance > 0)
         ratio = np.sqrt(np.divide(after.variance, before.variance, where=alive, out=np.ones_like(before.variance)))
@@ -35,7 +35,7 @@ class BatchNormalizationRule(Carry):
 
 
 class RescalingRule(Carry):
-    """Carries channels; scales and offsets given by channel go with them."""
+    """A rescaling, which carries channels; scales and offsets per channel are removed with them."""
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
         config = unchanged(call).config
@@ -47,10 +47,5 @@ class RescalingRule(Carry):
 
 register(layers.BatchNormalization, rule=BatchNormalizationRule())
 register(layers.Rescaling, rule=RescalingRule())
-register(
-    layers.LayerNormalization,
-    layers.RMSNormalization,
-    layers.GroupNormalization,
-    layers.UnitNormalization,
-    rule=Mix(),
-)
+register(layers.LayerNormalization, layers.RMSNormalization, layers.GroupNormalization, rule=Mix())
+register(layers.UnitNormalization, rule=Mix())

@@ -1,4 +1,4 @@
-"""Layers that prepare data: by position or channel at inference, or changing what a channel is."""
+"""Rules of preprocessing layers."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ register(
 
 
 class NormalizationRule(Carry):
-    """Carries channels; what it has learned takes effect once it is told so, what it was given is in its config."""
+    """A feature normalization, whose statistics are weights (then `finish` applies them) or in its config."""
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
         cut = super().cut(call, kept_in, kept_out)
@@ -34,7 +34,7 @@ class NormalizationRule(Carry):
 
 
 class LookupRule(Mix):
-    """Turns values into numbers by a vocabulary, which goes with it."""
+    """A layer that maps values to integers by a vocabulary, which must be copied."""
 
     def remake(self, call: Call, config: dict[str, Any]) -> Any:
         known = call.layer.get_vocabulary(include_special_tokens=False)

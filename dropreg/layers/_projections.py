@@ -1,4 +1,4 @@
-"""Layers inside others: the heads of an attention layer, and what projects."""
+"""The heads of attention layers, and sublayers that mix channels."""
 
 import math
 from collections.abc import Callable
@@ -17,15 +17,15 @@ Array = npt.NDArray[Any]
 class Heads:
     """The attention heads of a layer.
 
-    Attributes
+    Parameters
     ----------
     count : int
     projection : keras.layers.Layer
-        Sublayer that reads the heads, along the last axis but one of its input.
+        Sublayer that consumes the heads, along the next-to-last axis of its input.
     params : int
         Parameters of one head.
     macs : callable
-        Multiply-adds an example of one head, from the input shapes of the call.
+        Returns the multiply-adds of one head per example, from the input shapes of the call.
     """
 
     count: int
@@ -36,15 +36,15 @@ class Heads:
 
 @dataclass(frozen=True)
 class Projection:
-    """A layer inside another one whose kernel mixes channels that reach it.
+    """A sublayer whose kernel mixes channels.
 
-    Attributes
+    Parameters
     ----------
     layer : keras.layers.Layer
     bound : int
-        So many of the last axes of its input, and of the first of its kernel, are mixed.
+        Number of mixed axes: the last ones of its input and the first ones of its kernel.
     argument : (str, int)
-        The outer layer's argument, by name and place, whose steps it reads.
+        Name and position of the outer layer's argument whose time steps the sublayer consumes.
     """
 
     layer: Any
@@ -53,16 +53,16 @@ class Projection:
 
     @property
     def n_channels(self) -> int:
-        """How many are mixed."""
+        """Number of mixed channels."""
         return math.prod(self.layer.kernel.shape[: self.bound])
 
     @property
     def kernel(self) -> Array:
-        """The kernel as a matrix (channels, numbers)."""
+        """Kernel as a matrix (channels, numbers)."""
         return np.reshape(np.asarray(self.layer.kernel, np.float64), (self.n_channels, -1))
 
     def learn(self, kernel: Array, shift: Array) -> None:
-        """Take another kernel, and a bias, if there is one, that is larger by `shift`."""
+        """Set the kernel, and add `shift` to the bias, if there is one."""
         self.layer.kernel.assign(np.reshape(kernel, self.layer.kernel.shape))
         if self.layer.bias is not None:
             self.layer.bias.assign_add(np.reshape(shift, self.layer.bias.shape))

@@ -1,4 +1,4 @@
-"""Recurrent layers: a unit is read by the layers behind and, one step later, by the layer itself."""
+"""Rules of recurrent layers, whose units are consumed by later layers and, one step later, by the layer itself."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from keras import layers
 
 from ..graph import Call, counted_steps, patched, with_counted
 from ._channels import Channels, Labels, State
-from ._common import LinearReader, is_elementwise, pin_all, positions, read
+from ._common import LinearReader, add_gate, is_elementwise, pin_all, positions
 from ._registry import register, rule_for
 from ._rule import Array, Cut, Kept, unchanged
 
@@ -19,7 +19,7 @@ _GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 
 
 class RecurrentRule(LinearReader):
-    """Reads the trailing axis, computes `units` recurrent units, reads their last outputs, the *states*, as well."""
+    """A recurrent layer; its units consume the input channels and the units' previous outputs, the *states*."""
 
     def units(self, layer: Any) -> tuple[int, str] | None:
         return layer.units, "recurrent unit"
@@ -27,17 +27,18 @@ class RecurrentRule(LinearReader):
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         if call.layer.stateful:
             return pin_all(call, inputs, channels, "is stateful and keeps")
-        return recur(call, index, call.layer, inputs, len(call.outputs), channels)
+        return _follow(call, index, call.layer, inputs, len(call.outputs), channels)
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
-        whole = unchanged(call)
-        return Cut({**whole.config, "units": int(kept_out[0].sum())}, _cut_cell(whole.weights, kept_in[0], kept_out[0]))
+        cut, kept = unchanged(call), kept_out[0]
+        return Cut({**cut.config, "units": int(kept.sum())}, _cut_cell(cut.weights, kept_in[0], kept))
 
     def macs(self, call: Call) -> float:
-        return sum(_macs(call, part) for part in self.parts(call.layer))
+        kernels = [k for part in self.parts(call.layer) for k in (part.cell.kernel, part.cell.recurrent_kernel)]
+        return sum(math.prod(kernel.shape) for kernel in kernels) * positions(call.input_shapes[0])
 
     def parts(self, layer: Any) -> list[Any]:
-        """The layers with a cell of their own."""
+        """Return the layers with one cell each."""
         return [layer]
 
     def has_bias(self, call: Call) -> bool:
@@ -62,7 +63,7 @@ class RecurrentRule(LinearReader):
 
     def state_rows(self, call: Call, weights: list[Array]) -> list[Array]:
         if any(not getattr(part, "reset_after", True) for part in self.parts(call.layer)):
-            return []  # its candidate multiplies states with gates first
+            return []  # the candidate state depends on products of states and gates
         return [recurrent for _, recurrent, *_ in self._cells(call, weights)]
 
     def with_state_rows(self, call: Call, weights: list[Array], rows: list[Array], shifts: list[Array]) -> list[Array]:
@@ -70,6 +71,7 @@ class RecurrentRule(LinearReader):
         return [w for (kernel, _, *bias), row, more in cells for w in _biased([kernel, row, *bias], more, -1)]
 
     def states(self, call: Call, values: Sequence[Any]) -> list[Any]:
+        """Return the states that each time step consumes, (rows, steps, units), for each cell."""
         begun = call.positions_of("initial_state", 1)
         found = []
         for part in self.parts(call.layer):
@@ -78,22 +80,21 @@ class RecurrentRule(LinearReader):
             first = values[begun[0]] if begun else keras.ops.zeros_like(after[:, 0])
             before = keras.ops.concatenate([keras.ops.expand_dims(first, 1), after[:, :-1]], axis=1)
             counted = counted_steps(values[0])
-            found.append(
-                with_counted(before, counted[:, ::-1] if counted is not None and part.go_backwards else counted)
-            )
+            counted = counted[:, ::-1] if counted is not None and part.go_backwards else counted
+            found.append(with_counted(before, counted))
         return found
 
     def of_states(self, call: Call, outputs: Sequence[Array]) -> list[Array]:
         return [outputs[0]]
 
     def _cells(self, call: Call, weights: list[Array]) -> list[list[Array]]:
-        """Kernel, recurrent kernel and bias, if there is one, of each cell."""
+        """Return the kernel, the recurrent kernel and the bias, if there is one, of each cell."""
         n = len(weights) // len(self.parts(call.layer))
         return [weights[k : k + n] for k in range(0, len(weights), n)]
 
 
 def _biased(cell: list[Array], shift: Array, place: int) -> list[Array]:
-    """A cell with a larger bias; of biases for the input and for the state, number `place`."""
+    """Add `shift` to the bias of a cell; to its row `place` if input and state have separate biases."""
     kernel, recurrent, *bias = cell
     if not bias:
         return cell
@@ -103,47 +104,41 @@ def _biased(cell: list[Array], shift: Array, place: int) -> list[Array]:
 
 
 def _cut_cell(weights: list[Array], kept_in: Kept, kept: Kept) -> list[Array]:
-    """Kernel, recurrent kernel and bias of a cell; their columns are gates by units."""
+    """Return the kept parts of a cell's kernel, recurrent kernel and bias, whose columns are gates times units."""
     kernel, recurrent, *bias = weights
     columns = np.tile(kept, kernel.shape[1] // len(kept))
     return [kernel[kept_in][:, columns], recurrent[kept][:, columns], *(b[..., columns] for b in bias)]
 
 
-def _macs(call: Call, layer: Any) -> float:
-    kernels = [layer.cell.kernel, layer.cell.recurrent_kernel]
-    return sum(math.prod(kernel.shape) for kernel in kernels) * positions(call.input_shapes[0])
-
-
-def recur(call: Call, index: int, layer: Any, inputs: list[Labels], n_outputs: int, channels: Channels) -> list[Labels]:
-    """Labels of the outputs (sequence or last step, then states) of one recurrent layer."""
+def _follow(call: Call, index: int, layer: Any, inputs: list[Labels], n_out: int, channels: Channels) -> list[Labels]:
+    """Return the labels of the outputs (sequence or last step, then states) of one recurrent layer."""
     kind = next((name for parent in type(layer).__mro__ if (name := parent.__name__) in _GATES), None)
     if kind is None:
         return pin_all(call, inputs, channels, "has a cell without a rule for")
     gates, n_inputs, units = _GATES[kind], len(inputs[0]), layer.units
     steps = float(call.input_shapes[0][1] or np.nan)
-    read(call, index, 0, inputs[0], channels)
+    add_gate(call, index, 0, inputs[0], channels)
     is_new = not any(state.cell is layer.cell for state in channels.states)
     labels = channels.units(layer, units, "recurrent unit")
     for activation in (layer.activation, getattr(layer, "recurrent_activation", layer.activation)):
         if not is_elementwise(activation):
             channels.pin(labels, f"an activation of layer '{layer.name}' mixes its units")
+    reason = f"layer '{call.name}' ({call.kind}) starts from a state that cannot be dropped"
     for state in call.positions_of("initial_state", 1):
-        channels.tie(
-            labels, inputs[state], f"layer '{call.name}' ({call.kind}) starts from a state that cannot be dropped"
-        )
+        channels.tie(labels, inputs[state], reason)
     if is_new:
         channels.states.append(State(layer.cell, labels))
         bias = 0 if layer.cell.bias is None else math.prod(layer.cell.bias.shape)
         channels.charge(inputs[0], params=gates * units)
-        # a unit's own columns of the recurrent kernel, and its row in those of the others
+        # of the recurrent kernel, the unit's own columns and its row in the columns of the other units
         channels.charge(labels, params=gates * (n_inputs + 2 * units - 1) + bias / units)
     channels.charge(inputs[0], macs=steps * gates * units)
     channels.charge(labels, macs=steps * gates * (n_inputs + 2 * units - 1))
-    return [labels] * n_outputs
+    return [labels] * n_out
 
 
 class BidirectionalRule(RecurrentRule):
-    """Two recurrent layers whose outputs are concatenated or combined."""
+    """Two recurrent layers, one per direction, whose outputs are concatenated or combined."""
 
     def units(self, layer: Any) -> tuple[int, str] | None:
         return None
@@ -155,9 +150,9 @@ class BidirectionalRule(RecurrentRule):
         layer = call.layer
         parts = self.parts(layer)
         if any(part.stateful or part.return_state for part in parts) or call.positions_of("initial_state", 1):
-            return pin_all(call, inputs, channels, "hands out or takes the states of")
-        forward, backward = (recur(call, index, part, inputs, 1, channels)[0] for part in parts)
-        # both directions read the same input: one gate serves them
+            return pin_all(call, inputs, channels, "returns or takes the states of")
+        forward, backward = (_follow(call, index, part, inputs, 1, channels)[0] for part in parts)
+        # both directions consume the same input, so one gate is enough
         channels.reads.pop()
         if layer.merge_mode in ("concat", None):
             forward_name, backward_name = (channels.names.get(id(part), part.name) for part in parts)
@@ -168,14 +163,14 @@ class BidirectionalRule(RecurrentRule):
     def blocked(self, call: Call, kept_out: Sequence[Kept] = ()) -> str | None:
         counts = [int(kept.sum()) for kept in _directions(call, kept_out)] if kept_out else []
         if call.layer.merge_mode in ("concat", None) and len(set(counts)) > 1:
-            return f"Keras wants as many units in both directions, which would keep {counts[0]} and {counts[1]}"
+            return f"Keras requires as many units in both directions, which would keep {counts[0]} and {counts[1]}"
         return super().blocked(call, kept_out)
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
-        layer, whole = call.layer, unchanged(call)
+        layer, original = call.layer, unchanged(call)
         parts = self.parts(layer)
         kept = _directions(call, kept_out)
-        config, weights = dict(whole.config), []
+        config, weights = dict(original.config), []
         for name, part, stay in zip(("layer", "backward_layer"), parts, kept, strict=True):
             inner = {**config[name]["config"], "units": int(stay.sum())}
             config[name] = {**config[name], "config": inner, "build_config": None}
@@ -187,14 +182,14 @@ class BidirectionalRule(RecurrentRule):
 
 
 def _directions(call: Call, outputs: Sequence[Array]) -> list[Array]:
-    """What is said of the outputs' trailing axes, of each direction of a bidirectional layer."""
+    """Split arrays about the outputs' trailing axes into one array for each direction."""
     if call.layer.merge_mode == "concat":
         return np.split(outputs[0], [call.layer.forward_layer.units])
     return [*outputs, outputs[0]][:2]
 
 
 class TimeDistributedRule(LinearReader):
-    """The rule of the wrapped layer, for which steps are one more axis of positions; dense layers alone."""
+    """A wrapped dense layer, for which time steps are positions; other wrapped layers are not supported."""
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         if not self._is_dense(call):
@@ -214,9 +209,6 @@ class TimeDistributedRule(LinearReader):
     def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
         return [weights[0]] if self._is_dense(call) else None
 
-    def with_kernel_rows(self, call: Call, weights: list[Array], rows: list[Array]) -> list[Array]:
-        return [*rows, *weights[1:]]
-
     def linear_copy(self, call: Call, config: dict[str, Any]) -> Any:
         rule, inner = self._inner(call)
         return rule.linear_copy(inner, config["layer"]["config"])
@@ -229,7 +221,7 @@ class TimeDistributedRule(LinearReader):
         return isinstance(call.layer.layer, layers.Dense)
 
     def _inner(self, call: Call) -> tuple[Any, Call]:
-        """The wrapped layer's rule, and its call."""
+        """Return the wrapped layer's rule and call."""
         inner = replace(call, layer=call.layer.layer)
         return rule_for(inner.layer), inner
 

@@ -13,19 +13,29 @@ _OPERATION_RULES: dict[str, "Rule"] = {}
 
 
 def register(*layers: type, rule: Rule) -> None:
-    """Say how channels flow through layers of your own.
+    """Register the rule of layer classes of your own, or replace that of Keras layers.
 
     Parameters
     ----------
     *layers : type
         Layer classes; subclasses without a rule of their own inherit it.
     rule : Rule
-        For example ``Carry()`` for a layer that treats every channel by itself.
+        For example ``Carry()`` for a layer that computes each channel from the same channel of its input.
 
     Raises
     ------
     ParameterError
-        If `rule` is no `Rule` or one of `layers` is no class.
+        If `rule` is not a `Rule` or one of `layers` is not a class.
+
+    Examples
+    --------
+    >>> import dropreg as dr, keras
+    >>> class Squared(keras.layers.Layer):
+    ...     def call(self, x):
+    ...         return x * x
+    >>> dr.layers.register(Squared, rule=dr.layers.Carry())
+    >>> type(dr.layers.rule_for(Squared())).__name__
+    'Carry'
     """
     if not isinstance(rule, Rule):
         raise ParameterError(f"`rule` must be a dropreg.layers.Rule, received {rule!r}: pass an instance.")
@@ -36,13 +46,13 @@ def register(*layers: type, rule: Rule) -> None:
 
 
 def register_operations(*names: str, rule: Rule) -> None:
-    """The same for functions of ``keras.ops`` in a Functional model, by their class name."""
+    """Register the rule of functions of ``keras.ops`` in a Functional model, by the name of their operation class."""
     for name in names:
         _OPERATION_RULES[name] = rule
 
 
 def rule_for(layer: Any) -> Rule:
-    """The rule for a layer.
+    """Return the rule of a layer.
 
     Parameters
     ----------
@@ -51,8 +61,14 @@ def rule_for(layer: Any) -> Rule:
     Returns
     -------
     Rule
-        That of the nearest class among those that it inherits from, `Unknown` if none has one; of an operation by
-        the name of its class.
+        That of the first class in its method resolution order that has one, else `Unknown`. Operations are found by
+        the name of their class.
+
+    Examples
+    --------
+    >>> import dropreg as dr, keras
+    >>> dr.layers.rule_for(keras.layers.Dense(10)).units(keras.layers.Dense(10))
+    (10, 'neuron')
     """
     if not isinstance(layer, keras.layers.Layer):
         return _OPERATION_RULES.get(type(layer).__name__, Unknown())

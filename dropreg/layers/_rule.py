@@ -1,4 +1,4 @@
-"""What a rule is: what there is to know about one kind of layer."""
+"""The base class of layer rules, and the types that its methods take and return."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,23 +11,28 @@ import numpy.typing as npt
 from ..errors import ModelError
 from ..graph import Call, quantization_of
 from ._channels import Channels, Labels
-from ._projections import Heads, Projection
+from ._projections import Array, Heads, Projection
 
 Kept = npt.NDArray[np.bool_]
-"""Shape (channels,): True for every entry of a tensor's trailing axis that stays."""
-Array = npt.NDArray[Any]
+"""Shape (channels,): True for every entry of a tensor's trailing axis that is kept."""
 
 
 @dataclass(frozen=True)
 class Cut:
-    """What a layer becomes when channels are removed.
+    """The config and weights of a layer after channels are removed.
 
-    Attributes
+    Parameters
     ----------
     config : dict
         For ``from_config`` of the layer's class.
     weights : list of ndarray
         For ``set_weights`` of the new layer.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.layers.Cut({"units": 3}, []).config
+    {'units': 3}
     """
 
     config: dict[str, Any]
@@ -43,87 +48,104 @@ class Moments:
 
 
 class Rule:
-    """How channels flow through one kind of layer, and what becomes of it when some are removed.
+    """How one kind of layer treats channels, and how to remove some of them. Subclass it for a layer of your own.
+
+    Only `flow` must be defined, and `cut` if channels shall be removed from layers of this kind.
 
     Attributes
     ----------
     adds : bool
-        Whether the layer sums its inputs, so that one of them can go.
+        Whether the layer sums its inputs, so that one of them can be removed.
     matches_moments : bool
-        Whether its statistics can be set so that its output keeps mean and variance.
+        Whether `with_moments` is defined, as for BatchNormalization.
+
+    Notes
+    -----
+    The same arguments occur in several methods:
+
+    layer : keras.layers.Layer
+        The original layer, which must not be changed.
+    call : Call
+        One call of the original layer, with its arguments, input_shapes and output_shapes.
+    kept_in, kept_out : sequence of ndarray of bool, each of shape (channels,)
+        For each input and each output, which entries of the trailing axis are kept (True).
+    weights : list of ndarray
+        As from ``layer.get_weights()``.
+
+    Examples
+    --------
+    A layer that adds its two inputs, channel by channel:
+
+    >>> import dropreg as dr, keras
+    >>> class Blend(keras.layers.Layer):
+    ...     def call(self, a, b):
+    ...         return 0.5 * a + 0.5 * b
+    >>> class BlendRule(dr.layers.Rule):
+    ...     def flow(self, call, index, inputs, channels):
+    ...         return [channels.tie(inputs[0], inputs[1], "it is blended with channels that cannot be dropped")]
+    ...     def cut(self, call, kept_in, kept_out):
+    ...         return dr.layers.unchanged(call)
+    >>> dr.layers.register(Blend, rule=BlendRule())
+    >>> x = keras.Input((4,))
+    >>> a, b = keras.layers.Dense(3, name="a")(x), keras.layers.Dense(3, name="b")(x)
+    >>> model = keras.Model(x, keras.layers.Dense(2)(Blend()(a, b)))
+    >>> len(dr.elements(model))
+    3
     """
 
     adds = False
     matches_moments = False
 
     def heads(self, layer: Any) -> Heads | None:
-        """The attention heads of a layer.
-
-        Parameters
-        ----------
-        layer : keras.layers.Layer
+        """Return the attention heads of a layer, if it has any.
 
         Returns
         -------
         Heads or None
-            None if it has none.
         """
         return None
 
     def projections(self, layer: Any) -> dict[str, Projection]:
-        """Layers inside a layer that mix channels.
-
-        Parameters
-        ----------
-        layer : keras.layers.Layer
+        """Return the sublayers that mix channels.
 
         Returns
         -------
         dict of str to Projection
-            By what they give, in an order in which none reads a later one.
+            By the name of the result, in an order in which each consumes only results of earlier ones.
         """
         return {}
 
     def units(self, layer: Any) -> tuple[int, str] | None:
-        """What a layer computes along the trailing axis.
-
-        Parameters
-        ----------
-        layer : keras.layers.Layer
+        """Return the number and kind of units that a layer computes along the trailing axis.
 
         Returns
         -------
         (int, str) or None
-            How many units, and their kind, as in `Elements.kinds`; None if it computes none.
+            The kind is as in `Elements.kinds`; None if the layer computes no units.
         """
         return None
 
     def vocabulary(self, layer: Any) -> int | None:
-        """How many numbers a layer looks up.
-
-        Parameters
-        ----------
-        layer : keras.layers.Layer
+        """Return the number of entries that a lookup layer has.
 
         Returns
         -------
         int or None
-            Its input must lie in [0, this); None if it computes with any.
+            The inputs must be integers in [0, this); None if the layer accepts any numbers.
         """
         return None
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
-        """Labels of the outputs of `call`.
+        """Follow the channels through a call.
 
         Parameters
         ----------
-        call : Call
         index : int
             Position of `call` in the graph.
         inputs : list of Labels
             Labels of each input's trailing axis.
         channels : Channels
-            Written to: new units, ties, pins, costs and reads.
+            The method adds new units, ties, pins, costs and gates to it.
 
         Returns
         -------
@@ -133,18 +155,12 @@ class Rule:
         raise NotImplementedError
 
     def blocked(self, call: Call, kept_out: Sequence[Kept] = ()) -> str | None:
-        """Why the layer of `call` cannot be cut although its channels can be followed; None if it can.
-
-        Parameters
-        ----------
-        call : Call
-        kept_out : sequence of Kept
-            What is to stay of each output.
+        """Return why no channels can be removed from the layer although `flow` can follow them.
 
         Returns
         -------
         str or None
-            The end of a sentence that begins with the layer.
+            A clause for an error message; None if they can be removed.
         """
         if type(self).cut is Rule.cut and type(self).cut_heads is Rule.cut_heads:
             return "its rule has no `cut` method"
@@ -156,14 +172,7 @@ class Rule:
         return None
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
-        """Config and weights of the layer without the channels that go.
-
-        Parameters
-        ----------
-        call : Call
-            Of the original layer, which is not changed.
-        kept_in, kept_out : sequence of Kept
-            What stays of each input's and each output's trailing axis.
+        """Return the config and weights of the layer without the removed channels.
 
         Returns
         -------
@@ -172,23 +181,22 @@ class Rule:
         Raises
         ------
         ModelError
-            If channels go and the rule does not say what becomes of the layer.
+            If channels are removed and the rule does not define this method.
         """
         if not all(kept.all() for kept in (*kept_in, *kept_out)):
             raise ModelError(
-                f"layer '{call.name}' ({call.kind}) cannot be cut: {self.blocked(call)}. Exclude the layers that it "
-                "reads from the elements, or pass on_blocked='keep'."
+                f"layer '{call.name}' ({call.kind}) cannot be cut: {self.blocked(call)}. Exclude the layers whose "
+                "outputs it consumes from the elements, or pass on_blocked='keep'."
             )
         return unchanged(call)
 
     def cut_heads(self, call: Call, kept: Kept) -> Cut:
-        """Config and weights of an attention layer with some of its heads.
+        """Return the config and weights of an attention layer without the removed heads.
 
         Parameters
         ----------
-        call : Call
         kept : ndarray of bool, shape (heads,)
-            True = stays.
+            True = kept.
 
         Returns
         -------
@@ -197,44 +205,31 @@ class Rule:
         Raises
         ------
         ModelError
-            If the rule does not say what becomes of heads.
+            If the rule does not define this method.
         """
         raise ModelError(
-            f"layer '{call.name}' ({call.kind}) cannot lose heads: its rule has no `cut_heads` method. Leave "
-            "it out of the elements."
+            f"layer '{call.name}' ({call.kind}) cannot lose heads: its rule has no `cut_heads` method. Exclude "
+            "it from the elements."
         )
 
     def finish(self, layer: Any) -> None:
-        """Called once a new layer has its weights.
-
-        Parameters
-        ----------
-        layer : keras.layers.Layer
-            The new one.
-        """
+        """Complete a new layer once its weights are set."""
 
     def cut_arguments(self, call: Call, kept_in: Sequence[Kept]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments of the new layer's call; by default the same.
-
-        Parameters
-        ----------
-        call : Call
-        kept_in : sequence of Kept
-            What stays of each input's trailing axis.
+        """Return the arguments of the new layer's call; by default those of `call`.
 
         Returns
         -------
         (tuple, dict)
-            Positional and keyword arguments, with the old tensors in them.
+            Positional and keyword arguments, with the original's placeholders for tensors.
         """
         return call.args, call.kwargs
 
     def remake(self, call: Call, config: dict[str, Any]) -> Any:
-        """A new layer or operation of the same class.
+        """Return a new layer or operation of the same class.
 
         Parameters
         ----------
-        call : Call
         config : dict
             As in `Cut`.
 
@@ -244,49 +239,13 @@ class Rule:
         """
         return type(call.layer).from_config(config)
 
-    def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
-        """The layer's kernel as matrices that input channels are multiplied with.
-
-        Parameters
-        ----------
-        call : Call
-        weights : list of ndarray
-            As ``get_weights`` gives them.
-
-        Returns
-        -------
-        list of ndarray, each of shape (channels of a group, numbers), or None
-            One for each group of input channels, all but convolutions with groups have one; None if the layer
-            does not mix its input by one kernel, so that nothing can be merged into it.
-        """
-        return None
-
-    def with_kernel_rows(self, call: Call, weights: list[Array], rows: list[Array]) -> list[Array]:
-        """The weights with another kernel.
-
-        Parameters
-        ----------
-        call : Call
-        weights : list of ndarray
-        rows : list of ndarray
-            What `kernel_rows` reads of the result.
-
-        Returns
-        -------
-        list of ndarray
-            For ``set_weights``.
-        """
-        raise NotImplementedError
-
     def with_moments(self, call: Call, weights: list[Array], before: Moments, after: Moments) -> list[Array]:
-        """Weights with which the output keeps its moments although the input changes its own.
+        """Return weights that preserve the output's moments when the input's moments change.
 
         Parameters
         ----------
-        call : Call
-        weights : list of ndarray
         before, after : Moments
-            Of the input.
+            Moments of the input.
 
         Returns
         -------
@@ -296,37 +255,46 @@ class Rule:
         raise NotImplementedError
 
     def of_states(self, call: Call, outputs: Sequence[Array]) -> list[Array]:
-        """What is said of the outputs' trailing axes, of the states that a recurrent layer reads of itself.
+        """Select from arrays about the outputs' trailing axes the parts that concern the states of recurrent cells.
 
         Parameters
         ----------
-        call : Call
         outputs : sequence of ndarray, each of shape (channels,)
 
         Returns
         -------
         list of ndarray, each of shape (units,)
-            One for each cell; none for other layers.
+            One for each cell; empty for layers that are not recurrent.
         """
         return []
 
     def macs(self, call: Call) -> float:
-        """Multiply-adds of one call for one example in matrix products.
-
-        Parameters
-        ----------
-        call : Call
+        """Return the multiply-adds of the matrix products in one call for one example.
 
         Returns
         -------
         float
-            NaN where a size is unknown.
+            NaN if a size is unknown.
         """
         return 0.0
 
 
 def unchanged(call: Call) -> Cut:
-    """The layer of `call` as it is, or ModelError if it does not say how it was made."""
+    """Return the config and weights of a layer as they are.
+
+    Parameters
+    ----------
+    call : Call
+
+    Returns
+    -------
+    Cut
+
+    Raises
+    ------
+    ModelError
+        If the layer has no ``get_config``.
+    """
     layer = call.layer
     weights = layer.get_weights() if isinstance(layer, keras.layers.Layer) else []
     try:

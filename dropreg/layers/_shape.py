@@ -1,4 +1,4 @@
-"""Layers that move entries about: pooling, padding, flattening, reshaping."""
+"""Rules of pooling, padding, flattening and reshaping."""
 
 from collections.abc import Sequence
 
@@ -7,30 +7,29 @@ from keras import layers
 
 from ..graph import Call, Shape
 from ._channels import Channels, Labels
-from ._common import Carry, n_channels, pin_all
+from ._common import Carry, channels_first, n_channels, pin_all
 from ._registry import register, register_operations
 from ._rule import Cut, Kept, Rule, unchanged
 
 
 class SpatialRule(Carry):
-    """Pooling, padding, cropping and the like over positions, each channel by itself."""
+    """Pooling, padding or cropping of positions, in each channel separately."""
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
-        if getattr(call.layer, "data_format", "channels_last") != "channels_last":
+        if channels_first(call):
             return pin_all(call, inputs, channels, "has data_format='channels_first' and hides")
         return [inputs[0]]
 
 
 class RearrangeRule(Rule):
-    """Flatten, Reshape and Permute: labels move with the entries.
+    """Flatten, Reshape or Permute, which move labels along with the entries.
 
-    Channels are carried as long as entries of one position along the trailing axis share a label;
-    otherwise the layer mixes channels and pins them.
+    Channels are pinned unless all entries at one position of the new trailing axis have the same label.
     """
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         before, after = call.input_shapes[0], call.output_shapes[0]
-        if getattr(call.layer, "data_format", "channels_last") == "channels_first" and len(before) > 2:
+        if channels_first(call) and len(before) > 2:
             return pin_all(call, inputs, channels, "has data_format='channels_first' and moves")
         labels = _rearrange(call, inputs[0], before, after)
         if labels is None:

@@ -71,8 +71,7 @@ def _rows(call: Call, kept: Mask) -> list[Mask] | None:
     """Entries of the layer's weights that do not read the channels that go; None if it has no kernel that does."""
     rule = rule_for(call.layer)
     ones = [np.ones(weight.shape, dtype=bool) for weight in getattr(call.layer, "weights", ())]
-    rows = rule.kernel_rows(call, ones) if isinstance(rule, LinearReader) else None
-    if rows is None:
+    if not isinstance(rule, LinearReader) or (rows := rule.kernel_rows(call, ones)) is None:
         return None
     parts = np.split(kept, len(rows))
     cut = [row & part[:, np.newaxis] for row, part in zip(rows, parts, strict=True)]
