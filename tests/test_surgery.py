@@ -237,7 +237,7 @@ BOTH = models.ready("bidirectional")  # of the first layer as many units must st
 def test_selections_keep_the_top_of_both_directions(scores: list[float], fraction: float, least: int) -> None:
     elements = dr.elements(BOTH)
     assert len(elements) == 8
-    assert "as many stay of 'forward_gru' as of 'backward_gru'" in repr(elements)
+    assert "'forward_gru' and 'backward_gru' must keep equally many" in repr(elements)
     assert not dr.elements(BOTH, "embeddings").equal
     assert not dr.elements(BOTH, include=["forward_gru"]).equal
     floor = {"forward_gru": least}
