@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 import dropreg as dr
-from dropreg.element._selection import is_allowed, largest_fraction
+from dropreg.element._keep import is_allowed, largest_fraction
 from dropreg.errors import ModelError, ParameterError
 from dropreg.network._masked import MaskedNetwork
 

@@ -6,10 +6,9 @@ from .._utils import lazy_names
 from ._cost import cost_of, total_macs
 from ._gates import Columns, Gate, InnerGate
 from ._groups import Block
-from ._selection import (
+from ._keep import (
     Floor,
     Scores,
-    Selection,
     balanced,
     check_fractions,
     finite_numbers,
@@ -18,6 +17,7 @@ from ._selection import (
     keep_best,
     largest_fraction,
 )
+from ._selection import Selection
 from ._table import KINDS, Elements, check_elements, check_fits, take
 
 if TYPE_CHECKING:

@@ -34,10 +34,11 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Cost:
-    """Costs of elements alone, shape (n_elements,), as in `Elements`, and the overlaps between them."""
+    """Costs of elements alone, shape (n_elements,), parameters of the model in total, and overlaps of elements."""
 
     params: npt.NDArray[np.float64]
     macs: npt.NDArray[np.float64]
+    total: int
     overlaps: tuple[Overlap, ...]
 
     def saved(self, kept: npt.NDArray[np.bool_]) -> tuple[float, float]:
@@ -59,7 +60,7 @@ def cost_of(model: "keras.Model", elements: Elements) -> Cost:
     disjoint.
     """
     overlaps = _overlaps(model, elements) if set(elements.kinds) <= {"neuron", "filter"} else ()
-    return Cost(elements.params.astype(np.float64), elements.macs, tuple(overlaps))
+    return Cost(elements.params.astype(np.float64), elements.macs, int(model.count_params()), tuple(overlaps))
 
 
 def _overlaps(model: "keras.Model", elements: Elements) -> Iterator[Overlap]:
