@@ -2,12 +2,4 @@
 
 from .data import MODELS, as_inputs, fashion_mnist, load_model, model_path, read_idx, stream
 
-__all__ = [
-    "MODELS",
-    "as_inputs",
-    "fashion_mnist",
-    "load_model",
-    "model_path",
-    "read_idx",
-    "stream",
-]
+__all__ = ["MODELS", "as_inputs", "fashion_mnist", "load_model", "model_path", "read_idx", "stream"]

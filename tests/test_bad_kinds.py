@@ -45,7 +45,7 @@ def test_what_cannot_be_found_is_refused(kind: Any, options: dict[str, Any], say
 
 
 def test_blocks_of_no_size_are_refused() -> None:
-    with pytest.raises(ParameterError, match=r"`rows` of a Block must be an integer of at least 1, received 0"):
+    with pytest.raises(ParameterError, match=r"`rows` must be an integer of at least 1, received 0"):
         dr.Block(0, 1)
 
 

@@ -121,7 +121,7 @@ def test_the_best_of_every_layer_stays(elements: dr.Elements) -> None:
     ):
         kept = dr.select(elements, table, fraction=fraction, floor=floor).kept
         np.testing.assert_array_equal(np.flatnonzero(kept), expected)
-    with pytest.raises(ParameterError, match=says("every layer something, received 0.5", "empty second", "floor=1")):
+    with pytest.raises(ParameterError, match=says("in every layer, received 0.5", "empty second", "floor=1")):
         dr.select(elements, table, fraction=0.5, floor=0)
 
 

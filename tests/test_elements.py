@@ -118,3 +118,9 @@ def test_floors_of_steps_are_shares_of_the_original(floor: Any, least: tuple[int
     kept = found.selection.by_layer()["kept"]
     assert kept.sum() == 6
     assert (kept.to_numpy() >= least).all()
+
+
+def test_unknown_multiply_adds_of_a_layer_are_no_number() -> None:
+    model = models.ready("mlp")
+    assert dr.elements(model, "weights").by_layer()["macs"].isna().all()
+    assert dr.elements(model).by_layer()["macs"].notna().all()

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from keras import layers
 
 import dropreg as dr
-from dropreg.element._selection import is_allowed, largest_fraction
+from dropreg.element._keep import is_allowed, largest_fraction
 from dropreg.errors import ModelError, ParameterError
 from dropreg.network._masked import MaskedNetwork
 
@@ -238,7 +238,7 @@ BOTH = models.ready("bidirectional")  # of the first layer as many units must st
 def test_selections_keep_the_top_of_both_directions(scores: list[float], fraction: float, least: int) -> None:
     elements = dr.elements(BOTH)
     assert len(elements) == 8
-    assert "as many stay of 'forward_gru' as of 'backward_gru'" in repr(elements)
+    assert "'forward_gru' and 'backward_gru' must keep equally many" in repr(elements)
     assert not dr.elements(BOTH, "embeddings").equal
     assert not dr.elements(BOTH, include=["forward_gru"]).equal
     floor = {"forward_gru": least}

@@ -14,7 +14,7 @@ from keras import layers
 from test_pruning import planted
 
 import dropreg as dr
-from dropreg.element._selection import is_allowed
+from dropreg.element._keep import is_allowed
 from dropreg.errors import DataError, ModelError, ParameterError, TargetError
 from dropreg.pruning._annealing import _annealer as annealer
 from dropreg.pruning._annealing import _local_search as swaps

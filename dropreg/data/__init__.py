@@ -34,9 +34,5 @@ __all__ = [
     "stream",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "counted_positions": "_positions",
-    },
-)
+__getattr__ = lazy_names(__name__, {"counted_positions": "_positions"})
+"""It loads TensorFlow, so it is imported on first use."""

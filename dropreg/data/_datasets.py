@@ -16,7 +16,7 @@ _SPLITS = {"estimation": "estimation", "test": "t10k"}
 
 
 def data_folder() -> Path:
-    """Folder of the shipped data, in an installed package or in a checkout."""
+    """Return the folder of the shipped data, in an installed package or in a checkout."""
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "_shipped", package.parent / "data"):
         if (folder / "fashion-mnist").is_dir():
@@ -38,7 +38,22 @@ def read_idx(path: str | Path) -> np.ndarray:
     Returns
     -------
     ndarray of uint8
-        Images as (n, rows, columns), labels as (n,).
+        Images of shape (n, rows, columns), or labels of shape (n,).
+
+    Raises
+    ------
+    DataError
+        If the file is of another format.
+
+    Examples
+    --------
+    >>> import gzip, tempfile
+    >>> import dropreg as dr
+    >>> with tempfile.NamedTemporaryFile(suffix=".gz") as file:
+    ...     _ = file.write(gzip.compress(bytes([0, 0, 8, 1, 0, 0, 0, 3, 9, 0, 2])))
+    ...     file.flush()
+    ...     dr.datasets.read_idx(file.name)
+    array([9, 0, 2], dtype=uint8)
     """
     with gzip.open(path, "rb") as file:
         raw = file.read()
@@ -50,18 +65,36 @@ def read_idx(path: str | Path) -> np.ndarray:
 
 
 def as_inputs(images: np.ndarray) -> np.ndarray:
-    """Images of bytes (n, 28, 28) as the float32 (n, 28, 28, 1) in [0, 1] that the models take."""
+    """Convert images to inputs of the shipped models.
+
+    Parameters
+    ----------
+    images : ndarray of uint8, shape (n, 28, 28)
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 28, 28, 1)
+        Pixels in [0, 1].
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> import numpy as np
+    >>> x = dr.datasets.as_inputs(np.full((2, 28, 28), 255, np.uint8))
+    >>> x.shape, float(x.max())
+    ((2, 28, 28, 1), 1.0)
+    """
     return (images[..., np.newaxis] / 255.0).astype(np.float32)
 
 
 def fashion_mnist(split: Literal["estimation", "test"] = "estimation") -> tuple[np.ndarray, np.ndarray]:
-    """Shipped Fashion-MNIST images [1]_.
+    """Return the Fashion-MNIST images that ship with the package [1]_.
 
     Parameters
     ----------
     split : {"estimation", "test"}
-        "estimation": the last 10,000 images of the training set, which no shipped model was
-        trained on. "test": the 10,000 test images. Estimate on the first, judge on the second.
+        "estimation": the last 10,000 images of the training set, on which no shipped model was trained. "test": the
+        10,000 test images. Estimate impacts on the first, measure accuracy on the second.
 
     Returns
     -------
@@ -70,9 +103,21 @@ def fashion_mnist(split: Literal["estimation", "test"] = "estimation") -> tuple[
     y : ndarray of int64, shape (10000,)
         Classes 0 to 9.
 
+    Raises
+    ------
+    DataError
+        If `split` is unknown.
+
     References
     ----------
     .. [1] Xiao, Rasul, Vollgraf (2017), "Fashion-MNIST", arXiv:1708.07747.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> x, y = dr.datasets.fashion_mnist("test")
+    >>> x.shape, y[:5].tolist()
+    ((10000, 28, 28, 1), [9, 2, 1, 1, 6])
     """
     if split not in _SPLITS:
         raise DataError(f"`split` must be one of {', '.join(_SPLITS)}, received {split!r}.")
@@ -82,14 +127,55 @@ def fashion_mnist(split: Literal["estimation", "test"] = "estimation") -> tuple[
 
 
 def model_path(name: str) -> Path:
-    """Path of a shipped model's ``.keras`` file; `name` is one of "mlp", "cnn", "resnet", "vit"."""
+    """Return the path of a shipped model's ``.keras`` file.
+
+    Parameters
+    ----------
+    name : {"mlp", "cnn", "resnet", "vit"}
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    DataError
+        If `name` is unknown.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.datasets.model_path("mlp").name
+    'mlp.keras'
+    """
     if name not in MODELS:
         raise DataError(f"`name` must be one of {', '.join(MODELS)}, received {name!r}.")
     return data_folder() / "models" / f"{name}.keras"
 
 
 def load_model(name: str) -> "keras.Model":
-    """Load a shipped model, trained on the first 50,000 training images; its outputs are logits."""
+    """Load a shipped model, trained on the first 50,000 training images of Fashion-MNIST.
+
+    Parameters
+    ----------
+    name : {"mlp", "cnn", "resnet", "vit"}
+
+    Returns
+    -------
+    keras.Model
+        Its outputs are logits; it is not compiled.
+
+    Raises
+    ------
+    DataError
+        If `name` is unknown.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.datasets.load_model("mlp").output_shape
+    (None, 10)
+    """
     import keras
 
     model = keras.saving.load_model(model_path(name), compile=False)

@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from ..graph import Graph, Shape
 
 Data = Any
-"""(x, y): x an array, or a list, tuple or dict of arrays for several inputs; y the labels, or None.
+"""(x, y), with x an array, or a list, tuple or dict of arrays for several inputs, and y the labels, or None.
 
-Or a tf.data.Dataset, a keras.utils.PyDataset or an iterable of batches (x, y), which `dropreg.datasets.stream`
-writes to disk first. Labels by name, ``{"mood": y}``, say which of several outputs is measured; y may be None.
+Or a tf.data.Dataset, a keras.utils.PyDataset or an iterable of batches (x, y), which `dropreg.datasets.stream` writes
+to disk first. Labels by name, ``{"mood": y}``, choose which of several outputs is measured; y may be None.
 """
 
 
@@ -35,17 +35,17 @@ class Examples:
     Attributes
     ----------
     inputs : tuple of ndarray, each of shape (n_examples, ...)
-        One for each input of the model, in its dtype; text as bytes objects.
+        One array for each input of the model, in its dtype; text as bytes objects.
     labels : ndarray or None
         Classes as int64 of shape (n_examples, ...), axes after the first being positions such as pixels or
         tokens; float32 of shape (n_examples, ..., n_outputs) for the other tasks; None if there are none.
     task : str
         "classes", "binary", "multilabel" or "regression".
     output : int
-        Number of the model's output that is measured.
+        Number of the measured output of the model.
     counted : ndarray of bool, shape (n_examples, ...), or None
-        Its positions that count: those that the model's own mask, such as that of an Embedding with mask_zero, does
-        not hide. None where all do.
+        Positions of the output that count: those that the model's own mask, such as that of an Embedding with
+        mask_zero, does not hide. None where all count.
     """
 
     inputs: tuple[npt.NDArray[Any], ...]
@@ -58,28 +58,22 @@ class Examples:
         return len(self.inputs[0])
 
     def part(self, rows: slice | npt.NDArray[np.int64]) -> "Examples":
-        """Some of them."""
+        """Return some of the examples."""
         labels, counted = (None if array is None else array[rows] for array in (self.labels, self.counted))
         return replace(self, inputs=tuple(array[rows] for array in self.inputs), labels=labels, counted=counted)
 
     def carried(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Labels and `counted` that rows take along: zeros (n_examples,) and an empty (n_examples, 0) without."""
+        """Return labels and `counted` for tensors: zeros (n_examples,) and an empty (n_examples, 0) for None."""
         n = len(self)
         labels = np.zeros(n, np.int64) if self.labels is None else self.labels
         return labels, np.ones((n, 0), dtype=bool) if self.counted is None else self.counted
 
     def predicted(self, outputs: Any, counted: Any, *, from_logits: bool) -> Prediction:
-        """What `outputs` of some of them mean, with their part of `counted`, as `carried` gives it."""
+        """Return the prediction for some examples, with their part of `counted` from `carried`."""
         return Prediction(outputs, self.task, from_logits, None if self.counted is None else counted)
 
     def check_outputs(self, outputs: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float32]:
-        """What model `name` gives for the examples, (n_examples, ..., n_outputs), if it can be measured.
-
-        Raises
-        ------
-        DataError
-            If it is not finite, or labels have other positions.
-        """
+        """Return the outputs (n_examples, ..., n_outputs) of model `name`; raise DataError if they do not fit."""
         bad = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1))
         if len(bad):
             raise DataError(
@@ -92,16 +86,16 @@ class Examples:
         return outputs
 
     def fingerprint(self) -> str:
-        """Hash of all values."""
+        """Return a hash of all values."""
         digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
         for array in self.inputs:
-            for block in blocks(array):
+            for _, block in blocks(array):
                 digest.update(block.tobytes() if block.dtype.kind != "O" else b"\0".join(block.ravel()))
         return digest.hexdigest()[:16]
 
 
 def read_once(data: Data) -> Any:
-    """(x, y) as it is; what comes in batches is written to disk (`stream`), as a generator cannot be read again."""
+    """Return (x, y); batches are written to disk (`stream`), because a generator can be read only once."""
     return data if isinstance(data, tuple | list) else stream(data)
 
 
@@ -113,37 +107,32 @@ def check_data(
     *,
     measured: bool = True,
 ) -> Examples:
-    """Check (x, y) against a model's inputs and outputs.
+    """Check (x, y) against a model's inputs and outputs, and return them as `Examples`.
 
     Parameters
     ----------
     model : keras.Model or Graph
-        The output that is measured must have shape (batch, ..., n_outputs); axes between are positions, such as
-        pixels or tokens, of which each counts the same, but for those that the model's own mask hides (padded steps):
-        as in Keras' losses and metrics they do not count, and may have any label.
+        The measured output must have shape (batch, ..., n_outputs). The axes between are positions, such as pixels or
+        tokens, which count equally; those that the model's own mask hides (padded steps) do not count, as in Keras'
+        losses and metrics, and may have any label.
     data : (x, y), dataset or iterable of batches
-        Arrays may lie on disk (numpy.memmap); what comes in batches is written there first, see
-        `stream`. y: a list or dict where the model has several outputs. Classes as integers (n, ...) or
-        (n, ..., 1), or one-hot (n, ..., classes), with the output's positions; 0 and 1 of shape (n, ...) or
-        (n, ..., 1) for one output, (n, ..., n_outputs) for several labels; numbers for a regression; None for none.
+        Arrays may lie on disk (numpy.memmap); batches are written there first, see `stream`. y is a list or dict
+        where the model has several outputs. Classes are integers (n, ...) or (n, ..., 1), or one-hot
+        (n, ..., classes), with the output's positions; binary labels are 0 and 1 of shape (n, ...) or (n, ..., 1);
+        several labels and regression targets have shape (n, ..., n_outputs). None stands for no labels.
     task : str, optional
-        Found from y by default: one output and labels 0 and 1 make "binary", other numbers
-        "regression"; several outputs and integer or one-hot labels make "classes", other rows of 0
-        and 1 "multilabel", other numbers "regression".
+        By default found from y: with one output, labels 0 and 1 make "binary" and other numbers "regression"; with
+        several, integer or one-hot labels make "classes", other rows of 0 and 1 "multilabel", other numbers
+        "regression".
     output : int or str, optional
-        Which output to measure, by number or name; needed where there are several, and `y` names none or several.
+        The output to measure, by number or name; needed where there are several, unless `y` names one.
     measured : bool
-        Whether an output is measured at all; if not, the first will do where none is named.
-
-    Returns
-    -------
-    checked : Examples
+        Whether an output is measured; if not, the first is taken where none is named.
 
     Raises
     ------
     DataError
-        If shapes, dtypes, lengths or values do not fit, or all of an example is hidden; the text says which, and what
-        to do.
+        If shapes, dtypes, lengths or values do not fit, or all positions of an example are hidden.
     """
     data = read_once(data)
     if len(data) != 2:
@@ -192,7 +181,7 @@ def check_data(
 
 
 def as_data(model: "keras.Model", examples: Examples) -> tuple[Any, Any]:
-    """The (x, y) that `check_data` makes examples of."""
+    """Return the (x, y) from which `check_data` makes these examples."""
     from ..graph import trace_graph
 
     names, x = trace_graph(model).output_names, list(examples.inputs)
@@ -201,14 +190,7 @@ def as_data(model: "keras.Model", examples: Examples) -> tuple[Any, Any]:
 
 
 def check_apart(name: str, data: Data, other_name: str, other: Data) -> None:
-    """Raise DataError if two sets of examples are the same or share memory.
-
-    Parameters
-    ----------
-    name, other_name : str
-        Of the parameters.
-    data, other : (x, y), dataset or iterable of batches
-    """
+    """Raise DataError if two sets of examples, with the names of their parameters, are the same or share memory."""
     same = data is other
     if not same and isinstance(data, tuple | list) and isinstance(other, tuple | list):
         same = any(_overlap(a, b) for a in _leaves(data[0]) for b in _leaves(other[0]))
@@ -220,16 +202,17 @@ def check_apart(name: str, data: Data, other_name: str, other: Data) -> None:
 
 
 def _leaves(x: Any) -> list[Any]:
-    """The arrays of all inputs."""
+    """Return the arrays of all inputs."""
     return list(x.values()) if isinstance(x, Mapping) else list(x) if isinstance(x, tuple | list) else [x]
 
 
 def _overlap(a: Any, b: Any) -> bool:
+    """Whether two arrays are the same or share memory."""
     return a is b or (isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.shares_memory(a, b))
 
 
 def _check_ids(graph: "Graph", inputs: Sequence[npt.NDArray[Any]]) -> None:
-    """Layers that look up what an input numbers must know all its numbers."""
+    """Raise DataError if an input numbers an entry that its embedding does not have."""
     from ..layers import rule_for
 
     for call in graph.calls:
@@ -240,7 +223,7 @@ def _check_ids(graph: "Graph", inputs: Sequence[npt.NDArray[Any]]) -> None:
 
 
 def _output_of(graph: "Graph", y: Any, output: int | str | None, *, measured: bool) -> int:
-    """Number of the output that is asked for, or that labels name; the first where it does not matter."""
+    """Return the number of the output that is asked for or that labels name; the first if none is measured."""
     names = graph.output_names
     if output is not None:
         return graph.output_number(output)
@@ -257,7 +240,7 @@ def _output_of(graph: "Graph", y: Any, output: int | str | None, *, measured: bo
 
 
 def _labels_of(y: Any, number: int, names: Sequence[str]) -> Any:
-    """Labels of one output, where `y` holds those of several."""
+    """Return the labels of one output, where `y` holds those of several."""
     if isinstance(y, Mapping):
         if names[number] not in y:
             raise DataError(
@@ -273,6 +256,7 @@ def _labels_of(y: Any, number: int, names: Sequence[str]) -> Any:
 
 
 def _numeric_labels(y: Any, n_examples: int) -> npt.NDArray[Any]:
+    """Return labels as an array of numbers, one entry for each example."""
     try:
         labels = np.asarray(y)
     except ValueError as error:
@@ -286,7 +270,7 @@ def _numeric_labels(y: Any, n_examples: int) -> npt.NDArray[Any]:
 
 
 def _without_hidden(labels: npt.NDArray[Any], counted: npt.NDArray[np.bool_] | None) -> npt.NDArray[Any]:
-    """Labels with class 0, or its one-hot row, wherever they do not count."""
+    """Return labels with class 0, or its one-hot row, at positions that do not count."""
     if counted is None or labels.shape[: counted.ndim] != counted.shape:
         return labels
     labels = labels.copy()
@@ -297,7 +281,7 @@ def _without_hidden(labels: npt.NDArray[Any], counted: npt.NDArray[np.bool_] | N
 
 
 def _guess_task(labels: npt.NDArray[Any], rank: int, n_outputs: int) -> Task:
-    """What labels are of outputs of a rank, the last axis of length `n_outputs`."""
+    """Guess the task from labels for an output of a rank, with a last axis of length `n_outputs`."""
     zero_one = bool(((labels == 0) | (labels == 1)).all())
     if n_outputs == 1:
         return "binary" if zero_one else "regression"
@@ -307,7 +291,7 @@ def _guess_task(labels: npt.NDArray[Any], rank: int, n_outputs: int) -> Task:
 
 
 def _checked_targets(labels: npt.NDArray[Any], expected: "Shape", task: Task) -> npt.NDArray[np.float32]:
-    """Targets of a binary, multi-label or regression task in the shape of the output."""
+    """Return targets of a binary, multi-label or regression task in the shape of the output."""
     targets = labels[..., np.newaxis] if labels.ndim == len(expected) - 1 else labels
     if not fits(targets, expected):
         raise DataError(f"`y` must have shape {written(expected)} for task '{task}', received {labels.shape}.")
@@ -319,7 +303,7 @@ def _checked_targets(labels: npt.NDArray[Any], expected: "Shape", task: Task) ->
 
 
 def _checked_classes(labels: npt.NDArray[Any], expected: "Shape") -> npt.NDArray[np.int64]:
-    """Numbers of classes in the shape of the output without its last axis."""
+    """Return classes as integers in the shape of the output without its last axis."""
     n_classes = expected[-1] or 0
     if n_classes < 2:
         raise DataError("the model's output must have at least two classes for task 'classes', received one.")

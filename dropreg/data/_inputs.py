@@ -17,55 +17,53 @@ _BLOCK_BYTES = 2**26
 
 
 def as_list(x: Any, names: Sequence[str]) -> list[Any]:
-    """`x` as a list in the order of the model's inputs."""
+    """Return `x` as a list in the order of the model's inputs."""
     if isinstance(x, Mapping):
-        missing = [name for name in names if name not in x]
-        if missing:
+        if any(name not in x for name in names):
             raise DataError(f"`x` must have the inputs {', '.join(names)}, received {', '.join(map(str, x))}.")
         return [x[name] for name in names]
-    if isinstance(x, tuple | list) and len(names) > 1:
-        if len(x) != len(names):
-            raise DataError(f"`x` must hold {len(names)} arrays ({', '.join(names)}), received {len(x)}.")
-        return list(x)
-    if len(names) > 1:
-        raise DataError(f"`x` must hold {len(names)} arrays ({', '.join(names)}), received one: pass a list or a dict.")
-    return [x]
+    if len(names) == 1:
+        return [x]
+    several = isinstance(x, tuple | list)
+    if not several or len(x) != len(names):
+        received = len(x) if several else "one: pass a list or a dict"
+        raise DataError(f"`x` must hold {len(names)} arrays ({', '.join(names)}), received {received}.")
+    return list(x)
 
 
 def checked_input(array: Any, name: str, expected: "Shape", dtype: str | None) -> npt.NDArray[Any]:
-    """What input `name` of a shape and dtype (None for any) is given, as an array; text as an array of bytes objects.
+    """Return what input `name` is given as an array of its dtype (None for any); text as an array of bytes objects.
 
-    Raises
-    ------
-    DataError
-        If it has another shape, is not finite, or cannot be converted without loss.
+    Raise DataError if it has another shape, is not finite, or cannot be converted without loss.
     """
     try:
         array = as_array(array)
     except ValueError as error:
         raise DataError(f"input '{name}' must be one array, received values of different lengths: pad them.") from error
-    if dtype == "string":
-        return _checked_text(_checked_shape(array, name, expected), name)
-    if array.dtype.kind not in "fiub":
+    if dtype != "string" and array.dtype.kind not in "fiub":
         raise DataError(f"input '{name}' must be numbers ({dtype or 'any'}), received dtype {array.dtype}.")
-    _checked_shape(array, name, expected)
+    if not fits(array, expected):
+        hint = " Add the channel axis: x[..., np.newaxis]." if (*array.shape, 1)[1:] == expected[1:] else ""
+        raise DataError(f"input '{name}' must have shape {written(expected)}, received {array.shape}.{hint}")
+    if dtype == "string":
+        return _checked_text(array, name)
     if dtype is None:
         dtype = "float32" if array.dtype.kind == "f" else str(array.dtype)
     _check_finite(array, name)
     if array.dtype == dtype:
         return array
     values = _converted(array, name, dtype)
-    _check_finite(values, name)  # what overflows in the model's dtype is refused too
+    _check_finite(values, name)  # values that overflow in the model's dtype are refused too
     return values
 
 
 def check_ids(ids: npt.NDArray[Any], name: str, count: int) -> None:
     """Raise DataError unless `ids` lie from 0 to `count` - 1."""
-    for start, block in _numbered(ids):
+    for start, block in blocks(ids):
         wrong = (block < 0) | (block >= count)
         if wrong.any():
             raise DataError(
-                f"input '{name}' must be numbers from 0 to {count - 1}, as the embedding that reads it has so many, "
+                f"input '{name}' must be numbers from 0 to {count - 1}, the size of its embedding being {count}, "
                 f"received {block[wrong].flat[0]} at example {start + int(np.argwhere(wrong)[0][0])}: number the "
                 "tokens as in training."
             )
@@ -84,22 +82,18 @@ def _checked_text(array: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:
 
 
 def _check_finite(values: npt.NDArray[Any], name: str) -> None:
-    if values.dtype.kind != "f":
-        return
-    n_bad, first = 0, -1
-    for start, block in _numbered(values):
-        bad = np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))
-        first = start + int(bad[0]) if len(bad) and first < 0 else first
-        n_bad += len(bad)
-    if n_bad:
+    bad: list[int] = []
+    for start, block in blocks(values) if values.dtype.kind == "f" else ():
+        bad += (start + np.flatnonzero(~np.isfinite(block).reshape(len(block), -1).all(axis=1))).tolist()
+    if bad:
         raise DataError(
-            f"input '{name}' must be finite, received NaN or infinity in {n_bad} examples (the first is "
-            f"example {first}): remove or impute them."
+            f"input '{name}' must be finite, received NaN or infinity in {len(bad)} examples (the first is "
+            f"example {bad[0]}): remove or impute them."
         )
 
 
 def _converted(array: npt.NDArray[Any], name: str, dtype: str) -> npt.NDArray[Any]:
-    """`array` in the dtype that the model reads; fractions are refused where it takes whole numbers."""
+    """Return `array` in the input's dtype; fractions are refused where it takes whole numbers."""
     with np.errstate(over="ignore", invalid="ignore"):
         values = array.astype("float32" if dtype == "bfloat16" else dtype)
         if np.issubdtype(values.dtype, np.integer) and (values != array).any():
@@ -110,26 +104,11 @@ def _converted(array: npt.NDArray[Any], name: str, dtype: str) -> npt.NDArray[An
     return values
 
 
-def _numbered(array: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
-    """Blocks of `array` with the number of their first example."""
-    start = 0
-    for block in blocks(array):
-        yield start, block
-        start += len(block)
-
-
-def blocks(array: npt.NDArray[Any]) -> Iterator[npt.NDArray[Any]]:
-    """`array` in parts of consecutive examples that fit in memory, should it lie on disk."""
+def blocks(array: npt.NDArray[Any]) -> Iterator[tuple[int, npt.NDArray[Any]]]:
+    """Yield (number of the first example, consecutive examples that fit in memory if `array` lies on disk)."""
     step = max(_BLOCK_BYTES // max(array.itemsize * math.prod(array.shape[1:]), 1), 1)
     for start in range(0, len(array), step):
-        yield array[start : start + step]
-
-
-def _checked_shape(array: npt.NDArray[Any], name: str, expected: "Shape") -> npt.NDArray[Any]:
-    if not fits(array, expected):
-        hint = " Add the channel axis: x[..., np.newaxis]." if (*array.shape, 1)[1:] == expected[1:] else ""
-        raise DataError(f"input '{name}' must have shape {written(expected)}, received {array.shape}.{hint}")
-    return array
+        yield start, array[start : start + step]
 
 
 def fits(array: npt.NDArray[Any], expected: "Shape") -> bool:
@@ -139,5 +118,5 @@ def fits(array: npt.NDArray[Any], expected: "Shape") -> bool:
 
 
 def written(shape: "Shape") -> str:
-    """A shape as Python writes it, "any" for None."""
+    """Return a shape as Python writes it, with "any" for None."""
     return str(tuple(shape)).replace("None", "any")

@@ -10,18 +10,14 @@ import numpy as np
 from ..errors import DataError
 from ._examples import Data
 
-_ZIP_ERRORS = (zipfile.BadZipFile, zlib.error)
+_BROKEN = (OSError, ValueError, EOFError, AttributeError, TypeError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 def load_npz(path: str | Path, input_names: Sequence[str], *, labelled: bool = True) -> Data:
-    """Read (x, y) from an ``.npz`` file with ``x`` (or one array for each input's name) and ``y``.
+    """Read (x, y) from an ``.npz`` file with ``x`` (or one array named like each input) and ``y``.
 
-    Without `labelled`, y may be missing, and is None then.
-
-    Raises
-    ------
-    DataError
-        If the file is missing, is no ``.npz`` file, or lacks an array.
+    Raise DataError if the file is missing, is no ``.npz`` file, or lacks an array; y may be missing, and is None then,
+    unless `labelled`.
     """
     path = Path(path)
     if not path.is_file():
@@ -29,7 +25,7 @@ def load_npz(path: str | Path, input_names: Sequence[str], *, labelled: bool = T
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, AttributeError, TypeError, RuntimeError, *_ZIP_ERRORS) as error:
+    except _BROKEN as error:
         raise DataError(f"data file {path}: expected an .npz archive of arrays, received {error}.") from error
     holds = ", ".join(arrays) or "nothing"
     if (labelled and "y" not in arrays) or not ("x" in arrays or all(name in arrays for name in input_names)):

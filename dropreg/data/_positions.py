@@ -1,4 +1,4 @@
-"""Positions of outputs that count: a model's own mask hides padded steps, which Keras' losses and metrics leave out."""
+"""Positions of outputs that count: those that the model's own mask (of padded steps, as in Keras) does not hide."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,26 +14,10 @@ from ..graph import BATCH, Graph, at_positions, call_model, map_batches, step_ma
 
 
 def counted_positions(graph: Graph, inputs: Sequence[npt.NDArray[Any]], output: int) -> npt.NDArray[np.bool_] | None:
-    """Which positions of an output the model's mask leaves for these inputs, such as steps that are not padded.
+    """Return which positions of output number `output` count for these inputs, True = counts.
 
-    Parameters
-    ----------
-    graph : Graph
-        Of the model.
-    inputs : sequence of ndarray, shape (n_examples, ...)
-        One for each input of the model, in its dtype.
-    output : int
-        Its number.
-
-    Returns
-    -------
-    ndarray of bool, shape (n_examples, ...), or None
-        In the shape of the output without its last axis; None where all positions count.
-
-    Raises
-    ------
-    DataError
-        If no position of an example is left.
+    The shape is that of the output without its last axis; None stands for all positions. Raise DataError if no
+    position of an example counts.
     """
     if not graph.hides(output):
         return None

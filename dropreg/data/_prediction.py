@@ -1,4 +1,4 @@
-"""What a network's outputs mean."""
+"""A model's outputs for some rows, and their interpretation."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,19 +13,20 @@ _SMALLEST_PROBABILITY = 1e-7
 
 @dataclass(frozen=True)
 class Prediction:
-    """Outputs of the network for some rows, and what they mean.
+    """Outputs of a model for some rows, and their interpretation.
 
     Attributes
     ----------
     outputs : Tensor of float32, shape (rows, ..., n_outputs)
-        As the network gives them. Axes between are positions, such as pixels or tokens, each with a decision of its
-        own; a row counts with the mean over them.
-    task : str
-        "classes" (one class of several), "binary", "multilabel" or "regression".
+        The model's outputs. The axes between are positions, such as pixels or tokens, each with a prediction of its
+        own; a row's outcome is the mean over them.
+    task : {"classes", "binary", "multilabel", "regression"}
+        "classes" is one class of several.
     from_logits : bool
-        Whether the outputs of a classifier are logits (else probabilities).
+        Whether the outputs of a classifier are logits, not probabilities.
     counted : Tensor of bool, shape (rows, ...), or None
-        Positions that the mean is over: not those that the model's own mask hides, such as padded steps. None for all.
+        Positions that the mean is taken over, without those that the model's own mask hides, such as padded steps.
+        None for all.
     """
 
     outputs: "tf.Tensor"
@@ -34,7 +35,7 @@ class Prediction:
     counted: "tf.Tensor | None" = None
 
     def log_probabilities(self) -> "tf.Tensor":
-        """Log-probabilities (rows, ..., classes), in nats."""
+        """Return log-probabilities (rows, ..., classes), in nats."""
         import tensorflow as tf
 
         if self.from_logits:
@@ -42,7 +43,7 @@ class Prediction:
         return tf.math.log(tf.clip_by_value(self.outputs, _SMALLEST_PROBABILITY, 1.0))
 
     def logits(self) -> "tf.Tensor":
-        """Log-odds of each label (rows, ..., labels), for binary and multi-label tasks."""
+        """Return the log-odds of each label (rows, ..., labels), for binary and multi-label tasks."""
         import tensorflow as tf
 
         if self.from_logits:
@@ -52,7 +53,7 @@ class Prediction:
 
 
 def in_float32(outputs: "tf.Tensor") -> "tf.Tensor":
-    """Outputs in float32; what float16 cannot hold of their gradients, such as 1 / p of a small p, is cut off."""
+    """Return outputs in float32; gradients beyond the range of float16, such as 1 / p of a small p, are clipped."""
     import tensorflow as tf
 
     if outputs.dtype != tf.float16:

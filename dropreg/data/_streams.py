@@ -1,4 +1,4 @@
-"""Data that comes in batches, written to disk, so that rows can draw any example of it."""
+"""Data that comes in batches, written to disk, so that any example can be drawn at any time."""
 
 import shutil
 import tempfile
@@ -14,7 +14,7 @@ from ..errors import DataError
 
 
 class _Columns:
-    """Files that arrays are appended to, one file a leaf of the structure of a batch."""
+    """Files to which batches are appended, one file for each array of a batch."""
 
     def __init__(self, folder: Path, leaves: list[npt.NDArray[Any]]) -> None:
         self.paths = [folder / f"{k}.bin" for k in range(len(leaves))]
@@ -40,22 +40,20 @@ class _Columns:
             file.close()
 
     def arrays(self) -> list[npt.NDArray[Any]]:
-        """Everything written, as arrays that are read from disk on demand."""
+        """Return everything written, as arrays that are read from disk on demand."""
         self.close()
-        return [
-            np.memmap(path, dtype=dtype, mode="r", shape=(self.count, *shape))
-            for path, dtype, shape in zip(self.paths, self.dtypes, self.shapes, strict=True)
-        ]
+        each = zip(self.paths, self.dtypes, self.shapes, strict=True)
+        return [np.memmap(path, dtype, mode="r", shape=(self.count, *shape)) for path, dtype, shape in each]
 
 
 def as_array(value: Any) -> npt.NDArray[Any]:
-    """`value` as an array; bfloat16, which NumPy does not know, as float32."""
+    """Return `value` as an array; bfloat16, which NumPy does not know, as float32."""
     array = np.asarray(value)
     return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
 
 
 def _as_type(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-    """`array` in the dtype of the first batch, if it can hold all values."""
+    """Return `array` in the dtype of the first batch; raise DataError if that cannot hold all values."""
     if array.dtype == dtype:
         return array
     with np.errstate(invalid="ignore", over="ignore"):
@@ -70,29 +68,37 @@ def _as_type(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 
 def stream(batches: Any, folder: str | Path | None = None) -> tuple[Any, Any]:
-    """Write batches of (x, y) to disk and give them back as arrays that lie there.
+    """Write batches of (x, y) to disk, in one pass, and return them as arrays on disk.
 
-    The examples may be more than memory holds. Rows draw examples in random order, again and again,
-    which a stream cannot serve; this makes one pass over it.
+    Examples are drawn in random order and several times, which needs arrays; these may be larger than memory.
 
     Parameters
     ----------
     batches : tf.data.Dataset, keras.utils.PyDataset, generator or other iterable of (x, y)
-        Batched and finite; x and y arrays or tensors, or lists or dicts of them. A batch of x alone
-        counts as unlabelled; sample weights (a third value) are refused.
+        Batched and finite; x and y are arrays or tensors, or lists or dicts of them. A batch of x alone is unlabelled;
+        sample weights (a third value) are refused.
     folder : str or Path, optional
-        Where to write; by default a temporary folder, which goes with the arrays.
+        Where to write; by default a temporary folder, which is removed with the arrays.
 
     Returns
     -------
     (x, y)
-        Arrays of numpy.memmap in the structure of the batches; y None without labels.
+        Arrays of numpy.memmap in the structure of the batches; y is None without labels.
 
     Raises
     ------
     DataError
-        If there is no example, the stream is infinite, or batches differ in structure, shape or dtype (the
-        first batch's is kept, and must hold all later values).
+        If there is no example, the batches are infinite, or they differ in structure, shape or dtype. The dtype of the
+        first batch is kept, and must hold all later values.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> import numpy as np
+    >>> batches = ((np.ones((8, 4), "float32"), np.zeros(8, int)) for _ in range(3))
+    >>> x, y = dr.datasets.stream(batches)
+    >>> x.shape, y.shape
+    ((24, 4), (24,))
     """
     import keras
 
@@ -125,13 +131,14 @@ def stream(batches: Any, folder: str | Path | None = None) -> tuple[Any, Any]:
 
 
 def _release(remaining: list[int], place: Path) -> None:
-    """Remove the folder once the last of its arrays is gone."""
+    """Remove the folder when the last of its arrays is deleted."""
     remaining[0] -= 1
     if not remaining[0]:
         shutil.rmtree(place, ignore_errors=True)
 
 
 def _iterate(batches: Any) -> Iterator[Any]:
+    """Iterate over batches; raise DataError if they are infinite or no batches."""
     import keras
     import tensorflow as tf
 
@@ -151,7 +158,7 @@ def _iterate(batches: Any) -> Iterator[Any]:
 
 
 def _pair(batch: Any) -> tuple[Any, ...]:
-    """(x, y) of a batch, or (x,) if it has no labels."""
+    """Return (x, y) of a batch, or (x,) if it has no labels."""
     if not isinstance(batch, tuple | list):
         return (batch,)
     if len(batch) > 2:
@@ -160,7 +167,7 @@ def _pair(batch: Any) -> tuple[Any, ...]:
 
 
 def _leaves(pair: tuple[Any, ...]) -> list[npt.NDArray[Any]]:
-    """The arrays of a batch."""
+    """Return the arrays of a batch."""
     import keras
 
     leaves = []
@@ -180,7 +187,7 @@ def _leaves(pair: tuple[Any, ...]) -> list[npt.NDArray[Any]]:
 
 
 def _check_structure(first: Any, pair: tuple[Any, ...]) -> None:
-    """Raise DataError unless a batch is built as the first one is."""
+    """Raise DataError unless a batch has the structure of the first one."""
     import keras
 
     try:

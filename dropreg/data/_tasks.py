@@ -1,6 +1,6 @@
-"""What the outputs of a model mean."""
+"""The tasks that a model can be trained for."""
 
-from typing import Literal
+from typing import Literal, get_args
 
 Task = Literal["classes", "binary", "multilabel", "regression"]
-TASKS = ("classes", "binary", "multilabel", "regression")
+TASKS: tuple[Task, ...] = get_args(Task)

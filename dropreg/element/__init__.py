@@ -1,27 +1,27 @@
-"""Elements: the parts of a model that can be masked, and selections of them."""
+"""Elements: the parts of a model that can be removed, and selections of them."""
 
 from typing import TYPE_CHECKING
 
 from .._utils import lazy_names
+from ._cost import cost_of, total_macs
 from ._gates import Columns, Gate, InnerGate
 from ._groups import Block
+from ._keep import (
+    Floor,
+    Scores,
+    balanced,
+    check_fractions,
+    finite_numbers,
+    floors_by_layer,
+    is_allowed,
+    keep_best,
+    largest_fraction,
+)
+from ._selection import Selection
+from ._table import KINDS, Elements, check_elements, check_fits, take
 
 if TYPE_CHECKING:
-    from ._cost import cost_of, total_macs
     from ._find import elements
-    from ._selection import (
-        Floor,
-        Scores,
-        Selection,
-        balanced,
-        check_fractions,
-        finite_numbers,
-        floors_by_layer,
-        is_allowed,
-        keep_best,
-        largest_fraction,
-    )
-    from ._table import KINDS, Elements, check_elements, check_fits, take
     from ._units import KINDS_OF_UNITS, trace_channels
 
 __all__ = [
@@ -51,28 +51,7 @@ __all__ = [
     "trace_channels",
 ]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "Elements": "_table",
-        "Floor": "_selection",
-        "KINDS": "_table",
-        "KINDS_OF_UNITS": "_units",
-        "Scores": "_selection",
-        "Selection": "_selection",
-        "balanced": "_selection",
-        "check_elements": "_table",
-        "check_fits": "_table",
-        "check_fractions": "_selection",
-        "cost_of": "_cost",
-        "elements": "_find",
-        "finite_numbers": "_selection",
-        "floors_by_layer": "_selection",
-        "is_allowed": "_selection",
-        "keep_best": "_selection",
-        "largest_fraction": "_selection",
-        "take": "_table",
-        "total_macs": "_cost",
-        "trace_channels": "_units",
-    },
-)
+_MODULES = {"_find": ("elements",), "_units": ("KINDS_OF_UNITS", "trace_channels")}
+
+__getattr__ = lazy_names(__name__, {name: module for module, names in _MODULES.items() for name in names})
+"""These modules load TensorFlow, so they are imported on first use."""

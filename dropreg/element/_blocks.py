@@ -1,4 +1,4 @@
-"""Whole layers and residual branches: what can go and leave every shape as it is."""
+"""Layers and residual branches that can be removed without changing any shape."""
 
 import math
 from typing import TYPE_CHECKING, Any
@@ -8,66 +8,63 @@ import numpy as np
 from ..graph import Call, Graph, Shape, all_layers
 from ..layers import n_channels, rule_for
 from ._gates import Gate, InnerGate
-from ._table import Choice, Found
+from ._table import Choice, Found, found
 
 if TYPE_CHECKING:
     import keras
 
-_OTHER_SHAPE = "its output has another shape than its input, so the layers behind it could not do without it"
-_UNKNOWN_SHAPE = "only the same shape can go on in its place, and sizes are unknown of"
-
 
 def n_params(layer: Any) -> int:
-    """Scalars of all weights of a layer and those in it."""
+    """Return the number of scalars in all weights of a layer and of the layers inside it."""
     return sum(math.prod(weight.shape) for weight in getattr(layer, "weights", ()))
 
 
 def find_layers(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
-    """Layers with weights that map a tensor to one of the same shape, and can be left out."""
+    """Find the layers with weights whose output has the shape of their input; the identity can replace them."""
     number = {id(layer): k for k, layer in enumerate(all_layers(model))}
-    calls = [(call.layer, _one(_read(call)), _one(call.output_shapes)) for call in graph.calls]
+    calls = [(call.layer, _only_shape(_input_shapes(call)), _only_shape(call.output_shapes)) for call in graph.calls]
     if graph.inside is not None:
         calls = [(call.layer, call.input_shape, call.output_shape) for call in graph.inside]
     reasons: dict[int, str] = {}
     layers: dict[int, Any] = {}
-    for layer, read, written in calls:
+    for layer, before, after in calls:
         if id(layer) in number and n_params(layer):
             layers[id(layer)] = layer
-            if read is None or read != written:
-                reasons[id(layer)] = _OTHER_SHAPE
-            elif None in read[1:]:
-                reasons.setdefault(id(layer), f"{_UNKNOWN_SHAPE} {read}")
-    found = [layer for key, layer in layers.items() if key not in reasons and choice.takes(graph.names[id(layer)])]
-    return Found(
-        layers=[graph.names[id(layer)] for layer in found],
-        kinds=["layer"] * len(found),
-        indices=np.zeros(len(found), dtype=np.int64),
-        params=np.array([n_params(layer) for layer in found], dtype=np.int64),
-        macs=np.full(len(found), np.nan),
+            if before is None or before != after:
+                reasons[id(layer)] = "its output has another shape than its input, so the identity cannot replace it"
+            elif None in before[1:]:
+                unknown = f"its input has unknown sizes, {before}, so its output may have another shape"
+                reasons.setdefault(id(layer), unknown)
+    chosen = [layer for key, layer in layers.items() if key not in reasons and choice.takes(graph.names[id(layer)])]
+    return found(
+        [graph.names[id(layer)] for layer in chosen],
+        ["layer"] * len(chosen),
+        [0] * len(chosen),
+        [n_params(layer) for layer in chosen],
         inner_gates=tuple(
-            InnerGate("bypass", number[id(layer)], np.array([column])) for column, layer in enumerate(found)
+            InnerGate("bypass", number[id(layer)], np.array([column])) for column, layer in enumerate(chosen)
         ),
         left_out=tuple((graph.names[key], reasons[key]) for key in layers if key in reasons),
-        known=tuple(graph.names[id(layer)] for layer in layers.values()),
+        known=[graph.names[key] for key in layers],
     )
 
 
-def _read(call: Call) -> tuple[Shape, ...]:
-    """Shapes of what a call reads, but for masks of steps."""
+def _input_shapes(call: Call) -> tuple[Shape, ...]:
+    """Return the shapes of a call's inputs, without its masks of time steps."""
     masks = call.positions_of("mask", len(call.args))
     return tuple(shape for position, shape in enumerate(call.input_shapes) if position not in masks)
 
 
-def _one(shapes: tuple[Shape, ...]) -> Shape | None:
-    """The only shape, or that of all inputs where they are the same tensor again (self-attention)."""
+def _only_shape(shapes: tuple[Shape, ...]) -> Shape | None:
+    """Return the shape that all have (the inputs of self-attention are one tensor), None if they differ."""
     return shapes[0] if len(set(shapes)) == 1 else None
 
 
 def find_branches(graph: Graph, choice: Choice) -> Found:
-    """Branches of an Add that compute something, beside another one that stays.
+    """Find the branches of every Add that have weights and can be removed because another branch remains.
 
-    Beside the identity every other branch is an element. Where all branches have weights of their own,
-    the one with the fewest calls (the projection of a shortcut) stays.
+    Where all branches have weights of their own, the one with the fewest calls (the projection of a shortcut) is
+    always kept.
     """
     writer = {slot: index for index, call in enumerate(graph.calls) for slot in call.outputs}
     names, indices, params, gates, known = [], [], [], [], []
@@ -75,10 +72,10 @@ def find_branches(graph: Graph, choice: Choice) -> Found:
         if not rule_for(call.layer).adds or len(call.inputs) < 2 or len(set(call.input_shapes)) > 1:
             continue
         above = {slot: set(graph.upstream([slot])) for slot in call.inputs}
-        alone = [above[slot].difference(*(above[s] for s in above if s != slot)) for slot in call.inputs]
-        weighted = [any(n_params(graph.calls[k].layer) for k in calls) for calls in alone]
-        shortcut = min(range(len(alone)), key=lambda k: len(alone[k])) if all(weighted) else -1
-        for position, calls in enumerate(alone):
+        own = [above[slot].difference(*(above[other] for other in above if other != slot)) for slot in call.inputs]
+        weighted = [any(n_params(graph.calls[k].layer) for k in calls) for calls in own]
+        shortcut = min(range(len(own)), key=lambda k: len(own[k])) if all(weighted) else -1
+        for position, calls in enumerate(own):
             if not weighted[position] or position == shortcut:
                 continue
             name = graph.calls[writer[call.inputs[position]]].name
@@ -90,12 +87,4 @@ def find_branches(graph: Graph, choice: Choice) -> Found:
             indices.append(position)
             layers = {id(graph.calls[k].layer): graph.calls[k].layer for k in calls}
             params.append(sum(n_params(layer) for layer in layers.values()))
-    return Found(
-        layers=names,
-        kinds=["branch"] * len(names),
-        indices=np.array(indices, dtype=np.int64),
-        params=np.array(params, dtype=np.int64),
-        macs=np.full(len(names), np.nan),
-        gates=tuple(gates),
-        known=tuple(known),
-    )
+    return found(names, ["branch"] * len(names), indices, params, gates=tuple(gates), known=known)

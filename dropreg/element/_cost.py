@@ -1,22 +1,22 @@
-"""Parameters and multiply-adds of what a mask leaves."""
+"""Parameters and multiply-adds that remain under a mask."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from ..errors import ModelError
 from ._table import Elements
 
 if TYPE_CHECKING:
     import keras
 
-_UNITS = {"neuron", "filter"}
-
 
 @dataclass(frozen=True)
 class Overlap:
-    """Weights between two elements, which go once though both name them.
+    """Weights between two elements, which are removed once if both are.
 
     Attributes
     ----------
@@ -34,16 +34,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Cost:
-    """What elements cost, alone and together.
-
-    Attributes
-    ----------
-    params, macs : ndarray of float64, shape (n_elements,)
-        What goes when an element goes alone; multiply-adds for one example, NaN where unknown.
-    total : int
-        Parameters of the whole model.
-    overlaps : tuple of Overlap
-    """
+    """Costs of elements alone, shape (n_elements,), parameters of the model in total, and overlaps of elements."""
 
     params: npt.NDArray[np.float64]
     macs: npt.NDArray[np.float64]
@@ -51,55 +42,54 @@ class Cost:
     overlaps: tuple[Overlap, ...]
 
     def saved(self, kept: npt.NDArray[np.bool_]) -> tuple[float, float]:
-        """Parameters and multiply-adds that are gone under a mask `kept` (n_elements,), True = kept."""
-        gone = ~kept
-        params, macs = float(self.params[gone].sum()), float(self.macs[gone].sum())
-        padded = np.append(gone, False)  # the last entry serves what is always kept
+        """Return the parameters and multiply-adds that a mask `kept` (n_elements,) removes, True = kept."""
+        removed = ~kept
+        params, macs = float(self.params[removed].sum()), float(self.macs[removed].sum())
+        padded = np.append(removed, False)  # the last entry is for what is always kept
         for overlap in self.overlaps:
             pairs = int(padded[overlap.inputs].sum()) * int(padded[overlap.units].sum())
             params -= pairs * overlap.params
             macs -= pairs * overlap.macs
         return params, macs
 
-    def remaining_params(self, kept: npt.NDArray[np.bool_]) -> int:
-        """Parameters that a mask `kept` (n_elements,) leaves."""
-        return round(self.total - self.saved(kept)[0])
-
 
 def cost_of(model: "keras.Model", elements: Elements) -> Cost:
-    """What the elements of `model` cost.
+    """Return what the elements of `model` cost.
 
-    For neurons and filters a weight between two elements is counted once when both go. Other kinds
-    are taken to be disjoint.
+    A weight between two neurons or filters is counted once if both are removed. Elements of other kinds are taken to be
+    disjoint.
     """
-    overlaps = _overlaps(model, elements) if set(elements.kinds) <= _UNITS else []
-    params, macs = elements.params.astype(np.float64), elements.macs
-    return Cost(params, macs, int(model.count_params()), tuple(overlaps))
+    overlaps = _overlaps(model, elements) if set(elements.kinds) <= {"neuron", "filter"} else ()
+    return Cost(elements.params.astype(np.float64), elements.macs, int(model.count_params()), tuple(overlaps))
 
 
-def _overlaps(model: "keras.Model", elements: Elements) -> list[Overlap]:
-    """One for every call that reads elements and computes units which are elements too."""
+def _overlaps(model: "keras.Model", elements: Elements) -> Iterator[Overlap]:
+    """Yield one overlap for every call whose inputs are elements, with its units that are elements too."""
     from ..graph import trace_graph
-    from ..layers import kernel_of, positions
+    from ..layers import kernel_of
 
-    graph, seen, found = trace_graph(model), set(), []
+    graph, seen = trace_graph(model), set()
     element_of = {unit: number for number, tied in enumerate(elements.members) for unit in tied}
     for gate in elements.gates:
         call = graph.calls[gate.call]
         kernel = kernel_of(call.layer)
         units = np.array([element_of.get((call.name, unit), -1) for unit in range(len(kernel.incoming))])
-        over = positions(call.input_shapes[0] if kernel.on_input else call.output_shapes[0])
-        first = id(call.layer) not in seen
+        params = 0.0 if id(call.layer) in seen else kernel.pair  # a shared layer's weights count once
         seen.add(id(call.layer))
-        found.append(Overlap(gate.columns, units, kernel.pair if first else 0.0, kernel.pair * over))
-    return found
+        yield Overlap(gate.columns, units, params, kernel.pair * _n_positions(call, kernel))
+
+
+def _n_positions(call: Any, kernel: Any) -> float:
+    """Return at how many positions a call applies its kernel."""
+    from ..layers import positions
+
+    return positions(call.input_shapes[0] if kernel.on_input else call.output_shapes[0])
 
 
 def total_macs(model: "keras.Model") -> float:
-    """Multiply-adds of the model's kernels for one example, NaN where a layer's are not known."""
-    from ..errors import ModelError
+    """Return the multiply-adds of the model's kernels for one example, NaN where a layer's are unknown."""
     from ..graph import trace_graph
-    from ..layers import kernel_of, positions
+    from ..layers import kernel_of
 
     total = 0.0
     for call in trace_graph(model).calls:
@@ -109,6 +99,6 @@ def total_macs(model: "keras.Model") -> float:
             kernel = kernel_of(call.layer)
         except ModelError:
             return float("nan")
-        over = positions(call.input_shapes[0] if kernel.on_input else call.output_shapes[0])
-        total += (kernel.pair * len(kernel.incoming) * len(kernel.outgoing) + kernel.alone) * over
+        per_position = kernel.pair * len(kernel.incoming) * len(kernel.outgoing) + kernel.alone
+        total += per_position * _n_positions(call, kernel)
     return total

@@ -1,4 +1,4 @@
-"""Where masks act in a model."""
+"""The places in a model where masks act."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -7,19 +7,19 @@ import numpy as np
 import numpy.typing as npt
 
 Columns = npt.NDArray[np.int64]
-"""Element that each entry of an axis belongs to, -1 for always kept."""
+"""Number of the element that each entry of an axis belongs to, -1 for always kept."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """Masks multiply one input of one call, along its trailing axis.
+    """Masks multiply one input of one call, along its last axis.
 
     Attributes
     ----------
     call, position : int
-        Which call of the graph, and which of its inputs.
+        Number of the call in the graph, and of its input.
     columns : ndarray of int64, shape (channels,)
-        Element that each entry of the input's trailing axis belongs to, -1 for always kept.
+        Element that each entry of the input's last axis belongs to, -1 for always kept.
     """
 
     call: int
@@ -29,21 +29,21 @@ class Gate:
 
 @dataclass(frozen=True)
 class InnerGate:
-    """Masks act inside a layer, wherever it is called.
+    """Masks act inside a layer, in all of its calls.
 
     Attributes
     ----------
     where : str
-        "heads": multiply the last axis but one of what `layer` reads (an attention's output
-        projection). "state": multiply the previous output that a recurrent cell reads. "output":
-        multiply the trailing axis of the layer's output. "bypass": replace the layer by the identity.
-        "kernel": multiply one of its variables, for a whole batch at a time.
+        "heads": multiply the last axis but one of the input of `layer`, an attention's output projection. "state":
+        multiply the previous output, an input of a recurrent cell. "output": multiply the last axis of the layer's
+        output. "bypass": replace the layer by the identity. "kernel": multiply one of its variables, with one mask
+        for all examples of a batch.
     layer : int
-        Number of the layer among ``dropreg.graph.all_layers(model)``.
+        Number of the layer in ``dropreg.graph.all_layers(model)``.
     columns : ndarray of int64
         Element of each head, unit or (flattened) scalar, -1 for always kept.
     variable : int
-        Number of the variable among the layer's own, for "kernel".
+        For "kernel", the number of the variable among those of the layer itself.
     """
 
     where: Literal["heads", "state", "output", "bypass", "kernel"]

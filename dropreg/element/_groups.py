@@ -1,4 +1,4 @@
-"""How the weights of a kernel go together."""
+"""Groups of weights that form one element."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -7,29 +7,42 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from .._utils import positive
 from ..errors import ParameterError
 
 
 @dataclass(frozen=True)
 class Block:
-    """Blocks of a kernel seen as a matrix, its trailing axis the outputs and all others the inputs.
+    """Divide a kernel into blocks of weights, each of which is one element.
 
-    ``Block(4, 1)`` holds four consecutive inputs of one output, the groups of 2:4 sparsity. Blocks at
-    the edge are smaller where the sizes do not divide.
+    The kernel counts as a matrix whose columns are its last axis, the outputs, and whose rows are all other axes, the
+    inputs. ``Block(4, 1)`` holds four consecutive inputs of one output, the groups of 2:4 sparsity. Blocks at the edge
+    are smaller where the sizes do not divide.
 
     Parameters
     ----------
     rows, columns : int
-        Inputs and outputs of a block.
+        Inputs and outputs of a block, at least 1.
+
+    Raises
+    ------
+    ParameterError
+        If a number is not an integer of at least 1.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> len(dr.elements(model, "weights", include="logits", groups=dr.Block(4, 1)))
+    250
     """
 
     rows: int
     columns: int
 
     def __post_init__(self) -> None:
-        for name, value in (("rows", self.rows), ("columns", self.columns)):
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
-                raise ParameterError(f"`{name}` of a Block must be an integer of at least 1, received {value!r}.")
+        positive("rows", self.rows)
+        positive("columns", self.columns)
 
 
 Groups = Literal["rows", "columns"] | Block | Mapping[str, Any]
@@ -37,50 +50,29 @@ Groups = Literal["rows", "columns"] | Block | Mapping[str, Any]
 
 def check_groups(groups: Any) -> None:
     """Raise ParameterError unless `groups` is one of the ways to group weights."""
-    if groups is None or isinstance(groups, Block | Mapping) or groups in ("rows", "columns"):
-        return
-    raise ParameterError(
-        "`groups` must be 'rows', 'columns', a dropreg.Block, or a mapping of layer names to arrays, received "
-        f"{groups!r}."
-    )
+    if groups is not None and not isinstance(groups, Block | Mapping) and groups not in ("rows", "columns"):
+        raise ParameterError(
+            "`groups` must be 'rows', 'columns', a dropreg.Block, or a mapping of layer names to arrays, received "
+            f"{groups!r}."
+        )
 
 
-def group_numbers(groups: "Groups | None", layer: str, shape: tuple[int, ...]) -> tuple[str, npt.NDArray[np.int64]]:
-    """Kind of element, and the number of each scalar's group in its kernel.
-
-    Parameters
-    ----------
-    groups : see `dropreg.elements`
-    layer : str
-    shape : tuple of int
-        Of the kernel.
-
-    Returns
-    -------
-    kind : str
-    numbers : ndarray of int64, shape (scalars,)
-        From 0 on, -1 for always kept.
-
-    Raises
-    ------
-    ParameterError
-        If an array of groups has another shape than the kernel, or groups overlap.
-    """
-    size, columns = int(np.prod(shape)), shape[-1]
-    scalar = np.arange(size)
+def group_numbers(groups: Groups | None, layer: str, shape: tuple[int, ...]) -> tuple[str, npt.NDArray[np.int64]]:
+    """Return the kind of a kernel's elements, and the group of each of its (flattened) scalars, -1 = always kept."""
+    scalar = np.arange(int(np.prod(shape)))
     if groups is None:
         return "weight", scalar
-    row, column = np.divmod(scalar, columns)
+    row, column = np.divmod(scalar, shape[-1])
     if isinstance(groups, str):
         return ("row", row) if groups == "rows" else ("column", column)
     if isinstance(groups, Block):
-        across = -(-columns // groups.columns)
+        across = -(-shape[-1] // groups.columns)
         return "block", row // groups.rows * across + column // groups.columns
     return "group", _given(groups[layer], layer, shape)
 
 
 def _given(values: Any, layer: str, shape: tuple[int, ...]) -> npt.NDArray[np.int64]:
-    """Groups as an integer array of the kernel's shape, or as several boolean ones that do not overlap."""
+    """Number the groups given as integers of the kernel's shape, or as several boolean masks that do not overlap."""
     array = np.asarray(values)
     if array.dtype == np.bool_ and array.ndim == len(shape) + 1 and array.shape[1:] == shape:
         times = array.sum(axis=0)

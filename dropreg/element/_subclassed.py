@@ -1,4 +1,4 @@
-"""Units of a subclassed model: its graph cannot be walked, so masks multiply the outputs of its layers."""
+"""Units of a subclassed model, whose connections are unknown: masks multiply the outputs of its layers."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,7 +8,7 @@ from ..graph import Graph, all_layers
 from ..layers import rule_for
 from ._blocks import n_params
 from ._gates import InnerGate
-from ._table import Choice, Found, Kind
+from ._table import Choice, Found, Kind, found
 from ._units import KINDS_OF_UNITS
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def find(model: "keras.Model", graph: Graph, kind: Kind, choice: Choice) -> Found:
-    """Units of every layer that was called, but those that the model hands out."""
+    """Find the units of every layer that was called, except where they are the model's output."""
     number = {id(layer): k for k, layer in enumerate(all_layers(model))}
     kinds = KINDS_OF_UNITS.get(kind, ())
     called: dict[int, Any] = {}
@@ -31,24 +31,17 @@ def find(model: "keras.Model", graph: Graph, kind: Kind, choice: Choice) -> Foun
     if called and not left_out:
         last = list(called.values())[-1]
         if graph.shapes[graph.outputs[0]][-1] == rule_for(last).units(last)[0]:  # type: ignore[index]
-            left_out[graph.names[id(last)]] = "it comes last and is as wide as the model's output, which needs it"
+            left_out[graph.names[id(last)]] = "it is the last layer and as wide as the model's output, which needs it"
     names, unit_kinds, indices, params, gates = [], [], [], [], []
     for layer in called.values():
-        if graph.names[id(layer)] in left_out or not choice.takes(graph.names[id(layer)]):
+        name = graph.names[id(layer)]
+        if name in left_out or not choice.takes(name):
             continue
         count, unit_kind = rule_for(layer).units(layer) or (0, "")
         gates.append(InnerGate("output", number[id(layer)], np.arange(len(names), len(names) + count)))
-        names += [graph.names[id(layer)]] * count
+        names += [name] * count
         unit_kinds += [unit_kind] * count
         indices += range(count)
         params += [n_params(layer) // count] * count
-    return Found(
-        layers=names,
-        kinds=unit_kinds,
-        indices=np.array(indices, dtype=np.int64),
-        params=np.array(params, dtype=np.int64),
-        macs=np.full(len(names), np.nan),
-        inner_gates=tuple(gates),
-        left_out=tuple(left_out.items()),
-        known=tuple(graph.names[id(layer)] for layer in called.values()),
-    )
+    more = {"inner_gates": tuple(gates), "left_out": tuple(left_out.items())}
+    return found(names, unit_kinds, indices, params, known=[graph.names[key] for key in called], **more)

@@ -1,10 +1,10 @@
-"""What can be dropped in a model."""
+"""The table of a model's elements: the parts of it that can be removed."""
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,40 +18,52 @@ if TYPE_CHECKING:
     from ..graph import Graph
 
 Kind = Literal["neurons", "embeddings", "heads", "layers", "branches", "weights"]
-KINDS: tuple[Kind, ...] = ("neurons", "embeddings", "heads", "layers", "branches", "weights")
+KINDS: tuple[Kind, ...] = get_args(Kind)
 _SUFFIX = {"head": ".head", "branch": ".branch", "row": ".row", "column": ".column", "block": ".block"}
 
 
 @dataclass(frozen=True, repr=False)
 class Elements:
-    """The elements of a model, in the order of their layers.
+    """The elements of a model, in the order of their layers; made by `dropreg.elements`.
+
+    ``len(elements)`` is their number, iteration gives their names, and ``elements["layer"]`` the elements of one layer.
 
     Attributes
     ----------
     layers, kinds : tuple of str
-        Layer of the (first) unit; "neuron" (Dense), "filter" (convolution), "recurrent unit",
-        "dimension" (of an embedding), "head", "layer", "branch", "weight", or a group of weights.
+        Layer of each element (of its first unit, where several units are tied), and what it is: "neuron" (Dense),
+        "filter" (convolution), "recurrent unit", "dimension" (of an embedding), "head", "layer", "branch", "weight",
+        or a group of weights: "row", "column", "block", "group".
     indices : ndarray of int64, shape (n_elements,)
-        Position of that unit in its layer; of a weight in its flattened kernel.
+        Position of that unit in its layer; of a weight, in the flattened kernel.
     params : ndarray of int64, shape (n_elements,)
-        Parameters that go when this element alone goes.
+        Number of parameters that are removed when this element alone is removed.
     macs : ndarray of float64, shape (n_elements,)
-        Multiply-adds an example that go with it; NaN where a size is unknown.
+        Multiply-adds for one example that are saved when this element alone is removed; NaN where they are unknown.
     ties : mapping of int to tuple of (str, int)
         Every (layer, index) of the elements that consist of several units.
     gates : tuple of Gate
-        Where the elements are read.
+        The inputs of calls that masks multiply.
     inner_gates : tuple of InnerGate
-        Where masks act inside a layer.
+        The places inside layers where masks act.
     left_out : tuple of (str, str)
-        Layers with units that cannot be dropped, and why.
+        Layers with units that cannot be removed, and the reason.
     signature : str
-        Tells one model's structure from another's.
+        Hash of the model's structure.
     kernel_shapes : mapping of str to tuple of int
-        Shape of the kernel that weights belong to, by layer and variable.
+        Shape of the kernel that weights belong to, by the name in `layers`.
     equal : tuple of (str, str)
-        Pairs of layers of which as many units must stay, the directions of a Bidirectional layer, for a smaller model
-        to exist; masks need not.
+        Pairs of layers that must keep equally many units in a smaller model: the directions of a Bidirectional layer.
+        Masks need not respect this.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> elements = dr.elements(dr.datasets.load_model("mlp"))
+    >>> list(elements)[:2]
+    ['dense_1[0]', 'dense_1[1]']
+    >>> len(elements["dense_2"])
+    100
     """
 
     layers: tuple[str, ...]
@@ -59,11 +71,11 @@ class Elements:
     indices: npt.NDArray[np.int64]
     params: npt.NDArray[np.int64]
     macs: npt.NDArray[np.float64]
-    ties: Mapping[int, tuple[tuple[str, int], ...]]
-    gates: tuple[Gate, ...]
-    inner_gates: tuple[InnerGate, ...]
-    left_out: tuple[tuple[str, str], ...]
-    signature: str
+    ties: Mapping[int, tuple[tuple[str, int], ...]] = field(default_factory=dict)
+    gates: tuple[Gate, ...] = ()
+    inner_gates: tuple[InnerGate, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
+    signature: str = ""
     kernel_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     equal: tuple[tuple[str, str], ...] = ()
 
@@ -75,7 +87,7 @@ class Elements:
         return iter(self.names)
 
     def __getitem__(self, layer: str) -> "Elements":
-        """Return the elements of one layer, those that are tied to units of other layers included."""
+        """Return the elements of one layer, including those that are tied to units of other layers."""
         known = dict.fromkeys(name for tied in self.members for name, _ in tied)
         if layer not in known:
             raise ParameterError(
@@ -91,7 +103,7 @@ class Elements:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """One for each element, such as ``"dense_1[17]"``; tied units are named after the first."""
+        """Name of each element, such as ``"dense_1[17]"``; tied units are named after the first of them."""
         each = zip(self.layers, self.kinds, self.indices.tolist(), strict=True)
         return tuple(self._name(layer, kind, index) for layer, kind, index in each)
 
@@ -105,52 +117,44 @@ class Elements:
 
     @property
     def members(self) -> tuple[tuple[tuple[str, int], ...], ...]:
-        """Every (layer, index) that is dropped together; more than one where units are tied."""
+        """Every (layer, index) that each element removes; more than one where units are tied."""
         each = enumerate(zip(self.layers, self.indices.tolist(), strict=True))
         return tuple(self.ties.get(j, ((layer, index),)) for j, (layer, index) in each)
 
     @property
     def one_mask_a_batch(self) -> bool:
-        """Whether a forward pass can have one mask only, because masks multiply the weights themselves."""
+        """Whether all examples of a forward pass share one mask, because masks multiply the weights."""
         return any(gate.where == "kernel" for gate in self.inner_gates)
 
     def to_frame(self) -> pd.DataFrame:
-        """The elements as a table.
+        """Return the elements as a table.
 
         Returns
         -------
         DataFrame
-            One row an element: element (its name), layer, kind, index, params, macs, units (tied ones counted).
+            One row for each element: element (its name), layer, kind, index, params, macs, units (number of tied
+            units, 1 if there are no others).
         """
-        units = np.ones(len(self), dtype=np.int64)
-        for j, tied in self.ties.items():
-            units[j] = len(tied)
-        return pd.DataFrame(
-            {
-                "element": self.names,
-                "layer": self.layers,
-                "kind": self.kinds,
-                "index": self.indices,
-                "params": self.params,
-                "macs": self.macs,
-                "units": units,
-            }
-        )
+        units = np.array([len(self.ties.get(j, (0,))) for j in range(len(self))], dtype=np.int64)
+        names = {"element": self.names, "layer": self.layers, "kind": self.kinds, "index": self.indices}
+        return pd.DataFrame({**names, "params": self.params, "macs": self.macs, "units": units})
 
     def by_layer(self) -> pd.DataFrame:
-        """How much each layer holds.
+        """Count the elements of each layer.
 
         Returns
         -------
         DataFrame
-            One row a layer and kind: layer, kind, elements, params, macs (summed over its elements).
+            One row for each layer and kind: layer, kind, elements (how many), and params and macs, summed over the
+            elements.
         """
         frame = pd.DataFrame({"layer": self.layers, "kind": self.kinds, "params": self.params, "macs": self.macs})
         groups = frame.groupby(["layer", "kind"], sort=False, as_index=False)
-        return groups.agg(elements=("params", "size"), params=("params", "sum"), macs=("macs", "sum"))
+        total = ("macs", lambda macs: macs.sum(skipna=False))
+        return groups.agg(elements=("params", "size"), params=("params", "sum"), macs=total)
 
     def columns_of(self, layer: str) -> Columns:
-        """Elements that drop a unit of a layer.
+        """Return the elements that remove a unit of a layer, those tied to units of other layers included.
 
         Parameters
         ----------
@@ -159,65 +163,56 @@ class Elements:
         Returns
         -------
         ndarray of int64, shape (n_columns,)
-            Their numbers, ascending, those tied to a unit of another layer included; none of a layer without elements.
+            Numbers of the elements, ascending; empty for a layer without elements.
         """
-        found = {j for j, name in enumerate(self.layers) if name == layer and j not in self.ties}
-        found |= {j for j, tied in self.ties.items() if any(name == layer for name, _ in tied)}
-        return np.array(sorted(found), dtype=np.int64)
+        found = [j for j, tied in enumerate(self.members) if any(name == layer for name, _ in tied)]
+        return np.array(found, dtype=np.int64)
 
     def __repr__(self) -> str:
         lines = [f"Elements: {len(self):,} in {len(set(self.layers))} layers", self.by_layer().to_string(index=False)]
-        lines += [f"as many stay of '{first}' as of '{second}'" for first, second in self.equal]
+        lines += [f"'{first}' and '{second}' must keep equally many" for first, second in self.equal]
         lines += [f"left out: '{layer}': {reason}" for layer, reason in self.left_out]
         return "\n".join(lines)
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Which layers to take.
-
-    Attributes
-    ----------
-    include : frozenset of str or None
-        None for all.
-    exclude : frozenset of str
-    """
+    """The layers asked for; `include` is None for all."""
 
     include: frozenset[str] | None
     exclude: frozenset[str]
 
     def takes(self, *layers: str) -> bool:
-        """Whether something that belongs to all of `layers` is taken."""
+        """Whether something that belongs to all of `layers` is asked for."""
         return self.exclude.isdisjoint(layers) and (self.include is None or not self.include.isdisjoint(layers))
 
 
-@dataclass(frozen=True)
-class Found:
-    """The elements of one kind, as the fields of `Elements`, numbered from 0.
+class Found(NamedTuple):
+    """The elements of one kind, and the layers that have such elements or would have them but for `left_out`."""
 
-    Attributes
-    ----------
-    known : tuple of str
-        Layers that have elements of this kind, or would have if something did not stand in the way.
-    """
+    elements: Elements
+    known: tuple[str, ...]
 
-    layers: Sequence[str] = ()
-    kinds: Sequence[str] = ()
-    indices: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    params: npt.NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    macs: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
-    ties: Mapping[int, tuple[tuple[str, int], ...]] = field(default_factory=dict)
-    gates: tuple[Gate, ...] = ()
-    inner_gates: tuple[InnerGate, ...] = ()
-    left_out: tuple[tuple[str, str], ...] = ()
-    known: tuple[str, ...] = ()
-    kernel_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    equal: tuple[tuple[str, str], ...] = ()
+
+def found(
+    layers: Sequence[str],
+    kinds: Sequence[str],
+    indices: npt.ArrayLike,
+    params: npt.ArrayLike,
+    macs: npt.ArrayLike | None = None,
+    *,
+    known: Iterable[str],
+    **fields: Any,
+) -> Found:
+    """Make the result of a finder; `macs` is None where all are unknown, `fields` are the others of `Elements`."""
+    numbers = np.asarray(indices, dtype=np.int64), np.asarray(params, dtype=np.int64)
+    costs = np.full(len(layers), np.nan) if macs is None else np.asarray(macs, dtype=np.float64)
+    return Found(Elements(tuple(layers), tuple(kinds), *numbers, costs, **fields), tuple(known))
 
 
 def take(elements: Elements, columns: Columns) -> Elements:
-    """Some of the elements, by their numbers in ascending order."""
-    number_of = np.full(len(elements) + 1, -1, dtype=np.int64)  # the last entry serves what is always kept
+    """Return some of the elements, by their numbers in ascending order."""
+    number_of = np.full(len(elements) + 1, -1, dtype=np.int64)  # the last entry is for what is always kept
     number_of[columns] = np.arange(len(columns))
     gates = [replace(gate, columns=number_of[gate.columns]) for gate in elements.gates]
     inner_gates = [replace(gate, columns=number_of[gate.columns]) for gate in elements.inner_gates]
@@ -235,7 +230,7 @@ def take(elements: Elements, columns: Columns) -> Elements:
 
 
 def model_signature(graph: "Graph") -> str:
-    """Hash of the calls and shapes of a model: equal for two models of the same structure."""
+    """Return a hash of the calls and shapes of a model, equal for two models of the same structure."""
     lines = [f"{call.kind} {call.name} {call.inputs} {call.output_shapes}" for call in graph.calls]
     lines += [f"{type(c.layer).__name__} {c.layer.name} {c.input_shape} {c.output_shape}" for c in graph.inside or ()]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]

@@ -53,7 +53,7 @@ def select(
         If a parameter is out of range, a layer would be emptied, or `impact` belongs to other elements.
     """
     check_elements(elements)
-    return keep_best(elements, _scores(elements, impact, by), fraction, floor, round_to)
+    return Selection(elements, keep_best(elements, _scores(elements, impact, by), fraction, floor, round_to))
 
 
 def _scores(elements: Elements, impact: Any, by: str) -> Scores:
