@@ -139,15 +139,18 @@ def check_data(
         raise DataError(f"`data` must be a pair (x, y), received {len(data)} values: pass (x, y).")
     x, y = data
     from ..graph import trace_graph
+    from ..layers import rule_for
+    from ._positions import counted_positions
 
     graph = trace_graph(model)
     names = graph.input_names
-    arrays = as_list(x, names)
-    inputs = tuple(
-        checked_input(array, name, graph.shapes[slot], dtype)
-        for array, name, slot, dtype in zip(arrays, names, graph.inputs, graph.input_dtypes, strict=True)
-    )
-    _check_ids(graph, inputs)
+    each = zip(as_list(x, names), names, graph.inputs, graph.input_dtypes, strict=True)
+    inputs = tuple(checked_input(array, name, graph.shapes[slot], dtype) for array, name, slot, dtype in each)
+    for call in graph.calls:
+        size = rule_for(call.layer).vocabulary(call.layer)
+        for array, name, slot in zip(inputs, names, graph.inputs, strict=True):
+            if size is not None and slot in call.inputs:
+                check_ids(array, name, size)
     n_examples = len(inputs[0])
     for array, name in zip(inputs, names, strict=True):
         if len(array) != n_examples:
@@ -168,8 +171,6 @@ def check_data(
     y = _labels_of(y, number, graph.output_names)
     if task is not None and task not in TASKS:
         raise ParameterError(f"`task` must be one of {', '.join(TASKS)}, received {task!r}.")
-    from ._positions import counted_positions
-
     counted = counted_positions(graph, inputs, number)
     if y is None:
         return Examples(inputs, None, task or ("classes" if n_outputs > 1 else "regression"), number, counted)
@@ -209,17 +210,6 @@ def _leaves(x: Any) -> list[Any]:
 def _overlap(a: Any, b: Any) -> bool:
     """Whether two arrays are the same or share memory."""
     return a is b or (isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and np.shares_memory(a, b))
-
-
-def _check_ids(graph: "Graph", inputs: Sequence[npt.NDArray[Any]]) -> None:
-    """Raise DataError if an input numbers an entry that its embedding does not have."""
-    from ..layers import rule_for
-
-    for call in graph.calls:
-        count = rule_for(call.layer).vocabulary(call.layer)
-        for number, slot in enumerate(graph.inputs):
-            if count is not None and slot in call.inputs:
-                check_ids(inputs[number], graph.input_names[number], count)
 
 
 def _output_of(graph: "Graph", y: Any, output: int | str | None, *, measured: bool) -> int:

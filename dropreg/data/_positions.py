@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 import numpy.typing as npt
-import tensorflow as tf
 
 from .._utils import concatenate_names
 from ..errors import DataError
@@ -22,7 +20,9 @@ def counted_positions(graph: Graph, inputs: Sequence[npt.NDArray[Any]], output: 
     if not graph.hides(output):
         return None
 
-    def positions(*batch: Any) -> tf.Tensor:
+    import keras
+
+    def positions(*batch: Any) -> Any:
         with keras.StatelessScope(collect_losses=True):
             given = call_model(graph, batch, training=False, output=output)
         return at_positions(given, step_mask(given))

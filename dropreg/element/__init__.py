@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from .._utils import lazy_names
-from ._cost import cost_of, total_macs
 from ._gates import Columns, Gate, InnerGate
 from ._groups import Block
 from ._keep import (
@@ -21,6 +20,7 @@ from ._selection import Selection
 from ._table import KINDS, Elements, check_elements, check_fits, take
 
 if TYPE_CHECKING:
+    from ._cost import cost_of, total_macs
     from ._find import elements
     from ._units import KINDS_OF_UNITS, trace_channels
 
@@ -51,7 +51,7 @@ __all__ = [
     "trace_channels",
 ]
 
-_MODULES = {"_find": ("elements",), "_units": ("KINDS_OF_UNITS", "trace_channels")}
+_MODULES = {"_cost": ("cost_of", "total_macs"), "_find": ("elements",), "_units": ("KINDS_OF_UNITS", "trace_channels")}
 
 __getattr__ = lazy_names(__name__, {name: module for module, names in _MODULES.items() for name in names})
 """These modules load TensorFlow, so they are imported on first use."""

@@ -8,6 +8,8 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import ModelError
+from ..graph import trace_graph
+from ..layers import kernel_of, positions
 from ._table import Elements
 
 if TYPE_CHECKING:
@@ -65,9 +67,6 @@ def cost_of(model: "keras.Model", elements: Elements) -> Cost:
 
 def _overlaps(model: "keras.Model", elements: Elements) -> Iterator[Overlap]:
     """Yield one overlap for every call whose inputs are elements, with its units that are elements too."""
-    from ..graph import trace_graph
-    from ..layers import kernel_of
-
     graph, seen = trace_graph(model), set()
     element_of = {unit: number for number, tied in enumerate(elements.members) for unit in tied}
     for gate in elements.gates:
@@ -81,16 +80,11 @@ def _overlaps(model: "keras.Model", elements: Elements) -> Iterator[Overlap]:
 
 def _n_positions(call: Any, kernel: Any) -> float:
     """Return at how many positions a call applies its kernel."""
-    from ..layers import positions
-
     return positions(call.input_shapes[0] if kernel.on_input else call.output_shapes[0])
 
 
 def total_macs(model: "keras.Model") -> float:
     """Return the multiply-adds of the model's kernels for one example, NaN where a layer's are unknown."""
-    from ..graph import trace_graph
-    from ..layers import kernel_of
-
     total = 0.0
     for call in trace_graph(model).calls:
         if all(len(weight.shape) < 2 for weight in getattr(call.layer, "weights", ())):

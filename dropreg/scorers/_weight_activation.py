@@ -72,7 +72,7 @@ def weight_activation(
 
 def _of_units(question: Question) -> Array:
     elements, total = question.elements, np.zeros(len(question.elements))
-    for reader, read in zip(readers(question.model, elements), activations(question), strict=True):
+    for reader, read in zip(readers(question.graph, elements), activations(question), strict=True):
         total += by_element(reader.gate.columns, reader.outgoing * read.mean_square, len(elements))
     return total
 
