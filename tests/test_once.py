@@ -24,9 +24,9 @@ VERBS: dict[str, Callable[[keras.Model, Any, dr.Elements], Any]] = {
     "prune to a budget": lambda m, data, e: dr.prune(m, data, target=dr.Budget("params", 0.6)),
     "remove": lambda m, data, e: dr.remove(m, dr.Selection.random(e, 0.5), data=data, recovery="distill"),
     "taylor": lambda m, data, e: dr.scorers.taylor(m, data, e, order=2),
-    "leave one out": lambda m, data, e: dr.scorers.leave_one_out(m, data, e),
-    "activation": lambda m, data, e: dr.scorers.activation(m, data, e),
-    "weight x activation": lambda m, data, e: dr.scorers.weight_activation(m, data, e),
+    "leave one out": dr.scorers.leave_one_out,
+    "activation": dr.scorers.activation,
+    "weight x activation": dr.scorers.weight_activation,
 }
 
 
