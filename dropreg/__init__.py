@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         remove,
         select,
     )
-    from .recovery import Recovery, recover
+    from .recovery import Recovered, Recovery, recover
     from .regression import ImpactTable, Precision, regress
     from .sampling import Record, Sampling, sample
     from .scorers import estimate
@@ -50,6 +50,7 @@ __all__ = [
     "Pruned",
     "PruningCallback",
     "Record",
+    "Recovered",
     "Recovery",
     "Sampling",
     "Selection",
@@ -94,7 +95,7 @@ _PACKAGES = {
         "remove",
         "select",
     ),
-    "recovery": ("Recovery", "recover"),
+    "recovery": ("Recovered", "Recovery", "recover"),
     "regression": ("ImpactTable", "Precision", "regress"),
     "sampling": ("Record", "Sampling", "sample"),
     "scorers": ("estimate",),
