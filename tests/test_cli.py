@@ -12,7 +12,7 @@ import matplotlib.image as mpimg
 import numpy as np
 import pandas as pd
 import pytest
-from test_data_sources import two_outputs
+from kinds import two_outputs
 
 import dropreg as dr
 from dropreg.cli import load_model_file, main

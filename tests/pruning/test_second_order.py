@@ -11,7 +11,7 @@ import tensorflow as tf
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
-from test_last_layer import classifier, examples
+from models import classifier, examples
 
 import dropreg as dr
 from dropreg.data._prediction import Prediction

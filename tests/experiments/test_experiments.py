@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_baselines import given
+from scoring import given
 
 import dropreg as dr
 
-SCRIPTS = Path(__file__).parents[1] / "experiments"
+SCRIPTS = Path(__file__).parents[2] / "experiments"
 
 
 @pytest.mark.skipif(not SCRIPTS.is_dir(), reason="source distributions have no experiments")

@@ -1,7 +1,8 @@
 """Records, selections and smaller models are the same numbers as before, bit for bit.
 
 Hashes hold for one processor and one set of versions (`golden.json` names them). Elsewhere rounding differs, and the
-rounded figures beside each hash are compared instead. `python tests/test_golden.py` writes the file anew: do so only
+rounded figures beside each hash are compared instead. `PYTHONPATH=tests python
+tests/laws/test_golden.py` writes the file anew: do so only
 where a change of the numbers is meant, and say in the commit why.
 """
 

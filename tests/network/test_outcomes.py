@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from runs import small
 from sklearn.metrics import f1_score
-from test_statistics import small
 
 import dropreg as dr
 from dropreg.data._prediction import Prediction

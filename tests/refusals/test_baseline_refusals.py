@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 from conftest import says
 from keras import layers
-from test_baselines import Labelled
+from scoring import Labelled
 
 import dropreg as dr
 from dropreg.errors import DataError, ModelError, ParameterError

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from test_baselines import OF_UNITS, Labelled, given, losses, one_mask
+from scoring import OF_UNITS, Labelled, given, losses, one_mask
 
 import dropreg as dr
 from dropreg.network._masked import MaskedNetwork

@@ -5,7 +5,7 @@ from typing import Any
 import flat
 import numpy as np
 import pytest
-from test_statistics import small
+from runs import small
 
 import dropreg as dr
 from dropreg.regression._compression import observations

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
+from models import classifier, examples
 
 import dropreg as dr
 from dropreg.data._examples import check_data
@@ -21,20 +22,6 @@ from dropreg.network._merged import MergedNetwork
 from dropreg.network._outcomes import Divergence
 
 MODES: list[dict[str, Any]] = [{}, {"gradients": False}]
-
-
-def classifier() -> Any:
-    keras.utils.set_random_seed(0)
-    hidden = [layers.Dense(24, activation="relu", name="a"), layers.Dense(12, activation="relu", name="b")]
-    model = keras.Sequential([keras.Input((6,)), *hidden, layers.Dense(4, name="out")])
-    out = model.get_layer("out")
-    out.set_weights([3.0 * out.get_weights()[0], out.get_weights()[1]])
-    return model
-
-
-def examples(model: Any, n: int = 400) -> tuple[Any, Any]:
-    x = np.random.default_rng(0).normal(size=(n, *model.input_shape[1:])).astype(np.float32)
-    return x, np.argmax(model(x), axis=1)
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -1,7 +1,6 @@
 """Statistics on networks whose impacts are known by enumeration."""
 
 import itertools
-from typing import Any
 
 import flat
 import keras
@@ -11,6 +10,7 @@ import pandas as pd
 import pytest
 import tensorflow as tf
 from keras import layers
+from runs import Small, small
 from scipy import stats
 from sklearn.linear_model import Ridge
 
@@ -29,13 +29,6 @@ DESIGNS = {
     "paired": dr.designs.Paired(0.25),
     "several examples": dr.designs.Bernoulli(0.25, examples_per_mask=4),
 }
-
-Small = tuple[keras.Model, tuple[Any, np.ndarray], dr.Elements]
-
-
-def small(seed: int = 0) -> Small:
-    model = models.ready("mlp", seed)
-    return model, models.data_for(model, 20, seed), dr.elements(model)
 
 
 def all_masks(n: int) -> np.ndarray:

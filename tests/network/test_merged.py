@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import flat
 import keras
 import models
 import numpy as np
@@ -11,7 +12,6 @@ import pytest
 import tensorflow as tf
 from conftest import Labelled
 from keras import layers
-from test_pruning import run
 
 import dropreg as dr
 from dropreg.data._examples import check_data
@@ -19,6 +19,11 @@ from dropreg.errors import ParameterError
 from dropreg.network._conditional import conditional
 from dropreg.network._masked import MaskedNetwork
 from dropreg.network._merged import MergedNetwork
+
+
+def run(model: keras.Model, data: Any, elements: dr.Elements, **more: Any) -> dr.SelectionPath:
+    options: dict[str, Any] = {"fractions": (0.5,), "rounds": 4, "rows_per_round": 128}
+    return flat.anneal_path(model, data, elements, **(options | more))
 
 
 def test_masks_of_the_merged_network_that_keep_everything() -> None:

@@ -11,18 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from test_kinds import inputs, masked, randomized
+from kinds import inputs, masked, randomized, reads_text, two_outputs
 
 import dropreg as dr
 from dropreg.data._examples import as_data, check_data
 from dropreg.errors import DataError, ModelError
-
-
-def two_outputs() -> keras.Model:
-    x = inputs = keras.Input((6,), name="x")
-    x = layers.Dense(5, activation="relu", name="trunk")(x)
-    first = layers.Dense(3, name="first")(layers.Dense(4, activation="relu", name="own")(x))
-    return randomized(keras.Model(inputs, [first, layers.Dense(1, name="second")(x)]))
 
 
 def test_an_outcome_is_measured_on_the_output_chosen() -> None:
@@ -199,14 +192,6 @@ def test_data_may_come_in_batches_or_lie_on_disk(source: str, tmp_path) -> None:
     found, expected = (flat.sample(model, d, elements, **options) for d in (data, (x, y)))
     for one, other in zip(found.chunks(), expected.chunks(), strict=True):
         np.testing.assert_array_equal(one.effects, other.effects)
-
-
-def reads_text() -> keras.Model:
-    """Classes of texts of up to four words."""
-    vocabulary = layers.TextVectorization(output_sequence_length=4, vocabulary=["a", "b", "c"])
-    x = inputs_tensor = keras.Input((1,), dtype="string", name="text")
-    x = layers.Dense(4, activation="relu", name="a")(layers.Flatten()(layers.Embedding(5, 3)(vocabulary(x))))
-    return randomized(keras.Model(inputs_tensor, layers.Dense(3, name="out")(x)))
 
 
 def test_text_may_be_strings_or_bytes() -> None:

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from keras import layers
-from test_data_sources import reads_text, two_outputs
-from test_kinds import RELATIVE, inputs, subclassed
+from kinds import RELATIVE, inputs, reads_text, subclassed, two_outputs
 
 import dropreg as dr
 from dropreg.errors import DataError, ModelError, ParameterError
