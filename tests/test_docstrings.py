@@ -43,7 +43,7 @@ def described(doc: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", public())
-def test_what_goes_in_and_comes_out_is_described(name: str) -> None:
+def test_parameters_and_results_are_described(name: str) -> None:
     function = public()[name]
     doc, signature = inspect.getdoc(function) or "", inspect.signature(function)
     assert doc

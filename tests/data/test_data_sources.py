@@ -234,7 +234,7 @@ def test_bfloat16_is_read_as_float32() -> None:
 
 @pytest.mark.parametrize("name", ["mlp", "two_inputs", "tagger"])
 @pytest.mark.parametrize("n_outputs", [1, 2])
-def test_examples_become_data_and_data_examples(name: str, n_outputs: int) -> None:
+def test_examples_and_data_convert_both_ways(name: str, n_outputs: int) -> None:
     model = models.ready(name)
     x, y = models.data_for(model, 12)
     output = model.outputs[0]
@@ -257,7 +257,7 @@ def test_examples_become_data_and_data_examples(name: str, n_outputs: int) -> No
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet", "vit"])
 @pytest.mark.parametrize("argument", ["input_axes", "quantization_config", "use_gate", "sliding_window", "renorm"])
-def test_shipped_models_say_nothing_that_the_oldest_keras_does_not_know(name: str, argument: str) -> None:
+def test_shipped_models_load_in_the_oldest_supported_keras(name: str, argument: str) -> None:
     with zipfile.ZipFile(dr.datasets.model_path(name)) as file:
         config = file.read("config.json").decode()
     assert f'"{argument}"' not in config

@@ -60,7 +60,7 @@ def both(task: str) -> tuple[tuple[keras.Model, Any], tuple[keras.Model, Any]]:
 @pytest.mark.parametrize("from_logits", [True, False])
 @pytest.mark.parametrize("outcome", OUTCOMES, ids=lambda outcome: outcome.name)
 @pytest.mark.parametrize("task", TASKS)
-def test_a_row_counts_with_the_mean_over_its_positions(task: Any, outcome: Outcome, from_logits: bool) -> None:
+def test_the_outcome_of_a_row_is_the_mean_over_its_positions(task: Any, outcome: Outcome, from_logits: bool) -> None:
     if task == "regression" and outcome.name in ("accuracy", "retained", "margin"):
         return
     rng, k = np.random.default_rng(0), TASKS[task]
@@ -78,7 +78,7 @@ def test_a_row_counts_with_the_mean_over_its_positions(task: Any, outcome: Outco
 
 
 @pytest.mark.parametrize("task", TASKS)
-def test_scorers_give_what_single_positions_as_examples_give(task: Any) -> None:
+def test_scorers_agree_with_positions_as_separate_examples(task: Any) -> None:
     (mapped, data), (single, flat) = both(task)
     settings: list[dict[str, Any]] = [{}, {"order": 2}, {"order": 2, "curvature": dr.scorers.Exact()}]
     for score in (dr.scorers.leave_one_out, *(partial(dr.scorers.taylor, **more) for more in settings)):
@@ -163,7 +163,7 @@ def test_a_model_with_positions_is_annealed_merged_measured_and_fine_tuned(name:
     assert tuned.loss_after < tuned.loss_before
 
 
-def test_examples_with_positions_serve_for_several() -> None:
+def test_examples_with_positions_count_as_several() -> None:
     """Fewer of them share a mask, in as many rounds."""
     rows, rounds = [], []
     for name in ("u_net", "cnn"):
@@ -193,7 +193,7 @@ def test_labels_take_the_usual_forms() -> None:
         assert (examples.task, examples.labels.shape) == ("binary", (6, 4, 4, 1))
 
 
-def test_a_metric_of_ones_own_sees_all_positions() -> None:
+def test_custom_metrics_receive_all_positions() -> None:
     """Intersection over union of class 1, image by image."""
     model = models.ready("u_net")
     x, y = models.data_for(model, 30)

@@ -213,7 +213,7 @@ def test_more_padding_changes_nothing(maker: Maker, result: Callable[..., np.nda
     assert np.abs(found[0]).max() > 0
 
 
-def test_graphs_compute_what_single_runs_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_and_eager_runs_agree(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few batches run as they are, many in a graph: the same comes of it."""
     model, data, found = made(attention), examples(attention), []
     for few in (0, 1000):
@@ -224,7 +224,7 @@ def test_graphs_compute_what_single_runs_do(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("maker", MODELS)
-def test_masks_of_steps_reach_what_is_computed_for_every_row(maker: Maker) -> None:
+def test_timestep_masks_reach_the_suffix(maker: Maker) -> None:
     model, (x, y) = made(maker), examples(maker)
     elements = dr.elements(model, "heads" if maker in (attention, encoder) else "neurons")
     network, whole = MaskedNetwork(model, elements), model.predict(x, verbose="0")
@@ -235,7 +235,7 @@ def test_masks_of_steps_reach_what_is_computed_for_every_row(maker: Maker) -> No
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_masks_that_attention_takes_off_are_missed_by_the_same_layers_whatever_runs_first(number: int) -> None:
+def test_layers_without_a_mask_after_attention_do_not_depend_on_execution_order(number: int) -> None:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((STEPS,), dtype="int32")
     memory = layers.Embedding(VOCABULARY, 6, mask_zero=True)(inputs)
@@ -252,7 +252,7 @@ def test_masks_that_attention_takes_off_are_missed_by_the_same_layers_whatever_r
 
 
 @pytest.mark.parametrize("readers", [1, 2])
-def test_padded_steps_count_where_attention_reads_them_without_their_mask(readers: int) -> None:
+def test_padding_counts_where_attention_reads_it_without_a_mask(readers: int) -> None:
     inputs = keras.Input((STEPS,), dtype="int32")
     memory = layers.Embedding(VOCABULARY, 6, mask_zero=True, name="memory")(inputs)
     queries = layers.Dense(6)(memory)
@@ -264,7 +264,7 @@ def test_padded_steps_count_where_attention_reads_them_without_their_mask(reader
 
 
 @pytest.mark.parametrize("maker", [tagger, attention])
-def test_accuracy_is_that_of_the_steps_that_are_there(maker: Maker) -> None:
+def test_accuracy_is_that_of_unpadded_steps(maker: Maker) -> None:
     model, (x, y) = made(maker), examples(maker)
     right = (model.predict(x, verbose="0").argmax(axis=-1) == y) & there(x)
     small = dr.remove(model, dr.Selection.dropping(dr.elements(model), [0]))
@@ -297,7 +297,7 @@ def test_labels_of_padded_steps_may_be_anything(form: str) -> None:
     np.testing.assert_array_equal(other, before, err_msg="labels that are given stay")
 
 
-def test_all_steps_of_sequences_without_padding_count() -> None:
+def test_all_steps_count_without_padding() -> None:
     model, (x, y) = made(tagger), examples(tagger)
     assert check_data(model, (np.maximum(x, 1), y)).counted is None
 
@@ -326,7 +326,7 @@ def averaged_as_they_are(x: Any) -> Any:
 
 @pytest.mark.filterwarnings("ignore:.*does not support masking")
 @pytest.mark.parametrize("reads", [convolved, flattened, averaged_as_they_are])
-def test_padded_steps_count_where_a_layer_reads_them_as_others(reads: Callable[[Any], Any]) -> None:
+def test_padding_counts_where_a_layer_reads_it_as_data(reads: Callable[[Any], Any]) -> None:
     """What is merged into before is fitted to all steps, as without a mask."""
     x, y = examples(tagger)
     y = y if reads is convolved else y[:, 0]
@@ -343,7 +343,7 @@ def test_padded_steps_count_where_a_layer_reads_them_as_others(reads: Callable[[
 
 
 @pytest.mark.parametrize("steps", [STEPS, None])
-def test_a_recurrent_layer_that_is_given_a_mask_can_be_left_out_if_sizes_are_known(steps: int | None) -> None:
+def test_a_masked_recurrent_layer_can_be_removed_if_sizes_are_known(steps: int | None) -> None:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((steps,), dtype="int32")
     x = layers.GRU(5, return_sequences=True, name="gru")(layers.Embedding(VOCABULARY, 5, mask_zero=True)(inputs))

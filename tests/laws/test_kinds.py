@@ -32,7 +32,7 @@ IDS = [f"{build.__name__}-{kind if isinstance(kind, str) else '+'.join(kind)}" f
 
 
 @pytest.mark.parametrize(("build", "kind"), GRID, ids=IDS)
-def test_rows_do_not_see_each_other(build, kind) -> None:
+def test_rows_are_independent(build, kind) -> None:
     model = randomized(build())
     elements, x = dr.elements(model, kind), inputs(model, 6)
     masks = masks_of(elements, 6)
@@ -44,7 +44,7 @@ def test_rows_do_not_see_each_other(build, kind) -> None:
 
 
 @pytest.mark.parametrize(("build", "kind"), GRID, ids=IDS)
-def test_nothing_dropped_is_the_model_itself_and_every_element_shows(build, kind) -> None:
+def test_keeping_everything_is_the_model_and_every_element_has_an_effect(build, kind) -> None:
     model = randomized(build())
     elements, x = dr.elements(model, kind), inputs(model, 6)
     whole, network = np.asarray(model(x)), MaskedNetwork(model, elements)
@@ -57,7 +57,7 @@ def test_nothing_dropped_is_the_model_itself_and_every_element_shows(build, kind
 
 
 @pytest.mark.parametrize(("build", "kind"), GRID[2::3], ids=IDS[2::3])
-def test_the_callers_model_is_as_it_was(build, kind) -> None:
+def test_the_callers_model_is_unchanged(build, kind) -> None:
     model = randomized(build())
     elements, x = dr.elements(model, kind), inputs(model, 40)
     before = [(layer, dict(vars(layer))) for layer in all_layers(model)]
@@ -75,7 +75,7 @@ def test_the_callers_model_is_as_it_was(build, kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["heads", "branches"])
-def test_dropped_heads_and_branches_write_nothing(kind) -> None:
+def test_dropped_heads_and_branches_contribute_nothing(kind) -> None:
     """The same as zeros in the output projection (and its bias, for a branch)."""
     model = randomized(attention())
     elements, x = dr.elements(model, kind), inputs(model, 5)
@@ -91,7 +91,7 @@ def test_dropped_heads_and_branches_write_nothing(kind) -> None:
     np.testing.assert_allclose(found, np.asarray(model(x)), rtol=RELATIVE, atol=ABSOLUTE)
 
 
-def test_a_dropped_layer_is_left_out() -> None:
+def test_a_dropped_layer_is_bypassed() -> None:
     model = randomized(stacked())
     elements, x = dr.elements(model, "layers"), inputs(model, 5)
     assert elements.names == ("same", "bn", "branch_2", "dense")

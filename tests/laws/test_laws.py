@@ -48,7 +48,7 @@ def disturb_units(model: keras.Model, units: list[tuple[str, int]], seed: int) -
 
 
 @pytest.mark.parametrize("name", GRID)
-def test_nothing_dropped_is_the_model_itself(name: str) -> None:
+def test_keeping_everything_is_the_model(name: str) -> None:
     model = models.ready(name)
     network = MaskedNetwork(model, dr.elements(model))
     x = models.inputs_for(model, 7)
@@ -59,7 +59,7 @@ def test_nothing_dropped_is_the_model_itself(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GRID)
-def test_a_dropped_element_is_read_by_nobody(name: str) -> None:
+def test_a_dropped_element_is_not_read(name: str) -> None:
     """Whatever a dropped unit computes, the output stays: the masked model is the one without it."""
     model = models.build(name)
     elements = dr.elements(model)
@@ -128,7 +128,7 @@ def test_masked_equals_readers_without_the_channels(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GRID)
-def test_rows_do_not_see_each_other(name: str) -> None:
+def test_rows_are_independent(name: str) -> None:
     model = models.ready(name)
     network = MaskedNetwork(model, dr.elements(model))
     x = models.inputs_for(model, 6)
@@ -140,7 +140,7 @@ def test_rows_do_not_see_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", GRID)
-def test_prefix_and_suffix_make_the_whole(name: str) -> None:
+def test_prefix_and_suffix_compose_to_the_network(name: str) -> None:
     """Frontier values computed once an example serve every mask."""
     model = models.ready(name)
     network = MaskedNetwork(model, dr.elements(model))
@@ -272,7 +272,7 @@ def test_an_element_that_nothing_reads_has_no_impact() -> None:
         assert abs(unread["impact"]) < 4 * unread["std_error"]
 
 
-def test_exact_copies_are_worth_the_same() -> None:
+def test_exact_copies_have_equal_impacts() -> None:
     model = models.build("mlp")
     writer, reader = model.get_layer("a"), model.get_layer("b")
     kernel, bias = writer.get_weights()
@@ -296,7 +296,7 @@ def test_exact_copies_are_worth_the_same() -> None:
 # Law 9 as far as it reaches
 
 
-def test_what_is_left_out_is_named_with_a_reason() -> None:
+def test_layers_left_out_are_named_with_a_reason() -> None:
     elements = dr.elements(models.ready("transformer_block"))
     reasons = dict(elements.left_out)
     assert set(reasons) == {"ffn_2", "out"}

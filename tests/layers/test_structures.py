@@ -50,7 +50,7 @@ def test_a_sequential_model_that_masks_its_padding_is_cut() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*does not support masking")
-def test_a_nested_model_that_is_given_a_mask_is_left_whole() -> None:
+def test_a_nested_model_that_receives_a_mask_is_not_cut() -> None:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((7,), dtype="int32")
     hidden = layers.Embedding(12, 5, mask_zero=True)(inputs)
@@ -62,7 +62,7 @@ def test_a_nested_model_that_is_given_a_mask_is_left_whole() -> None:
 
 
 @pytest.mark.parametrize("name", ["u_net", "encoder_decoder", "two_inputs", "nested"])
-def test_what_lies_downstream_of_a_call_has_it_upstream(name: str) -> None:
+def test_downstream_and_upstream_agree(name: str) -> None:
     graph = trace_graph(models.build(name))
     numbers = range(len(graph.calls))
     after = {(j, k) for j in numbers for k in graph.downstream([j])}
@@ -89,7 +89,7 @@ def twins(*, outer: bool) -> keras.Model:
 
 
 @pytest.mark.parametrize("outer", [False, True])
-def test_layers_of_one_name_are_told_apart(outer: bool) -> None:
+def test_layers_of_the_same_name_are_distinguished(outer: bool) -> None:
     elements = dr.elements(model := twins(outer=outer))
     expected = ["a/dense", "b/dense", *(["dense"] if outer else [])]
     assert list(dict.fromkeys(elements.layers)) == expected
@@ -106,7 +106,7 @@ def test_layers_of_one_name_are_told_apart(outer: bool) -> None:
     np.testing.assert_allclose(dr.remove(model, selection).model(x), masked, rtol=1e-5)
 
 
-def test_flattening_channels_first_is_left_whole() -> None:
+def test_flattening_channels_first_is_not_cut() -> None:
     inputs = keras.Input((6, 6, 2))
     first = layers.Conv2D(4, 3, activation="relu", name="first")(inputs)
     second = layers.Conv2D(3, 3, activation="relu", name="second")(first)
@@ -118,7 +118,7 @@ def test_flattening_channels_first_is_left_whole() -> None:
 
 @pytest.mark.parametrize("units", [6, 8])
 @pytest.mark.parametrize("called", [False, True])
-def test_a_layer_as_activation_is_not_touched(units: int, called: bool) -> None:
+def test_a_layer_as_activation_is_kept(units: int, called: bool) -> None:
     inputs = keras.Input((4,))
     hidden = layers.Dense(units, activation=layers.PReLU(), name="learned")(inputs)
     model = functional(inputs, layers.Dense(3)(layers.Dense(5, activation=layers.LeakyReLU(0.2), name="fixed")(hidden)))
@@ -132,7 +132,7 @@ def test_a_layer_as_activation_is_not_touched(units: int, called: bool) -> None:
     assert np.asarray(model(x)).shape == (2, 3)
 
 
-def test_heads_whose_scores_are_read_as_well_are_left_out() -> None:
+def test_heads_whose_attention_scores_are_read_are_left_out() -> None:
     inputs = keras.Input((6, 4))
     mixed, scores = layers.MultiHeadAttention(4, 3, name="read")(inputs, inputs, return_attention_scores=True)
     again, _ = layers.MultiHeadAttention(4, 3, name="unread")(mixed, mixed, return_attention_scores=True)
@@ -147,7 +147,7 @@ def test_heads_whose_scores_are_read_as_well_are_left_out() -> None:
     np.testing.assert_allclose(dr.remove(model, selection).model(x), masked, atol=1e-5)
 
 
-def test_initializers_that_hold_arrays_do_not_hinder_cutting() -> None:
+def test_layers_with_array_initializers_are_cut() -> None:
     inputs = keras.Input((4,))
     hidden = layers.Dense(6, activation="relu", bias_initializer=constant(np.arange(6.0)))(inputs)
     model = functional(inputs, layers.Dense(3)(hidden))
@@ -177,7 +177,7 @@ class Scale(layers.Layer):
     ("factor", "says"),
     [(2.0, "must be rebuilt from its config, received the error"), (np.ones(1), "must say how it was made")],
 )
-def test_layers_that_cannot_be_made_anew_are_named(factor: Any, says: str) -> None:
+def test_layers_that_cannot_be_recreated_are_named(factor: Any, says: str) -> None:
     inputs = keras.Input((4,))
     hidden = layers.Dense(6, activation="relu", name="first")(inputs)
     model = functional(inputs, layers.Dense(3)(layers.Dense(5)(Scale(factor)(hidden))))
@@ -189,7 +189,7 @@ def test_layers_that_cannot_be_made_anew_are_named(factor: Any, says: str) -> No
 
 
 @pytest.mark.parametrize("factor", [2.0, np.ones(1)])
-def test_activations_that_cannot_be_made_anew_leave_their_units_whole(factor: Any) -> None:
+def test_units_of_activations_that_cannot_be_recreated_are_not_cut(factor: Any) -> None:
     inputs = keras.Input((4,))
     hidden = layers.Dense(6, activation=Scale(factor), name="left")(inputs)
     model = functional(inputs, layers.Dense(3)(layers.Dense(5, activation="relu", name="taken")(hidden)))
@@ -197,7 +197,7 @@ def test_activations_that_cannot_be_made_anew_leave_their_units_whole(factor: An
 
 
 @pytest.mark.parametrize("name", ["read", "out"])
-def test_merging_leaves_kernels_that_are_bound_to_something(name: str) -> None:
+def test_merging_does_not_refit_constrained_kernels(name: str) -> None:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((4,))
     bound = {name: "non_neg"}
@@ -285,6 +285,6 @@ def test_copies_are_not_compiled_and_sizes_leave_the_optimizer_out() -> None:
 @pytest.mark.parametrize(
     ("runs", "rows", "plain"), [(2, 100, True), (3, 100, False), (None, 100, False), (1, 300, False)]
 )
-def test_only_short_runs_go_without_a_graph(runs: int | None, rows: int, *, plain: bool) -> None:
+def test_only_short_runs_are_eager(runs: int | None, rows: int, *, plain: bool) -> None:
     run = traced(double := lambda arrays: 2 * arrays[0], [np.zeros((rows, 60), np.float32)], runs=runs)
     assert (run is double) == plain

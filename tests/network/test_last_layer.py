@@ -25,7 +25,9 @@ MODES: list[dict[str, Any]] = [{}, {"gradients": False}]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_it_lowers_the_divergence_of_the_last_masks(mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_layer_lowers_the_divergence_of_the_last_masks(
+    mode: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = classifier()
     data, elements = examples(model), dr.elements(model, include=["a"])
     asked: dict[str, Any] = {"fractions": (0.7,), "rounds": 60, "rows_per_round": 512, "ablation": "merged", **mode}
@@ -35,7 +37,7 @@ def test_it_lowers_the_divergence_of_the_last_masks(mode: dict[str, Any], monkey
     assert learned < 0.95 * fixed
 
 
-def test_it_lowers_the_divergence_where_outputs_have_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_last_layer_lowers_the_divergence_of_outputs_with_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many of them, over which the divergence is a mean."""
     keras.utils.set_random_seed(0)
     used = [layers.Dense(24, activation="relu", name="a"), layers.Dense(4, name="out")]
@@ -51,7 +53,7 @@ def test_it_lowers_the_divergence_where_outputs_have_positions(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_model_stays_as_it_was(mode: dict[str, Any]) -> None:
+def test_the_model_is_unchanged(mode: dict[str, Any]) -> None:
     model = classifier()
     before = [weight.copy() for weight in model.get_weights()]
     data, elements = examples(model), dr.elements(model)
@@ -80,7 +82,9 @@ OUTPUTS: dict[Task, int] = {"classes": 4, "binary": 1, "multilabel": 3, "regress
 @pytest.mark.parametrize("positions", [(), (4,), (2, 2)])
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("task", OUTPUTS)
-def test_steps_on_all_examples_go_down_and_down(task: Task, seed: int, positions: tuple[int, ...]) -> None:
+def test_steps_on_all_examples_lower_the_divergence_monotonically(
+    task: Task, seed: int, positions: tuple[int, ...]
+) -> None:
     """Far from the whole network as well, as the bound of the second derivatives promises."""
     rng = np.random.default_rng(seed)
     n, k = 200, OUTPUTS[task]
@@ -104,7 +108,7 @@ def test_steps_on_all_examples_go_down_and_down(task: Task, seed: int, positions
     assert found[-1] < 0.9 * found[0]
 
 
-def test_nothing_moves_where_nothing_is_missed() -> None:
+def test_no_update_without_divergence() -> None:
     """Masks that drop next to nothing leave the last layer as it was; fewer rows tell less."""
     model = classifier()
     x = examples(model)[0]
@@ -143,7 +147,7 @@ def twice() -> Any:
         *("called twice", "tokens", "pixels"),
     ],
 )
-def test_which_layer_learns(model: Any, name: str | None) -> None:
+def test_which_layer_is_refitted(model: Any, name: str | None) -> None:
     network = model()
     found = LastLayer.call_among(trace_graph(network).calls)
     if name is None:
@@ -153,6 +157,6 @@ def test_which_layer_learns(model: Any, name: str | None) -> None:
         assert found.layer is network.get_layer(name)
 
 
-def test_only_merging_learns() -> None:
+def test_only_merging_refits_the_last_layer() -> None:
     model = models.ready("mlp")
     assert MaskedNetwork(model, dr.elements(model)).last is None

@@ -51,7 +51,7 @@ def probabilities(n: int = 40) -> np.ndarray:
         (dense("sigmoid"), "classes", None),
     ],
 )
-def test_the_last_layer_says_what_outputs_are(last: Any, task: Any, logits: bool | None) -> None:
+def test_the_last_layer_tells_logits_from_probabilities(last: Any, task: Any, logits: bool | None) -> None:
     model, scores = network(last), np.array([[-2.0, 0.5, 3.0]], np.float32)
     for outputs in (probabilities(), scores):
         by_values = outputs is scores
@@ -95,7 +95,7 @@ def test_gradients_that_float16_cannot_hold_are_cut_off() -> None:
 
 
 @pytest.mark.parametrize("activation", ["softmax", None])
-def test_a_metric_of_ones_own_gets_outputs_as_the_network_gives_them(activation: str | None) -> None:
+def test_custom_metrics_receive_the_raw_outputs(activation: str | None) -> None:
     """Its derivatives are the same, exact or by Gauss-Newton, in a network of piecewise linear logits."""
     model = network(dense(activation))
     rng = np.random.default_rng(2)

@@ -83,7 +83,7 @@ def test_recurrent_units_are_annealed_for_merging() -> None:
 
 
 @pytest.mark.parametrize("kinds", [["neurons", "heads"], ["neurons", "layers"]])
-def test_merged_masks_delete_what_nothing_predicts(kinds: Any) -> None:
+def test_merged_masks_delete_elements_that_nothing_predicts(kinds: Any) -> None:
     """Each group by its own mask."""
     model = models.ready("transformer_block")
     x, _ = models.data_for(model, 8)
@@ -95,7 +95,7 @@ def test_merged_masks_delete_what_nothing_predicts(kinds: Any) -> None:
     np.testing.assert_allclose(np.asarray(network([x], masks)), np.asarray(expected), rtol=1e-4, atol=1e-4)
 
 
-def test_merged_masks_predict_what_is_dropped() -> None:
+def test_merged_masks_predict_dropped_elements() -> None:
     """A linear network of correlated units computes least squares, as NumPy finds it."""
     model = keras.Sequential([keras.Input((8,)), layers.Dense(6, name="a"), layers.Dense(2, name="out")])
     x = np.random.default_rng(0).normal(size=(500, 8)).astype(np.float32)
@@ -113,7 +113,7 @@ def test_merged_masks_predict_what_is_dropped() -> None:
     assert np.abs(plain - expected).max() > 0.1
 
 
-def test_a_ridge_holds_the_prediction_back() -> None:
+def test_a_ridge_penalty_shrinks_the_prediction() -> None:
     """It is added to the correlations of standardized channels."""
     model = keras.Sequential([keras.Input((4,)), layers.Dense(6, name="a"), layers.Dense(2, name="out")])
     x = np.random.default_rng(0).normal(size=(500, 4)).astype(np.float32)

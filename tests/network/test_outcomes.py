@@ -41,7 +41,7 @@ def macro_f1(labels: np.ndarray, outputs: np.ndarray) -> float:
     return float(f1_score(labels, outputs.argmax(axis=1), **options))
 
 
-def test_divergence_needs_no_labels_and_is_zero_for_the_whole_model() -> None:
+def test_divergence_needs_no_labels_and_is_zero_for_the_original_model() -> None:
     model, (x, _), elements = small()
     record = flat.sample(model, (x, None), elements, rows=20_000, outcomes="divergence", progress=False)
     assert np.abs(record.baseline["divergence"]).max() < 1e-6
@@ -90,7 +90,7 @@ def test_softmax_outputs_and_logits_give_the_same_outcomes() -> None:
     np.testing.assert_allclose(baselines[0], baselines[1], atol=1e-5)
 
 
-def test_retained_accuracy_counts_what_was_right_and_stays_right() -> None:
+def test_retained_accuracy_counts_examples_that_remain_right() -> None:
     model, (x, y), elements = small()
     outcomes = ("accuracy", "retained")
     record = flat.sample(model, (x, y), elements, rows=4000, outcomes=outcomes, progress=False)
@@ -108,7 +108,7 @@ def test_retained_accuracy_counts_what_was_right_and_stays_right() -> None:
     np.testing.assert_allclose(surrogates[0], surrogates[1] * right)
 
 
-def test_metrics_of_your_own() -> None:
+def test_custom_metrics() -> None:
     model, data, elements = small()
     own = dr.outcomes.PerExample(error_of, "error", greater_is_better=False)
     record = flat.sample(model, data, elements, rows=6000, outcomes=("accuracy", own), progress=False)
@@ -131,7 +131,7 @@ def test_a_metric_over_the_examples_of_a_mask() -> None:
     assert chunk.effects[3, 0] == pytest.approx(macro_f1(y, masked) - macro_f1(y, np.asarray(model(x))), abs=1e-6)
 
 
-def test_outcomes_that_do_not_fit_are_refused() -> None:
+def test_unsuitable_outcomes_are_refused() -> None:
     model, data, elements = small()
     with pytest.raises(DataError, match=r"outcome 'accuracy' must have labels, received y=None: use outcome 'div"):
         flat.sample(model, (data[0], None), elements, rows=10, progress=False)

@@ -150,7 +150,7 @@ def test_estimates_converge_on_a_set_function_with_pairs() -> None:
 
 
 @pytest.mark.parametrize(("level", "shown"), [(0.95, "95%"), (0.999, "99.9%"), (0.975, "97.5%"), (0.07, "7%")])
-def test_a_table_says_the_level_of_its_intervals(level: float, shown: str) -> None:
+def test_a_table_states_the_level_of_its_intervals(level: float, shown: str) -> None:
     elements = pd.DataFrame({"element": ["a[0]"], "layer": ["a"], "kind": ["neuron"], "index": [0], "params": [1]})
     table = impact_table(
         *(elements, np.ones(1), np.ones(1)), method="OLS", outcome="loss", rows=10, seed=0, level=level
@@ -182,7 +182,7 @@ def test_gram_is_the_product_with_itself(rows: int, columns: int, seed: int) -> 
     np.testing.assert_allclose(gram(x), x.T @ x, rtol=1e-5)
 
 
-def test_what_ols_cannot_identify_is_named() -> None:
+def test_unidentified_elements_are_named() -> None:
     names = [f"d[{j}]" for j in range(6)]
     few = simulate(7, 6, seed=0)
     with pytest.raises(ValueError, match=r"7 rows cannot identify 6 elements by OLS: draw at least 60"):
@@ -278,7 +278,7 @@ def test_estimators_of_scikit_learn_give_what_they_give_on_all_rows(estimator: A
     assert np.abs(fit.coefficients).max() > 0.01
 
 
-def test_estimators_that_do_not_fit_are_refused() -> None:
+def test_unsuitable_estimators_are_refused() -> None:
     design = compress(chunked(simulate(100, 4, seed=0), 50))
     with pytest.raises(ValueError, match=r"must not choose its penalty on the 5 compressed rows, received LassoCV"):
         from_estimator(design, 0, LassoCV())
@@ -291,7 +291,7 @@ def test_estimators_that_do_not_fit_are_refused() -> None:
         lasso(design, again, 0, "evidence")
 
 
-def test_certain_gradients_keep_the_noise_of_few_rows_out() -> None:
+def test_precise_gradients_reduce_the_noise_of_few_rows() -> None:
     """Elements whose gradient is certain keep its answer, up to scale, however uncertain those of others are."""
     p, n, rng = 20, 120, np.random.default_rng(0)
     masks, certain = rng.random((n, p)) < 0.7, np.arange(p) < 10

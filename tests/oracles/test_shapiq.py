@@ -42,7 +42,7 @@ def test_estimators_play_the_masked_game(model: keras.Model, data: Labelled, ele
     np.testing.assert_array_equal(game.masks[0], masks)
 
 
-def test_the_extra_is_named(
+def test_the_missing_extra_is_named(
     model: keras.Model, data: Labelled, elements: dr.Elements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "shapiq.approximator", None)

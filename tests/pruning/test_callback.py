@@ -69,7 +69,7 @@ def test_the_smaller_model_computes_what_the_trained_one_does(name: str, kind: A
 
 
 @pytest.mark.parametrize("kind", ["neurons", "weights"])
-def test_zeros_stay_when_training_goes_on(kind: Any) -> None:
+def test_zeros_survive_further_training(kind: Any) -> None:
     model = models.build("mlp")
     train(model, [])  # a training step is compiled before there are constraints
     callback = callback_for(model, kind)
@@ -82,7 +82,7 @@ def test_zeros_stay_when_training_goes_on(kind: Any) -> None:
         assert_cut_is_the_same(model, selection)
 
 
-def test_weights_that_are_restored_are_switched_off_again() -> None:
+def test_restored_weights_are_masked_again() -> None:
     model = models.build("mlp")
     first = model.get_weights()
     restoring = keras.callbacks.LambdaCallback(on_train_end=lambda logs: model.set_weights(first))
@@ -92,7 +92,7 @@ def test_weights_that_are_restored_are_switched_off_again() -> None:
     assert_cut_is_the_same(model, callback.selection)
 
 
-def test_scores_are_of_the_model_as_it_is() -> None:
+def test_scores_are_of_the_current_model() -> None:
     seen = []
 
     def watching(model: Any, data: Any, elements: Any, *, kept: Any = None, seed: int) -> dr.ImpactTable:
@@ -107,7 +107,7 @@ def test_scores_are_of_the_model_as_it_is() -> None:
     assert (~callback.selection.kept).sum() == round(0.5 * 9)
 
 
-def test_one_shot_is_at_the_first_epoch() -> None:
+def test_one_shot_prunes_in_the_first_epoch() -> None:
     model = models.build("mlp")
     callback = callback_for(model, schedule="one_shot")
     watching = Watching(callback)
@@ -124,7 +124,7 @@ def test_one_shot_is_at_the_first_epoch() -> None:
         ("transformer_block", "layers", r"read by the inside of layer 'layer_norm.*use dropreg.prune_iteratively"),
     ],
 )
-def test_what_weights_do_not_read_is_refused(name: str, kind: Any, text: str) -> None:
+def test_scorers_that_do_not_read_weights_alone_are_refused(name: str, kind: Any, text: str) -> None:
     model = models.build(name)
     with pytest.raises(ModelError, match=text):
         train(model, [callback_for(model, kind)])
@@ -147,7 +147,7 @@ def test_bad_arguments(changes: dict[str, Any], text: str) -> None:
         callback_for(models.build("mlp"), **changes)
 
 
-def test_what_training_does_not_allow() -> None:
+def test_unsupported_training_is_refused() -> None:
     model = models.build("mlp")
     with pytest.raises(ParameterError, match=r"`end_epoch` must be below the 2 epochs of fit, received 2.*at most 1"):
         train(model, [callback_for(model)], epochs=2)

@@ -75,9 +75,7 @@ def test_accuracy_and_loss_are_those_of_the_masked_network(
         assert line.loss == pytest.approx(-log_p[np.arange(30), data[1]].mean(), rel=1e-4)
 
 
-def test_what_is_left_is_counted_on_the_smaller_model(
-    model: keras.Model, data: Labelled, elements: dr.Elements
-) -> None:
+def test_sizes_are_counted_on_the_smaller_model(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     kept = np.array([True, False, True, True, False, True, False, True, True])  # 3 of 'first', 3 of 'second'
     smaller = keras.Sequential([keras.Input((4,)), layers.Dense(3), layers.Dense(3), layers.Dense(3)])
     saved = cost_of(model, elements).saved(kept)
@@ -112,7 +110,7 @@ def test_costs_of_convolutions_are_those_of_the_smaller_model() -> None:
     assert np.isnan(total_macs(models.ready("transformer_block")))  # attention has no kernel that is known
 
 
-def test_the_best_of_every_layer_stays(elements: dr.Elements) -> None:
+def test_the_best_element_of_every_layer_is_kept(elements: dr.Elements) -> None:
     table = table_of(elements, [9, 8, 7, 6, 5, 4, 3, 2, 1])
     for fraction, floor, expected in (
         (0.5, 1, [0, 1, 2, 3, 5]),
@@ -142,7 +140,7 @@ def test_the_best_of_every_layer_stays(elements: dr.Elements) -> None:
         ({"scorers": {"obd": "obd"}}, says("scorer 'obd' must be callable, received 'obd'")),
     ],
 )
-def test_what_cannot_be_compared(
+def test_bad_comparisons_are_refused(
     changes: dict, text: str, model: keras.Model, data: Labelled, elements: dr.Elements
 ) -> None:
     called: list[int] = []
@@ -161,7 +159,9 @@ def counting(called: list[int], stop_at: int | None = None) -> Callable[..., dr.
     return scorer
 
 
-def test_a_killed_comparison_goes_on(model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path) -> None:
+def test_a_killed_comparison_is_resumed(
+    model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
+) -> None:
     first: list[int] = []
     with pytest.raises(KeyboardInterrupt):
         compare(model, data, elements, scorers={"x": counting(first, 2)}, seeds=(0, 1, 2, 3), out=tmp_path)
@@ -198,7 +198,7 @@ def test_a_damaged_comparison_is_refused(
     )
 
 
-def test_another_comparison_is_not_mixed_in(
+def test_another_comparison_in_the_folder_is_refused(
     model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
 ) -> None:
     compare(model, data, elements, scorers={"obd": dr.scorers.Scorer(dr.scorers.obd)}, seeds=(0,), out=tmp_path)

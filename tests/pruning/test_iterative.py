@@ -93,7 +93,7 @@ def test_one_shot_is_one_step() -> None:
 
 @pytest.mark.parametrize("name", [name for name in UNITS if name != "residual"])
 @pytest.mark.parametrize("schedule", ["linear", "cubic"])
-def test_selections_are_told_in_the_elements_of_the_original(name: str, schedule: Any) -> None:
+def test_selections_refer_to_the_elements_of_the_original(name: str, schedule: Any) -> None:
     """What is scored by something that stays is selected in steps as at once."""
     model = models.ready(name)
     elements = dr.elements(model)
@@ -126,7 +126,7 @@ def test_steps_of_deletion_compute_what_the_masked_network_computes(name: str, k
 
 
 @pytest.mark.parametrize("kind", ["neurons", "weights"])
-def test_each_step_scores_what_the_one_before_it_left(kind: Any) -> None:
+def test_each_step_scores_the_model_of_the_step_before(kind: Any) -> None:
     model = models.ready("cnn")
     seen: list[tuple[int, np.ndarray, int]] = []
 
@@ -201,7 +201,7 @@ def test_fine_tuning_in_every_step(name: str, kind: Any) -> None:
         assert sum(int((weight == 0).sum()) for weight in weights_of(tuned)) == zeros
 
 
-def test_the_model_is_as_it_was_when_a_scorer_raises() -> None:
+def test_the_model_is_unchanged_when_a_scorer_raises() -> None:
     for kind in ("neurons", "weights"):
         model = models.ready("mlp")
         before, calls = weights_of(model), []
@@ -218,7 +218,7 @@ def test_the_model_is_as_it_was_when_a_scorer_raises() -> None:
         assert all(variable.constraint is None for variable in model.variables)
 
 
-def test_scorers_that_need_the_fraction_get_it() -> None:
+def test_scorers_that_take_a_fraction_receive_it() -> None:
     asked = []
 
     def asking(model: Any, data: Any, elements: Any, *, fraction: float, seed: int) -> dr.ImpactTable:
@@ -255,7 +255,7 @@ def test_layers_that_cannot_be_cut_are_refused_or_kept() -> None:
     assert found.model.get_layer("free").units == found.selection.kept[4:].sum()
 
 
-def test_whole_layers_go_one_after_the_other() -> None:
+def test_layers_are_removed_one_after_the_other() -> None:
     x = inputs = keras.Input((4,))
     for number in range(4):
         x = layers.Dense(4, activation="tanh", name=f"same_{number}")(x)
@@ -267,7 +267,7 @@ def test_whole_layers_go_one_after_the_other() -> None:
     assert_close(run(found.model, np.ones((2, 4))), run(dr.remove(model, found.selection).model, np.ones((2, 4))))
 
 
-def test_elements_that_vanish_with_a_branch_are_named() -> None:
+def test_elements_removed_with_a_branch_are_named() -> None:
     model = models.ready("residual_operator")
     x = inputs = keras.Input((5,))
     x = layers.Dense(4, activation="relu", name="stem")(x)

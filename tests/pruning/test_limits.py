@@ -24,7 +24,7 @@ from dropreg.pruning._targets import upper_limit
 QUICK: dict[str, Any] = {"rounds": 2, "rows_per_round": 256}
 
 
-def test_accuracy_limits_drop_what_is_free() -> None:
+def test_accuracy_limits_drop_elements_without_impact() -> None:
     useless = (1, 4, 5, 9)
     model, data = planted(useless)
     limit = dr.AccuracyLimit(0.02, (data[0][:200], data[1][:200]))
@@ -77,7 +77,7 @@ def test_a_loss_at_the_limit_passes_no_more_often_than_the_level_allows(n: int, 
 
 @settings(max_examples=100, deadline=None)
 @given(data=st.data(), n=st.integers(2, 5000), level=st.sampled_from([0.6, 0.9, 0.99]))
-def test_limits_rise_with_what_is_lost_and_fall_with_what_is_gained(data: st.DataObject, n: int, level: float) -> None:
+def test_limits_rise_with_losses_and_fall_with_gains(data: st.DataObject, n: int, level: float) -> None:
     lost = data.draw(st.integers(0, n - 1))
     gained = data.draw(st.integers(0, n - lost - 1))
     limit = upper_limit(losses(lost, gained, n), level)
@@ -188,7 +188,7 @@ def test_guesses_rise_by_a_quarter_at_most_where_they_can(guesses: list[float], 
 
 @pytest.mark.parametrize("rise", [1.0, 1.1, 2.0])
 @pytest.mark.parametrize("n_hopeful", [0, 1, 4, 12])
-def test_what_is_handed_back_loses_too_much_as_seldom_as_the_level_says(
+def test_returned_models_exceed_the_limit_no_more_often_than_the_level(
     n_hopeful: int, rise: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Twelve sizes that all lose what just is too much, measured independently, wherever the pilot begins."""
@@ -217,7 +217,7 @@ def test_what_is_handed_back_loses_too_much_as_seldom_as_the_level_says(
 
 
 @pytest.mark.parametrize("merge", ["least_squares", "none"])
-def test_the_pilot_measures_each_half_with_what_the_other_has_made(merge: str) -> None:
+def test_the_pilot_measures_each_half_with_the_model_of_the_other(merge: str) -> None:
     model = models.ready("cnn")
     x, y = models.data_for(model, 90)
     selection = dr.Selection.random(dr.elements(model), 0.4)

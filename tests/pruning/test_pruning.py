@@ -79,7 +79,7 @@ def test_paths_are_nested_and_exact(name: str, mode: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["weights", "neurons", ("neurons", "branches")])
-def test_every_kind(kind: Any) -> None:
+def test_every_kind_is_annealed(kind: Any) -> None:
     model = models.ready("residual")
     elements = dr.elements(model, kind)
     more: dict[str, Any] = (
@@ -89,7 +89,7 @@ def test_every_kind(kind: Any) -> None:
     assert (~selection.kept).sum() == round(0.5 * len(elements)) > 0
 
 
-def test_heads() -> None:
+def test_heads_are_annealed() -> None:
     inputs = keras.Input((5, 8))
     x = layers.MultiHeadAttention(num_heads=4, key_dim=2, name="attention")(inputs, inputs)
     model = keras.Model(inputs, layers.Dense(3, name="out")(layers.GlobalAveragePooling1D()(x)))
@@ -118,7 +118,7 @@ def test_weights_take_many_small_rounds() -> None:
 @pytest.mark.parametrize(
     "mode", [{}, {"outcome": "loss"}, {"outcome": "accuracy"}, {"gradients": False}, {"ablation": "merged"}]
 )
-def test_what_nothing_reads_goes_first(mode: dict[str, Any]) -> None:
+def test_elements_that_nothing_reads_are_dropped_first(mode: dict[str, Any]) -> None:
     useless = (1, 4, 5, 9)
     model, data = planted(useless)
     more: dict[str, Any] = {"examples_per_mask": 16} if "ablation" in mode else {}
@@ -185,7 +185,7 @@ def test_small_rounds_cost_what_few_large_ones_do(
         ({"ablation": "merged", "examples_per_mask": 16}, 1),
     ],
 )
-def test_the_better_of_two_runs_is_taken(mode: dict[str, Any], runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_better_of_two_runs_is_returned(mode: dict[str, Any], runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second stage on one run goes on and one starts again, from keep-probabilities that are all the same."""
     model = models.ready("mlp")
     (x, y), elements = models.data_for(model, 200), dr.elements(model)
@@ -220,7 +220,7 @@ def test_the_better_of_two_runs_is_taken(mode: dict[str, Any], runs: int, monkey
 
 
 @pytest.mark.parametrize("mode", [{}, {"gradients": False}])
-def test_what_the_model_decides_wrong_decides_nothing(
+def test_wrongly_classified_examples_do_not_count(
     mode: dict[str, Any], model: keras.Model, data: Labelled, elements: dr.Elements
 ) -> None:
     """By default; by the accuracy, another wrong label may turn out right in the smaller network."""
@@ -249,7 +249,7 @@ def test_nothing_right_is_refused(model: keras.Model, data: Labelled, elements: 
 
 
 @pytest.mark.parametrize(("mode", "runs"), [({}, 5), ({"ablation": "merged", "examples_per_mask": 16}, 3)])
-def test_the_bar_ends_where_it_said(
+def test_the_progress_bar_ends_at_its_total(
     mode: dict[str, Any],
     runs: int,
     model: keras.Model,
@@ -282,7 +282,7 @@ def test_forward_passes_alone_need_no_gradient() -> None:
         flat.anneal(model, data, elements, fraction=0.25, **FEW)
 
 
-def test_one_of_two_copies_goes_when_merging() -> None:
+def test_merging_drops_one_of_two_copies() -> None:
     """Plain deletion needs both, merging makes up for either; no other unit can be had for nothing."""
     model, (x, y) = planted(())
     kernel, bias = model.get_layer("hidden").get_weights()

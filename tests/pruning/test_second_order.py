@@ -33,7 +33,7 @@ def quadratic(n: int, n_masks: int, seed: int) -> tuple[np.ndarray, np.ndarray, 
 
 
 @given(n=st.integers(1, 8), n_masks=st.integers(1, 20), seed=st.integers(0, 2**31))
-def test_second_derivatives_make_every_mask_tell_of_both_ends(n: int, n_masks: int, seed: int) -> None:
+def test_second_derivatives_use_every_mask_for_both_states(n: int, n_masks: int, seed: int) -> None:
     """On a square the mean step from dropped to kept is exact at any masks, however rarely an element is dropped."""
     q, masks, g = quadratic(n, n_masks, seed)
     sums = np.stack([(g * masks).sum(axis=0), (g * ~masks).sum(axis=0)])
@@ -153,7 +153,7 @@ def test_rounds_estimate_the_second_derivatives_of_drop_and_merge() -> None:
         ({"ablation": "zero", "outcome": "divergence"}, False),
     ],
 )
-def test_what_second_derivatives_are_at_hand_for(more: dict[str, Any], curved: bool) -> None:
+def test_when_second_derivatives_are_available(more: dict[str, Any], curved: bool) -> None:
     model = classifier()
     data, elements = examples(model), dr.elements(model)
     asked: dict[str, Any] = {"fractions": (0.3, 0.6), "rounds": 6, "rows_per_round": 512, **more}
@@ -182,7 +182,7 @@ def test_other_tasks_anneal_with_second_derivatives(task: Any, activation: str |
 
 
 @pytest.mark.parametrize("second_order", [True, False])
-def test_logits_are_handed_on_less_extreme(second_order: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_logits_are_damped_between_stages(second_order: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the same order, where exploration is to undo them; the first stage starts as it was asked to."""
     model = classifier()
     data, elements = examples(model), dr.elements(model)

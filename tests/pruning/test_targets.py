@@ -78,7 +78,7 @@ def test_swaps_without_gradients_try_those_whose_scores_say_so(monkeypatch: pyte
 
 
 @pytest.mark.parametrize(("errors", "least", "most"), [(3.0, 0, 2), (0.0, 8, 10)])
-def test_what_is_better_by_chance_is_not_taken(
+def test_swaps_that_are_better_by_chance_are_not_taken(
     errors: float, least: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No selection tells apart labels that have nothing to do with the inputs; the best of many seems to."""
@@ -159,7 +159,7 @@ def test_budgets_are_kept_and_no_more_than_that(quantity: Any, at_most: float) -
         assert budget.measure(small) > budget.at_most - 30 / model.count_params()
 
 
-def test_both_directions_keep_as_many_units_on_the_way_to_a_target() -> None:
+def test_both_directions_keep_equal_counts_under_a_target() -> None:
     keras.utils.set_random_seed(0)
     both = layers.Bidirectional(layers.SimpleRNN(6, name="rnn"))
     model = keras.Sequential([keras.Input((3, 5)), both, layers.Dense(8, activation="relu"), layers.Dense(3)])
@@ -199,7 +199,7 @@ def test_budgets_out_of_reach_are_refused_at_once_with_the_smallest(
 
 
 @pytest.mark.parametrize("name", ["mlp", "residual"])
-def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
+def test_annealing_for_merging_begins_with_spread_scores(name: str) -> None:
     """With steps of no size what goes is what the spread ranks lowest, whatever its scale."""
     model = models.ready(name)
     data, elements = models.data_for(model, 80), dr.elements(model)
@@ -213,7 +213,7 @@ def test_a_search_for_merging_begins_with_the_spread(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_prune_chooses_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prune_selects_without_a_selection(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(annealer, "_ROWS", 128)  # fewer rounds
     model = models.ready(name)
     data = models.data_for(model, 80)
@@ -225,14 +225,14 @@ def test_prune_chooses_by_itself(name: str, monkeypatch: pytest.MonkeyPatch) -> 
     assert small.merge == "least_squares"
 
 
-def test_prune_keeps_what_floors_ask_for() -> None:
+def test_prune_respects_floors() -> None:
     model = models.ready("mlp")
     small = dr.prune(model, data=models.data_for(model, 80), fraction=0.3, floor={"b": "all"})
     assert small.selection.by_layer().set_index("layer")["kept"].to_dict() == {"a": 2, "b": 4}
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn"])
-def test_a_smaller_model_is_measured_beside_the_whole_one(name: str) -> None:
+def test_a_smaller_model_is_measured_beside_the_original(name: str) -> None:
     model = models.ready(name)
     x, y = models.data_for(model, 60)
     small = dr.remove(model, dr.Selection.random(dr.elements(model), 0.4), data=(x, y))

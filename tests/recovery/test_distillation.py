@@ -51,7 +51,7 @@ def three_outputs() -> keras.Model:
 
 
 @pytest.mark.parametrize("name", ["mlp_activations", "cnn_bn"])  # noise, and statistics that training changes
-def test_of_several_rates_the_largest_that_helps_is_trained_with(name: str) -> None:
+def test_the_largest_learning_rate_that_helps_is_used(name: str) -> None:
     teacher = models.ready(name)
     student = dr.remove(teacher, smaller(teacher)).model
     x, _ = models.data_for(teacher, 80)
@@ -75,7 +75,7 @@ def test_of_several_rates_the_largest_that_helps_is_trained_with(name: str) -> N
     ]
     + [(0.05, {0.05: 0.1, 0.01: 2.0, 0.001: 0.2}, 0.001), (None, {0.05: 0.1, 0.01: 0.2}, 0.01)],
 )
-def test_a_bold_rate_is_taken_where_its_trial_ends_lower_than_that_of_the_largest(
+def test_a_bold_rate_is_used_where_its_trial_ends_lower(
     bold: float | None, ends: dict[float, float], expected: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And only where the largest helps."""
@@ -96,12 +96,12 @@ def test_a_bold_rate_is_taken_where_its_trial_ends_lower_than_that_of_the_larges
 
 
 @pytest.mark.parametrize("bold", [0.01, 0.001, np.inf, np.nan])
-def test_bold_rates_that_are_none_are_refused(bold: float) -> None:
+def test_bad_bold_rates_are_refused(bold: float) -> None:
     with pytest.raises(ParameterError, match=r"`bold_rate` must be above `learning_rate` and finite, received"):
         dr.Recovery(learning_rate=(0.01, 0.001), bold_rate=bold)
 
 
-def test_where_the_noise_of_training_is_too_much_layers_act_as_in_inference() -> None:
+def test_layers_run_in_inference_mode_where_training_noise_hurts() -> None:
     keras.utils.set_random_seed(0)
     normalization = layers.BatchNormalization(name="normalization")
     hidden = [layers.Dense(24, activation="relu"), normalization, layers.Dropout(0.8)]
@@ -122,7 +122,7 @@ def test_where_the_noise_of_training_is_too_much_layers_act_as_in_inference() ->
     assert_same(before, after)  # its moving statistics
 
 
-def test_where_no_rate_helps_the_smallest_is_trained_with() -> None:
+def test_the_smallest_rate_is_used_where_none_helps() -> None:
     model = models.ready("mlp")
     x, _ = models.data_for(model, 40)
     right = np.argmax(model(x), axis=1)
@@ -168,7 +168,7 @@ def test_all_outputs_are_learned_from_the_teacher() -> None:
         dr.recover(student, (x, named), recovery=dr.Recovery())
 
 
-def test_what_outputs_show() -> None:
+def test_tasks_are_guessed_from_outputs() -> None:
     scores = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     assert guess_task(np.exp(log_softmax(scores, axis=1))) == "classes"
     assert guess_task(1.0 / (1.0 + np.exp(-scores))) == "multilabel"
@@ -177,7 +177,7 @@ def test_what_outputs_show() -> None:
 
 
 @pytest.mark.parametrize("name", GRID)
-def test_pruning_may_distil_and_says_so(name: str) -> None:
+def test_pruning_distills_on_request(name: str) -> None:
     """The result is `recover` of the model without; the whole one, its teacher, stays."""
     model = models.ready(name)
     x, y = models.data_for(model, 60)
@@ -227,7 +227,7 @@ def test_without_labels_the_outputs_themselves_are_learned(activation: str) -> N
 
 
 @pytest.mark.usefixtures("few_rounds")
-def test_pruning_distils_by_default_where_it_chooses_and_merges() -> None:
+def test_prune_distills_by_default() -> None:
     model = models.build("mlp")
     x, y = models.data_for(model, 80)
     small = dr.prune(model, data=(x, y), fraction=0.4, seed=1)
@@ -247,7 +247,7 @@ def test_pruning_distils_by_default_where_it_chooses_and_merges() -> None:
         dr.remove(model, small.selection, data=(x, y), recovery="distill")
 
 
-def test_zeros_of_removed_weights_stay_while_distilling() -> None:
+def test_zeros_of_removed_weights_survive_distilling() -> None:
     model = models.ready("mlp")
     selection = dr.Selection.random(dr.elements(model, "weights"), 0.5)
     small = dr.remove(model, selection, data=models.data_for(model, 60), recovery="distill")
@@ -257,7 +257,7 @@ def test_zeros_of_removed_weights_stay_while_distilling() -> None:
 
 
 @pytest.mark.usefixtures("few_rounds")
-def test_an_accuracy_limit_is_shown_by_the_distilled_model(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_accuracy_limit_is_tested_on_the_distilled_model(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[dr.Pruned] = []
     measure = dr.AccuracyLimit.measure
 

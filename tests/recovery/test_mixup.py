@@ -64,7 +64,7 @@ def test_the_share_of_mixtures_and_their_proportion() -> None:
     assert own[own < 1].std() == pytest.approx(1.0 / np.sqrt(12.0), abs=0.03)
 
 
-def test_tokens_are_told_from_numbers() -> None:
+def test_tokens_are_distinguished_from_numbers() -> None:
     assert continuous(tokens_and_numbers(), some_tokens(3)) == [False, True, False]
     for name, expected in (("mlp", True), ("two_inputs", True), ("bidirectional", False), ("u_net", True)):
         inputs = models.inputs_for(model := models.ready(name), 3)
@@ -72,7 +72,7 @@ def test_tokens_are_told_from_numbers() -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp", "two_inputs", "tagger", "tokens_and_numbers", "three_outputs"])
-def test_who_answers_as_the_teacher_has_nothing_to_learn_from_mixtures(name: str) -> None:
+def test_a_student_equal_to_the_teacher_has_zero_loss_on_mixtures(name: str) -> None:
     """Its loss is 0 for mixtures only if the teacher was asked about the same ones."""
     made: dict[str, Any] = {"tokens_and_numbers": tokens_and_numbers, "three_outputs": three_outputs}
     model = made[name]() if name in made else models.ready(name)

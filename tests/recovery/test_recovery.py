@@ -41,7 +41,7 @@ def held_out(found: dr.Recovered) -> np.ndarray:
 
 
 @pytest.mark.parametrize("name", GRID)
-def test_the_loss_told_is_that_of_the_model_given_back(name: str, tmp_path: Path) -> None:
+def test_the_reported_loss_is_that_of_the_returned_model(name: str, tmp_path: Path) -> None:
     model = models.ready(name)
     x, y = models.data_for(model, 40, seed=3)
     before = weights_of(model)
@@ -59,7 +59,7 @@ def test_the_loss_told_is_that_of_the_model_given_back(name: str, tmp_path: Path
     np.testing.assert_array_equal(outputs_of(loaded, x), outputs_of(found.model, x))
 
 
-def test_another_seed_gives_another_model_and_the_ambient_one_does_not() -> None:
+def test_the_result_depends_on_the_seed_and_not_on_the_global_one() -> None:
     model = models.ready("mlp_activations")  # it has dropout
     data = models.data_for(model, 40)
     found = []
@@ -70,7 +70,7 @@ def test_another_seed_gives_another_model_and_the_ambient_one_does_not() -> None
     assert any((a != b).any() for a, b in zip(found[1], found[2], strict=True))
 
 
-def test_the_best_weights_are_kept_and_patience_ends_it() -> None:
+def test_the_best_weights_are_returned_and_patience_ends_training() -> None:
     model = models.ready("mlp")
     x, _ = models.data_for(model, 30)
     others = x, (np.argmax(outputs_of(model, x), axis=1) + 1) % models.N_CLASSES
@@ -89,7 +89,7 @@ def test_the_best_weights_are_kept_and_patience_ends_it() -> None:
     assert len(stopped.history) == stopped.best_epoch + 2 + 1 < 13
 
 
-def test_decay_takes_the_steps_of_a_falling_rate() -> None:
+def test_decay_lowers_the_learning_rate() -> None:
     """Two epochs of one batch each: the second step has half the rate of the first."""
     model = models.ready("mlp")
     data, validation = models.data_for(model, 30), models.data_for(model, 30, seed=8)
@@ -108,7 +108,7 @@ def test_decay_takes_the_steps_of_a_falling_rate() -> None:
     assert held_out(steady)[2] != pytest.approx(second.loss_after, rel=FLOAT)
 
 
-def test_where_training_only_hurts_the_model_stays() -> None:
+def test_weights_are_unchanged_where_training_only_hurts() -> None:
     model = models.ready("mlp")
     x, _ = models.data_for(model, 30)
     right = np.argmax(outputs_of(model, x), axis=1)
@@ -128,7 +128,7 @@ def test_each_example_is_either_trained_on_or_held_out() -> None:
     assert 0.75 * trained + 0.25 * found.loss_before == pytest.approx(cross_entropy(outputs_of(model, x), y), rel=FLOAT)
 
 
-def test_zeros_of_removed_weights_stay_also_after_reloading(tmp_path: Path) -> None:
+def test_zeros_of_removed_weights_survive_reloading(tmp_path: Path) -> None:
     model = models.ready("cnn")
     selection = dr.Selection.random(dr.elements(model, "weights"), 0.6)
     small = dr.remove(model, selection).model
@@ -145,7 +145,7 @@ def test_zeros_of_removed_weights_stay_also_after_reloading(tmp_path: Path) -> N
         assert sum(int((weight == 0).sum()) for weight in weights_of(again.model)) == (~selection.kept).sum()
 
 
-def test_layers_that_are_not_trainable_stay() -> None:
+def test_frozen_layers_are_unchanged() -> None:
     model = models.build("mlp")
     model.get_layer("a").trainable = False
     found = dr.recover(model, models.data_for(model, 40), recovery=FAST)
@@ -225,7 +225,7 @@ def test_logits_of_several_labels_are_told_from_probabilities() -> None:
     assert found.loss_before == pytest.approx(-np.where(y[30:] > 0, np.log(p), np.log1p(-p)).mean(), rel=FLOAT)
 
 
-def test_the_model_is_as_it_was_when_something_raises() -> None:
+def test_the_model_is_unchanged_when_something_raises() -> None:
     model = models.ready("cnn_bn")
     before = weights_of(model)
     settings = dr.Recovery(epochs=50, learning_rate=1e30, optimizer="sgd")
@@ -258,7 +258,7 @@ def test_bad_settings(more: dict[str, Any], text: str) -> None:
         dr.Recovery(**more)
 
 
-def test_what_does_not_go_together() -> None:
+def test_incompatible_arguments_are_refused() -> None:
     model, other = models.ready("mlp"), models.build("cnn")
     x, y = models.data_for(model, 20)
     distill = dr.Recovery(distill=0.5)
@@ -297,7 +297,7 @@ def test_subclassed_models_are_refused() -> None:
         dr.recover(model, (x, y))
 
 
-def test_it_tells_what_it_did() -> None:
+def test_the_result_describes_the_training() -> None:
     model = models.ready("mlp")
     found = dr.recover(model, models.data_for(model, 30), recovery=FAST)
     assert f"(best epoch {found.best_epoch} of 3)" in repr(found)

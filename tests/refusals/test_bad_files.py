@@ -180,7 +180,7 @@ def test_bad_data_file(
 
 
 @pytest.mark.parametrize("option", ["--out", "--plot"])
-def test_a_folder_where_a_file_is_to_go(
+def test_a_folder_in_place_of_an_output_file(
     tmp_path: Path, model_file: Path, data_file: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     folder = tmp_path / ("table.csv" if option == "--out" else "figure.png")
@@ -189,7 +189,7 @@ def test_a_folder_where_a_file_is_to_go(
     assert_refused(capsys, [model_file, "--data", data_file, "--rows", "64", option, folder], says)
 
 
-def test_a_file_where_the_demo_is_to_go(data_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_in_place_of_the_demo_folder(data_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for path in (data_file, data_file / "below"):
         assert main(["demo", "--rows", "64", "--quiet", "--out", str(path)]) == 2
         printed = capsys.readouterr()

@@ -38,7 +38,7 @@ from dropreg.network._masked import MaskedNetwork
         ),
     ],
 )
-def test_what_cannot_be_found_is_refused(kind: Any, options: dict[str, Any], says: str) -> None:
+def test_bad_kinds_and_groups_are_refused(kind: Any, options: dict[str, Any], says: str) -> None:
     with pytest.raises((ParameterError, ModelError), match=says):
         dr.elements(models.ready("mlp"), kind, **options)
 
@@ -69,7 +69,7 @@ def test_branches_of_a_subclassed_model_are_refused() -> None:
         dr.elements(subclassed(), "branches")
 
 
-def test_a_batch_size_does_not_go_with_weights() -> None:
+def test_a_batch_size_with_weights_is_refused() -> None:
     model = models.ready("mlp")
     with pytest.raises(ParameterError, match=r"`batch_size` must be the 128 examples of a mask .*received 64"):
         flat.sample(
@@ -112,7 +112,7 @@ def test_a_batch_size_does_not_go_with_weights() -> None:
         (lambda x, y: iter([np.full((3, 6), np.nan)]), "must be finite, received NaN or infinity in 3 examples"),
     ],
 )
-def test_batches_that_do_not_fit_are_refused(data: Any, says: str) -> None:
+def test_unsuitable_batches_are_refused(data: Any, says: str) -> None:
     model = models.ready("mlp")
     x, y = models.data_for(model, 20)
     with pytest.raises(DataError, match=says):
@@ -145,7 +145,7 @@ def test_fractions_for_whole_numbers_are_refused() -> None:
 
 
 @pytest.mark.parametrize("number", [10, -1])
-def test_numbers_that_an_embedding_does_not_know_are_refused(number: int) -> None:
+def test_tokens_outside_the_embedding_are_refused(number: int) -> None:
     model = models.ready("bidirectional")
     x, y = models.data_for(model, 20)
     x = np.where(np.arange(20)[:, None] == 7, number, x)
@@ -166,7 +166,7 @@ def test_whole_numbers_out_of_range_are_refused() -> None:
     [(None, "None .NoneType."), (np.nan, "nan .float."), (3, "3 .int.")],
     ids=["None", "nan", "number"],
 )
-def test_what_is_no_text_is_refused(word: Any, says: str) -> None:
+def test_values_other_than_text_are_refused(word: Any, says: str) -> None:
     model = reads_text()
     x = np.array([["a"], ["b c"], [word]], dtype=object)
     with pytest.raises(DataError, match=rf"must be text, received {says} at example 2: convert or remove it"):

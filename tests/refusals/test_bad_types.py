@@ -118,7 +118,7 @@ def test_arguments_of_pruning(
         use(model, data, elements)
 
 
-def test_numbers_of_numpy_will_do() -> None:
+def test_numpy_numbers_are_accepted() -> None:
     assert untyped.Bernoulli(np.float32(0.5), examples_per_mask=np.int64(2)).settings() == {
         "name": "Bernoulli",
         "examples_per_mask": 2,
@@ -197,7 +197,7 @@ def test_arguments_of_regress(record: dr.Record, changes: dict[str, Any], says: 
         untyped.regress(record, **changes)
 
 
-def test_what_is_no_record() -> None:
+def test_objects_other_than_records_are_refused() -> None:
     says = "`record` must be Record, received str: call dropreg.sample, or dropreg.Record.load(folder)."
     with refused(ParameterError, says):
         untyped.regress("run")
@@ -212,7 +212,7 @@ def test_what_is_no_record() -> None:
         (lambda table: table.redundant_pairs(level=5), "`level` must lie strictly between 0 and 1, received 5."),
     ],
 )
-def test_questions_to_a_table(record: dr.Record, ask: Callable[[dr.ImpactTable], object], says: str) -> None:
+def test_bad_arguments_of_table_methods(record: dr.Record, ask: Callable[[dr.ImpactTable], object], says: str) -> None:
     with refused(ParameterError, says):
         ask(untyped.regress(record, interactions=True))
 

@@ -114,7 +114,7 @@ def test_other_arguments_out_of_range(
         scorer(model, data, elements, **settings)
 
 
-def test_labels_are_asked_for(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+def test_missing_labels_are_refused(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     with pytest.raises(DataError, match=says("outcome 'loss' must have labels", "'divergence'")):
         dr.scorers.taylor(model, (data[0], None), elements)
     assert np.isfinite(dr.scorers.obd(model, (data[0], None), elements, outcome="divergence").impact).all()
@@ -179,7 +179,7 @@ def test_gradients_that_are_not_finite_are_refused(
         scorer(model, data, elements, outcome=norm, rows=300)
 
 
-def test_what_is_refused_while_tensorflow_traces_is_said_in_plain_words(
+def test_refusals_while_tensorflow_traces_keep_their_text(
     model: keras.Model, data: Labelled, elements: dr.Elements
 ) -> None:
     step = dr.outcomes.PerExample(

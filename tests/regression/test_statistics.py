@@ -183,7 +183,7 @@ def test_the_noise_of_masks_that_run_on_some_examples(n_examples: int, n: int) -
     assert np.var(means) == pytest.approx(expected, rel=0.1)
 
 
-def test_negligible_is_shown_not_merely_unproven() -> None:
+def test_negligible_elements_are_tested_for_equivalence() -> None:
     few, many = (
         flat.estimate(*small(), outcome="loss", rows=rows, gradients=False, progress=False) for rows in (300, 200_000)
     )
@@ -312,7 +312,7 @@ def test_a_scikit_learn_estimator_may_be_passed() -> None:
     assert given.frame["p_value"].isna().all()
 
 
-def test_bad_input_names_what_is_expected() -> None:
+def test_bad_input_of_statistics_is_refused() -> None:
     case = small()
     record = flat.sample(*case, rows=2000, progress=False)
     with pytest.raises(ParameterError, match=r"`paired=True` must have masks in pairs, received a record of Bern"):

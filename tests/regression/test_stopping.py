@@ -11,7 +11,7 @@ import dropreg as dr
 from dropreg.regression._compression import observations
 
 
-def test_stop_rules_end_the_run_and_say_so() -> None:
+def test_stop_rules_end_the_run_and_are_reported() -> None:
     rule = dr.Precision("loss", 0.02)
     first, again = (
         flat.sample(*small(), rows=2_000_000, batch_size=64, outcomes="loss", stop=rule, progress=False)
@@ -48,7 +48,7 @@ def test_halves_do_not_depend_on_chunks(examples: int) -> None:
         np.testing.assert_array_equal(np.concatenate([block.y for block in half]), expected)
 
 
-def test_a_rule_that_is_not_met_runs_to_the_end() -> None:
+def test_a_run_whose_rule_is_not_met_is_complete() -> None:
     record = flat.sample(*small(), rows=3000, batch_size=64, stop=dr.Precision("loss", 1e-9), progress=False)
     assert record.rows == 3000
     assert record.stop is None

@@ -41,7 +41,7 @@ def test_words_are_uniform(seed: int, chunk: int, stream: int) -> None:
     assert np.abs(correlations).max() < 6 / np.sqrt(len(words))
 
 
-def test_words_stay_what_they_are() -> None:
+def test_words_do_not_change_between_versions() -> None:
     """Records of earlier versions are read by drawing their masks again."""
     assert random_words(0, 0, 0, 3).tolist() == [149215387, 49592932, 2628306354]
     assert random_words(1, 2, 1, 3).tolist() == [2592942375, 2470896546, 1156975250]
@@ -70,7 +70,7 @@ def test_every_epoch_has_an_order_of_its_own(seed: int) -> None:
     assert not np.array_equal(epochs[0], examples_of_rows(seed ^ 1, 0, 100, 100))
 
 
-def test_order_of_examples_does_not_favour_a_place() -> None:
+def test_order_of_examples_is_uniform() -> None:
     """Over many seeds every example is equally often first, and last."""
     orders = np.array([examples_of_rows(seed, 0, 5, 5) for seed in range(5000)])
     for place in (0, 4):

@@ -60,7 +60,7 @@ def test_an_error_in_a_worker_reaches_the_caller(model: keras.Model, data: Label
 # --- what a record holds ---------------------------------------------------------------------------------------
 
 
-def test_stored_masks_are_those_drawn_again(finished: Path, record: dr.Record) -> None:
+def test_stored_masks_equal_redrawn_ones(finished: Path, record: dr.Record) -> None:
     assert_same(dr.Record.load(finished), record)
 
 
@@ -108,7 +108,7 @@ def test_true_means_kept(
         assert rows["outcomes"][row, 1] == pytest.approx(loss, rel=1e-4, abs=1e-5)
 
 
-def test_effects_are_relative_to_the_whole_model(
+def test_effects_are_relative_to_the_original_model(
     model: keras.Model, data: Labelled, elements: dr.Elements, record: dr.Record
 ) -> None:
     logits = np.asarray(model(data[0]), dtype=np.float64)
@@ -174,7 +174,7 @@ def test_rows_spent_are_the_rows_asked(
     assert sum(counted.rows) == len(data[1]) + rows, "once without a mask for each example, then the rows"
 
 
-def test_going_on_spends_only_what_is_missing(
+def test_resuming_runs_only_missing_chunks(
     model: keras.Model, data: Labelled, elements: dr.Elements, counted: Counted, tmp_path: Path
 ) -> None:
     sample(model, data, elements, outcomes=[counted], out=tmp_path)

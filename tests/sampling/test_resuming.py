@@ -48,7 +48,7 @@ def killed_after(n_chunks: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
 
 @pytest.mark.parametrize("stops", [[5], [2, 0, 1]])
 @pytest.mark.parametrize("name", ["none", "three threads"])
-def test_a_run_that_was_killed_goes_on(
+def test_a_killed_run_is_resumed(
     model: keras.Model,
     data: Labelled,
     elements: dr.Elements,
@@ -124,7 +124,7 @@ def test_a_longer_run_keeps_the_earlier_rows(
     np.testing.assert_array_equal(long["examples"][:earlier], short["examples"])
 
 
-def test_a_longer_run_does_not_touch_whole_chunks(
+def test_a_longer_run_does_not_rewrite_complete_chunks(
     model: keras.Model, data: Labelled, elements: dr.Elements, folder: Path
 ) -> None:
     whole = sorted(folder.glob("chunk-*"))[:5]
@@ -164,7 +164,9 @@ def test_a_longer_run_that_ends_at_once_leaves_a_record(
 # --- temporary folders -----------------------------------------------------------------------------------------
 
 
-def test_temporary_record_goes_with_its_object(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
+def test_a_temporary_record_is_deleted_with_its_object(
+    model: keras.Model, data: Labelled, elements: dr.Elements
+) -> None:
     record = sample(model, data, elements, rows=20)
     folder = record.folder
     assert any(folder.iterdir())
@@ -183,7 +185,7 @@ def test_stored_record_outlives_its_object(
 
 
 @pytest.mark.parametrize("name", ["none", "three threads"])
-def test_nothing_else_is_left_behind(
+def test_no_other_files_remain(
     model: keras.Model,
     data: Labelled,
     elements: dr.Elements,

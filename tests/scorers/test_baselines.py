@@ -24,7 +24,7 @@ from dropreg.network._masked import MaskedNetwork
 
 
 @pytest.mark.parametrize("name", [*OF_UNITS, "recurrent", "encoder_decoder"])
-def test_leave_one_out_is_what_it_says(name: str) -> None:
+def test_leave_one_out_agrees_with_single_masks(name: str) -> None:
     model, data, elements, network = given(name)
     n = len(elements)
     whole = losses(network, data, without(n))
@@ -36,7 +36,7 @@ def test_leave_one_out_is_what_it_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("scorer", [dr.scorers.taylor, dr.scorers.leave_one_out])
-def test_what_is_dropped_already_stays_dropped(scorer: Any) -> None:
+def test_dropped_elements_remain_dropped(scorer: Any) -> None:
     model, data, elements, network = given("mlp")
     n, gone = len(elements), [0, 6]
     kept = without(n, *gone) > 0
@@ -53,7 +53,7 @@ def test_what_is_dropped_already_stays_dropped(scorer: Any) -> None:
 
 
 @pytest.mark.parametrize("step", [0.01, 0.3])
-def test_greedy_drops_the_best_of_what_is_left(step: float) -> None:
+def test_greedy_drops_the_remaining_element_of_least_impact(step: float) -> None:
     model, data, elements, network = given("mlp", 4)
     n = len(elements)
     a_round = max(round(step * n), 1)
@@ -93,7 +93,7 @@ def test_shapley_agrees_with_enumeration(
     np.testing.assert_allclose(table.impact.sum(), values[(False,) * n] - values[(True,) * n], rtol=1e-4)
 
 
-def test_truncation_credits_the_rest_with_nothing(
+def test_truncation_gives_the_remaining_elements_zero(
     model: keras.Model, data: Labelled, elements: dr.Elements, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys.modules["dropreg.scorers._shapley"], "_SEGMENT", 1)
@@ -132,7 +132,7 @@ def test_an_element_that_nothing_reads_has_impact_zero(scorer: Any) -> None:
     assert np.abs(np.delete(impact, elements.names.index("b[2]"))).min() > 1e-6
 
 
-def test_trained_gates_shut_what_nobody_reads() -> None:
+def test_trained_gates_close_elements_that_nothing_reads() -> None:
     model, data, elements, _ = given("mlp", 20, models.build)
     kernel, bias = model.get_layer("out").get_weights()
     kernel[[0, 3]] = 0.0
@@ -147,7 +147,7 @@ def test_trained_gates_shut_what_nobody_reads() -> None:
 
 @pytest.mark.parametrize("norm", ["incoming", "outgoing", "both"])
 @pytest.mark.parametrize("name", OF_UNITS)
-def test_magnitude_is_the_norm_of_the_weights_that_go(name: str, norm: Any) -> None:
+def test_magnitude_is_the_norm_of_the_removed_weights(name: str, norm: Any) -> None:
     """Weights on a path to or from a unit, found by which outputs of its layer and readers they move."""
     model, _, elements, network = given(name)
     expected = np.zeros(len(elements))
@@ -208,7 +208,7 @@ def test_magnitudes_of_weights() -> None:
     assert dr.scorers.magnitude(model, None, rows).impact.shape == (len(rows),)
 
 
-def test_activations_are_those_that_are_read() -> None:
+def test_activations_are_those_that_consumers_read() -> None:
     model, (x, _), elements, _ = given("mlp", 40)
     hidden = np.asarray(model.get_layer("a")(x))
     others = np.asarray(model.get_layer("b")(hidden))
@@ -333,7 +333,7 @@ def test_scorers_take_the_same_arguments_in_the_same_order(scorer: Any) -> None:
     assert defaults.get("rows") is None
 
 
-def test_same_seed_same_table_and_the_model_stays(make_model: Any, data: Labelled, elements: dr.Elements) -> None:
+def test_same_seed_same_table_and_unchanged_model(make_model: Any, data: Labelled, elements: dr.Elements) -> None:
     model = make_model()
     before = [np.array(weight) for weight in model.get_weights()]
     for scorer in (

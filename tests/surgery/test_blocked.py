@@ -42,7 +42,7 @@ def test_directions_that_are_not_combined_keep_as_many_units() -> None:
     np.testing.assert_allclose(np.asarray(small(x)), np.asarray(expected), atol=1e-5)
 
 
-def test_what_cannot_be_cut_is_refused_before_anything_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_layers_that_cannot_be_cut_are_refused_before_measuring(monkeypatch: pytest.MonkeyPatch) -> None:
     def measure(*arguments: Any, **options: Any) -> None:
         raise AssertionError("measured")
 
@@ -59,7 +59,7 @@ def test_what_cannot_be_cut_is_refused_before_anything_is_measured(monkeypatch: 
             dr.prune(model, data=data, elements=elements, on_blocked="keep", **how)
 
 
-def test_a_budget_is_met_beside_what_is_kept_whole() -> None:
+def test_a_budget_is_met_beside_uncut_layers() -> None:
     keras.utils.set_random_seed(0)
     inputs = keras.Input((6,))
     x = layers.Dense(8, activation="relu", lora_rank=2, name="adapted")(inputs)
@@ -103,7 +103,7 @@ def blocks() -> keras.Model:
 
 @pytest.mark.parametrize("kinds", [["neurons", "layers"], ["neurons", "branches", "layers"]])
 @pytest.mark.parametrize("seed", range(4))
-def test_units_stay_that_what_takes_the_place_of_a_layer_would_lack(kinds: list[Any], seed: int) -> None:
+def test_units_needed_by_the_replacement_of_a_layer_are_kept(kinds: list[Any], seed: int) -> None:
     model = blocks()
     selection = dr.Selection.random(dr.elements(model, kinds), 0.5, seed=seed)
     dropped = [name for name, kept in zip(selection.elements.names, selection.kept, strict=True) if not kept]

@@ -61,7 +61,7 @@ def test_copies_are_merged_exactly(name: str, layer: str, scale: float) -> None:
 @pytest.mark.parametrize(
     "name", ["mlp", "cnn", "cnn_1d", "cnn_bn", "residual", "concatenating", "grouped", "shared", "recurrent"]
 )
-def test_merging_comes_closer_to_the_whole_model(name: str) -> None:
+def test_merging_approximates_the_original_model_better_than_deletion(name: str) -> None:
     model = models.ready(name)
     x, y = models.data_for(model, 400)
     unseen = models.inputs_for(model, 200, seed=9)
@@ -78,7 +78,7 @@ def test_merging_comes_closer_to_the_whole_model(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["cnn_bn", "residual", "shared", "transformer_block"])
-def test_values_kept_between_layers_are_those_computed_anew(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_activations_equal_recomputed_ones(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model = models.ready(name)
     data = models.data_for(model, 60)
     selection = dr.Selection.random(dr.elements(model), 0.4, seed=1)
@@ -91,7 +91,7 @@ def test_values_kept_between_layers_are_those_computed_anew(name: str, monkeypat
         np.testing.assert_allclose(values, merged[0], rtol=1e-3, atol=1e-4)
 
 
-def test_constant_channels_are_made_up_for() -> None:
+def test_constant_channels_are_absorbed_by_biases() -> None:
     """States that do not depend on the input leave nothing to fit but the mean."""
     model = keras.Sequential([keras.Input((6, 2)), layers.GRU(4, name="cells"), layers.Dense(3)])
     kernel, recurrent, bias = model.layers[0].get_weights()
@@ -120,7 +120,7 @@ def test_least_squares_of_one_layer_is_the_regression() -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp", "cnn", "cnn_1d", "separable"])
-def test_the_mean_of_what_is_read_stays(name: str) -> None:
+def test_the_mean_input_of_consumers_is_preserved(name: str) -> None:
     """Padding included: the first reader's scores before its activation keep their mean."""
     model = models.ready(name)
     x, y = models.data_for(model, 50)
@@ -140,7 +140,7 @@ def test_the_mean_of_what_is_read_stays(name: str) -> None:
     np.testing.assert_allclose(means[1], means[0], rtol=1e-4, atol=1e-4)
 
 
-def test_statistics_of_normalizations_follow() -> None:
+def test_normalization_statistics_are_updated() -> None:
     """After merging, the outputs of the second normalization have the moments that they had."""
     model = models.ready("cnn_bn")
     x, y = models.data_for(model, 200)
@@ -164,7 +164,7 @@ def last_layer(kind: str) -> tuple[tuple[int, ...], list[keras.layers.Layer]]:
 
 @pytest.mark.parametrize("softmax", [False, True])
 @pytest.mark.parametrize("kind", ["examples", "tokens", "time distributed", "convolution"])
-def test_predictions_of_a_classifier_come_closer(kind: str, softmax: bool) -> None:
+def test_merging_improves_the_predictions_of_a_classifier(kind: str, softmax: bool) -> None:
     """Those for each position as well."""
     keras.utils.set_random_seed(0)
     shape, used = last_layer(kind)
@@ -187,7 +187,7 @@ def test_predictions_of_a_classifier_come_closer(kind: str, softmax: bool) -> No
     assert both < 0.9 * scores
 
 
-def test_the_callers_model_is_not_touched() -> None:
+def test_the_callers_model_is_unchanged_by_merging() -> None:
     model = models.ready("residual")
     x, y = models.data_for(model, 40)
     weights, outputs = model.get_weights(), run(model, x)
@@ -217,7 +217,7 @@ def test_solve_is_ridge_regression_with_the_best_penalty() -> None:
     np.testing.assert_allclose(uncentred.coefficients, expected, atol=1e-4)
 
 
-def test_channels_that_hardly_move_predict_nothing() -> None:
+def test_nearly_constant_channels_predict_nothing() -> None:
     """Coefficients that held-out rows cannot judge, for want of floating-point range, are not taken."""
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(60, 3)), rng.normal(size=(60, 2))
@@ -228,7 +228,7 @@ def test_channels_that_hardly_move_predict_nothing() -> None:
     assert found.error == found.error_without
 
 
-def test_copies_are_found_and_nothing_else() -> None:
+def test_only_copies_are_found() -> None:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(100, 5)).astype(np.float32)
     x[:, 3] = 2 * x[:, 0] + 1
@@ -238,7 +238,7 @@ def test_copies_are_found_and_nothing_else() -> None:
     np.testing.assert_allclose(prior, [[1, 0, 0, 2, 0], [0, 1, 0, 0, 0]], atol=1e-5)
 
 
-def test_fit_predictions_finds_the_layer_that_made_them() -> None:
+def test_fit_predictions_recovers_the_layer() -> None:
     rng = np.random.default_rng(0)
     x, kernel, bias = rng.normal(size=(400, 3)), rng.normal(size=(3, 4)), rng.normal(size=4)
     log_p = x @ kernel + bias
@@ -261,7 +261,7 @@ def test_a_single_example_is_refused() -> None:
         dr.remove(model, selection, data=(x, None))
 
 
-def test_bad_strategies_say_what_is_wrong() -> None:
+def test_bad_strategies_are_refused() -> None:
     with pytest.raises(ParameterError, match="`held_out` must lie strictly between 0 and 1, received 1"):
         dr.merging.LeastSquares(held_out=1)
     with pytest.raises(ParameterError, match="`ridges` must be one or more positive numbers"):

@@ -58,7 +58,7 @@ def merged(model: keras.Model, dropped: list[int], x: np.ndarray, merge: Any = N
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_heads_that_copy_one_that_stays_are_folded_into_it(kind: str) -> None:
+def test_copies_of_kept_heads_are_folded_exactly(kind: str) -> None:
     """Also on examples that merging never saw: a head and a multiple of it, each written out in its own way."""
     model, unseen = attending(kind), examples(20, seed=1)
     parts = projections(model)
@@ -77,7 +77,7 @@ def test_heads_that_copy_one_that_stays_are_folded_into_it(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_merging_heads_comes_closer_to_the_whole_model(kind: str) -> None:
+def test_merging_heads_approximates_the_original_model_better_than_deletion(kind: str) -> None:
     model, x = attending(kind), examples(400)
     whole = run(model, x)
     errors = {
@@ -112,7 +112,7 @@ def test_the_output_projection_is_the_regression(calls: int, use_bias: bool) -> 
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "without biases"])
-def test_the_mean_of_what_attention_gives_stays(kind: str) -> None:
+def test_the_mean_output_of_attention_is_preserved(kind: str) -> None:
     model, x = attending(kind), examples(100)
     small = merged(model, [0], x)
     before, after = (np.asarray(each.get_layer("attention")(x, x)) for each in (model, small))
@@ -128,7 +128,7 @@ def crossing() -> keras.Model:
     return randomized(keras.Model([inputs, other], layers.Dense(3, name="out")(layers.Flatten()(x))))
 
 
-def test_projections_make_up_for_what_is_lost_before_them() -> None:
+def test_projections_compensate_for_units_removed_before_them() -> None:
     """Keys and values of what lost units learn; queries of what lost none stay."""
     model = crossing()
     rng = np.random.default_rng(0)
@@ -149,7 +149,7 @@ def test_projections_make_up_for_what_is_lost_before_them() -> None:
         assert max(unexplained[f"{name} ({part})"] for part in ("key", "value", "output")) < 1
 
 
-def test_attention_that_nothing_has_happened_to_stays() -> None:
+def test_unaffected_attention_is_not_refitted() -> None:
     model, x = models.ready("transformer_block"), examples(50)[:, :4]
     small = dr.remove(model, dr.Selection.dropping(dr.elements(model), [0, 1]), data=(x, None))
     assert small.merged is not None
@@ -159,7 +159,7 @@ def test_attention_that_nothing_has_happened_to_stays() -> None:
         np.testing.assert_array_equal(one, other)
 
 
-def test_kernels_with_a_constraint_stay_as_deletion_leaves_them() -> None:
+def test_constrained_kernels_are_only_cut() -> None:
     model, x = attending("plain", kernel_constraint="non_neg"), examples(50)
     for projection in projections(model).values():
         projection.kernel.assign(np.abs(projection.kernel.numpy()))

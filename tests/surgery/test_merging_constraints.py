@@ -54,11 +54,11 @@ def bound_weights(model: keras.Model) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", ["kernel", "bias"])
 @pytest.mark.parametrize("build", [dense, steps, separable, directions, attention])
-def test_bound_weights_stay_as_deletion_leaves_them(build: Callable[..., keras.Model], name: str) -> None:
+def test_constrained_weights_are_only_cut(build: Callable[..., keras.Model], name: str) -> None:
     _check(build, {f"{name}_constraint": "non_neg"})
 
 
-def test_bound_recurrent_kernels_stay_as_deletion_leaves_them() -> None:
+def test_constrained_recurrent_kernels_are_only_cut() -> None:
     _check(directions, {"recurrent_constraint": "non_neg"})
 
 

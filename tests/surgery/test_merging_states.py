@@ -63,7 +63,7 @@ def test_copies_of_recurrent_units_are_merged_exactly(layer: keras.layers.Layer,
 
 
 @pytest.mark.parametrize("kind", [layers.SimpleRNN, layers.GRU, layers.LSTM])
-def test_the_mean_of_what_recurrent_layers_read_stays(kind: Any) -> None:
+def test_the_mean_input_of_recurrent_layers_is_preserved(kind: Any) -> None:
     """Of their input and of their own states; the biases for the one are not those for the other."""
     keras.utils.set_random_seed(3)
     dense, cells = layers.Dense(4, activation="relu", name="first"), kind(5, return_sequences=True, name="cells")
@@ -97,7 +97,9 @@ def test_the_mean_of_what_recurrent_layers_read_stays(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("harmful", [False, True])
-def test_states_are_left_alone_where_merging_does_harm(harmful: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recurrent_kernels_are_not_refitted_where_that_does_harm(
+    harmful: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where the layer's output then tells less of that of the network before than after deletion."""
     model = models.ready("recurrent")
     data, selection = models.data_for(model, 60), dr.Selection.dropping(dr.elements(model, include=["lstm"]), [1])
@@ -111,7 +113,7 @@ def test_states_are_left_alone_where_merging_does_harm(harmful: bool, monkeypatc
     assert np.isinf(ridges["lstm (state)"]) == harmful
 
 
-def test_the_output_before_is_told_from_that_after() -> None:
+def test_outputs_before_and_after_a_step_are_distinguished() -> None:
     """The unexplained squared error is that of the regression on held-out examples: none where nothing is lost."""
     model = models.ready("recurrent")
     x, _ = models.data_for(model, 60)

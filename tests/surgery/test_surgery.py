@@ -110,7 +110,7 @@ def test_masked_equals_shrunk_on_real_architectures(name: str) -> None:
     assert counts[-1] < 0.3 * model.count_params()
 
 
-def test_files_reload_without_dropreg_and_train_on(tmp_path: Path) -> None:
+def test_files_reload_without_dropreg_and_can_be_trained(tmp_path: Path) -> None:
     for name in GRID:
         model = models.ready(name)
         inputs = models.inputs_for(model, 4)
@@ -124,7 +124,7 @@ def test_files_reload_without_dropreg_and_train_on(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["mlp", "separable", "recurrent", "transformer_block"])
-def test_the_smaller_model_trains_on(name: str) -> None:
+def test_the_smaller_model_can_be_trained(name: str) -> None:
     model = models.ready(name)
     x, y = models.data_for(model, 30)
     small = dr.remove(model, dr.Selection.random(dr.elements(model), 0.5)).model
@@ -184,7 +184,7 @@ def test_arguments_and_configs_that_hold_channels_are_cut() -> None:
         assert small.model.count_params() < model.count_params()
 
 
-def test_layers_that_are_copied_keep_what_they_learned() -> None:
+def test_copied_layers_keep_their_state() -> None:
     normalize = layers.Normalization()
     normalize.adapt(np.random.default_rng(0).normal(3.0, 2.0, (50, 4)))
     x = inputs = keras.Input((4,))
@@ -306,7 +306,7 @@ def test_selections_keep_the_top_and_a_floor() -> None:
         ),
     ],
 )
-def test_bad_selections_say_what_is_wrong(call: Any, text: str) -> None:
+def test_bad_selections_are_refused(call: Any, text: str) -> None:
     with pytest.raises(ParameterError, match=text):
         call(dr.elements(models.ready("mlp")))
 
@@ -328,7 +328,7 @@ def test_a_selection_for_another_model_is_refused() -> None:
         dr.remove(small, selection)
 
 
-def test_random_numbers_of_the_caller_go_on_as_if_nothing_had_happened() -> None:
+def test_global_random_state_is_unchanged() -> None:
     """Keras takes seeds from them for layers that it makes anew."""
     model = models.ready("mlp")
     data, elements = models.data_for(model, 30), dr.elements(model)
@@ -362,7 +362,7 @@ def test_an_empty_layer_is_refused() -> None:
         ({"on_blocked": "skip"}, "`on_blocked` must be one of raise, keep, received 'skip'"),
     ],
 )
-def test_bad_arguments_say_what_is_wrong(arguments: dict[str, Any], text: str) -> None:
+def test_bad_arguments_of_selections_are_refused(arguments: dict[str, Any], text: str) -> None:
     model = models.ready("mlp")
     selection = dr.Selection.random(dr.elements(model), 0.5)
     call = partial(dr.prune, model, **{"selection": selection, **arguments})
