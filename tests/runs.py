@@ -15,7 +15,7 @@ import pandas as pd
 
 import dropreg as dr
 
-ROWS, BATCH, CHUNK = 700, 8, 128  # five whole chunks and a short one
+ROWS, BATCH, CHUNK = 700, 8, 128  # five full chunks and a short one
 DEFAULTS: dict[str, Any] = {"rows": ROWS, "batch_size": BATCH, "progress": False, "fidelity": None}
 
 Small = tuple[keras.Model, tuple[Any, np.ndarray], dr.Elements]

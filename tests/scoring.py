@@ -27,7 +27,7 @@ N = 6
 
 @dataclass(frozen=True)
 class OneMask(dr.Elements):
-    """Units of which one mask serves a whole batch, as for weights."""
+    """Units that take one mask a batch, as weights do."""
 
     @property
     def one_mask_a_batch(self) -> bool:

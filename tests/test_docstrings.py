@@ -1,4 +1,4 @@
-"""Every public docstring says what goes in and what comes out, and type checkers see the type hints."""
+"""Every public docstring describes parameters and results, and type checkers see the type hints."""
 
 import importlib.resources
 import inspect

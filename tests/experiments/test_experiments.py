@@ -1,4 +1,4 @@
-"""Competitors that only the scripts of experiments use."""
+"""Scorers that only the scripts of experiments use."""
 
 import importlib
 from pathlib import Path
@@ -14,7 +14,7 @@ SCRIPTS = Path(__file__).parents[2] / "experiments"
 
 @pytest.mark.skipif(not SCRIPTS.is_dir(), reason="source distributions have no experiments")
 def test_ablation_regression_comes_near_leave_one_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """At keep .97 of few elements, hardly anything else is missing."""
+    """At keep .97 of few elements, few other elements are dropped."""
     monkeypatch.syspath_prepend(SCRIPTS)
     coar = importlib.import_module("coar")
     model, data, elements, _ = given("mlp")

@@ -1,4 +1,4 @@
-"""Padded steps that a model masks count nothing, wherever they are, as in Keras' own losses and metrics."""
+"""Padded steps that a model masks do not count, as in the losses and metrics of Keras."""
 
 from collections.abc import Callable
 from typing import Any
@@ -34,7 +34,7 @@ def tagger() -> keras.Model:
 
 
 def pooled() -> keras.Model:
-    """Classes of whole sequences, from both directions."""
+    """A classifier of sequences, read in both directions."""
     inputs = keras.Input((None,), dtype="int32")
     x = layers.Embedding(VOCABULARY, 5, mask_zero=True)(inputs)
     x = layers.Bidirectional(layers.LSTM(4, return_sequences=True))(x)
@@ -53,7 +53,7 @@ def attention() -> keras.Model:
 
 
 def encoder() -> keras.Model:
-    """Classes of whole sequences; attention takes the mask off what the sum reads, and the mean is given it again."""
+    """A classifier of sequences: attention removes the mask before the sum, and the mean receives it again."""
     inputs = keras.Input((None,), dtype="int32")
     x = layers.Embedding(VOCABULARY, 6, mask_zero=True)(inputs)
     x = layers.LayerNormalization()(layers.Add()([x, layers.MultiHeadAttention(2, 4)(x, x)]))
@@ -146,7 +146,7 @@ def merged(model: keras.Model, data: Any) -> np.ndarray:
 
 
 def merged_heads(model: keras.Model, data: Any) -> np.ndarray:
-    """Output projections make up for heads."""
+    """Output projections are refitted after heads are removed."""
     selection = dr.Selection.dropping(dr.elements(model, "heads"), [0])
     return joined(dr.remove(model, selection, data=data, recovery="none").model)
 

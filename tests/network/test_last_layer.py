@@ -1,4 +1,4 @@
-"""The last layer that learns along while units are dropped and merged."""
+"""The last layer is refitted while units are dropped and merged."""
 
 from typing import Any
 
@@ -85,7 +85,7 @@ OUTPUTS: dict[Task, int] = {"classes": 4, "binary": 1, "multilabel": 3, "regress
 def test_steps_on_all_examples_lower_the_divergence_monotonically(
     task: Task, seed: int, positions: tuple[int, ...]
 ) -> None:
-    """Far from the whole network as well, as the bound of the second derivatives promises."""
+    """Far from the original model as well, as the bound of the second derivatives promises."""
     rng = np.random.default_rng(seed)
     n, k = 200, OUTPUTS[task]
     x = rng.normal(size=(n, *positions, 5)).astype(np.float32) * [1, 3, 10, 0.1, 0] + [0, 1, 0, 0, 0]

@@ -1,4 +1,4 @@
-"""Outcomes of every task, and metrics of one's own."""
+"""Outcomes of every task, and custom metrics."""
 
 import itertools
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The masked network as a game, and an estimator that chooses coalitions (a stand-in for those of shapiq)."""
+"""The masked network as a game, and an estimator that selects coalitions (a stand-in for those of shapiq)."""
 
 import sys
 from typing import Any

@@ -1,4 +1,4 @@
-"""Laws of pruning while a model trains: what is switched off stays off, and can be cut out."""
+"""Laws of pruning while a model trains: masked elements remain zero and can be removed."""
 
 from itertools import pairwise
 from typing import Any

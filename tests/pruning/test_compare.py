@@ -1,4 +1,4 @@
-"""Comparisons: what is removed, what is left, what it cost, and going on after a stop."""
+"""Comparisons of scorers: removed elements, sizes and costs, and resuming after a stop."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -186,7 +186,7 @@ def test_small_rounds_cost_what_few_large_ones_do(
     ],
 )
 def test_the_better_of_two_runs_is_returned(mode: dict[str, Any], runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """From the second stage on one run goes on and one starts again, from keep-probabilities that are all the same."""
+    """From the second stage on one run continues and one restarts from equal keep-probabilities."""
     model = models.ready("mlp")
     (x, y), elements = models.data_for(model, 200), dr.elements(model)
     tried: list[list[np.ndarray]] = []
@@ -283,7 +283,7 @@ def test_forward_passes_alone_need_no_gradient() -> None:
 
 
 def test_merging_drops_one_of_two_copies() -> None:
-    """Plain deletion needs both, merging makes up for either; no other unit can be had for nothing."""
+    """Deletion needs both copies, merging replaces either; no other unit has impact zero."""
     model, (x, y) = planted(())
     kernel, bias = model.get_layer("hidden").get_weights()
     kernel[:, 3], bias[3] = kernel[:, 8], bias[8]

@@ -1,4 +1,4 @@
-"""Second derivatives by the masks, which annealing for merging estimates beside the first."""
+"""Second derivatives with respect to masks, which annealing for merging estimates."""
 
 import itertools
 from typing import Any
@@ -100,7 +100,7 @@ def test_signs_are_fair_and_repeatable(seed: int, number: int) -> None:
 
 @pytest.mark.parametrize("task", ["classes", "binary", "multilabel", "regression"])
 def test_scores_of_the_divergence_square_to_its_second_derivatives(task: Any) -> None:
-    """At the whole model's own prediction, where Gauss-Newton leaves nothing out."""
+    """At the original model's own prediction, where Gauss-Newton leaves nothing out."""
     n_outputs = {"classes": 4, "binary": 1}.get(task, 3)
     outputs = tf.constant(np.random.default_rng(5).normal(size=(2, n_outputs)), tf.float32)
     whole = Prediction(tf.constant(outputs.numpy()), task, True)

@@ -200,7 +200,7 @@ def test_budgets_out_of_reach_are_refused_at_once_with_the_smallest(
 
 @pytest.mark.parametrize("name", ["mlp", "residual"])
 def test_annealing_for_merging_begins_with_spread_scores(name: str) -> None:
-    """With steps of no size what goes is what the spread ranks lowest, whatever its scale."""
+    """With steps of size zero the dropped elements are those of lowest spread, whatever its scale."""
     model = models.ready(name)
     data, elements = models.data_for(model, 80), dr.elements(model)
     still = {"schedule": dr.pruning.Schedule(learning_rate=1e-12), "rounds": 1, "ablation": "merged"}

@@ -1,4 +1,4 @@
-"""Laws of what pruning does after merging: the smaller model learns what the whole one predicts."""
+"""Laws of distillation after merging: the smaller model is trained on predictions of the original."""
 
 from dataclasses import replace
 from typing import Any
@@ -178,7 +178,7 @@ def test_tasks_are_guessed_from_outputs() -> None:
 
 @pytest.mark.parametrize("name", GRID)
 def test_pruning_distills_on_request(name: str) -> None:
-    """The result is `recover` of the model without; the whole one, its teacher, stays."""
+    """The result is `recover` of the pruned model; the original, its teacher, is unchanged."""
     model = models.ready(name)
     x, y = models.data_for(model, 60)
     before, selection = weights_of(model), smaller(model)

@@ -1,4 +1,4 @@
-"""Laws of learning from mixtures of examples, of which the teacher says what they should give."""
+"""Laws of training on mixtures of examples that the teacher labels."""
 
 from dataclasses import replace
 from typing import Any

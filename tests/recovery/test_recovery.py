@@ -1,4 +1,4 @@
-"""Laws of fine-tuning: the best weights are kept, zeros stay, and the caller's model is as it was."""
+"""Laws of fine-tuning: the best weights are kept, zeros stay, and the caller's model is unchanged."""
 
 from pathlib import Path
 from typing import Any, cast

@@ -1,4 +1,4 @@
-"""What cannot be used is refused with a text that says what was expected, what was received and what to do."""
+"""Bad arguments are refused: the text says what was expected, what was received and what to do."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ def state_of(model: keras.Model) -> list[np.ndarray]:
 
 @contextmanager
 def refused(error: type[DropregError], *says: str, model: keras.Model | None = None) -> Iterator[None]:
-    """The block raises `error`, its text contains every one of `says` in turn, and `model` stays as it was."""
+    """The block raises `error`, its text contains all of `says` in order, and `model` is unchanged."""
     before = [] if model is None else state_of(model)
     with pytest.raises(error, match=r".*".join(re.escape(part) for part in says)):
         yield

@@ -1,4 +1,4 @@
-"""Arguments of another type than expected are refused by name, never by an error from within."""
+"""Arguments of another type than expected are refused by name, never by an internal error."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What the baseline scorers refuse, and how they say so."""
+"""Bad arguments of scorers are refused by name."""
 
 from dataclasses import replace
 from typing import Any

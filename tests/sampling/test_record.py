@@ -1,4 +1,4 @@
-"""Laws of the record: what it holds follows from its settings alone, however it came about."""
+"""Laws of the record: its contents depend on its settings alone, not on how it was executed."""
 
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -184,4 +184,4 @@ def test_resuming_runs_only_missing_chunks(
     assert sum(counted.rows) == len(data[1]) + CHUNK
     counted.rows.clear()
     sample(model, data, elements, outcomes=[counted], out=tmp_path)
-    assert sum(counted.rows) == len(data[1]), "a whole record is not run again"
+    assert sum(counted.rows) == len(data[1]), "a complete record is not run again"

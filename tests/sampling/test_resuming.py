@@ -1,4 +1,4 @@
-"""Runs that stop, go on and clean up: whatever happens, the record is that of one run."""
+"""Runs that are stopped, resumed and cleaned up: the record is always that of one run."""
 
 import gc
 import os
@@ -20,7 +20,7 @@ import dropreg as dr
 OTHER_BATCH = 1e-6
 """Relative rounding of float32 where a forward pass has another number of rows."""
 
-# --- stopping and going on -------------------------------------------------------------------------------------
+# --- stopping and resuming ---------------------------------------------------------------------------------------
 
 
 class KilledError(BaseException):

@@ -1,4 +1,4 @@
-"""Law: what cannot be cut is refused by name, or kept whole where that is asked for."""
+"""Law: layers that cannot be cut are refused by name, or kept uncut with on_blocked='keep'."""
 
 from typing import Any
 

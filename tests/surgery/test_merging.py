@@ -22,7 +22,7 @@ def sums(x: np.ndarray, y: np.ndarray) -> Sums:
 
 
 def duplicate(model: keras.Model, name: str, copy: int, of: int, scale: float = 1.0) -> None:
-    """Make one unit of a layer a multiple of another; what reads them stays as it was."""
+    """Make one unit of a layer a multiple of another; consumers are unchanged."""
     layer = model.get_layer(name)
     weights = layer.get_weights()
     for array in weights:

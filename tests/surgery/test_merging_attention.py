@@ -1,4 +1,4 @@
-"""Laws of merging inside attention layers: copies of heads are folded exactly, projections make up for what is lost."""
+"""Laws of merging inside attention layers: copies of heads are folded exactly, projections are refitted."""
 
 import inspect
 from typing import Any

@@ -57,7 +57,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray, relative: float = RELA
 
 
 def selections(elements: dr.Elements) -> list[dr.Selection]:
-    """Random ones at the three fractions; whole layers and branches may all go."""
+    """Random selections at the three fractions; all layers and branches may be removed."""
     if elements.kinds[0] in ("layer", "branch"):
         n = len(elements)
         return [dr.Selection.dropping(elements, range(n)), dr.Selection.dropping(elements, [n - 1])]
