@@ -327,7 +327,7 @@ def averaged_as_they_are(x: Any) -> Any:
 @pytest.mark.filterwarnings("ignore:.*does not support masking")
 @pytest.mark.parametrize("reads", [convolved, flattened, averaged_as_they_are])
 def test_padding_counts_where_a_layer_reads_it_as_data(reads: Callable[[Any], Any]) -> None:
-    """What is merged into before is fitted to all steps, as without a mask."""
+    """Layers before it are refitted on all steps, as without a mask."""
     x, y = examples(tagger)
     y = y if reads is convolved else y[:, 0]
     found = []

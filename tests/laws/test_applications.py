@@ -11,7 +11,7 @@ from dropreg.network._masked import MaskedNetwork
 
 @pytest.mark.parametrize("name", applications.NAMES)
 def test_elements_and_masks_of_real_architectures(name: str) -> None:
-    """All but the classes can be dropped; nothing dropped is the model; what a mask drops, nobody reads."""
+    """All but the classes can be dropped; keeping everything is the model; dropped elements are not read."""
     model = applications.build(name)
     elements = dr.elements(model)
     assert len(elements.left_out) == 1

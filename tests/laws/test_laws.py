@@ -60,7 +60,7 @@ def test_keeping_everything_is_the_model(name: str) -> None:
 
 @pytest.mark.parametrize("name", GRID)
 def test_a_dropped_element_is_not_read(name: str) -> None:
-    """Whatever a dropped unit computes, the output stays: the masked model is the one without it."""
+    """The output does not depend on what a dropped unit computes."""
     model = models.build(name)
     elements = dr.elements(model)
     x, network = models.inputs_for(model, 5), MaskedNetwork(model, elements)
@@ -321,7 +321,7 @@ def test_excluding_a_layer_excludes_what_is_tied_to_it() -> None:
 
 
 def test_a_fixed_channel_before_the_first_element_leaves_it_droppable() -> None:
-    """Inputs, then units, in one kernel: the run of what is always kept ends where element 0 begins."""
+    """Inputs, then units, in one kernel: the fixed channels end where element 0 begins."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((3,))
     units = keras.layers.Dense(4, activation="relu", name="units")(inputs)

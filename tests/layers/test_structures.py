@@ -20,7 +20,7 @@ def functional(inputs: Any, outputs: Any) -> keras.Model:
 
 
 def check_cut(model: keras.Model, x: np.ndarray) -> dr.Pruned:
-    """A random half of the units goes: the smaller model computes what the masked one does."""
+    """Remove a random half of the units: the smaller model computes the same as the masked one."""
     selection = dr.Selection.random(dr.elements(model), 0.5, seed=0)
     small = dr.remove(model, selection)
     masked = MaskedNetwork(model, selection.elements)([x], selection.kept[np.newaxis])

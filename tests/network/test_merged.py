@@ -46,7 +46,7 @@ def test_merged_masks_of_recurrent_networks_that_keep_everything(name: str) -> N
 
 
 def test_merged_masks_predict_dropped_states() -> None:
-    """As well as what the layers behind read: a recurrent network of two steps, computed by hand."""
+    """And the inputs of later layers: a recurrent network of two steps, computed by hand."""
     model = keras.Sequential([keras.Input((2, 3)), layers.SimpleRNN(5, name="a"), layers.Dense(2, name="out")])
     x = np.random.default_rng(0).normal(size=(400, 2, 3)).astype(np.float32)
     elements = dr.elements(model)
@@ -156,7 +156,7 @@ def test_derivatives_of_a_linear_network_are_those_of_drop_and_merge(
 
 @pytest.mark.parametrize("n_kept", [[6, 6], [6, 5], [5, 4], [3, 3], [2, 1], [1, 0]])
 def test_flips_are_the_difference_between_two_fits(n_kept: list[int]) -> None:
-    """Loading times residual is what reading changes by when one channel is kept or dropped."""
+    """Loading times residual is the change of the prediction when one channel is kept or dropped."""
     rng = np.random.default_rng(1)
     correlation: npt.NDArray[np.float64] = np.array(np.corrcoef(rng.normal(size=(20, 6)).T))
     kept = np.array([rng.permutation(6) < n for n in n_kept])

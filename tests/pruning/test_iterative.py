@@ -94,7 +94,7 @@ def test_one_shot_is_one_step() -> None:
 @pytest.mark.parametrize("name", [name for name in UNITS if name != "residual"])
 @pytest.mark.parametrize("schedule", ["linear", "cubic"])
 def test_selections_refer_to_the_elements_of_the_original(name: str, schedule: Any) -> None:
-    """What is scored by something that stays is selected in steps as at once."""
+    """Scores that do not change give the same selection in steps as at once."""
     model = models.ready(name)
     elements = dr.elements(model)
     found = iterate(model, scorer=biases, schedule=schedule)

@@ -191,7 +191,7 @@ def test_guesses_rise_by_a_quarter_at_most_where_they_can(guesses: list[float], 
 def test_returned_models_exceed_the_limit_no_more_often_than_the_level(
     n_hopeful: int, rise: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twelve sizes that all lose what just is too much, measured independently, wherever the pilot begins."""
+    """Twelve sizes that all lose slightly too much, measured independently, wherever the pilot begins."""
     elements = dr.elements(models.ready("mlp"))
     sizes = [dr.Selection.dropping(elements, range(n)) for n in range(1, 6)] * 3
     monkeypatch.setattr(search, "_candidates", lambda *_, **__: iter(sizes[:12]))

@@ -24,7 +24,7 @@ from dropreg.pruning._annealing._round import Round
 
 
 def quadratic(n: int, n_masks: int, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Second derivatives of an outcome that is half a square of what is dropped, masks, and derivatives by them."""
+    """Second derivatives of an outcome that is half a square of the dropped elements, masks, and derivatives."""
     rng = np.random.default_rng(seed)
     a = rng.normal(size=(n, n))
     q = a @ a.T

@@ -33,7 +33,7 @@ def annealed(model: keras.Model, data: Any, elements: dr.Elements, outcome: str 
 def selected(
     useless: tuple[int, ...], kept: list[int], labels: np.ndarray | None = None
 ) -> tuple[Annealer, np.ndarray]:
-    """What swaps with forward passes on a planted network, and a selection to begin with."""
+    """The selection after swaps with forward passes on a planted network, and the one before."""
     model, data = planted(useless)
     data = data if labels is None else (data[0], labels)
     elements = dr.elements(model)

@@ -36,7 +36,7 @@ def data_file(tmp_path_factory: pytest.TempPathFactory, data: Labelled) -> Path:
 
 
 def assert_refused(capsys: pytest.CaptureFixture[str], arguments: list[Any], *says: str) -> None:
-    """The command line ends with code 2 and a text on stderr that contains every one of `says` in turn."""
+    """The command line ends with code 2 and a text on stderr that contains all of `says` in order."""
     code = main(["estimate", *map(str, arguments), "--quiet"])
     printed = capsys.readouterr()
     assert code == 2

@@ -149,7 +149,10 @@ def test_tokens_outside_the_embedding_are_refused(number: int) -> None:
     model = models.ready("bidirectional")
     x, y = models.data_for(model, 20)
     x = np.where(np.arange(20)[:, None] == 7, number, x)
-    says = f"must be numbers from 0 to 9, the size of its embedding being 10, received {number} at example 7: number the tokens as in"
+    says = (
+        "must be numbers from 0 to 9, the size of its embedding being 10, "
+        f"received {number} at example 7: number the tokens as in"
+    )
     with pytest.raises(DataError, match=says):
         flat.sample(model, (x, y), dr.elements(model), rows=64, progress=False)
 

@@ -97,7 +97,7 @@ def test_pairs_share_their_examples_and_are_regressed_as_differences() -> None:
 
 
 def test_fidelity_of_differences_is_judged_from_the_mean_of_single_masks() -> None:
-    """What nothing dropped changes cancels within pairs, and must not be lost."""
+    """The outcome without drops cancels within pairs, and must not be lost."""
     record = flat.sample(*small(), rows=2_000, design=dr.designs.Paired(0.25), outcomes="loss", progress=False)
     found = dr.regress(record, outcome="loss", paired=True)
     assert found.fidelity is not None

@@ -105,7 +105,7 @@ def test_constant_channels_are_absorbed_by_biases() -> None:
 
 
 def test_least_squares_of_one_layer_is_the_regression() -> None:
-    """A linear network: what merging finds is what NumPy finds, on all examples, up to the smallest penalty."""
+    """A linear network: merging agrees with least squares of NumPy on all examples, up to the smallest penalty."""
     model = keras.Sequential([keras.Input((6,)), layers.Dense(5, name="a"), layers.Dense(3, name="out")])
     x, y = np.random.default_rng(0).normal(size=(300, 6)).astype(np.float32), np.zeros((300, 3))
     selection = dr.Selection.dropping(dr.elements(model), [1, 3])

@@ -89,7 +89,7 @@ def test_merging_heads_approximates_the_original_model_better_than_deletion(kind
 @pytest.mark.parametrize("calls", [1, 2])
 @pytest.mark.parametrize("use_bias", [True, False])
 def test_the_output_projection_is_the_regression(calls: int, use_bias: bool) -> None:
-    """What merging finds is what NumPy finds from the heads that stay, up to the smallest penalty; of all calls."""
+    """Merging agrees with least squares of NumPy on the kept heads of all calls, up to the smallest penalty."""
     inputs = [keras.Input((5, 6)) for _ in range(calls)]
     attention = layers.MultiHeadAttention(4, 3, use_bias=use_bias, name="attention")
     given = layers.Concatenate()([attention(each, each) for each in inputs] * 2)
@@ -120,7 +120,7 @@ def test_the_mean_output_of_attention_is_preserved(kind: str) -> None:
 
 
 def crossing() -> keras.Model:
-    """Attention to what another layer gives, and to the input itself."""
+    """Attention to the output of another layer and to the input."""
     inputs, other = keras.Input((4, 6), name="first"), keras.Input((3, 5), name="second")
     x = layers.Dense(6, activation="tanh", name="read")(layers.Dense(8, activation="tanh", name="units")(other))
     x = layers.MultiHeadAttention(2, 3, name="cross")(inputs, x)
@@ -129,7 +129,7 @@ def crossing() -> keras.Model:
 
 
 def test_projections_compensate_for_units_removed_before_them() -> None:
-    """Keys and values of what lost units learn; queries of what lost none stay."""
+    """Keys and values whose inputs lost units are refitted; queries whose inputs lost none are not."""
     model = crossing()
     rng = np.random.default_rng(0)
     x = [rng.normal(size=(400, *tensor.shape[1:])).astype(np.float32) for tensor in model.inputs]

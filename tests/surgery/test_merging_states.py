@@ -37,7 +37,7 @@ def copy_unit(cell: list[np.ndarray], copy: int, of: int) -> list[np.ndarray]:
     ],
 )
 def test_copies_of_recurrent_units_are_merged_exactly(layer: keras.layers.Layer, sequences: bool) -> None:
-    """What the layer reads of its own states included."""
+    """Including the recurrent kernel."""
     keras.utils.set_random_seed(3)
     layer = type(layer).from_config({**layer.get_config(), "name": "cells"})
     parts = getattr(layer, "forward_layer", layer), getattr(layer, "backward_layer", layer)

@@ -66,7 +66,7 @@ def selections(elements: dr.Elements) -> list[dr.Selection]:
 
 
 def check_law(model: keras.Model, kind: Any, inputs: list[np.ndarray], step: int = 1) -> list[dr.Pruned]:
-    """Masked and shrunk outputs agree, for every selection (or every second one); the model itself is as it was."""
+    """Masked and shrunk outputs agree, for every selection (or every second one); the model is unchanged."""
     elements = dr.elements(model, kind)
     before, weights = run(model, inputs), model.get_weights()
     nodes = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
