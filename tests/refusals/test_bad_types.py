@@ -29,17 +29,20 @@ def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Reco
     ("make", "says"),
     [
         (
-            lambda: untyped.Bernoulli(0.3, examples_per_mask=2.0),
+            lambda: untyped.designs.Bernoulli(0.3, examples_per_mask=2.0),
             "`examples_per_mask` must be an integer of at least 1, re",
         ),
         (
-            lambda: untyped.Bernoulli(0.3, examples_per_mask=0),
+            lambda: untyped.designs.Bernoulli(0.3, examples_per_mask=0),
             "`examples_per_mask` must be an integer of at least 1, rec",
         ),
-        (lambda: untyped.Paired(0.2, examples_per_mask="3"), "must be an integer of at least 1, received '3'."),
-        (lambda: untyped.Bernoulli("high"), "`rate` must be a number or one for each element, received 'high'."),
-        (lambda: untyped.Fidelity(3.5, 10), "`masks` must be an integer of at least 3, received 3.5."),
-        (lambda: untyped.Fidelity(3, 1), "`examples` must be an integer of at least 2, received 1."),
+        (lambda: untyped.designs.Paired(0.2, examples_per_mask="3"), "must be an integer of at least 1, received '3'."),
+        (
+            lambda: untyped.designs.Bernoulli("high"),
+            "`rate` must be a number or one for each element, received 'high'.",
+        ),
+        (lambda: untyped.designs.Fidelity(3.5, 10), "`masks` must be an integer of at least 3, received 3.5."),
+        (lambda: untyped.designs.Fidelity(3, 1), "`examples` must be an integer of at least 2, received 1."),
         (lambda: untyped.Precision("loss", "fine"), "`std_error` must be positive and finite, received 'fine'."),
         (lambda: untyped.Budget("params", "half"), "received 'half': the fraction that stays."),
         (
@@ -51,8 +54,14 @@ def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Reco
             lambda: untyped.AccuracyLimit(0.1, None, level="95"),
             "`level` must lie strictly between 0.5 and 1, received '95'.",
         ),
-        (lambda: untyped.LeastSquares(held_out="all"), "`held_out` must lie strictly between 0 and 1, received 'all'."),
-        (lambda: untyped.LeastSquares(batch_size=2.5), "`batch_size` must be an integer of at least 1, received 2.5."),
+        (
+            lambda: untyped.merging.LeastSquares(held_out="all"),
+            "`held_out` must lie strictly between 0 and 1, received 'all'.",
+        ),
+        (
+            lambda: untyped.merging.LeastSquares(batch_size=2.5),
+            "`batch_size` must be an integer of at least 1, received 2.5.",
+        ),
         (lambda: untyped.Recovery(held_out="all"), "`held_out` must lie strictly between 0 and 1, received 'all'."),
         (lambda: untyped.Recovery(learning_rate="a"), "`learning_rate` must be positive and finite, received 'a'."),
         (lambda: untyped.Recovery(learning_rate=True), "`learning_rate` must be positive and finite, received True."),
@@ -90,7 +99,7 @@ def test_settings(make: Callable[[], object], says: str) -> None:
         (lambda m, d, e: flat.anneal(m, d, e, fraction=0), "`fraction` must lie strictly between 0 and 1, received"),
         (lambda m, d, e: untyped.prune(m, data=d, fraction=1e-3), "`fraction` must drop at least one of the"),
         (
-            lambda m, d, e: untyped.remove(m, d, fraction=0.5),
+            lambda m, d, e: untyped.remove(m, d),
             "received tuple: make one with dropreg.select; examples go",
         ),
         (
@@ -119,7 +128,7 @@ def test_arguments_of_pruning(
 
 
 def test_numpy_numbers_are_accepted() -> None:
-    assert untyped.Bernoulli(np.float32(0.5), examples_per_mask=np.int64(2)).settings() == {
+    assert untyped.designs.Bernoulli(np.float32(0.5), examples_per_mask=np.int64(2)).settings() == {
         "name": "Bernoulli",
         "examples_per_mask": 2,
         "rate": 0.5,
@@ -133,7 +142,7 @@ def test_numpy_numbers_are_accepted() -> None:
     [
         sample,
         flat.estimate,
-        lambda *arguments: flat.estimate(*arguments, design=untyped.Bernoulli(0.3)),
+        lambda *arguments: flat.estimate(*arguments, design=untyped.designs.Bernoulli(0.3)),
         dr.scorers.taylor,
         dr.compare,
         lambda model, data, elements: flat.anneal(model, data, elements, fraction=0.5),
