@@ -235,12 +235,6 @@ def test_scorers_with_a_metric_are_known_in_other_processes() -> None:
     )
 
 
-def test_bands_are_drawn(model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path) -> None:
-    frame = compare(model, data, elements)
-    dr.reporting.plot_comparison(frame, tmp_path / "bands.png", title="two seeds")
-    assert (tmp_path / "bands.png").stat().st_size > 10_000
-
-
 def test_a_regression_has_a_loss_and_no_accuracy(tmp_path: Path) -> None:
     keras.utils.set_random_seed(0)
     model = keras.Sequential([keras.Input((3,)), layers.Dense(6, "relu"), layers.Dense(2)])

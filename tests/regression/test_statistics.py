@@ -1,76 +1,21 @@
-"""Statistics on networks whose impacts are known by enumeration."""
-
-import itertools
+"""Pairs, fidelity, equivalence and interactions of regressions on a small network."""
 
 import flat
 import keras
-import models
 import numpy as np
 import pandas as pd
 import pytest
-import tensorflow as tf
 from keras import layers
-from runs import Small, small
+from runs import small
 from scipy import stats
 from sklearn.linear_model import Ridge
 
 import dropreg as dr
 from dropreg._utils._draws import examples_of_rows
 from dropreg.errors import ParameterError, RecordError
-from dropreg.network._masked import MaskedNetwork
 from dropreg.regression._compression import observations
 from dropreg.regression._fidelity import fidelity_table
-from dropreg.regression._ols import CovarianceType
 from dropreg.sampling._runner import share_of_noise
-
-DESIGNS = {
-    "bernoulli": dr.designs.Bernoulli(0.25),
-    "one rate each": dr.designs.Bernoulli((0.1, 0.2, 0.3, 0.4, 0.5, 0.4, 0.3, 0.2, 0.1)),
-    "paired": dr.designs.Paired(0.25),
-    "several examples": dr.designs.Bernoulli(0.25, examples_per_mask=4),
-}
-
-
-def all_masks(n: int) -> np.ndarray:
-    return np.array(list(itertools.product([True, False], repeat=n)))
-
-
-def worse_by_mask(case: Small, outcome: str) -> np.ndarray:
-    """Mean outcome over the examples for every mask, turned so that more is worse."""
-    model, (x, y), elements = case
-    masks = all_masks(len(elements))
-    rows, labels = np.repeat(x, len(masks), axis=0), np.repeat(y, len(masks))
-    outputs = MaskedNetwork(model, elements)([rows], np.tile(masks, (len(y), 1)))
-    log_p = tf.nn.log_softmax(outputs).numpy().astype(np.float64)
-    own = log_p[np.arange(len(labels)), labels]
-    rest = np.where(np.eye(models.N_CLASSES, dtype=bool)[labels], -np.inf, log_p).max(axis=1)
-    values = {"loss": -own, "accuracy": -(own > rest).astype(float), "margin": rest - own}[outcome]
-    return values.reshape(len(y), len(masks)).mean(axis=0)
-
-
-def enumerated(case: Small, outcome: str, rates: np.ndarray) -> np.ndarray:
-    """True impacts under independent drop rates."""
-    masks, mean = all_masks(len(rates)), worse_by_mask(case, outcome)
-    weights = np.prod(np.where(masks, 1 - rates, rates), axis=1)
-    dropped = [np.average(mean[~m], weights=weights[~m]) for m in masks.T]
-    kept = [np.average(mean[m], weights=weights[m]) for m in masks.T]
-    return np.array(dropped) - np.array(kept)
-
-
-@pytest.mark.parametrize("name", DESIGNS)
-def test_every_design_estimates_the_same_impacts(name: str) -> None:
-    """All have independent elements, so all give the derivative of the expected outcome."""
-    case, design = small(), DESIGNS[name]
-    rates = 1 - design.keep_probabilities(len(case[2]))
-    record = flat.sample(*case, rows=80_000, design=design, seed=2, fidelity=None, progress=False)
-    for outcome in ("loss", "accuracy", "margin"):
-        expected = enumerated(case, outcome, rates)
-        for estimator in ("ols", "marginal", "ridge", "lasso"):
-            table = dr.regress(record, outcome=outcome, estimator=estimator)
-            error = np.abs(table.impact - expected)
-            if estimator != "lasso":
-                assert (error <= 4.5 * table.std_error + 1e-9).all(), (outcome, estimator)
-            assert np.linalg.norm(error) < 0.15 * np.linalg.norm(expected), (outcome, estimator)
 
 
 def test_paired_masks_are_complements_inside_a_pool() -> None:
@@ -105,53 +50,6 @@ def test_fidelity_of_differences_is_judged_from_the_mean_of_single_masks() -> No
     left = [block.y[:, 0] - block.x @ found.impact for block in observations(record).blocks()]
     expected = fidelity_table(record.fidelity_masks, 0, found.impact, float(np.concatenate(left).mean()))
     np.testing.assert_allclose(found.fidelity["r2"], expected["r2"], rtol=1e-5)
-
-
-@pytest.mark.parametrize("outcome", ["loss", "margin", "accuracy"])
-def test_gradient_assisted_regression_converges(outcome: str) -> None:
-    """With many rows it reaches the enumerated impacts, which the gradient alone misses."""
-    case = small()
-    expected = enumerated(case, outcome, np.full(len(case[2]), 0.3))
-    record = flat.sample(*case, rows=300_000, outcomes=(outcome,), gradients=(outcome,), fidelity=None, progress=False)
-    assisted = dr.regress(record, outcome=outcome)
-    assert assisted.method == "gradient-assisted regression"
-    assert assisted.details["row equivalents"] == 900_000
-    assert (np.abs(assisted.impact - expected) <= 4.5 * assisted.std_error).all()
-    alone = dr.regress(record, outcome=outcome, estimator="gradient")
-    assert np.linalg.norm(assisted.impact - expected) < 0.95 * np.linalg.norm(alone.impact - expected)
-    assert np.corrcoef(alone.impact, expected)[0, 1] > 0.8
-
-
-def test_gradients_are_those_of_finite_differences() -> None:
-    """The derivative with respect to a mask value, summed over kept and dropped rows."""
-    case = model, data, elements = small()
-    record = flat.sample(*case, rows=300, outcomes="loss", gradients=("loss",), fidelity=None, progress=False)
-    network = MaskedNetwork(model, elements)
-    chunk = next(record.chunks())
-    x, labels = data[0][chunk.examples[:, 0]], data[1][chunk.examples[:, 0]]
-
-    def losses(kept: np.ndarray) -> np.ndarray:
-        scores = tf.nn.log_softmax(network([x], kept)).numpy()
-        return -scores[np.arange(len(labels)), labels]
-
-    sums, step = record.gradient_sums("loss"), 1e-2
-    for j in range(len(elements)):
-        up, down = chunk.masks.astype(np.float32), chunk.masks.astype(np.float32)
-        up[:, j] += step
-        down[:, j] -= step
-        slopes = (losses(up) - losses(down)) / (2 * step)
-        assert sums.kept[j] == pytest.approx(slopes[chunk.masks[:, j]].sum(), abs=0.1, rel=0.03)
-        assert sums.dropped[j] == pytest.approx(slopes[~chunk.masks[:, j]].sum(), abs=0.1, rel=0.03)
-        assert sums.n_kept[j] == chunk.masks[:, j].sum()
-
-
-def test_adjusted_p_values_are_those_of_statsmodels() -> None:
-    from statsmodels.stats.multitest import multipletests
-
-    frame = flat.estimate(*small(), rows=3000, gradients=False, progress=False).frame
-    np.testing.assert_allclose(frame["p_bh"], np.asarray(multipletests(frame["p_value"], method="fdr_bh")[1], float))
-    np.testing.assert_allclose(frame["p_by"], np.asarray(multipletests(frame["p_value"], method="fdr_by")[1], float))
-    assert (frame["p_by"] >= frame["p_bh"]).all()
 
 
 def test_negligible_is_judged_by_the_distribution_of_the_table() -> None:
@@ -194,24 +92,6 @@ def test_negligible_elements_are_tested_for_equivalence() -> None:
     assert len(few.negligible(margin)) < len(shown)
     assert many.negligible(1e-9).empty
     assert len(many.negligible(1e3)) == len(many)
-
-
-def test_interactions_are_second_derivatives() -> None:
-    """Against enumeration: F(both dropped) - F(one) - F(other) + F(none) at independent rates."""
-    case = small()
-    masks, loss, rate = all_masks(len(case[2])), worse_by_mask(case, "loss"), 0.3
-    weights = np.prod(np.where(masks, 1 - rate, rate), axis=1)
-
-    def mean(i: bool, j: bool, a: int, b: int) -> float:
-        at = (masks[:, a] == i) & (masks[:, b] == j)
-        return float(np.average(loss[at], weights=weights[at]))
-
-    table = flat.estimate(*case, outcome="loss", rows=400_000, gradients=False, interactions=True, progress=False)
-    assert table.interactions is not None
-    for a, b in itertools.combinations(range(len(case[2])), 2):
-        expected = mean(False, False, a, b) - mean(False, True, a, b) - mean(True, False, a, b) + mean(True, True, a, b)
-        assert abs(table.interactions.values[a, b] - expected) < 5 * table.interactions.std_error[a, b] + 1e-6
-        assert table.interactions.values[a, b] == pytest.approx(table.interactions.values[b, a], abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["copy", "scaled", "negated"])
@@ -279,20 +159,6 @@ def test_fidelity_of_a_linear_network_is_its_ceiling() -> None:
     assert table.fidelity is not None
     assert (table.fidelity["correlation"] > table.fidelity["ceiling"] - 0.03).all()
     assert (table.fidelity["r2"] > table.fidelity["r2_ceiling"] - 0.05).all()
-
-
-def test_to_statsmodels_gives_the_same_numbers() -> None:
-    record = flat.sample(*small(), rows=5000, progress=False)
-    kinds: list[CovarianceType] = ["HC1", "cluster", "nonrobust"]
-    for covariance in kinds:
-        table = dr.regress(record, outcome="loss", estimator="ols", covariance=covariance)
-        result = dr.regression.to_statsmodels(record, outcome="loss", covariance=covariance)
-        np.testing.assert_allclose(table.impact, result.params.iloc[1:], rtol=1e-6, atol=1e-9)
-        np.testing.assert_allclose(table.std_error, result.bse.iloc[1:], rtol=1e-6)
-        np.testing.assert_allclose(table.frame["p_value"], result.pvalues.iloc[1:], rtol=1e-5, atol=1e-9)
-        interval = table.frame[["ci_low", "ci_high"]].to_numpy()
-        np.testing.assert_allclose(interval, result.conf_int().iloc[1:], rtol=1e-6, atol=1e-9)
-    assert "a[0]" in str(dr.regression.to_statsmodels(record, outcome="loss").summary())
 
 
 @pytest.mark.parametrize("names", [("loss", "accuracy"), ("accuracy", "loss"), ("margin",)])

@@ -8,23 +8,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
-import applications
 import flat
 import keras
 import models
 import numpy as np
 import pytest
+from cutting import assert_close, check_law, run, selections
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import layers
 
 import dropreg as dr
-from dropreg.element._keep import is_allowed, largest_fraction
+from dropreg.element._keep import is_allowed
 from dropreg.errors import ModelError, ParameterError
 from dropreg.network._masked import MaskedNetwork
 
-RELATIVE = 1e-4  # float32 rounding, relative to the largest output
-FRACTIONS = (0.3, 0.5, 0.7)
 GRID = sorted(models.BUILDERS)
 
 RELOAD = """
@@ -45,69 +43,6 @@ for path in sorted(Path(sys.argv[1]).glob("*.keras")):
     print(path.stem)
 assert "dropreg" not in sys.modules
 """
-
-
-def run(model: keras.Model, inputs: list[np.ndarray]) -> np.ndarray:
-    return np.asarray(model(inputs if len(inputs) > 1 else inputs[0], training=False))
-
-
-def assert_close(found: np.ndarray, expected: np.ndarray, relative: float = RELATIVE) -> None:
-    assert found.shape == expected.shape
-    assert np.abs(found - expected).max() <= relative * np.abs(expected).max()
-
-
-def selections(elements: dr.Elements) -> list[dr.Selection]:
-    """Random selections at the three fractions; all layers and branches may be removed."""
-    if elements.kinds[0] in ("layer", "branch"):
-        n = len(elements)
-        return [dr.Selection.dropping(elements, range(n)), dr.Selection.dropping(elements, [n - 1])]
-    most = largest_fraction(elements, 1)
-    return [dr.Selection.random(elements, min(part, most), seed=seed) for seed, part in enumerate(FRACTIONS)]
-
-
-def check_law(model: keras.Model, kind: Any, inputs: list[np.ndarray], step: int = 1) -> list[dr.Pruned]:
-    """Masked and shrunk outputs agree, for every selection (or every second one); the model is unchanged."""
-    elements = dr.elements(model, kind)
-    before, weights = run(model, inputs), model.get_weights()
-    nodes = [len(layer._inbound_nodes) for layer in model._flatten_layers()]
-    masked, pruned = MaskedNetwork(model, elements), []
-    for selection in selections(elements)[::step]:
-        small = dr.remove(model, selection, on_blocked="keep")
-        kept = small.selection.kept
-        assert_close(run(small.model, inputs), np.asarray(masked(inputs, kept[np.newaxis])))
-        assert small.model.name == model.name
-        pruned.append(small)
-    assert nodes == [len(layer._inbound_nodes) for layer in model._flatten_layers()]
-    for old, new in zip(weights, model.get_weights(), strict=True):
-        np.testing.assert_array_equal(old, new)
-    np.testing.assert_array_equal(before, run(model, inputs))
-    return pruned
-
-
-@pytest.mark.parametrize("name", GRID)
-@pytest.mark.parametrize("kind", ["neurons", "embeddings", "heads", "layers", "branches", "weights"])
-def test_masked_equals_shrunk(name: str, kind: Any) -> None:
-    model = models.ready(name)
-    try:
-        dr.elements(model, kind)
-    except ModelError:
-        return  # the model has no such elements
-    for small in check_law(model, kind, models.inputs_for(model, 5)):
-        assert not small.blocked
-        after = small.report.layers["params_after"].sum()
-        assert after == small.model.count_params()
-        assert after <= model.count_params()
-        drops = not small.selection.kept.all()
-        assert (after < model.count_params()) == (drops and kind != "weights")
-
-
-@pytest.mark.parametrize("name", applications.NAMES)
-def test_masked_equals_shrunk_on_real_architectures(name: str) -> None:
-    model = applications.build(name)
-    pruned = check_law(model, "neurons", [applications.images_for(model, 2)], step=2)
-    counts = [small.model.count_params() for small in pruned]
-    assert counts == sorted(counts, reverse=True)
-    assert counts[-1] < 0.3 * model.count_params()
 
 
 def test_files_reload_without_dropreg_and_can_be_trained(tmp_path: Path) -> None:
