@@ -9,13 +9,12 @@ import models
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import Labelled
 from keras import layers
 from test_pruning import planted
 
 import dropreg as dr
 from dropreg.element._keep import is_allowed
-from dropreg.errors import DataError, ModelError, ParameterError, TargetError
+from dropreg.errors import DataError, ParameterError, TargetError
 from dropreg.pruning._annealing import _annealer as annealer
 from dropreg.pruning._annealing import _local_search as swaps
 from dropreg.pruning._annealing._annealer import Annealer, ask_annealing
@@ -276,57 +275,3 @@ def test_many_models_are_measured_without_a_warning(caplog: pytest.LogCaptureFix
         tf.get_logger().removeHandler(caplog.handler)
     assert small.model.count_params() < model.count_params()
     assert not caplog.records
-
-
-def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
-    budget = dr.Budget("params", 0.5)
-    with pytest.raises(ParameterError, match=r"exactly one of `fraction` and `target`.*received none"):
-        flat.anneal(model, data, elements)
-    with pytest.raises(ParameterError, match=r"exactly one of `fraction` and `target`.*received both"):
-        flat.anneal(model, data, elements, fraction=0.5, target=budget)
-    with pytest.raises(ParameterError, match=r"`quantity` must be one of params, .*, received 'x'"):
-        dr.Budget("x", 0.5)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(ParameterError, match=r"`at_most` must lie strictly between 0 and 1, received 1.5"):
-        dr.Budget("params", 1.5)
-    with pytest.raises(ParameterError, match=r"`most` must lie strictly between 0 and 1, received 0"):
-        dr.AccuracyLimit(0, data)
-    with pytest.raises(ParameterError, match=r"`level` must lie strictly between 0.5 and 1, received 0.1"):
-        dr.AccuracyLimit(0.1, data, 0.1)
-    with pytest.raises(DataError, match=r"at least 598 examples to show a loss of at most 0.005.*received 10"):
-        dr.AccuracyLimit(0.005, (data[0][:10], data[1][:10]))
-    with pytest.raises(DataError, match=r"must be a pair \(x, y\) with labels"):
-        dr.AccuracyLimit(0.005, (data[0], None))
-    limit = dr.AccuracyLimit(0.5, (data[0], np.linspace(0, 1, len(data[0]))))
-    one = keras.Sequential([keras.Input((data[0].shape[1],)), layers.Dense(4), layers.Dense(1)])
-    with pytest.raises(DataError, match=r"accuracy limit must have classes.*pass a fraction or a Budget"):
-        dr.prune(one, data=(data[0] + 1.0, None), target=limit)
-    names = dr.AccuracyLimit(0.5, (data[0], np.array(["a", "b"])[data[1] % 2]))
-    with pytest.raises(DataError, match=r"of an accuracy limit do not fit the model: `y` must be integer classes"):
-        dr.prune(model, data=(data[0] + 1.0, None), target=names)
-    with pytest.raises(DataError, match=r"`data` and `target.data` must be different examples"):
-        dr.prune(model, data=data, target=dr.AccuracyLimit(0.5, (data[0][:20], data[1][:20])))
-    with pytest.raises(ParameterError, match=r"`target` must be an accuracy limit where single weights are removed"):
-        flat.anneal(model, data, dr.elements(model, "weights"), target=budget)
-    wrong: Any = 0.5
-    with pytest.raises(ParameterError, match=r"`target` must be a Budget or an AccuracyLimit, received 0.5: pass f"):
-        dr.prune(model, data=data, target=wrong)
-    text: Any = "half"
-    with pytest.raises(ParameterError, match=r"`fraction` must .*between 0 and 1, received .half."):
-        dr.prune(model, data=data, fraction=text)
-    with pytest.raises(ParameterError, match=r"`fraction` must drop at least one of the .* elements, received 0.001"):
-        dr.prune(model, data=data, fraction=0.001)
-    with pytest.raises(DataError, match=r"`data` must hold at least two examples to merge by least squares"):
-        dr.prune(model, data=(data[0][:1], data[1][:1]), fraction=0.5)
-    several: list[Any] = [{"a": data[1], "b": data[1]}, [data[1], data[1]]]
-    for labels in several:
-        with pytest.raises(DataError, match=r"must have labels of one output, received those of 2"):
-            dr.AccuracyLimit(0.1, (data[0], labels))
-    any_size = keras.Input((None, None, 3))
-    hidden = layers.GlobalAveragePooling2D()(layers.Conv2D(5, 3, activation="relu")(any_size))
-    images = np.random.default_rng(0).random((64, 6, 6, 3)).astype(np.float32), np.arange(64) % 3
-    with pytest.raises(ModelError, match=r"must have known sizes for a budget of macs.*'params' or 'latency'"):
-        dr.prune(keras.Model(any_size, layers.Dense(3)(hidden)), data=images, target=dr.Budget("macs", 0.5))
-    with pytest.raises(ParameterError, match=r"exactly one of `fraction` and `target` must be given, received none"):
-        dr.prune(model, data)
-    with pytest.raises(ParameterError, match=r"exactly one of `fraction` and `target` must be given, received both"):
-        dr.prune(model, data, fraction=0.5, target=dr.Budget("params", 0.5))

@@ -11,7 +11,7 @@ from keras import layers
 from scipy.special import log_softmax
 
 import dropreg as dr
-from dropreg.errors import DataError, ModelError, ParameterError
+from dropreg.errors import ModelError, ParameterError
 from dropreg.network._logits import guess_task
 from dropreg.recovery._distill import DISTILLATION
 from dropreg.recovery._trainer import Trainer
@@ -277,23 +277,3 @@ def test_an_accuracy_limit_is_tested_on_the_distilled_model(monkeypatch: pytest.
     assert limit.measure(small) <= 0.3
     again = dr.remove(model, small.selection, data=data, recovery="distill")
     assert_same(weights_of(small.model), weights_of(again.model))
-
-
-def test_bad_recoveries() -> None:
-    model = models.ready("mlp")
-    x, y = models.data_for(model, 40)
-    selection = smaller(model)
-    with pytest.raises(ParameterError, match="`recovery` must be one of distill, none or a Recovery, received 'x'"):
-        dr.remove(model, selection, data=(x, y), recovery="x")
-    with pytest.raises(ParameterError, match=r"`recovery` must have examples to learn from, received none: pass"):
-        dr.remove(model, selection, recovery="distill")
-    with pytest.raises(DataError, match=r"at least two examples to learn from.*received one.*recovery='none'"):
-        dr.remove(model, selection, data=(x[:1], None), merge="none", recovery="distill")
-    with pytest.raises(DataError, match=r"`data` must have labels where distill is below 1"):
-        dr.remove(model, selection, data=(x, None), recovery=dr.Recovery())
-    with pytest.raises(ParameterError, match=r"`learning_rate` must be positive and finite, received \(\)"):
-        dr.Recovery(learning_rate=())
-    with pytest.raises(ParameterError, match=r"`learning_rate` must be positive and finite, received \(0.1, -1\)"):
-        dr.Recovery(learning_rate=(0.1, -1))
-    with pytest.raises(ParameterError, match="`trial_epochs` must be an integer of at least 1, received 0"):
-        dr.Recovery(trial_epochs=0)

@@ -11,7 +11,7 @@ from keras import layers
 from scipy.special import expit, log_softmax
 
 import dropreg as dr
-from dropreg.errors import DataError, ModelError, ParameterError
+from dropreg.errors import ModelError, ParameterError
 
 FLOAT = 1e-4  # float32 sums of a few dozen rows against float64
 GRID = ("mlp", "mlp_activations", "cnn_bn", "two_inputs", "nested")
@@ -256,29 +256,6 @@ def test_the_model_is_unchanged_when_something_raises() -> None:
 def test_bad_settings(more: dict[str, Any], text: str) -> None:
     with pytest.raises(ParameterError, match=text):
         dr.Recovery(**more)
-
-
-def test_incompatible_arguments_are_refused() -> None:
-    model, other = models.ready("mlp"), models.build("cnn")
-    x, y = models.data_for(model, 20)
-    distill = dr.Recovery(distill=0.5)
-    with pytest.raises(ParameterError, match=r"`teacher` must be the original model.*received none with distill=0.5"):
-        dr.recover(model, (x, y), recovery=distill)
-    with pytest.raises(ParameterError, match=r"`teacher` must go with distill above 0.*or leave it out"):
-        dr.recover(model, (x, y), teacher=model)
-    with pytest.raises(DataError, match=r"`data` must have labels.*received y=None with distill=0.5"):
-        dr.recover(model, (x, None), teacher=model, recovery=distill)
-    with pytest.raises(DataError, match=r"`validation` must have labels where distill is below 1"):
-        dr.recover(model, (x, y), validation=(x.copy(), None))
-    with pytest.raises(DataError, match=r"`data` and `validation` must be different examples.*share memory"):
-        dr.recover(model, (x, y), validation=(x[5:], y[5:]))
-    with pytest.raises(DataError, match=r"must hold at least two examples.*pass validation="):
-        dr.recover(model, (x[:1], y[:1]))
-    with pytest.raises(DataError, match=r"must have shape \(any, 8, 8, 2\)"):
-        dr.recover(model, (x, y), teacher=other, recovery=distill)
-    wider = keras.Sequential([keras.Input((6,)), layers.Dense(5)])
-    with pytest.raises(ModelError, match=r"outputs of shape \(3,\), as model .*, received \(5,\)"):
-        dr.recover(model, (x, y), teacher=wider, recovery=distill)
 
 
 def test_subclassed_models_are_refused() -> None:

@@ -177,12 +177,39 @@ BAD_EXAMPLES: dict[str, tuple[Callable[[np.ndarray], Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_EXAMPLES)
-def test_bad_examples(model: keras.Model, data: Labelled, elements: dr.Elements, case: str) -> None:
-    change, says = BAD_EXAMPLES[case]
-    x, y = data
+BAD_LABELS: dict[str, tuple[Callable[[np.ndarray], Any], tuple[str, ...]]] = {
+    "counted from 1": (
+        lambda y: np.where(np.arange(30) == 4, 3, 0),
+        ("`y` must be classes 0 to 2, received 3 at example 4 (1 such labels): renumber the classes from 0",),
+    ),
+    "negative": (lambda y: np.where(y == y[0], -1, y), ("`y` must be classes 0 to 2, received -1 at example 0",)),
+    "too few": (lambda y: y[:-1], ("`y` must have one label for each of 30 examples, received 29 labels.",)),
+    "a single one": (lambda y: 1, ("`y` must have one label for each of 30 examples, received a single value.",)),
+    "not integers": (lambda y: y + 0.5, ("`y` must be classes 0 to 2, received ", "at example 0 (30 such labels)")),
+    "nan": (lambda y: with_value(y, np.nan, 5), ("`y` must be classes 0 to 2, received nan at example 5",)),
+    "names": (lambda y: y.astype(str), ("`y` must be integer classes or one-hot rows, received dtype <U",)),
+    "too wide": (lambda y: np.zeros((30, 2)), ("`y` must have shape (30,) or (30, 3), received (30, 2).",)),
+}
+
+BAD_DATA: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
+    **{name: (lambda x, y, change=change: (change(x), y), says) for name, (change, says) in BAD_EXAMPLES.items()},
+    **{
+        f"labels {name}": (lambda x, y, change=change: (x, change(y)), says)
+        for name, (change, says) in BAD_LABELS.items()
+    },
+    "no examples": (lambda x, y: (x[:0], y[:0]), ("`data` must hold at least one example, received none.",)),
+    "no pair": (
+        lambda x, y: x,
+        ("`data` must be a pair (x, y) or come in batches, received ndarray: pass (x, y).",),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD_DATA)
+def test_bad_data(model: keras.Model, data: Labelled, elements: dr.Elements, case: str) -> None:
+    change, says = BAD_DATA[case]
     with refused(DataError, *says, model=model):
-        sample(model, (change(x), y), elements)
+        sample(model, change(*data), elements)
 
 
 def test_missing_channel_axis() -> None:
@@ -203,42 +230,6 @@ def test_nan_where_the_model_takes_integers() -> None:
     words = with_value(np.ones((4, 3)), np.nan, 2)
     with refused(DataError, "input 'words' must be finite, received NaN or infinity in 1 examples (the first is"):
         sample(model, (words, np.zeros(4, int)), dr.elements(model))
-
-
-BAD_LABELS: dict[str, tuple[Callable[[np.ndarray], Any], tuple[str, ...]]] = {
-    "counted from 1": (
-        lambda y: np.where(np.arange(30) == 4, 3, 0),
-        ("`y` must be classes 0 to 2, received 3 at example 4 (1 such labels): renumber the classes from 0",),
-    ),
-    "negative": (lambda y: np.where(y == y[0], -1, y), ("`y` must be classes 0 to 2, received -1 at example 0",)),
-    "too few": (lambda y: y[:-1], ("`y` must have one label for each of 30 examples, received 29 labels.",)),
-    "a single one": (lambda y: 1, ("`y` must have one label for each of 30 examples, received a single value.",)),
-    "not integers": (lambda y: y + 0.5, ("`y` must be classes 0 to 2, received ", "at example 0 (30 such labels)")),
-    "nan": (lambda y: with_value(y, np.nan, 5), ("`y` must be classes 0 to 2, received nan at example 5",)),
-    "names": (lambda y: y.astype(str), ("`y` must be integer classes or one-hot rows, received dtype <U",)),
-    "too wide": (lambda y: np.zeros((30, 2)), ("`y` must have shape (30,) or (30, 3), received (30, 2).",)),
-}
-
-
-@pytest.mark.parametrize("case", BAD_LABELS)
-def test_bad_labels(model: keras.Model, data: Labelled, elements: dr.Elements, case: str) -> None:
-    change, says = BAD_LABELS[case]
-    x, y = data
-    with refused(DataError, *says, model=model):
-        sample(model, (x, change(y)), elements)
-
-
-def test_no_examples(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
-    x, y = data
-    with refused(DataError, "`data` must hold at least one example, received none.", model=model):
-        sample(model, (x[:0], y[:0]), elements)
-
-
-def test_data_is_no_pair(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
-    with refused(
-        DataError, "`data` must be a pair (x, y) or come in batches, received ndarray: pass (x, y).", model=model
-    ):
-        sample(model, data[0], elements)
 
 
 def test_model_without_an_axis_of_outputs(data: Labelled) -> None:
@@ -273,12 +264,6 @@ def test_rate_outside_the_unit_interval(rate: float) -> None:
         dr.designs.Bernoulli((0.5, rate, 0.5))
 
 
-def test_number_of_rates(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
-    says = "`rate` must be a number or one for each of 9 elements, received 2."
-    with refused(ParameterError, says, model=model):
-        sample(model, data, elements, design=dr.designs.Bernoulli((0.1, 0.2)))
-
-
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
@@ -294,6 +279,10 @@ def test_number_of_rates(model: keras.Model, data: Labelled, elements: dr.Elemen
         ({"outcomes": ["f1"]}, "`outcome` must be one of accuracy, retained, loss, margin, divergence, received 'f1'."),
         ({"outcomes": []}, "`outcomes` must be one or more different outcomes, received []."),
         ({"outcomes": ["loss", "loss"]}, "one or more different outcomes, received ['loss', 'loss']."),
+        (
+            {"design": dr.designs.Bernoulli((0.1, 0.2))},
+            "`rate` must be a number or one for each of 9 elements, received 2.",
+        ),
     ],
 )
 def test_bad_arguments_of_sample(

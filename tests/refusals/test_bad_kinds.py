@@ -1,5 +1,6 @@
 """Bad kinds of elements and unsuitable data are refused by name."""
 
+from collections.abc import Callable
 from typing import Any
 
 import flat
@@ -137,31 +138,27 @@ def test_batches_are_not_rounded_to_the_first_one(first: np.ndarray, later: np.n
         dr.datasets.stream(iter([(first, np.zeros(1)), (later, np.zeros(1))]))
 
 
-def test_fractions_for_whole_numbers_are_refused() -> None:
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda x: np.where(x == 3, 0.5, x), r"must be whole numbers .int32., received fractions .* such as 0.5"),
+        (lambda x: x.astype(np.int64) + 2**32, r"must be whole numbers .int32., .*out of range such as 42949673"),
+        *[
+            (
+                lambda x, number=number: np.where(np.arange(20)[:, None] == 7, number, x),
+                "must be numbers from 0 to 9, the size of its embedding being 10, "
+                f"received {number} at example 7: number the tokens as in",
+            )
+            for number in (10, -1)
+        ],
+    ],
+    ids=["fractions", "out of range", "too large", "negative"],
+)
+def test_bad_tokens(change: Callable[[np.ndarray], np.ndarray], says: str) -> None:
     model = models.ready("bidirectional")
     x, y = models.data_for(model, 20)
-    with pytest.raises(DataError, match=r"must be whole numbers .int32., received fractions .* such as 0.5"):
-        flat.sample(model, (np.where(x == 3, 0.5, x), y), dr.elements(model), rows=64, progress=False)
-
-
-@pytest.mark.parametrize("number", [10, -1])
-def test_tokens_outside_the_embedding_are_refused(number: int) -> None:
-    model = models.ready("bidirectional")
-    x, y = models.data_for(model, 20)
-    x = np.where(np.arange(20)[:, None] == 7, number, x)
-    says = (
-        "must be numbers from 0 to 9, the size of its embedding being 10, "
-        f"received {number} at example 7: number the tokens as in"
-    )
     with pytest.raises(DataError, match=says):
-        flat.sample(model, (x, y), dr.elements(model), rows=64, progress=False)
-
-
-def test_whole_numbers_out_of_range_are_refused() -> None:
-    model = models.ready("bidirectional")
-    x, y = models.data_for(model, 20)
-    with pytest.raises(DataError, match=r"must be whole numbers .int32., .*out of range such as 42949673"):
-        flat.sample(model, (x.astype(np.int64) + 2**32, y), dr.elements(model), rows=64, progress=False)
+        flat.sample(model, (change(x), y), dr.elements(model), rows=64, progress=False)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from sklearn.linear_model import Ridge
 
 import dropreg as dr
 from dropreg._utils._draws import examples_of_rows
-from dropreg.errors import ParameterError, RecordError
+from dropreg.errors import ParameterError
 from dropreg.regression._compression import observations
 from dropreg.regression._fidelity import fidelity_table
 from dropreg.sampling._runner import share_of_noise
@@ -176,25 +176,6 @@ def test_a_scikit_learn_estimator_may_be_passed() -> None:
     named = dr.regress(record, outcome="loss", estimator="ridge", penalty=3.0)
     np.testing.assert_allclose(given.impact, named.impact, rtol=1e-8)
     assert given.frame["p_value"].isna().all()
-
-
-def test_bad_input_of_statistics_is_refused() -> None:
-    case = small()
-    record = flat.sample(*case, rows=2000, progress=False)
-    with pytest.raises(ParameterError, match=r"`paired=True` must have masks in pairs, received a record of Bern"):
-        dr.regress(record, paired=True)
-    with pytest.raises(RecordError, match=r"must hold gradients of 'loss', received none: sample with gradients="):
-        dr.regress(record, outcome="loss", estimator="assisted")
-    with pytest.raises(ParameterError, match=r"must have interactions, received a table without"):
-        dr.regress(record).redundant_pairs()
-    with pytest.raises(ParameterError, match=r"`margin` must be positive and finite, received 0"):
-        dr.regress(record).negligible(0)
-    with pytest.raises(ParameterError, match=r"`negligible` must have standard errors, received impacts by lasso"):
-        dr.regress(record, estimator="lasso").negligible(0.1)
-    with pytest.raises(ParameterError, match=r"`rows` must be a multiple of 6 .* pass rows=12"):
-        flat.sample(*case, rows=10, design=dr.designs.Paired(0.2, examples_per_mask=3), progress=False)
-    with pytest.raises(ParameterError, match=r"`gradients` must name measured outcomes \(loss\), received 'margin'"):
-        flat.sample(*case, rows=10, outcomes="loss", gradients=("margin",), progress=False)
 
 
 def test_elements_that_are_never_dropped_are_refused_by_ols_and_taken_by_ridge() -> None:
