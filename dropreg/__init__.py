@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         remove,
         select,
     )
-    from .recovery import Recovered, Recovery, recover
+    from .recovery import Recovery, recover
     from .regression import ImpactTable, Precision, regress
     from .sampling import Record, Sampling, sample
     from .scorers import estimate
@@ -50,7 +50,6 @@ __all__ = [
     "Pruned",
     "PruningCallback",
     "Record",
-    "Recovered",
     "Recovery",
     "Sampling",
     "Selection",
@@ -95,7 +94,7 @@ _PACKAGES = {
         "remove",
         "select",
     ),
-    "recovery": ("Recovered", "Recovery", "recover"),
+    "recovery": ("Recovery", "recover"),
     "regression": ("ImpactTable", "Precision", "regress"),
     "sampling": ("Record", "Sampling", "sample"),
     "scorers": ("estimate",),

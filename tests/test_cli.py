@@ -247,7 +247,7 @@ def test_record_and_figure(
     assert width > height > 100
 
 
-def test_a_stopped_run_is_resumed(
+def test_stopped_run_is_resumed(
     files: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def press_ctrl_c(*arguments: Any) -> None:

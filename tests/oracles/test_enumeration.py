@@ -110,7 +110,8 @@ def test_interactions_are_second_derivatives() -> None:
         at = (masks[:, a] == i) & (masks[:, b] == j)
         return float(np.average(loss[at], weights=weights[at]))
 
-    table = flat.estimate(*case, outcome="loss", rows=400_000, gradients=False, interactions=True, progress=False)
+    record = flat.sample(*case, outcomes="loss", rows=400_000, fidelity=None)
+    table = dr.regress(record, outcome="loss", interactions=True)
     assert table.interactions is not None
     for a, b in itertools.combinations(range(len(case[2])), 2):
         expected = mean(False, False, a, b) - mean(False, True, a, b) - mean(True, False, a, b) + mean(True, True, a, b)

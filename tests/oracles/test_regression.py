@@ -278,7 +278,7 @@ def test_estimators_of_scikit_learn_give_what_they_give_on_all_rows(estimator: A
     assert np.abs(fit.coefficients).max() > 0.01
 
 
-def test_unsuitable_estimators_are_refused() -> None:
+def test_estimators_that_do_not_fit_are_refused() -> None:
     design = compress(chunked(simulate(100, 4, seed=0), 50))
     with pytest.raises(ValueError, match=r"must not choose its penalty on the 5 compressed rows, received LassoCV"):
         from_estimator(design, 0, LassoCV())

@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 import dropreg as dr
 from dropreg.errors import ModelError, ParameterError
 from dropreg.network._logits import guess_task
+from dropreg.recovery import Recovered
 from dropreg.recovery._distill import DISTILLATION
 from dropreg.recovery._trainer import Trainer
 
@@ -56,7 +57,7 @@ def test_the_largest_learning_rate_that_helps_is_used(name: str) -> None:
     student = dr.remove(teacher, smaller(teacher)).model
     x, _ = models.data_for(teacher, 80)
 
-    def run(rate: float | tuple[float, ...]) -> dr.Recovered:
+    def run(rate: float | tuple[float, ...]) -> Recovered:
         recovery = dr.Recovery(learning_rate=rate, distill=1.0, **FAST)
         return dr.recover(student, (x, None), teacher=teacher, recovery=recovery)
 
@@ -110,7 +111,7 @@ def test_layers_run_in_inference_mode_where_training_noise_hurts() -> None:
     student = dr.remove(teacher, smaller(teacher, 0.1), data=(x, np.zeros(200, int))).model
     recovery = dr.Recovery(learning_rate=(0.01, 0.003), distill=1.0, **FAST)
 
-    def run(**more: Any) -> dr.Recovered:
+    def run(**more: Any) -> Recovered:
         return dr.recover(student, (x, None), teacher=teacher, recovery=replace(recovery, **more), task="classes")
 
     found, alone = run(), run(learning_rate=0.01)

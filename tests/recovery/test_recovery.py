@@ -36,7 +36,7 @@ def cross_entropy(outputs: np.ndarray, y: np.ndarray) -> float:
     return float(-log_p[np.arange(len(y)), y].mean())
 
 
-def held_out(found: dr.Recovered) -> np.ndarray:
+def held_out(found: Recovered) -> np.ndarray:
     return found.history["held_out"].to_numpy()
 
 
@@ -94,7 +94,7 @@ def test_decay_lowers_the_learning_rate() -> None:
     model = models.ready("mlp")
     data, validation = models.data_for(model, 30), models.data_for(model, 30, seed=8)
 
-    def run(start: keras.Model, **settings: Any) -> dr.Recovered:
+    def run(start: keras.Model, **settings: Any) -> Recovered:
         recovery = dr.Recovery(optimizer="sgd", batch_size=30, **settings)
         return dr.recover(start, data, validation=validation, recovery=recovery)
 

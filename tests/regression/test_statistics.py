@@ -8,7 +8,6 @@ import pytest
 from keras import layers
 from runs import small
 from scipy import stats
-from sklearn.linear_model import Ridge
 
 import dropreg as dr
 from dropreg._utils._draws import examples_of_rows
@@ -121,7 +120,8 @@ def test_planted_redundant_pairs_are_found_first(kind: str) -> None:
     x = rng.normal(size=(400, 6)).astype(np.float32)
     y = np.argmax(model(x), axis=1)
     elements = dr.elements(model, include=["units"])
-    table = flat.estimate(model, (x, y), elements, outcome="loss", rows=100_000, interactions=True, progress=False)
+    record = flat.sample(model, (x, y), elements, outcomes="loss", rows=100_000, fidelity=None)
+    table = dr.regress(record, outcome="loss", interactions=True)
     first = table.redundant_pairs().iloc[0]
     assert {first["element"], first["other"]} == {"units[2]", "units[7]"}
 
@@ -168,14 +168,6 @@ def test_the_default_outcome_is_the_first_of_the_record(names: tuple[str, ...]) 
     assert default.outcome == names[0]
     pd.testing.assert_frame_equal(default.to_frame(), named.to_frame())
     assert dr.regression.to_statsmodels(record).model.endog_names == names[0]
-
-
-def test_a_scikit_learn_estimator_may_be_passed() -> None:
-    record = flat.sample(*small(), rows=5000, progress=False)
-    given = dr.regress(record, outcome="loss", estimator=Ridge(alpha=3.0))
-    named = dr.regress(record, outcome="loss", estimator="ridge", penalty=3.0)
-    np.testing.assert_allclose(given.impact, named.impact, rtol=1e-8)
-    assert given.frame["p_value"].isna().all()
 
 
 def test_elements_that_are_never_dropped_are_refused_by_ols_and_taken_by_ridge() -> None:
