@@ -12,6 +12,7 @@ from scipy.special import expit, log_softmax
 
 import dropreg as dr
 from dropreg.errors import ModelError, ParameterError
+from dropreg.recovery import Recovered
 
 FLOAT = 1e-4  # float32 sums of a few dozen rows against float64
 GRID = ("mlp", "mlp_activations", "cnn_bn", "two_inputs", "nested")

@@ -118,7 +118,7 @@ def test_arguments_of_pruning(
         use(model, data, elements)
 
 
-def test_numpy_numbers_are_accepted() -> None:
+def test_numbers_of_numpy_will_do() -> None:
     assert untyped.designs.Bernoulli(np.float32(0.5), examples_per_mask=np.int64(2)).settings() == {
         "name": "Bernoulli",
         "examples_per_mask": 2,
