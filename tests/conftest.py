@@ -19,7 +19,7 @@ from runs import sample
 import dropreg as dr
 from dropreg.pruning._annealing import _annealer as annealer
 
-gc.freeze()  # what TensorFlow has imported stays: the collector need not look at it again and again
+gc.freeze()  # the imports of TensorFlow are permanent: the collector need not look at it again and again
 gc.set_threshold(100_000, 20, 50)
 settings.register_profile("dropreg", derandomize=True, deadline=None, database=None, max_examples=50)
 settings.load_profile("dropreg")
@@ -57,7 +57,7 @@ def make_model() -> Callable[[], keras.Model]:
 
 @pytest.fixture(scope="session")
 def model() -> keras.Model:
-    """Shared: tests must leave it as it is."""
+    """Shared: tests must not change it."""
     return build_model()
 
 
@@ -79,7 +79,7 @@ def elements(model: keras.Model) -> dr.Elements:
 
 @pytest.fixture(scope="session")
 def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Record:
-    """What every other way to run it must give; a module whose record is another defines its own."""
+    """The reference for every other way to execute the run; a module with another record defines its own."""
     return sample(model, data, elements)
 
 

@@ -277,3 +277,17 @@ def data_for(model: keras.Model, n_examples: int, seed: int = 0) -> tuple[Any, n
     arrays = inputs_for(model, n_examples, seed)
     labels = np.random.default_rng(seed + 1).integers(0, N_CLASSES, (n_examples, *model.outputs[0].shape[1:-1]))
     return (arrays if len(arrays) > 1 else arrays[0]), labels
+
+
+def classifier() -> Any:
+    keras.utils.set_random_seed(0)
+    hidden = [layers.Dense(24, activation="relu", name="a"), layers.Dense(12, activation="relu", name="b")]
+    model = keras.Sequential([keras.Input((6,)), *hidden, layers.Dense(4, name="out")])
+    out = model.get_layer("out")
+    out.set_weights([3.0 * out.get_weights()[0], out.get_weights()[1]])
+    return model
+
+
+def examples(model: Any, n: int = 400) -> tuple[Any, Any]:
+    x = np.random.default_rng(0).normal(size=(n, *model.input_shape[1:])).astype(np.float32)
+    return x, np.argmax(model(x), axis=1)

@@ -9,17 +9,25 @@ from typing import Any
 
 import flat
 import keras
+import models
 import numpy as np
 import pandas as pd
 
 import dropreg as dr
 
-ROWS, BATCH, CHUNK = 700, 8, 128  # five whole chunks and a short one
+ROWS, BATCH, CHUNK = 700, 8, 128  # five full chunks and a short one
 DEFAULTS: dict[str, Any] = {"rows": ROWS, "batch_size": BATCH, "progress": False, "fidelity": None}
+
+Small = tuple[keras.Model, tuple[Any, np.ndarray], dr.Elements]
 
 
 def sample(model: keras.Model, data: Any, elements: dr.Elements, **changes: Any) -> dr.Record:
     return flat.sample(model, data, elements, **(DEFAULTS | changes))
+
+
+def small(seed: int = 0) -> Small:
+    model = models.ready("mlp", seed)
+    return model, models.data_for(model, 20, seed), dr.elements(model)
 
 
 def rows_of(record: dr.Record) -> dict[str, np.ndarray]:

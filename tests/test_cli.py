@@ -12,7 +12,7 @@ import matplotlib.image as mpimg
 import numpy as np
 import pandas as pd
 import pytest
-from test_data_sources import two_outputs
+from kinds import two_outputs
 
 import dropreg as dr
 from dropreg.cli import load_model_file, main
@@ -109,9 +109,7 @@ def test_smaller_model_is_that_of_the_library(
     assert not printed.err
 
 
-def test_the_seed_and_what_to_do_where_layers_cannot_be_cut_are_handed_on(
-    files: tuple[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_seed_and_on_blocked_are_passed_to_the_library(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
 
     def prune(*arguments: Any, seed: int, on_blocked: str, **options: Any) -> None:
@@ -125,7 +123,7 @@ def test_the_seed_and_what_to_do_where_layers_cannot_be_cut_are_handed_on(
     assert found == [(7, "raise"), (0, "keep")]
 
 
-def test_what_would_be_lost_after_the_work_is_refused_before_it(
+def test_bad_outputs_are_refused_before_the_run(
     files: tuple[str, str],
     data: Labelled,
     monkeypatch: pytest.MonkeyPatch,
@@ -249,7 +247,7 @@ def test_record_and_figure(
     assert width > height > 100
 
 
-def test_stopped_run_goes_on(
+def test_stopped_run_is_resumed(
     files: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def press_ctrl_c(*arguments: Any) -> None:
@@ -329,7 +327,7 @@ def exit_code(arguments: list[str]) -> object:
         (["demo", "--help"], ["Fashion-MNIST", "impact.csv", "impact.png", "needs no network", "--rows", "--seed"]),
     ],
 )
-def test_help_teaches(arguments: list[str], says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_explains_commands(arguments: list[str], says: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(arguments) == 0
     text = capsys.readouterr().out
     assert not [part for part in says if part not in text]
@@ -368,7 +366,7 @@ def test_example_of_the_help_can_be_run(
         (["estimate", "model.keras", "--data", "x.npz", "--rate", "high"], "invalid float value: 'high'"),
     ],
 )
-def test_misused_command(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_usage_is_refused(arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert exit_code(arguments) == 2
     printed = capsys.readouterr()
     assert says in printed.err
@@ -381,7 +379,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"dropreg {dr.__version__}\n"
 
 
-def test_module_is_a_command() -> None:
+def test_the_package_is_a_module_command() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "dropreg", "estimate", "missing.keras", "--data", "missing.npz"],
         capture_output=True,

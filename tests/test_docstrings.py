@@ -1,4 +1,4 @@
-"""Every public docstring says what goes in and what comes out, and type checkers see the type hints."""
+"""Every public docstring describes parameters and results and has examples, and type checkers see the type hints."""
 
 import importlib.resources
 import inspect
@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from test_public_api import public_objects
 
 import dropreg as dr
 
@@ -43,7 +44,7 @@ def described(doc: str) -> set[str]:
 
 
 @pytest.mark.parametrize("name", public())
-def test_what_goes_in_and_comes_out_is_described(name: str) -> None:
+def test_parameters_and_results_are_described(name: str) -> None:
     function = public()[name]
     doc, signature = inspect.getdoc(function) or "", inspect.signature(function)
     assert doc
@@ -67,6 +68,14 @@ def test_every_field_of_a_class_is_described(kind: type) -> None:
     assert not missing, f"no entry for {sorted(missing)}"
     bare = [name for name, value in vars(kind).items() if isinstance(value, property) and not value.__doc__]
     assert not bare, f"no docstring of {bare}"
+
+
+def test_every_public_function_and_class_has_examples() -> None:
+    described = {name: value for name, value in public_objects().items() if inspect.isclass(value)}
+    described |= {name: value for name, value in public_objects().items() if inspect.isfunction(value)}
+    own = {name: inspect.cleandoc(value.__doc__ or "") for name, value in described.items()}
+    missing = sorted(name for name, doc in own.items() if not re.search(r"^Examples\n-{8}$", doc, re.MULTILINE))
+    assert not missing, f"{len(missing)} docstrings without a section Examples: {', '.join(missing)}"
 
 
 def test_type_hints_are_for_users_too() -> None:
