@@ -12,7 +12,6 @@ import pytest
 import tensorflow as tf
 from keras import layers
 from scipy import stats
-from sklearn.linear_model import Ridge
 
 import dropreg as dr
 from dropreg._utils._draws import examples_of_rows
@@ -309,14 +308,6 @@ def test_the_default_outcome_is_the_first_of_the_record(names: tuple[str, ...]) 
     assert default.outcome == names[0]
     pd.testing.assert_frame_equal(default.to_frame(), named.to_frame())
     assert dr.regression.to_statsmodels(record).model.endog_names == names[0]
-
-
-def test_a_scikit_learn_estimator_may_be_passed() -> None:
-    record = flat.sample(*small(), rows=5000, progress=False)
-    given = dr.regress(record, outcome="loss", estimator=Ridge(alpha=3.0))
-    named = dr.regress(record, outcome="loss", estimator="ridge", penalty=3.0)
-    np.testing.assert_allclose(given.impact, named.impact, rtol=1e-8)
-    assert given.frame["p_value"].isna().all()
 
 
 def test_bad_input_names_what_is_expected() -> None:

@@ -4,13 +4,13 @@ from ._activation import activation
 from ._defaults import default_scorers
 from ._derivatives import Curvature, Exact, GaussNewton
 from ._estimate import estimate
+from ._game import MaskedGame, masked_game
 from ._gates import HardConcrete, gates
 from ._greedy import greedy
 from ._leave_one_out import leave_one_out
 from ._magnitude import magnitude
 from ._random import random
 from ._scorer import Scorer, spent
-from ._shapiq import MaskedGame, masked_game, shapiq_scores
 from ._shapley import shapley
 from ._taylor import obd, spread, taylor
 from ._weight_activation import weight_activation
@@ -32,7 +32,6 @@ __all__ = [
     "masked_game",
     "obd",
     "random",
-    "shapiq_scores",
     "shapley",
     "spent",
     "spread",
