@@ -68,7 +68,7 @@ def test_a_saturated_loss_has_second_derivatives(data: Labelled) -> None:
     [
         ({"order": 3}, says("`order` must be 1 or 2, received 3")),
         ({"statistic": "median"}, says("`statistic` must be one of mean, squared, sd", "received 'median'")),
-        ({"curvature": dr.scorers.Exact()}, says("`curvature` goes with order=2", "leave it out")),
+        ({"curvature": dr.scorers.Exact()}, says("`curvature` must be None with order=1", "pass order=2")),
         ({"order": 2, "curvature": "exact"}, says("`curvature` must be GaussNewton()", "received 'exact'")),
         ({"outcome": "f1"}, says("`outcome` must be one of", "'f1'")),
         ({"rows": 2}, says("`rows` must pay for at least one example, 3 row-equivalents, received 2", "rows=3")),

@@ -5,7 +5,7 @@ from ._defaults import default_scorers
 from ._derivatives import Curvature, Exact, GaussNewton
 from ._estimate import estimate
 from ._game import MaskedGame, masked_game
-from ._gates import HardConcrete, gates
+from ._gates import gates
 from ._greedy import greedy
 from ._leave_one_out import leave_one_out
 from ._magnitude import magnitude
@@ -19,7 +19,6 @@ __all__ = [
     "Curvature",
     "Exact",
     "GaussNewton",
-    "HardConcrete",
     "MaskedGame",
     "Scorer",
     "activation",

@@ -1,4 +1,4 @@
-"""Weight times activation norm."""
+"""Weights times activations."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -9,9 +9,9 @@ from ..data import Data, Task
 from ..element import Elements
 from ..errors import ModelError
 from ..network import Question, ask_one
-from ..regression import ImpactTable, impact_table
-from ._scorer import affordable
-from ._statistics import activations, are_weights, by_element, check_units, input_squares, readers, weight_squares
+from ..regression import ImpactTable
+from ._scorer import affordable, table_of
+from ._statistics import activations, are_weights, by_element, check_units, consumers, input_squares, weight_squares
 
 if TYPE_CHECKING:
     import keras
@@ -26,11 +26,10 @@ def weight_activation(
     task: Task | None = None,
     seed: int = 0,
 ) -> ImpactTable:
-    """Norm of what an element adds to the layers that read it.
+    """Score each element by the norm of what it adds to the layers that consume it.
 
-    The root of the sum, over all that read the element, of squared weights times the mean square of
-    the activation. For single weights that is the absolute weight times the root mean square of what
-    it multiplies [1]_.
+    For a unit this is the square root of the sum of its squared outgoing weights times the mean square of its
+    activation, over all its consumers; for a weight, its magnitude times the root mean square of its input [1]_.
 
     Parameters
     ----------
@@ -42,38 +41,39 @@ def weight_activation(
     Returns
     -------
     ImpactTable
-        Impacts in the unit of the pre-activations that follow.
+        Impacts are at least 0, in the unit of the consumers' pre-activations. No standard errors.
 
     Raises
     ------
     ParameterError, DataError, ModelError
-        If the arguments do not fit together, the elements are no units, or a kernel is not known by
-        channel.
+        As in `activation`, or if the channels of a layer's kernel are not known.
 
     References
     ----------
     .. [1] Sun et al. (2024), "A simple and effective pruning approach for large language models", section 3.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> table = dr.scorers.weight_activation(model, data, dr.elements(model), rows=100)
+    >>> table.outcome, table.rows
+    ('pre-activations', 100)
     """
     if not are_weights(elements):
         check_units(elements, "weight times activation", "neurons, filters and weights")
     question = ask_one(model, data, elements, outcome="divergence", task=task, kept=None, seed=seed)
     question = question.first(affordable(rows, 1, len(question.examples), "example"))
-    squares = _of_weights(question) if are_weights(elements) else _of_units(question)
-    return impact_table(
-        elements.to_frame(),
-        np.sqrt(squares),
-        method="weight x activation norm",
-        outcome="pre-activations",
-        rows=len(question.examples),
-        seed=seed,
-        details={"examples": len(question.examples)},
-    )
+    n, squares = len(question.examples), _of_weights(question) if are_weights(elements) else _of_units(question)
+    details = {"examples": n}
+    method, outcome = "weight x activation norm", "pre-activations"
+    return table_of(question, np.sqrt(squares), method=method, outcome=outcome, rows=n, details=details)
 
 
 def _of_units(question: Question) -> Array:
     elements, total = question.elements, np.zeros(len(question.elements))
-    for reader, read in zip(readers(question.model, elements), activations(question), strict=True):
-        total += by_element(reader.gate.columns, reader.outgoing * read.mean_square, len(elements))
+    for (gate, _, outgoing), read in zip(consumers(question.graph, elements), activations(question), strict=True):
+        total += by_element(gate.columns, outgoing * read.mean_square, len(elements))
     return total
 
 
@@ -88,7 +88,7 @@ def _of_weights(question: Question) -> Array:
         if mean_square is None or value.shape[axis] != len(mean_square):
             raise ModelError(
                 f"layer '{layer.name}' ({type(layer).__name__}) must have one kernel slice for each input channel, "
-                "received grouped or nested ones: exclude it."
+                "received a grouped or nested layer: exclude it."
             )
         return mean_square if axis == -1 else mean_square[:, np.newaxis]
 
