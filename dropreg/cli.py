@@ -303,7 +303,3 @@ def _demo(options: argparse.Namespace) -> None:
     table.to_csv(options.out / "impact.csv")
     plot_impacts(table, options.out / "impact.png")
     print(f"\nwritten: {options.out / 'impact.csv'} and {options.out / 'impact.png'}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

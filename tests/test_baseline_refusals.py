@@ -92,7 +92,7 @@ def test_arguments_out_of_range(
         (dr.scorers.activation, {"moment": "max"}, says("`moment` must be one of mean, rms, zeros, received 'max'")),
         (dr.scorers.greedy, {"step": 0}, says("`step` must be a fraction above 0", "received 0")),
         (dr.scorers.gates, {"fraction": 1.0}, says("`fraction` must lie strictly between 0 and 1, received 1.0")),
-        (dr.scorers.gates, {"learning_rate": 0}, says("`learning_rate` must be positive, received 0")),
+        (dr.scorers.gates, {"learning_rate": 0}, says("`learning_rate` must be positive and finite, received 0")),
         (
             dr.scorers.shapley,
             {"rows": 100},

@@ -1,6 +1,6 @@
 """All ways to score elements, each returning an impact table: regression, Taylor, leave-one-out and others."""
 
-from ._activation import activation
+from ._activation import activation, weight_activation
 from ._defaults import default_scorers
 from ._derivatives import Curvature, Exact, GaussNewton
 from ._estimate import estimate
@@ -13,7 +13,6 @@ from ._random import random
 from ._scorer import Scorer, spent
 from ._shapley import shapley
 from ._taylor import obd, spread, taylor
-from ._weight_activation import weight_activation
 
 __all__ = [
     "Curvature",

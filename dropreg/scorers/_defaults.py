@@ -1,6 +1,6 @@
 """The scorers that `dropreg.compare` compares by default."""
 
-from ._activation import activation
+from ._activation import activation, weight_activation
 from ._gates import gates
 from ._greedy import greedy
 from ._leave_one_out import leave_one_out
@@ -9,7 +9,6 @@ from ._random import random
 from ._scorer import Scorer
 from ._shapley import shapley
 from ._taylor import obd, spread, taylor
-from ._weight_activation import weight_activation
 
 
 def default_scorers(rows: int = 1_000_000) -> dict[str, Scorer]:

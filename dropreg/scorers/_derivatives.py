@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._utils import Running
+from .._utils import Running, positive
 from ..data import Prediction
 from ..errors import ModelError, ParameterError
 from ..network import Evaluator, PerExample
@@ -134,9 +134,8 @@ class GaussNewton(Curvature):
     probes: int | None = None
 
     def __post_init__(self) -> None:
-        probes = self.probes
-        if probes is not None and (isinstance(probes, bool) or not isinstance(probes, int) or probes < 1):
-            raise ParameterError(f"`probes` must be an integer of at least 1, received {probes!r}.")
+        if self.probes is not None:
+            positive("probes", self.probes)
 
     def cost(self, n_elements: int, n_outputs: int) -> int:
         n_probes = self._n_probes(n_outputs)
@@ -258,6 +257,7 @@ class Expansion(NamedTuple):
     first: Running  # of g
     second: Running  # of h; empty for first order
     change: Running  # of -g + h / 2, the predicted change when the element is removed
+    method: str
 
 
 def expand(evaluator: Evaluator, curvature: Curvature) -> Expansion:
@@ -283,7 +283,7 @@ def expand(evaluator: Evaluator, curvature: Curvature) -> Expansion:
     evaluator.rows += len(evaluator) * curvature.cost(
         len(evaluator.question.candidates), math.prod(evaluator.original.shape[1:])
     )
-    return Expansion(first, second, change)
+    return Expansion(first, second, change, str(curvature))
 
 
 def _is_linear(evaluator: Evaluator) -> bool:

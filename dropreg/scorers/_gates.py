@@ -6,7 +6,7 @@ import numpy as np
 from scipy import optimize
 from scipy.special import expit
 
-from .._utils import Array, examples_of_rows
+from .._utils import Array, check_between, check_positive, examples_of_rows
 from ..data import Data, Task
 from ..element import Elements
 from ..errors import ModelError, ParameterError
@@ -85,10 +85,8 @@ def gates(
     >>> table.details
     {'fraction': 0.3, 'steps': 10, 'rows a step': 64}
     """
-    if not 0 < fraction < 1:
-        raise ParameterError(f"`fraction` must lie strictly between 0 and 1, received {fraction}.")
-    if not learning_rate > 0:
-        raise ParameterError(f"`learning_rate` must be positive, received {learning_rate}.")
+    check_between("fraction", fraction)
+    check_positive("learning_rate", learning_rate)
     question = ask_one(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
     if not question.outcome.differentiable:
         raise ParameterError(

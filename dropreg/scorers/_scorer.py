@@ -5,9 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from .._utils import Array, function_fingerprint
+from .._utils import Array, function_fingerprint, positive
 from ..errors import ParameterError
 from ..network import Question
 from ..regression import ImpactTable, impact_table
@@ -25,9 +23,7 @@ def affordable(rows: int | None, cost: int, most: int, unit: str, *, limit: int 
                 f"rows={max(limit, cost):,}, to use fewer."
             )
         return most
-    if isinstance(rows, bool) or not isinstance(rows, int | np.integer) or rows < 1:
-        raise ParameterError(f"`rows` must be an integer of at least 1, received {rows!r}.")
-    if rows < cost:
+    if positive("rows", rows) < cost:
         raise ParameterError(
             f"`rows` must pay for at least one {unit}, {cost:,} row-equivalents, received {rows:,}: pass "
             f"rows={cost:,} or more."

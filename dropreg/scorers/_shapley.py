@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .._utils import Array
+from .._utils import Array, positive
 from ..data import Data, Task
 from ..element import Elements
 from ..errors import ParameterError
@@ -79,17 +79,15 @@ def shapley(
     ('Shapley sampling', True)
     """
     question = ask_one(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
-    n = min(examples_per_mask, len(question.examples))
-    if isinstance(examples_per_mask, bool) or examples_per_mask < 1:
-        raise ParameterError(f"`examples_per_mask` must be at least 1, received {examples_per_mask}.")
+    n = min(positive("examples_per_mask", examples_per_mask), len(question.examples))
     if not 0 <= tolerance < 1:
         raise ParameterError(f"`tolerance` must lie in [0, 1), received {tolerance}.")
     rows = DEFAULT_ROWS if rows is None else rows
     longest = (len(elements) + 1) * n
-    if isinstance(rows, bool) or not isinstance(rows, int | np.integer) or rows < 2 * longest:
+    if positive("rows", rows) < 2 * longest:
         raise ParameterError(
             f"`rows` must pay for two permutations of {len(elements):,} elements, {2 * longest:,} rows, received "
-            f"{rows!r}: pass more, or fewer examples_per_mask."
+            f"{rows:,}: pass more, or fewer examples_per_mask."
         )
     evaluator, rng = Evaluator(question), np.random.default_rng(seed)
     credits, lengths = [], []

@@ -113,16 +113,9 @@ def taylor(
     if statistic not in get_args(Statistic):
         raise ParameterError(f"`statistic` must be one of {', '.join(get_args(Statistic))}, received {statistic!r}.")
     question = ask_one(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
-    chosen = _curvature(order, curvature)
-    found, evaluator = _expand(question, chosen, rows, f"Taylor expansion of order {order}")
-    return _table(
-        found,
-        evaluator,
-        _STATISTICS[statistic](found.change, question.sign),
-        _std_error(found.change) if statistic == "mean" else None,
-        method=f"Taylor, order {order}, {statistic}",
-        details={} if order == 1 else {"curvature": str(chosen)},
-    )
+    found, evaluator = _expand(question, order, curvature, rows, f"Taylor expansion of order {order}")
+    impact, method = _STATISTICS[statistic](found.change, question.sign), f"Taylor, order {order}, {statistic}"
+    return _table(found, evaluator, impact, _std_error(found.change) if statistic == "mean" else None, method)
 
 
 def obd(
@@ -169,17 +162,10 @@ def obd(
     True
     """
     question = ask_one(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
-    chosen = _curvature(2, curvature)
-    found, evaluator = _expand(question, chosen, rows, "optimal brain damage")
-    std_error = _std_error(found.second)
-    return _table(
-        found,
-        evaluator,
-        question.sign * 0.5 * found.second.mean,
-        None if std_error is None else 0.5 * std_error,
-        method="optimal brain damage",
-        details={"curvature": str(chosen)},
-    )
+    found, evaluator = _expand(question, 2, curvature, rows, "optimal brain damage")
+    impact, std_error = question.sign * 0.5 * found.second.mean, _std_error(found.second)
+    std_error = None if std_error is None else 0.5 * std_error
+    return _table(found, evaluator, impact, std_error, "optimal brain damage")
 
 
 def spread(
@@ -226,47 +212,32 @@ def spread(
     return taylor(model, data, elements, order=order, statistic="sd", curvature=curvature, **given)
 
 
-def _curvature(order: int, curvature: Curvature | None) -> Curvature:
+def _expand(
+    question: Question, order: int, curvature: Curvature | None, rows: int | None, what: str
+) -> tuple[Expansion, Evaluator]:
+    """Return the derivatives over the examples that `rows` pays for, and the evaluator that measured them."""
     if order == 1 and curvature is not None:
         raise ParameterError(f"`curvature` must be None with order=1, received {curvature}: pass order=2.")
-    return FirstOrder() if order == 1 else GaussNewton() if curvature is None else curvature
-
-
-def _expand(question: Question, curvature: Curvature, rows: int | None, what: str) -> tuple[Expansion, Evaluator]:
-    """Return the derivatives over the examples that `rows` pays for, and the evaluator that measured them."""
-    if not isinstance(curvature, Curvature):
+    method = FirstOrder() if order == 1 else GaussNewton() if curvature is None else curvature
+    if not isinstance(method, Curvature):
         raise ParameterError(f"`curvature` must be GaussNewton() or Exact(), received {curvature!r}: pass an instance.")
-    cost = curvature.cost(len(question.candidates), question.n_outputs)
-    unit = f"example (with {curvature}: {cost:,} row-equivalents)" if isinstance(curvature, Exact) else "example"
+    cost = method.cost(len(question.candidates), question.n_outputs)
+    unit = f"example (with {method}: {cost:,} row-equivalents)" if isinstance(method, Exact) else "example"
     evaluator = Evaluator(question.first(affordable(rows, cost, len(question.examples), unit, limit=_MOST_ROWS)))
     check_differentiable(evaluator, what)
-    return expand(evaluator, curvature), evaluator
+    return expand(evaluator, method), evaluator
 
 
 def _std_error(values: Running) -> Array | None:
     return np.sqrt(values.variance / values.n) if values.n > 1 else None
 
 
-def _table(
-    found: Expansion,
-    evaluator: Evaluator,
-    impact: Array,
-    std_error: Array | None,
-    *,
-    method: str,
-    details: dict[str, Any],
-) -> ImpactTable:
+def _table(found: Expansion, evaluator: Evaluator, impact: Array, std_error: Array | None, method: str) -> ImpactTable:
     """Return an impact table with mean and SD of the derivatives as further columns."""
     columns = {}
     for name, values in {"gradient": found.first, "curvature": found.second, "change": found.change}.items():
         if values.n:
             columns |= {f"{name}_mean": values.mean, f"{name}_sd": np.sqrt(values.variance)}
-    return table_of(
-        evaluator.question,
-        impact,
-        std_error,
-        method=method,
-        rows=evaluator.rows,
-        details={"examples": found.first.n} | details,
-        columns=columns,
-    )
+    details = {"examples": found.first.n} | ({"curvature": found.method} if found.second.n else {})
+    question, rows = evaluator.question, evaluator.rows
+    return table_of(question, impact, std_error, method=method, rows=rows, details=details, columns=columns)
