@@ -1,10 +1,10 @@
-"""The command ``dropreg``."""
+"""The command ``dropreg``: impact tables and smaller models, from files to files."""
 
 import argparse
 import os
 import sys
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -15,49 +15,51 @@ from .errors import DataError, DropregError, ModelError
 if TYPE_CHECKING:
     import keras
 
-ESTIMATE_HELP = """\
-Estimate how much each unit of a trained Keras model is worth.
-
-Runs the model on many random dropout masks, one mask for each forward pass, and regresses the
-outcome on the masks. The impact of a unit is how much worse the outcome gets when it is dropped
-while others are missing too; positive means that it hurts to lose it. The model is not changed.
-
+_DATA_HELP = """\
 Use examples that the model was not trained on. Write them with
   np.savez("heldout.npz", x=x, y=y)      # y: classes 0, 1, ... or one-hot rows
+"""
+_ESTIMATE_HELP = f"""\
+Estimate the impact of each unit of a trained Keras model.
 
+Runs the model with many random dropout masks, one mask for each forward pass, and regresses the
+outcome on the masks. The impact of a unit is how much worse the outcome gets when the unit is removed
+while others are missing too; positive means that removing it hurts. The model is not changed.
+
+{_DATA_HELP}
 Example
   dropreg estimate model.keras --data heldout.npz --outcome accuracy --rows 200000 --out impact.csv
 
 More rows give smaller standard errors: four times the rows halve them. A run with --record can be
-stopped and goes on when the same command is given again.
+stopped; the same command resumes it.
 """
-PRUNE_HELP = """\
-Make a trained Keras model smaller: choose in small steps what goes, remove it, merge it into what stays,
-and let what stays learn what the whole model predicts. The result is a plain Keras model, which
-loads without dropreg and trains on.
+_PRUNE_HELP = f"""\
+Make a trained Keras model smaller: select elements by annealing, remove them, refit the layers that
+consumed them by least squares, and distill the original model into the smaller one. The result is a
+plain Keras model, which loads without dropreg and can be trained further.
 
-Say how much goes by one of
-  --fraction 0.8        of the elements
+Say how much to remove by one of
+  --fraction 0.8        a share of the elements
   --params 0.2          down to a fifth of the parameters; or --macs, --bytes, --latency
-  --max-loss 0.005      as much as can go while the accuracy on the examples of --test falls by at most
-                        half a percentage point, shown at 95 % confidence
+  --max-loss 0.005      as much as possible while the accuracy on the examples of --test falls by at
+                        most half a percentage point, with 95 % confidence
 
-Use examples that the model was not trained on, and others for --test. Write them with
-  np.savez("heldout.npz", x=x, y=y)      # y: classes 0, 1, ... or one-hot rows
+{_DATA_HELP}
+Use other examples for --test.
 
 Example
   dropreg prune model.keras --data heldout.npz --fraction 0.5 --test test.npz --out small.keras
 """
-DEMO_HELP = """\
-The main job on what ships with dropreg: a small CNN and 10,000 Fashion-MNIST images that it was not
-trained on. Prints the impact table, writes it as impact.csv with a figure impact.png, and checks it
-on the test images: what is left of the accuracy when the units with the largest impact are dropped,
-against as many random ones. Takes about half a minute on two cores and needs no network.
+_DEMO_HELP = """\
+Estimate impacts for a model and data that ship with dropreg: a small CNN and 10,000 Fashion-MNIST
+images that it was not trained on. Prints the impact table, and writes it as impact.csv with a figure
+impact.png. Then compares the accuracy on the test images after removing the units with the largest
+impact, and after removing as many random ones. Takes about half a minute on two cores and needs no network.
 """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit code: 0, or 2 after an error that it explains."""
+    """Run the command line and return the exit code: 0, 2 after an error message, 130 after an interruption."""
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -66,8 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"dropreg: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        goes_on = "; with --record the same command goes on from here" if hasattr(options, "record") else ""
-        print(f"dropreg: stopped{goes_on}.", file=sys.stderr)
+        hint = "; with --record the same command resumes from here" if hasattr(options, "record") else ""
+        print(f"dropreg: stopped{hint}.", file=sys.stderr)
         return 130
     return 0
 
@@ -80,117 +82,81 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dropreg {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    raw = argparse.RawDescriptionHelpFormatter
 
-    estimate = commands.add_parser(
-        "estimate", help="impact table of a model", description=ESTIMATE_HELP, formatter_class=raw
-    )
+    def command(name: str, summary: str, text: str, run: Callable[[argparse.Namespace], None]) -> Any:
+        raw = argparse.RawDescriptionHelpFormatter
+        added = commands.add_parser(name, help=summary, description=text, formatter_class=raw)
+        added.set_defaults(run=run)
+        return added
+
+    estimate = command("estimate", "impact table of a model", _ESTIMATE_HELP, _estimate)
     _add_model(estimate)
-    estimate.add_argument(
-        "--outcome",
-        choices=["accuracy", "retained", "loss", "margin", "divergence"],
-        default="accuracy",
-        help="what is measured (default: accuracy)",
-    )
-    estimate.add_argument(
-        "--rows", type=int, help="masked forward passes (default: 500 for each element, at least 50,000)"
-    )
-    estimate.add_argument(
-        "--rate", type=float, default=0.3, help="probability that an element is dropped (default: 0.3)"
-    )
-    estimate.add_argument(
-        "--forward-only", action="store_true", help="no gradients: for models without, and to compare"
-    )
-    estimate.add_argument(
-        "--out",
-        metavar="FILE",
-        type=Path,
-        default=Path("impact.csv"),
-        help="table to write, .csv or .parquet (default: impact.csv)",
-    )
-    estimate.add_argument(
-        "--record", metavar="FOLDER", type=Path, help="keep masks and outcomes here; a stopped run goes on"
-    )
-    estimate.add_argument("--plot", metavar="FILE.png", type=Path, help="draw the table")
-    estimate.set_defaults(run=_estimate)
+    outcomes = ["accuracy", "retained", "loss", "margin", "divergence"]
+    estimate.add_argument("--outcome", choices=outcomes, default="loss", help="what is measured (default: loss)")
+    estimate.add_argument("--rows", type=int, help="masked forward passes (default: 500 an element, at least 50,000)")
+    estimate.add_argument("--rate", type=float, default=0.3, help="probability of removing an element (default: 0.3)")
+    estimate.add_argument("--forward-only", action="store_true", help="do not use gradients, for models without")
+    _add_path(estimate, "--out", "FILE", "table to write, .csv or .parquet", "impact.csv")
+    _add_path(estimate, "--record", "FOLDER", "save masks and outcomes here, so that a stopped run can be resumed")
+    _add_path(estimate, "--plot", "FILE.png", "figure of the table to write, .png, .svg or .pdf")
 
-    prune = commands.add_parser("prune", help="a smaller model", description=PRUNE_HELP, formatter_class=raw)
+    prune = command("prune", "a smaller model", _PRUNE_HELP, _prune)
     _add_model(prune)
     amount = prune.add_mutually_exclusive_group(required=True)
-    amount.add_argument("--fraction", type=float, help="of the elements that goes")
-    for name, unit in (("params", "parameters"), ("macs", "multiply-adds"), ("bytes", "bytes of the file")):
-        amount.add_argument(f"--{name}", metavar="FRACTION", type=float, help=f"of the {unit} that stays at most")
-    amount.add_argument("--latency", metavar="FRACTION", type=float, help="of the seconds of a forward pass")
-    amount.add_argument("--max-loss", metavar="LOSS", type=float, help="accuracy that may be lost, such as 0.005")
-    prune.add_argument(
-        "--test", metavar="FILE.npz", type=Path, help="other examples: says how well the model does before and after"
-    )
-    prune.add_argument(
-        "--no-distillation", action="store_true", help="merge alone: what stays does not learn from the whole model"
-    )
+    amount.add_argument("--fraction", type=float, help="share of the elements to remove")
+    units = {"params": "parameters", "macs": "multiply-adds", "bytes": "bytes of the file"}
+    for name, unit in (units | {"latency": "seconds of a forward pass"}).items():
+        amount.add_argument(f"--{name}", metavar="FRACTION", type=float, help=f"largest share of the {unit} to keep")
+    amount.add_argument("--max-loss", metavar="LOSS", type=float, help="largest loss of accuracy, such as 0.005")
+    _add_path(prune, "--test", "FILE.npz", "other examples, to report the outcomes before and after")
+    prune.add_argument("--no-distillation", action="store_true", help="refit by least squares only, without training")
     prune.add_argument(
         "--on-blocked",
         choices=("raise", "keep"),
         default="raise",
-        help="what to do where a layer cannot be cut: refuse, or keep all that it holds (default: raise)",
+        help="for layers that cannot be cut: stop with an error, or keep all their elements (default: raise)",
     )
-    prune.add_argument(
-        "--out",
-        metavar="FILE.keras",
-        type=Path,
-        default=Path("small.keras"),
-        help="the smaller model (default: small.keras)",
-    )
-    prune.set_defaults(run=_prune)
+    _add_path(prune, "--out", "FILE.keras", "smaller model to write", "small.keras")
 
-    demo = commands.add_parser(
-        "demo", help="the main job on the shipped CNN and images", description=DEMO_HELP, formatter_class=raw
-    )
-    demo.add_argument(
-        "--out",
-        metavar="FOLDER",
-        type=Path,
-        default=Path("dropreg-demo"),
-        help="folder for impact.csv and impact.png (default: dropreg-demo)",
-    )
+    demo = command("demo", "impacts of the shipped CNN on shipped images", _DEMO_HELP, _demo)
+    _add_path(demo, "--out", "FOLDER", "folder for impact.csv and impact.png", "dropreg-demo")
     demo.add_argument("--rows", type=int, default=60_000, help="masked forward passes (default: 60,000)")
-    demo.add_argument("--seed", type=int, default=0, help="seed of the masks (default: 0)")
-    demo.add_argument("--quiet", action="store_true", help="no progress bar")
-    demo.set_defaults(run=_demo)
+    _add_common(demo)
     return parser
 
 
+def _add_path(command: argparse.ArgumentParser, name: str, metavar: str, text: str, default: str | None = None) -> None:
+    text = text if default is None else f"{text} (default: {default})"
+    command.add_argument(name, metavar=metavar, type=Path, default=default and Path(default), help=text)
+
+
+def _add_common(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: 0)")
+    command.add_argument("--quiet", action="store_true", help="no progress bar (never shown unless on a terminal)")
+
+
 def _add_model(command: argparse.ArgumentParser) -> None:
-    """Arguments of what works on a user's model."""
+    """Add the arguments of commands that take a model of the user's."""
     command.add_argument("model", metavar="MODEL.keras", type=Path, help="a saved model")
-    command.add_argument(
-        "--data", metavar="FILE.npz", type=Path, required=True, help="arrays x and y of held-out examples"
-    )
+    data_help = "arrays x and y of held-out examples"
+    command.add_argument("--data", metavar="FILE.npz", type=Path, required=True, help=data_help)
     command.add_argument(
         "--elements",
         nargs="+",
         choices=KINDS,
         default=["neurons"],
-        help="what is dropped, one or several of: neurons (Dense units, filters, recurrent units), embeddings, heads, "
-        "layers, branches, weights (default: neurons)",
+        help="kinds of elements to mask, one or several: neurons (Dense units, filters, recurrent units), embeddings, "
+        "heads, layers, branches, weights (default: neurons)",
     )
     command.add_argument("--include", nargs="+", metavar="LAYER", help="only these layers")
     command.add_argument("--exclude", nargs="+", metavar="LAYER", default=(), help="all but these layers")
-    command.add_argument(
-        "--output", metavar="NAME", help="the output that is measured and that y belongs to, of a model with several"
-    )
-    command.add_argument("--seed", type=int, default=0, help="the same seed gives the same result (default: 0)")
-    command.add_argument("--quiet", action="store_true", help="no progress bar")
+    output_help = "the output to measure, of a model with several; y are its labels"
+    command.add_argument("--output", metavar="NAME", help=output_help)
+    _add_common(command)
 
 
 def load_model_file(path: Path) -> "keras.Model":
-    """Load a ``.keras`` file.
-
-    Raises
-    ------
-    ModelError
-        If it is missing, corrupt, or needs code that is not imported.
-    """
+    """Load a ``.keras`` file; ModelError if it is missing, corrupt, or needs code that is not imported."""
     import keras
 
     if not path.is_file():
@@ -199,10 +165,10 @@ def load_model_file(path: Path) -> "keras.Model":
         model = keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         is_archive = zipfile.is_zipfile(path) or path.suffix != ".keras"
-        reason = str(error).strip().split("\n")[0] if is_archive else "no zip archive, or one that was cut off"
+        reason = str(error).strip().split("\n")[0] if is_archive else "not a complete zip archive"
         raise ModelError(
-            f"model file {path}: expected a model saved by Keras 3, received one that does not load ({reason}): "
-            "save it again with model.save('model.keras'). A model with layers of your own loads in Python, where "
+            f"model file {path}: expected a model saved by Keras 3, received a file that does not load ({reason}): "
+            "save it again with model.save('model.keras'). A model with custom layers must be used from Python, where "
             "they are registered."
         ) from error
     if not isinstance(model, keras.Model):
@@ -235,7 +201,7 @@ def _estimate(options: argparse.Namespace) -> None:
         sampling=Sampling(design=design, gradients=not options.forward_only),
         seed=options.seed,
         out=options.record,
-        progress=not options.quiet,
+        progress=False if options.quiet else None,
     )
     print(table.summary())
     table.to_csv(options.out) if options.out.suffix == ".csv" else table.to_parquet(options.out)
@@ -255,14 +221,14 @@ def _prune(options: argparse.Namespace) -> None:
 
     check_writable("--out", options.out, [".keras"])
     if options.out.resolve() == options.model.resolve():
-        raise DataError(f"--out must be another file than the model, received {options.out}, which it would replace.")
+        raise DataError(f"--out must be another file than the model, received {options.out}: choose another.")
     if options.test is not None and options.test.resolve() == options.data.resolve():
         raise DataError(
             f"--test must be another file than --data, received {options.test} for both: split the examples."
         )
     if options.max_loss is not None and options.test is None:
         raise DataError(
-            "--max-loss must have examples to show it on, received none: pass --test FILE.npz, others than --data."
+            "--max-loss must have test examples, received none: pass --test FILE.npz with other examples than --data."
         )
     model = load_model_file(options.model)
     found = elements(model, options.elements, include=options.include, exclude=options.exclude)
@@ -274,7 +240,7 @@ def _prune(options: argparse.Namespace) -> None:
 
     data, test = load(options.data), None if options.test is None else load(options.test)
     if test is not None:
-        check_data(model, test)  # a mistake in it is told before the work, not after
+        check_data(model, test)  # report a mistake before the work
     target = None
     for quantity in get_args(Quantity):
         at_most = getattr(options, quantity)
@@ -290,7 +256,7 @@ def _prune(options: argparse.Namespace) -> None:
         recovery="none" if options.no_distillation else None,
         on_blocked=options.on_blocked,
         seed=options.seed,
-        progress=not options.quiet,
+        progress=False if options.quiet else None,
     )
     small.model.save(options.out)
     print(small)
@@ -323,7 +289,7 @@ def _demo(options: argparse.Namespace) -> None:
         outcome="accuracy",
         rows=options.rows,
         seed=options.seed,
-        progress=not options.quiet,
+        progress=False if options.quiet else None,
     )
     print(table.summary(5))
     network = MaskedNetwork(model, found)
@@ -331,13 +297,9 @@ def _demo(options: argparse.Namespace) -> None:
     n_dropped = len(found) // 10
     highest = np.argsort(-table.impact, kind="stable")[:n_dropped]
     drawn = np.random.default_rng(options.seed).permutation(len(found))[:n_dropped]
-    print(f"\naccuracy on the 10,000 test images, nothing dropped: {network.accuracy(x_test, y_test, []):.4f}")
-    print(f"the {n_dropped} units with the largest impact dropped: {network.accuracy(x_test, y_test, highest):.4f}")
-    print(f"{n_dropped} random units dropped: {network.accuracy(x_test, y_test, drawn):.4f}")
+    print(f"\naccuracy on the 10,000 test images, all units kept: {network.accuracy(x_test, y_test, []):.4f}")
+    print(f"the {n_dropped} units with the largest impact removed: {network.accuracy(x_test, y_test, highest):.4f}")
+    print(f"{n_dropped} random units removed: {network.accuracy(x_test, y_test, drawn):.4f}")
     table.to_csv(options.out / "impact.csv")
     plot_impacts(table, options.out / "impact.png")
     print(f"\nwritten: {options.out / 'impact.csv'} and {options.out / 'impact.png'}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

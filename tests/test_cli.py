@@ -43,6 +43,7 @@ def estimate(files: tuple[str, str], *options: Any) -> int:
 
 
 def as_from_python(model: keras.Model, data: Labelled, elements: dr.Elements, **options: Any) -> pd.DataFrame:
+    options = {"outcome": "loss"} | options
     return flat.estimate(model, data, elements, rows=ROWS, progress=False, **options).to_frame()
 
 
@@ -59,11 +60,11 @@ def test_table_is_that_of_the_library(
     expected = as_from_python(model, data, elements)
     pd.testing.assert_frame_equal(pd.read_csv("impact.csv"), expected)
     printed = capsys.readouterr()
-    assert "Impact on accuracy of 9 elements (positive = replacing it hurts)" in printed.out
+    assert "Impact on loss of 9 elements (positive = replacing it hurts)" in printed.out
     assert "gradient-assisted regression, 600 rows, seed 0, 95% posterior intervals" in printed.out
     assert printed.out.endswith("written: impact.csv\n")
     top = expected.sort_values("rank")["element"].iloc[0]
-    assert re.search(rf"largest impact on accuracy\n.*\n *{re.escape(top)} ", printed.out)
+    assert re.search(rf"largest impact on loss\n.*\n *{re.escape(top)} ", printed.out)
 
 
 @pytest.fixture
@@ -147,7 +148,7 @@ def test_smaller_model_within_a_loss(
 ) -> None:
     command = ["prune", files[0], "--data", files[1], "--quiet", "--max-loss", "0.9"]
     assert main(command) == 2
-    assert "--max-loss must have examples to show it on, received none: pass --test" in capsys.readouterr().err
+    assert "--max-loss must have test examples, received none: pass --test" in capsys.readouterr().err
     assert main([*command, "--test", files[1]]) == 2
     assert "--test must be another file than --data" in capsys.readouterr().err
     assert main([*command, "--test", test_file, "--out", "model.h5"]) == 2
@@ -186,7 +187,7 @@ def test_one_of_several_outputs_is_measured(work: Path, capsys: pytest.CaptureFi
 @pytest.mark.parametrize(
     ("options", "settings"),
     [
-        (["--outcome", "loss"], {"outcome": "loss"}),
+        (["--outcome", "accuracy"], {"outcome": "accuracy"}),
         (["--outcome", "margin", "--seed", "3"], {"outcome": "margin", "seed": 3}),
         (["--forward-only"], {"gradients": False}),
         (["--rate", "0.5"], {"design": dr.designs.Bernoulli(0.5)}),
@@ -213,7 +214,7 @@ def test_masks_of_weights_are_shared_by_as_many_examples_as_in_the_library(
     assert dr.Record.load("run").settings.design == dr.designs.Bernoulli(0.2, examples_per_mask=128).settings()
     assert main(["estimate", files[0], "--data", files[1], "--quiet", *options[:-2]]) == 0
     weights = dr.elements(model, "weights", include=["second"])
-    expected = flat.estimate(model, data, weights, rows=12800, progress=False).to_frame()
+    expected = flat.estimate(model, data, weights, outcome="loss", rows=12800, progress=False).to_frame()
     pd.testing.assert_frame_equal(pd.read_csv("impact.csv"), expected)
 
 
@@ -256,7 +257,7 @@ def test_stopped_run_is_resumed(
     with monkeypatch.context() as patch:
         patch.setattr(dr.Record, "write", press_ctrl_c)
         assert estimate(files, "--quiet", "--record", "run") == 130
-    assert capsys.readouterr().err == "dropreg: stopped; with --record the same command goes on from here.\n"
+    assert capsys.readouterr().err == "dropreg: stopped; with --record the same command resumes from here.\n"
     assert not dr.Record.load("run").is_complete
     assert estimate(files, "--quiet", "--record", "run") == 0
     assert estimate(files, "--quiet", "--out", "whole.csv") == 0
@@ -283,7 +284,12 @@ def test_inputs_of_a_model_by_name() -> None:
     assert pd.read_csv("impact.csv")["element"].tolist() == [f"hidden[{i}]" for i in range(4)]
 
 
-def test_progress_is_shown_unless_quiet(files: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_is_shown_on_a_terminal_unless_quiet(
+    files: tuple[str, str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert estimate(files) == 0
+    assert "600/600" not in capsys.readouterr().err
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     assert estimate(files) == 0
     assert "600/600" in capsys.readouterr().err
     assert estimate(files, "--quiet") == 0
@@ -306,11 +312,11 @@ def exit_code(arguments: list[str]) -> object:
                 "np.savez(",
                 "Example\n",
                 "dropreg estimate model.keras --data heldout.npz",
-                "positive means that it hurts to lose it",
+                "positive means that removing it hurts",
                 "The model is not changed",
                 "four times the rows halve them",
                 *("--data", "--include", "--exclude", "--outcome", "--rows", "--rate", "--seed"),
-                *("--out", "--record", "--plot", "--quiet", "default: accuracy", "default: impact.csv"),
+                *("--out", "--record", "--plot", "--quiet", "default: loss", "default: impact.csv"),
             ],
         ),
         (
@@ -405,10 +411,11 @@ def test_demo(work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     text = capsys.readouterr().out
     assert f"Impact on accuracy of {len(table)} elements" in text
     assert "3,000 rows, seed 0" in text
-    shown = re.findall(r"(nothing|largest impact|random units) dropped: (0\.\d{4})", text)
+    shown = re.findall(r"(all units kept|largest impact removed|random units removed): (0\.\d{4})", text)
     accuracy = {name: float(value) for name, value in shown}
-    assert set(accuracy) == {"nothing", "largest impact", "random units"}
-    assert accuracy["nothing"] > 0.85
-    assert accuracy["largest impact"] < accuracy["random units"] <= accuracy["nothing"] + 0.01
+    assert set(accuracy) == {"all units kept", "largest impact removed", "random units removed"}
+    assert accuracy["all units kept"] > 0.85
+    assert accuracy["largest impact removed"] < accuracy["random units removed"]
+    assert accuracy["random units removed"] <= accuracy["all units kept"] + 0.01
     assert text.endswith(f"written: {folder / 'impact.csv'} and {folder / 'impact.png'}\n")
     assert mpimg.imread(folder / "impact.png").ndim == 3

@@ -1,4 +1,4 @@
-"""Ridge, lasso and other linear estimators of scikit-learn, fitted to the compressed design."""
+"""Ridge and lasso of scikit-learn, fitted to the compressed design."""
 
 from typing import Any, Literal
 
@@ -124,41 +124,5 @@ def lasso(design: CompressedDesign, rows: Rows, outcome: int, penalty: Penalty) 
     else:
         chosen = float(penalty)
     coefficients = Lasso(alpha=chosen, fit_intercept=False, max_iter=10_000).fit(x, y).coef_
-    return _without_errors(design, outcome, coefficients, {"penalty": chosen})
-
-
-_SUMS = ("LinearRegression", "Ridge", "Lars", "OrthogonalMatchingPursuit")
-_MEANS = ("Lasso", "ElasticNet", "LassoLars")
-
-
-def from_estimator(design: CompressedDesign, outcome: int, estimator: Any) -> Fit:
-    """Fit a copy of a linear estimator of scikit-learn to the pseudo-rows, without an intercept.
-
-    This is exact for objectives of a squared error and a fixed penalty; ParameterError for other estimators. Where the
-    objective is a *mean* squared error (Lasso, ElasticNet, LassoLars), the pseudo-rows are scaled so that the penalty
-    has the effect that it has on all rows.
-    """
-    from sklearn import linear_model
-    from sklearn.base import clone
-
-    name = type(estimator).__name__
-    if name.endswith(("CV", "IC")):
-        raise ParameterError(
-            f"`estimator` must not choose its penalty on the {design.n_elements + 1} compressed rows, received {name}: "
-            "pass estimator='ridge' or 'lasso' with penalty='cv', which holds out rows of the record."
-        )
-    known = {kind: getattr(linear_model, kind) for kind in (*_SUMS, *_MEANS)}
-    if type(estimator) not in known.values():
-        raise ParameterError(
-            f"`estimator` must be a name or one of scikit-learn's {', '.join(known)}, whose objectives are a squared "
-            f"error and a fixed penalty, received {name}."
-        )
-    x, y = _mean_scaled(design, outcome) if name in _MEANS else design.pseudo_rows(outcome)
-    copy: Any = clone(estimator)
-    fitted = copy.set_params(fit_intercept=False).fit(x, y)
-    return _without_errors(design, outcome, np.asarray(fitted.coef_, dtype=np.float64).reshape(-1), {})
-
-
-def _without_errors(design: CompressedDesign, outcome: int, coefficients: Array, details: dict[str, Any]) -> Fit:
     unknown = np.full(design.n_elements, np.nan)
-    return Fit(coefficients, unknown, "none", design.intercept(outcome, coefficients), details)
+    return Fit(coefficients, unknown, "none", design.intercept(outcome, coefficients), {"penalty": chosen})

@@ -16,7 +16,7 @@ from ._impact import ImpactTable, impact_table
 from ._interactions import Interactions
 from ._interactions import interactions as pairwise
 from ._ols import CovarianceType, Fit, check_identified, marginal, ols, residuals
-from ._penalized import Penalty, from_estimator, lasso, ridge
+from ._penalized import Penalty, lasso, ridge
 
 Estimator = Literal["auto", "assisted", "gradient", "ols", "ridge", "lasso", "marginal"]
 _LABELS = {
@@ -36,7 +36,7 @@ def regress(
     record: Record,
     *,
     outcome: str | None = None,
-    estimator: Estimator | Any = "auto",
+    estimator: Estimator = "auto",
     covariance: CovarianceType = "HC1",
     penalty: Penalty | None = None,
     paired: bool | None = None,
@@ -54,17 +54,16 @@ def regress(
         From ``dropreg.sample`` or ``dropreg.Record.load``.
     outcome : str, optional
         One of the record's outcomes; by default its first.
-    estimator : str or scikit-learn estimator
+    estimator : str
         "assisted": regression that shrinks towards the recorded gradients. "gradient": the gradients alone. "ols": by
         statsmodels. "ridge" and "lasso": by scikit-learn. "marginal": each element by itself, for very many elements.
-        Or a LinearRegression, Ridge, Lasso, ElasticNet, Lars, LassoLars or OrthogonalMatchingPursuit object of
-        scikit-learn. "auto" is "assisted" if the record holds gradients of the outcome, else "ols". More than 8,000
+        "auto" is "assisted" if the record holds gradients of the outcome, else "ols". More than 8,000
         elements need "marginal", "assisted" or "gradient", which then use the known covariance of independent masks
         in memory proportional to the number of elements; "auto" without gradients is then "marginal".
     covariance : {"HC1", "cluster", "nonrobust"}
         Standard errors of OLS: "HC1" for inference about this data set, "cluster" (by example) about the population
         that the examples came from, "nonrobust" for rows of equal variance. Those of ridge and "assisted" come from
-        their posterior; lasso and scikit-learn estimators have none.
+        their posterior; lasso has none.
     penalty : float, "evidence" or "cv", optional
         Of ridge (on squared coefficients; default "evidence") or lasso (default "cv").
     paired : bool, optional
@@ -107,7 +106,7 @@ def regress(
     outcome = settings.outcomes[0] if outcome is None else outcome
     _check_arguments(record, outcome, estimator, covariance, penalty)
     column = settings.outcomes.index(outcome)
-    name = estimator if isinstance(estimator, str) else None
+    name = estimator
     if name == "auto":
         is_dense = settings.n_elements <= MOST_DENSE
         name = "assisted" if outcome in settings.gradients else "ols" if is_dense else "marginal"
@@ -116,7 +115,7 @@ def regress(
     if paired is None:
         paired = settings.masks_per_group == 2 and name != "marginal"
     rows = observations(record, paired=paired)
-    fit = _fit(record, rows, outcome, name or estimator, covariance, penalty)
+    fit = _fit(record, rows, outcome, name, covariance, penalty)
     if paired:  # the intercept cancels in differences, so take it from the single rows
         unexplained = [residuals(block, column, fit.coefficients, 0.0) for block in observations(record).blocks()]
         fit = replace(fit, intercept=float(np.concatenate(unexplained).mean()))
@@ -129,7 +128,7 @@ def regress(
         record.elements,
         sign * fit.coefficients,
         fit.std_errors,
-        method=_LABELS[name] if name else f"{estimator!r}",
+        method=_LABELS[name],
         outcome=outcome,
         rows=record.rows,
         seed=settings.seed,
@@ -153,11 +152,8 @@ def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: s
             f"`outcome` must be one of the record's ({', '.join(settings.outcomes)}), received {outcome!r}: "
             f"sample again with outcomes=({outcome!r},)."
         )
-    if isinstance(estimator, str) and estimator not in get_args(Estimator):
-        raise ParameterError(
-            f"`estimator` must be one of {', '.join(get_args(Estimator))} or a scikit-learn estimator, "
-            f"received {estimator!r}."
-        )
+    if estimator not in get_args(Estimator):
+        raise ParameterError(f"`estimator` must be one of {', '.join(get_args(Estimator))}, received {estimator!r}.")
     if covariance not in get_args(CovarianceType):
         raise ParameterError(
             f"`covariance` must be one of {', '.join(get_args(CovarianceType))}, received {covariance!r}."
@@ -173,7 +169,7 @@ def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: s
         )
     if penalty is None:
         return
-    if not (isinstance(estimator, str) and estimator in ("ridge", "lasso")):
+    if estimator not in ("ridge", "lasso"):
         raise ParameterError(
             f"`penalty` must be None unless estimator is 'ridge' or 'lasso', received {penalty} with {estimator!r}."
         )
@@ -182,10 +178,10 @@ def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: s
 
 
 def _fit(
-    record: Record, rows: Rows, outcome: str, estimator: Any, covariance: CovarianceType, penalty: Penalty | None
+    record: Record, rows: Rows, outcome: str, name: Estimator, covariance: CovarianceType, penalty: Penalty | None
 ) -> Fit:
     n_elements, column = record.settings.n_elements, record.settings.outcomes.index(outcome)
-    name, rates = estimator if isinstance(estimator, str) else None, 1.0 - record.keep_probabilities()
+    rates = 1.0 - record.keep_probabilities()
     if name == "marginal":
         return marginal(rows, column, rates)
     if name in ("assisted", "gradient"):
@@ -201,13 +197,11 @@ def _fit(
         return assisted_marginal(fit, rates, sums)
     if n_elements > MOST_DENSE:
         raise ParameterError(
-            f"estimator={estimator!r} must have at most {MOST_DENSE:,} elements, received {n_elements:,} (a matrix of "
+            f"estimator={name!r} must have at most {MOST_DENSE:,} elements, received {n_elements:,} (a matrix of "
             f"{8 * n_elements**2 / 2**30:,.1f} GiB): pass estimator='marginal', or sample with "
             f"gradients=({outcome!r},) and pass 'assisted'."
         )
     design = _compress(rows)
-    if name is None:
-        return from_estimator(design, column, estimator)
     if name == "ridge":
         return ridge(design, rows, column, penalty or "evidence")
     if name == "lasso":

@@ -1,25 +1,23 @@
 """All ways to score elements, each returning an impact table: regression, Taylor, leave-one-out and others."""
 
-from ._activation import activation
+from ._activation import activation, weight_activation
 from ._defaults import default_scorers
 from ._derivatives import Curvature, Exact, GaussNewton
 from ._estimate import estimate
-from ._gates import HardConcrete, gates
+from ._game import MaskedGame, masked_game
+from ._gates import gates
 from ._greedy import greedy
 from ._leave_one_out import leave_one_out
 from ._magnitude import magnitude
 from ._random import random
 from ._scorer import Scorer, spent
-from ._shapiq import MaskedGame, masked_game, shapiq_scores
 from ._shapley import shapley
 from ._taylor import obd, spread, taylor
-from ._weight_activation import weight_activation
 
 __all__ = [
     "Curvature",
     "Exact",
     "GaussNewton",
-    "HardConcrete",
     "MaskedGame",
     "Scorer",
     "activation",
@@ -32,7 +30,6 @@ __all__ = [
     "masked_game",
     "obd",
     "random",
-    "shapiq_scores",
     "shapley",
     "spent",
     "spread",

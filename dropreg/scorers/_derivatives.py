@@ -1,22 +1,21 @@
-"""First and second derivatives of an outcome with respect to masks, example by example.
+"""First and second derivatives of an outcome with respect to masks, for single examples.
 
-All functions work on rows: row r has an example and a mask m_r of its own, so that the derivative of
-the sum of all rows' outcomes with respect to m_r is that of one example. For a unit with activation a
-the derivative at m = 1 is g a summed over where it is read, for a weight w it is g w (g being the
-gradient with respect to the activation or the weight), and the second derivative h a² or h w² in the
-same sense; so dropping element j changes an example's outcome by -g_j + h_jj / 2 up to third order.
+Each row r has its own example and mask m_r, so the derivative of the sum of all outcomes with respect to m_r is that of
+one example. At m = 1 the derivative for a unit with activation a is the sum of g a over its consumers, and for a weight
+w it is g w (g: gradient with respect to the activation or the weight). In the same sense the second derivative is h a²
+or h w². Removing element j changes an example's outcome by -g_j + h_jj / 2 up to third order.
 """
 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from .._utils import Running
+from .._utils import Running, positive
 from ..data import Prediction
 from ..errors import ModelError, ParameterError
 from ..network import Evaluator, PerExample
@@ -26,6 +25,8 @@ if TYPE_CHECKING:
 
 Derivatives = tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None]
 """(g, h): first derivatives (rows, n_elements), and second ones or None."""
+Differentiate = Callable[[npt.NDArray[np.int64]], Derivatives]
+"""From numbers of examples (rows,) to their derivatives."""
 FORWARD, BACKWARD = 1, 2
 _PROBES, _MOST_OUTPUTS = 8, 64
 _ROW_FLOATS = 2**23
@@ -33,53 +34,46 @@ _ROW_FLOATS = 2**23
 
 
 class Curvature(ABC):
-    """A way to the diagonal of the Hessian with respect to masks."""
+    """A method for the diagonal of the Hessian with respect to masks: `GaussNewton` or `Exact`."""
 
     @abstractmethod
     def cost(self, n_elements: int, n_outputs: int) -> int:
-        """What one example costs.
+        """Return the cost of one example in row-equivalents, first derivatives included.
 
         Parameters
         ----------
         n_elements, n_outputs : int
+            Numbers of elements, and of outputs over all positions.
 
         Returns
         -------
         int
-            Row-equivalents, first derivatives included.
         """
 
     @abstractmethod
-    def prepare(self, evaluator: Evaluator) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
-        """Get ready to differentiate.
-
-        Parameters
-        ----------
-        evaluator : Evaluator
-            Of the network, the examples and the outcome.
-
-        Returns
-        -------
-        callable
-            Example numbers, ndarray of int64 of shape (rows,), to (g, h): first derivatives by the mask, and second
-            ones or None, ndarrays of float32 of shape (rows, n_elements).
-        """
+    def prepare(self, evaluator: Evaluator) -> Differentiate:
+        """Compile the function from numbers of examples (rows,) to derivatives (g, h), each (rows, n_elements)."""
 
 
 @dataclass(frozen=True)
 class Exact(Curvature):
-    """Two nested gradient tapes, one column at a time.
+    """The exact second derivatives, by two nested gradient tapes for each element.
 
-    The outcome of row (example i, element j) along the line m = 1 - t e_j has first derivative -g_ij
-    and second derivative h_ijj at t = 0. One pair costs a forward pass, a backward pass and the
-    backward pass of both: nine row-equivalents, for each element of each example. Meant for small
-    models, for few examples, and to judge the others by.
+    With row (example i, element j) on the line m = 1 - t e_j, the outcome has first derivative -g_ij and second
+    derivative h_ijj at t = 0. Each pair of example and element costs nine row-equivalents: a forward pass, a backward
+    pass and the backward pass of both. It is meant for small models and few examples, and as a reference.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.scorers.Exact().cost(n_elements=100, n_outputs=10)
+    900
     """
 
     def cost(self, n_elements: int, n_outputs: int) -> int:
         return n_elements * (FORWARD + BACKWARD + BACKWARD * (FORWARD + BACKWARD))
 
-    def prepare(self, evaluator: Evaluator) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+    def prepare(self, evaluator: Evaluator) -> Differentiate:
         import tensorflow as tf
 
         n, columns = evaluator.n_elements, evaluator.question.candidates
@@ -114,39 +108,44 @@ class Exact(Curvature):
 class GaussNewton(Curvature):
     """The diagonal of J'HJ: J the outputs' Jacobian, H the outcome's Hessian with respect to the outputs [1]_.
 
-    For the cross-entropy this is the Fisher information under the model's own prediction. It is the
-    exact Hessian where the outputs (logits) are piecewise linear in each mask, as in networks of
-    Dense, convolution, ReLU and max pooling layers; elsewhere it leaves out the outputs' own curvature.
+    For the cross-entropy this is the Fisher information under the model's own prediction. It equals the exact Hessian
+    where the outputs (logits) are piecewise linear in each mask, as in networks of Dense, convolution, ReLU and max
+    pooling layers; elsewhere the curvature of the outputs themselves is left out.
 
     Parameters
     ----------
     probes : int, optional
-        Random directions that J'HJ is sketched with for each example, unbiased where H is positive
-        semidefinite. By default all outputs are used and nothing is random, or 8 where the outputs of an
-        example, over all positions, are more than 64.
+        Number of random directions for each example that estimate J'HJ, without bias where H is positive semidefinite.
+        By default all outputs are used and nothing is random; but 8 directions where an example has more than 64
+        outputs over all positions.
 
     References
     ----------
-    .. [1] Schraudolph (2002), "Fast curvature matrix-vector products", section 3; Martens (2020), "New
-       insights and perspectives on the natural gradient method", section 8.
+    .. [1] Schraudolph (2002), "Fast curvature matrix-vector products", section 3; Martens (2020), "New insights and
+       perspectives on the natural gradient method", section 8.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.scorers.GaussNewton().cost(n_elements=100, n_outputs=10), dr.scorers.GaussNewton(2).cost(100, 10)
+    (21, 7)
     """
 
     probes: int | None = None
 
     def __post_init__(self) -> None:
-        probes = self.probes
-        if probes is not None and (isinstance(probes, bool) or not isinstance(probes, int) or probes < 1):
-            raise ParameterError(f"`probes` must be an integer of at least 1, received {probes!r}.")
+        if self.probes is not None:
+            positive("probes", self.probes)
 
     def cost(self, n_elements: int, n_outputs: int) -> int:
         n_probes = self._n_probes(n_outputs)
         return FORWARD + BACKWARD * (1 + n_probes if n_probes else n_outputs)
 
     def _n_probes(self, n_outputs: int) -> int:
-        """Random directions, 0 for all outputs."""
+        """Return the number of random directions, 0 for all outputs."""
         return self.probes or (_PROBES if n_outputs > _MOST_OUTPUTS else 0)
 
-    def prepare(self, evaluator: Evaluator) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+    def prepare(self, evaluator: Evaluator) -> Differentiate:
         import tensorflow as tf
 
         outcome, row = evaluator.question.outcome, evaluator.original.shape[1:]
@@ -182,36 +181,33 @@ class GaussNewton(Curvature):
 
 
 def _scores(prediction: Prediction) -> "tf.Tensor":
-    """Outputs as logits (rows, ..., n_outputs), so that what follows them is the outcome alone."""
+    """Return the outputs as logits (rows, ..., n_outputs), which only the outcome follows."""
     if prediction.task == "classes":
         return prediction.outputs if prediction.from_logits else prediction.log_probabilities()
     return prediction.outputs if prediction.task == "regression" else prediction.logits()
 
 
 def _curvature(evaluator: Evaluator, bundle: Any, scores: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor]":
-    """First (rows, ..., n_outputs) and second (rows, ..., n_outputs, n_outputs) derivatives by the scores.
+    """Return first (rows, ..., n_outputs) and second (rows, ..., n_outputs, n_outputs) derivatives by the scores.
 
-    Scores of different positions have no second derivative of an outcome that is a mean over positions.
+    An outcome that is a mean over positions has no second derivatives by scores of different positions.
     """
     import tensorflow as tf
 
-    task, outcome, whole = (
-        evaluator.question.examples.task,
-        evaluator.question.outcome,
-        evaluator.original_prediction(bundle),
-    )
+    task, outcome = evaluator.question.examples.task, evaluator.question.outcome
+    original = evaluator.original_prediction(bundle)
 
-    def here(scores: tf.Tensor) -> Prediction:
+    def prediction(scores: tf.Tensor) -> Prediction:
         if evaluator.from_logits or task == "regression" or not isinstance(outcome, PerExample):
-            return replace(whole, outputs=scores, from_logits=True)
+            return replace(original, outputs=scores, from_logits=True)
         given = tf.nn.softmax(scores) if task == "classes" else tf.sigmoid(scores)
-        return replace(whole, outputs=given, from_logits=False)
+        return replace(original, outputs=given, from_logits=False)
 
     with tf.GradientTape(persistent=True) as outer:
         outer.watch(scores)
         with tf.GradientTape() as inner:
             inner.watch(scores)
-            value = outcome.measure(here(scores), bundle.labels, whole)
+            value = outcome.measure(prediction(scores), bundle.labels, original)
         slope: Any = inner.gradient(value, scores)
         columns = tf.unstack(slope, axis=-1)
     rows: list[Any] = [outer.gradient(column, scores) for column in columns]
@@ -220,7 +216,7 @@ def _curvature(evaluator: Evaluator, bundle: Any, scores: "tf.Tensor") -> "tuple
 
 
 def _units(slope: Any) -> list[Any]:
-    """What the scores are multiplied by: unit vectors."""
+    """Return the unit vectors of the outputs, as factors of the scores."""
     import tensorflow as tf
 
     row = slope.shape[1:]
@@ -229,7 +225,7 @@ def _units(slope: Any) -> list[Any]:
 
 
 def _directions(slope: Any, hessian: Any, noise: Any) -> list[Any]:
-    """What the scores are multiplied by: the slope and random vectors of covariance H."""
+    """Return the slope and random vectors of covariance H, as factors of the scores."""
     import tensorflow as tf
 
     values, vectors = tf.linalg.eigh(hessian)
@@ -239,12 +235,12 @@ def _directions(slope: Any, hessian: Any, noise: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class FirstOrder(Curvature):
-    """First derivatives alone."""
+    """First derivatives only."""
 
     def cost(self, n_elements: int, n_outputs: int) -> int:
         return FORWARD + BACKWARD
 
-    def prepare(self, evaluator: Evaluator) -> "Callable[[npt.NDArray[np.int64]], Derivatives]":
+    def prepare(self, evaluator: Evaluator) -> Differentiate:
         import tensorflow as tf
 
         def body(bundle: Any) -> Any:
@@ -255,30 +251,17 @@ class FirstOrder(Curvature):
         return lambda examples: (step(evaluator.bundle(examples)).numpy(), None)
 
 
-@dataclass(frozen=True)
-class Expansion:
-    """What derivatives say of each element, over examples.
+class Expansion(NamedTuple):
+    """Statistics of derivatives over examples, in the outcome's unit and direction."""
 
-    Attributes
-    ----------
-    first, second, change : Running
-        Of g, of h (zero where it was not asked for) and of -g + h / 2, the predicted change of the
-        outcome when the element is dropped; in the outcome's unit and own direction.
-    """
-
-    first: Running
-    second: Running
-    change: Running
+    first: Running  # of g
+    second: Running  # of h; empty for first order
+    change: Running  # of -g + h / 2, the predicted change when the element is removed
+    method: str
 
 
 def expand(evaluator: Evaluator, curvature: Curvature) -> Expansion:
-    """Derivatives at the question's state, over all examples of the evaluator.
-
-    Raises
-    ------
-    ModelError
-        If an operation of the network has no second derivative, or the outcome has none.
-    """
+    """Return statistics of the derivatives at the question's state over all examples; ModelError if there are none."""
     n = evaluator.n_elements
     first, second, change = (Running(n) for _ in range(3))
     derivatives = curvature.prepare(evaluator)
@@ -300,11 +283,11 @@ def expand(evaluator: Evaluator, curvature: Curvature) -> Expansion:
     evaluator.rows += len(evaluator) * curvature.cost(
         len(evaluator.question.candidates), math.prod(evaluator.original.shape[1:])
     )
-    return Expansion(first, second, change)
+    return Expansion(first, second, change, str(curvature))
 
 
 def _is_linear(evaluator: Evaluator) -> bool:
-    """Whether the outcome is piecewise linear in the outputs, judged at random ones (a saturated loss is not)."""
+    """Return whether the outcome is piecewise linear in the outputs, tested at random outputs."""
     import tensorflow as tf
 
     bundle = evaluator.bundle(np.arange(min(len(evaluator), 64)))
@@ -314,7 +297,7 @@ def _is_linear(evaluator: Evaluator) -> bool:
 
 
 def check_finite(g: npt.NDArray[Any], h: npt.NDArray[Any] | None, evaluator: Evaluator) -> None:
-    """Raise ModelError unless first and second derivatives, where there are any, are finite."""
+    """Raise ModelError unless the first and (if given) second derivatives are finite."""
     if h is not None and np.isnan(h).any() and np.isfinite(g).all():
         raise ModelError(_no_second(evaluator, "none"))
     if not np.isfinite(g).all() or (h is not None and not np.isfinite(h).all()):

@@ -1,4 +1,4 @@
-"""From a model to impacts in one call."""
+"""Impacts of a model in one call: sampling and regression."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -33,43 +33,41 @@ def estimate(
     out: str | Path | None = None,
     progress: bool | None = None,
 ) -> ImpactTable:
-    """Estimate the impact of every element: sample random masks and regress, with good defaults.
+    """Estimate the impact of every element: run the model with random masks and regress the outcome on them.
+
+    This is `sample` followed by `regress`, with good defaults.
 
     Parameters
     ----------
-    model : keras.Model
-        Its measured output has shape (batch, ..., n_outputs). It is not changed.
-    data : (x, y), or batches
-        Held-out examples and their labels; see `sample`.
-    elements : Elements
-        From ``dropreg.elements(model)``.
-    outcome : str or Outcome
-        "loss", "accuracy", "retained", "margin", "divergence", or a metric of your own.
-    rows : int, optional
-        Masked forward passes; by default 500 for each element, at least 50,000 and at most 1,000,000.
-    sampling : Sampling, optional
-        As in `sample`. With gradients, the default, a row costs three row-equivalents and the estimates are far more
-        precise; ``Sampling(gradients=False)`` takes forward passes only.
-    task, output, seed, out, progress
+    model, data, elements, task, output, seed, out, progress
         As in `sample`.
+    outcome : str or Outcome
+        "loss", "accuracy", "retained", "margin", "divergence", or an own outcome from `dropreg.outcomes`.
+    rows : int, optional
+        Number of masked forward passes; by default 500 for each element, at least 50,000 and at most 1,000,000.
+    sampling : Sampling, optional
+        As in `sample`. By default gradients are recorded: a row costs three row-equivalents, and the estimates are far
+        more precise. ``Sampling(gradients=False)`` uses forward passes only.
 
     Returns
     -------
     ImpactTable
-        Impacts in the outcome's unit, positive = replacing the element hurts.
+        Impacts in the outcome's unit, positive = replacing the element hurts, with standard errors.
 
     Raises
     ------
     ModelError, DataError, ParameterError, RecordError
-        As `sample` and `regress` do.
+        As in `sample` and `regress`.
 
     Examples
     --------
     >>> import dropreg as dr
-    >>> model = dr.datasets.load_model("mlp")
-    >>> impact = dr.estimate(model, dr.datasets.fashion_mnist("test"), dr.elements(model), rows=2_000)
-    >>> impact.to_frame().columns.tolist()[:4]
-    ['element', 'layer', 'index', 'kind']
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> table = dr.estimate(model, data, dr.elements(model), rows=2_000, progress=False)
+    >>> table.outcome, table.method, table.rows
+    ('loss', 'gradient-assisted regression', 2000)
+    >>> table.top(3).columns.tolist()[:3]
+    ['element', 'layer', 'kind']
     """
     check_elements(elements)
     measured = resolve(outcome)

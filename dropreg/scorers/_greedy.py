@@ -1,24 +1,20 @@
 """Greedy backward elimination."""
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from .._utils import Array
 from ..data import Data, Task
 from ..element import Elements
 from ..errors import ParameterError
 from ..network import Evaluator, Outcome, ask_one
-from ..regression import ImpactTable, impact_table
-from ._leave_one_out import change_of_each, measured
-from ._scorer import affordable
+from ..regression import ImpactTable
+from ._leave_one_out import MOST_ROWS, change_of_each, unmasked
+from ._scorer import affordable, table_of
 
 if TYPE_CHECKING:
     import keras
-
-_MOST_ROWS = 100_000_000
 
 
 def greedy(
@@ -33,75 +29,73 @@ def greedy(
     kept: npt.ArrayLike | None = None,
     seed: int = 0,
 ) -> ImpactTable:
-    """Drop what hurts least, measure the rest again, and so on to the end.
+    """Rank elements by removing the least harmful ones first, and measuring the others again.
 
-    Every round measures every element that is left by leaving it out of what is left, and drops the
-    best of them for good.
+    Every round measures each remaining element by leave-one-out around the remaining elements, and removes those that
+    hurt least. Rounds end when nothing is left.
 
     Parameters
     ----------
     model, data, elements, task, kept, seed
         As in `taylor`.
     step : float
-        Fraction of all elements that a round drops, at least one; more is cheaper and coarser.
+        Share of all elements that a round removes (at least one element), above 0 and at most 1. A larger share is
+        cheaper and less exact.
     outcome : str or Outcome
-        Any, differentiable or not.
+        As in `leave_one_out`.
     rows : int, optional
-        Budget in rows. One random example costs a row for each element left in each round; the budget
-        says how many examples there are, on which every round but the first also measures what is
-        left. By default all examples are used, if that costs at most 100,000,000 rows.
+        Budget in masked forward passes. It sets the number of random examples, each of which costs a row for every
+        remaining element in every round, and a row for the state at the beginning of each later round. By default
+        all examples are used, if they cost at most 100,000,000 rows.
 
     Returns
     -------
     ImpactTable
-        Impacts say when an element went: the fraction of elements dropped before it. Column
-        ``joint_change`` is how much worse its own removal made the outcome, in its unit, given all
-        that had gone before its round.
+        Impacts are ranks: the share of elements that were removed earlier, in [0, 1). Column ``joint_change`` is how
+        much worse the outcome got when the element was removed after all those of earlier rounds, in its unit. No
+        standard errors.
 
     Raises
     ------
     ParameterError, DataError, ModelError
-        If the arguments do not fit together, or `rows` pays for no example.
+        As in `leave_one_out`.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> elements = dr.elements(model, include=["dense_2"])
+    >>> table = dr.scorers.greedy(model, data, elements, step=0.25, rows=10_000)
+    >>> table.details
+    {'examples': 39, 'rounds': 4}
+    >>> [float(value) for value in sorted(table.impact)[:3]]
+    [0.0, 0.01, 0.02]
     """
     if isinstance(step, bool) or not 0 < step <= 1:
         raise ParameterError(f"`step` must be a fraction above 0 and at most 1, received {step!r}.")
     question = ask_one(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
-    sizes = _rounds(len(question.candidates), max(round(step * len(question.candidates)), 1))
+    n_candidates, n_elements = len(question.candidates), len(elements)
+    sizes = list(range(n_candidates, 0, -max(round(step * n_candidates), 1)))  # remaining elements of each round
     cost = sum(sizes) + len(sizes) - 1
-    unit = f"example with {len(question.candidates):,} elements in {len(sizes)} rounds"
-    n = affordable(rows, cost, len(question.examples), unit, limit=_MOST_ROWS)
-    question = question.first(n)
+    unit = f"example with {n_candidates:,} elements in {len(sizes)} rounds"
+    n = affordable(rows, cost, len(question.examples), unit, limit=MOST_ROWS)
+    evaluator = Evaluator(question.first(n))
     order: list[int] = []
-    left, changes = question.kept.copy(), np.zeros(len(elements))
-    evaluator, everything = Evaluator(question), np.ones((1, len(elements)), bool)
+    left, joint_changes, impact = question.kept.copy(), np.zeros(n_elements), np.zeros(n_elements)
     for size, after in zip(sizes, [*sizes[1:], 0], strict=True):
         evaluator.keep(left)
         columns = np.flatnonzero(left)
-        worse = question.sign * change_of_each(evaluator, columns, measured(evaluator, everything)).mean
+        worse = question.sign * change_of_each(evaluator, columns, unmasked(evaluator))[0]
         first = np.argsort(worse, kind="stable")[: size - after]
-        changes[columns[first]] = worse[first]
+        joint_changes[columns[first]] = worse[first]
         order += columns[first].tolist()
         left[columns[first]] = False
-    evaluator.rows += n * (len(sizes) - 1)  # every round's own state, but for the first
-    table = impact_table(
-        elements.to_frame(),
-        _places(order, len(elements)),
+    impact[order] = np.arange(n_elements - n_candidates, n_elements) / n_elements
+    return table_of(
+        question,
+        impact,
         method="greedy backward elimination",
-        outcome=question.outcome.name,
-        rows=evaluator.rows,
-        seed=question.seed,
+        rows=evaluator.rows + n * (len(sizes) - 1),
         details={"examples": n, "rounds": len(sizes)},
+        columns={"joint_change": joint_changes},
     )
-    return replace(table, frame=table.frame.assign(joint_change=changes))
-
-
-def _rounds(n: int, step: int) -> list[int]:
-    """Elements that are left at the beginning of each round."""
-    return list(range(n, 0, -step))
-
-
-def _places(order: list[int], n_elements: int) -> Array:
-    """Fraction of elements dropped before each; zero for those that were not there."""
-    places = np.zeros(n_elements)
-    places[order] = np.arange(n_elements - len(order), n_elements) / n_elements
-    return places

@@ -1,6 +1,6 @@
-"""Leave one out: every element dropped alone, measured."""
+"""Leave one out: the outcome with one element removed at a time."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,13 +10,14 @@ from .._utils import Array, Running
 from ..data import Data, Task
 from ..element import Elements, take
 from ..network import Evaluator, Outcome, Question, ask_one
-from ..regression import ImpactTable, impact_table
-from ._scorer import affordable
+from ..regression import ImpactTable
+from ._scorer import affordable, table_of
 
 if TYPE_CHECKING:
     import keras
 
-_MOST_ROWS = 100_000_000
+MOST_ROWS = 100_000_000
+"""Largest cost without a budget."""
 
 
 def leave_one_out(
@@ -30,86 +31,86 @@ def leave_one_out(
     kept: npt.ArrayLike | None = None,
     seed: int = 0,
 ) -> ImpactTable:
-    """Measure how much worse the outcome gets when an element is dropped alone.
+    """Score each element by how much worse the outcome gets when it is removed alone.
 
-    Exact for the examples that are used, the same ones for every element. Units are taken layer by
-    layer, so that all that comes before a layer is computed once an example.
+    This is exact for the examples that are used, which are the same for all elements. Elements are removed layer by
+    layer, so that the layers before are computed once for each example.
 
     Parameters
     ----------
     model, data, elements, task, kept, seed
         As in `taylor`.
     outcome : str or Outcome
-        Any, differentiable or not.
+        Any of `dropreg.outcomes` that is measured on single examples; it needs no derivatives.
     rows : int, optional
-        Budget in rows; every example costs one row for each element. By default all examples are
-        used, if that costs at most 100,000,000 rows.
+        Budget in masked forward passes, one for each element and example; it sets the number of random examples. By
+        default all examples are used, if they cost at most 100,000,000 rows.
 
     Returns
     -------
     ImpactTable
-        With standard errors over examples, and ``change_sd``, the SD of an example's change.
+        Impacts in the outcome's unit, positive = removing the element hurts, with standard errors over examples.
+        Columns ``change_mean`` and ``change_sd`` are mean and SD over examples of the change of the outcome.
 
     Raises
     ------
     ParameterError, DataError, ModelError
-        If the arguments do not fit together, or `rows` pays for no example.
+        If an argument is out of range, the data or the elements do not fit the model, or `rows` pays for no example.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> elements = dr.elements(model, include=["dense_2"])
+    >>> table = dr.scorers.leave_one_out(model, data, elements, rows=10_000)
+    >>> len(table), table.rows, table.details["examples"]
+    (100, 10000, 100)
     """
     question = ask_one(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
     candidates = question.candidates
     unit = f"example with {len(candidates):,} elements"
-    question = question.first(affordable(rows, len(candidates), len(question.examples), unit, limit=_MOST_ROWS))
-    n = len(question.examples)
+    question = question.first(affordable(rows, len(candidates), len(question.examples), unit, limit=MOST_ROWS))
+    n, original, n_rows = len(question.examples), None, 0
     mean, variance = np.zeros((2, len(elements)))
-    whole, spent = None, 0
     for columns in _by_layer(elements, candidates):
-        evaluator, numbers = _probe_of(question, columns)
-        whole = measured(evaluator, np.ones((1, evaluator.n_elements), bool)) if whole is None else whole
-        changes = change_of_each(evaluator, numbers, whole)
-        mean[columns], variance[columns] = changes.mean, changes.variance
-        spent += evaluator.rows
-    table = impact_table(
-        elements.to_frame(),
+        evaluator, numbers = _evaluator_of(question, columns)
+        original = unmasked(evaluator) if original is None else original
+        mean[columns], variance[columns] = change_of_each(evaluator, numbers, original)
+        n_rows += evaluator.rows
+    return table_of(
+        question,
         question.sign * mean,
         np.sqrt(variance / n) if n > 1 else None,
         method="leave one out",
-        outcome=question.outcome.name,
-        rows=spent,
-        seed=question.seed,
+        rows=n_rows,
         details={"examples": n},
+        columns={"change_mean": mean, "change_sd": np.sqrt(variance)},
     )
-    return replace(table, frame=table.frame.assign(change_mean=mean, change_sd=np.sqrt(variance)))
 
 
-@dataclass(frozen=True)
-class Changes:
-    """Change of the outcome when an element is dropped.
+def unmasked(evaluator: Evaluator) -> Array:
+    """Return the outcome of each example (n_examples,) with all elements of the evaluator's state; not counted."""
+    return evaluator.values_of_one(np.ones(evaluator.n_elements, bool), np.arange(len(evaluator)))
 
-    Attributes
-    ----------
-    mean, variance : ndarray of float64, shape (columns,)
-        Over examples, in the outcome's unit and own direction.
+
+def change_of_each(evaluator: Evaluator, columns: npt.NDArray[np.int64], reference: Array) -> tuple[Array, Array]:
+    """Return mean and variance over examples of the outcome without each of `columns`, minus `reference` (n_examples,).
+
+    Both are in the outcome's unit and direction, shape (len(columns),). Each column and example costs one row.
     """
-
-    mean: Array
-    variance: Array
-
-
-def change_of_each(evaluator: Evaluator, columns: npt.NDArray[np.int64], whole: Array) -> Changes:
-    """Changes against the outcomes `whole` (n_examples,) when one of `columns` is dropped, at one row each."""
     evaluator.rows += len(evaluator) * len(columns)
     if not evaluator.one_mask:
-        return _by_rows(evaluator, columns, whole)
-    changes, everything = np.empty((2, len(columns))), np.ones((1, evaluator.n_elements), bool)
+        return _by_rows(evaluator, columns, reference)
+    changes, mask = np.empty((2, len(columns))), np.ones(evaluator.n_elements, bool)
     for k, column in enumerate(columns):
-        everything[0, column] = False
-        change = measured(evaluator, everything) - whole
-        everything[0, column] = True
+        mask[column] = False
+        change = evaluator.values_of_one(mask, np.arange(len(evaluator))) - reference
+        mask[column] = True
         changes[:, k] = change.mean(), change.var(ddof=min(len(change) - 1, 1))
-    return Changes(*changes)
+    return changes[0], changes[1]
 
 
-def _by_rows(evaluator: Evaluator, columns: npt.NDArray[np.int64], whole: Array) -> Changes:
+def _by_rows(evaluator: Evaluator, columns: npt.NDArray[np.int64], reference: Array) -> tuple[Array, Array]:
     import tensorflow as tf
 
     def without(bundle: Any, column: Any) -> Any:
@@ -123,37 +124,26 @@ def _by_rows(evaluator: Evaluator, columns: npt.NDArray[np.int64], whole: Array)
             rows, chosen = np.repeat(examples, len(block)), np.tile(columns[block], len(examples))
             part = step(evaluator.bundle(rows), tf.constant(chosen))
             values[:, block] = part.reshape(len(examples), len(block))
-        changes.add(values - whole[examples, np.newaxis])
-    return Changes(changes.mean, changes.variance)
+        changes.add(values - reference[examples, np.newaxis])
+    return changes.mean, changes.variance
 
 
-def measured(evaluator: Evaluator, mask: npt.NDArray[np.bool_]) -> Array:
-    """Outcomes of all examples under one mask (1, n_elements), shape (n_examples,); not counted."""
-    import tensorflow as tf
-
-    step = evaluator.measured_under()
-    kept = tf.constant(mask, tf.float32)
-    return np.concatenate(
-        [step(evaluator.bundle(block), kept) for block in evaluator.blocks(len(evaluator))], dtype=float
-    )
-
-
-def _is_walkable(elements: Elements) -> bool:
-    """Whether the elements' gates are all that there is to them, so that fewer gates make fewer elements."""
+def _are_separable(elements: Elements) -> bool:
+    """Return whether the elements of one layer can be masked without those of the others."""
     return not elements.inner_gates and not elements.one_mask_a_batch
 
 
 def _by_layer(elements: Elements, candidates: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
-    """The candidates layer by layer, or all at once where layers cannot be taken apart."""
-    if not _is_walkable(elements):
+    """Return the candidates of each layer, or all in one group if layers are not separable."""
+    if not _are_separable(elements):
         return [candidates]
     layers = np.array(elements.layers)[candidates]
     return [candidates[layers == layer] for layer in dict.fromkeys(layers.tolist())]
 
 
-def _probe_of(question: Question, columns: npt.NDArray[np.int64]) -> tuple[Evaluator, npt.NDArray[np.int64]]:
-    """A evaluator that gates `columns` and what is dropped already, and the numbers of `columns` in it."""
-    if not _is_walkable(question.elements):
+def _evaluator_of(question: Question, columns: npt.NDArray[np.int64]) -> tuple[Evaluator, npt.NDArray[np.int64]]:
+    """Return an evaluator of `columns` and the removed elements alone, and the numbers of `columns` in it."""
+    if not _are_separable(question.elements):
         return Evaluator(question), columns
     chosen = np.union1d(columns, np.flatnonzero(~question.kept))
     fewer = replace(question, elements=take(question.elements, chosen), kept=question.kept[chosen])

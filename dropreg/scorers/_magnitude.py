@@ -1,4 +1,4 @@
-"""Magnitude of the weights that compute and read an element."""
+"""Magnitude of weights."""
 
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -19,47 +19,57 @@ Norm = Literal["incoming", "outgoing", "both"]
 def magnitude(
     model: "keras.Model", data: Data | None, elements: Elements, *, norm: Norm = "incoming", seed: int = 0
 ) -> ImpactTable:
-    """Euclidean norm of an element's kernel weights, biases left out.
+    """Score each element by the Euclidean norm of its kernel weights, without biases.
 
     Parameters
     ----------
     model : keras.Model
+        It is not run.
     data
-        Not used; there to be called like the other scorers.
+        Not used: all scorers are called alike. May be None.
     elements : Elements
         Neurons, filters, weights or groups of weights.
     norm : {"incoming", "outgoing", "both"}
-        Of the weights that compute the unit, of those that read it, or of all of them. Of tied units
-        the weights are taken together. No matter for weights, whose own norm it is.
+        Which weights of a unit: those that compute it, those of the layers that consume it, or both. Units that are
+        tied into one element are taken together. Without effect for elements that are weights themselves.
     seed : int
         Not used; stored with the result.
 
     Returns
     -------
     ImpactTable
-        Impacts in the unit of the weights; no rows spent.
+        Impacts are at least 0, in the unit of the weights. No standard errors; no rows are spent.
 
     Raises
     ------
     ParameterError
         If `norm` is unknown or the elements are of another kind.
     ModelError
-        If a layer's kernel is not known by channel.
+        If the channels of a layer's kernel are not known.
 
     References
     ----------
     .. [1] Li et al. (2017), "Pruning filters for efficient convnets", section 3.1 (with the L1 norm).
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> table = dr.scorers.magnitude(model, None, dr.elements(model, include=["dense_2"]))
+    >>> kernel = model.get_layer("dense_2").get_weights()[0]
+    >>> np.allclose(table.impact, np.linalg.norm(kernel, axis=0))
+    True
     """
     if norm not in get_args(Norm):
         raise ParameterError(f"`norm` must be one of {', '.join(get_args(Norm))}, received {norm!r}.")
+    squares, name = np.zeros(len(elements)), f"magnitude, {norm} weights"
     if are_weights(elements):
-        norms = np.sqrt(weight_squares(model, elements))
-        return impact_table(elements.to_frame(), norms, method="magnitude", outcome="weights", rows=0, seed=seed)
-    check_units(elements, "magnitude", "neurons, filters and weights")
-    squares = np.zeros(len(elements))
-    if norm != "outgoing":
-        squares += incoming_squares(model, elements)
-    if norm != "incoming":
-        squares += outgoing_squares(model, elements)
-    name = f"magnitude, {norm} weights"
+        squares, name = weight_squares(model, elements), "magnitude"
+    else:
+        check_units(elements, "magnitude", "neurons, filters and weights")
+        if norm != "outgoing":
+            squares += incoming_squares(model, elements)
+        if norm != "incoming":
+            squares += outgoing_squares(model, elements)
     return impact_table(elements.to_frame(), np.sqrt(squares), method=name, outcome="weights", rows=0, seed=seed)

@@ -1,4 +1,4 @@
-"""Random scores, the baseline that any other has to beat."""
+"""Random scores."""
 
 from typing import TYPE_CHECKING
 
@@ -14,25 +14,34 @@ if TYPE_CHECKING:
 
 
 def random(model: "keras.Model", data: Data | None, elements: Elements, *, seed: int = 0) -> ImpactTable:
-    """Independent uniform scores: removing the lowest removes random elements.
+    """Draw independent uniform scores, the baseline that any other scorer has to beat.
 
     Parameters
     ----------
     model, data
-        Not used; there to be called like the other scorers.
+        Not used: all scorers are called alike. May be None.
     elements : Elements
+        Of any kind.
     seed : int
-        Another one is another draw; a comparison needs several.
+        Each seed gives another draw; a comparison needs several.
 
     Returns
     -------
     ImpactTable
-        Impacts in [0, 1), which mean nothing; no rows spent.
+        Impacts in [0, 1) without meaning. No standard errors; no rows are spent.
 
     Raises
     ------
     ParameterError
-        If `seed` is no integer of at least 0.
+        If `seed` is not an integer of at least 0.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> table = dr.scorers.random(model, None, dr.elements(model), seed=1)
+    >>> bool(((table.impact >= 0) & (table.impact < 1)).all()), table.rows
+    (True, 0)
     """
     check_seed(seed)
     scores = np.random.default_rng(seed).random(len(elements))

@@ -1,35 +1,29 @@
-"""A scorer by name with its settings, and what its budget pays for."""
+"""Scorers with their settings, and what all scorers share: their budgets and their tables."""
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-
-from .._utils import function_fingerprint
+from .._utils import Array, function_fingerprint, positive
 from ..errors import ParameterError
-from ..regression import ImpactTable
+from ..network import Question
+from ..regression import ImpactTable, impact_table
 
 
 def affordable(rows: int | None, cost: int, most: int, unit: str, *, limit: int | None = None) -> int:
-    """How many units of `cost` row-equivalents a budget of `rows` pays for, at most `most`.
+    """Return how many units of `cost` row-equivalents a budget of `rows` pays for, at most `most`.
 
-    Raises
-    ------
-    ParameterError
-        If it pays for none, or, where no budget was given, `most` units would cost over `limit`.
+    ParameterError if the budget pays for none, or if there is no budget and `most` units cost more than `limit`.
     """
     if rows is None:
         if limit is not None and cost * most > limit:
             raise ParameterError(
                 f"{most:,} times {unit} would cost {cost * most:,} row-equivalents: pass rows=, for example "
-                f"rows={max(limit, cost):,}, to pay for fewer."
+                f"rows={max(limit, cost):,}, to use fewer."
             )
         return most
-    if isinstance(rows, bool) or not isinstance(rows, int | np.integer) or rows < 1:
-        raise ParameterError(f"`rows` must be an integer of at least 1, received {rows!r}.")
-    if rows < cost:
+    if positive("rows", rows) < cost:
         raise ParameterError(
             f"`rows` must pay for at least one {unit}, {cost:,} row-equivalents, received {rows:,}: pass "
             f"rows={cost:,} or more."
@@ -37,25 +31,76 @@ def affordable(rows: int | None, cost: int, most: int, unit: str, *, limit: int 
     return int(min(rows // cost, most))
 
 
+def table_of(
+    question: Question,
+    impact: Array,
+    std_error: Array | None = None,
+    *,
+    method: str,
+    rows: int,
+    details: dict[str, Any],
+    outcome: str | None = None,
+    columns: Mapping[str, Array] | None = None,
+) -> ImpactTable:
+    """Return the impact table of a scorer, with more `columns`; `outcome` is by default that of the question."""
+    table = impact_table(
+        question.elements.to_frame(),
+        impact,
+        std_error,
+        method=method,
+        outcome=outcome or question.outcome.name,
+        rows=rows,
+        seed=question.seed,
+        details=details,
+    )
+    return replace(table, frame=table.frame.assign(**(columns or {})))
+
+
 def spent(table: ImpactTable) -> int:
-    """Row-equivalents that an impact table cost, whichever scorer made it."""
+    """Return the cost of an impact table in row-equivalents, for any scorer.
+
+    Parameters
+    ----------
+    table : ImpactTable
+        From a scorer, `estimate` or `regress`.
+
+    Returns
+    -------
+    int
+        A masked forward pass of one example counts one, a backward pass two more.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> table = dr.scorers.taylor(model, data, dr.elements(model), rows=300)
+    >>> dr.scorers.spent(table), table.details["examples"]
+    (300, 100)
+    """
     return int(table.details.get("row equivalents", table.rows))
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """A scoring function with its settings.
+    """A scoring function with its settings, for `compare` and `prune_iteratively`.
 
-    Attributes
+    Parameters
     ----------
     function : callable
-        ``function(model, data, elements, *, seed, **settings)`` giving an `ImpactTable`.
+        Called as ``function(model, data, elements, *, seed, **settings)``; returns an `ImpactTable`.
     settings : dict
+        Keyword arguments of every call.
     per_fraction : bool
-        Whether it is to be called anew for every fraction, with ``fraction=`` (trained gates).
+        Whether `function` takes ``fraction=`` and is called again for every fraction, as for trained gates.
     draws : int
-        Calls with different seeds for each seed of the comparison (random needs several); they are
-        told apart in column ``seed`` as seed, seed + 1000, seed + 2000 and so on.
+        Number of calls with different seeds for each seed of the comparison; random scores need several. The column
+        ``seed`` shows seed, seed + 1000, seed + 2000 and so on.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> print(dr.scorers.Scorer(dr.scorers.taylor, {"order": 2}))
+    taylor(order=2)
     """
 
     function: Callable[..., ImpactTable]
@@ -69,7 +114,7 @@ class Scorer:
 
 
 def _shown(name: str, value: Any) -> str:
-    """A setting, the same in every process: functions in it by what they do, not by where they lie."""
+    """Return a setting as text that is equal in every process: functions by their code, not by their address."""
     shown = f"{name}={value!r}"
     plain = re.sub(r" at 0x[0-9a-fA-F]+", "", shown)
     return plain if plain == shown else f"{plain} {function_fingerprint(value)}"

@@ -1,8 +1,7 @@
-"""What is known of units without masking them: the kernels beside them and the activations that are read."""
+"""Statistics of units without masks: the norms of kernels and the moments of activations."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,33 +14,32 @@ from ..network import Question
 if TYPE_CHECKING:
     from ..graph import Call
 
-UNITS = {"neuron", "filter"}
 _BATCH = 500
 
 
 def check_units(elements: Elements, what: str, kinds: str = "neurons and filters") -> None:
-    """Raise ParameterError unless all elements are units of layers, and ModelError if nobody knows who reads them."""
+    """Raise ParameterError unless all elements are units of layers, ModelError if their consumers are not known."""
     if any(gate.where == "output" for gate in elements.inner_gates):
         raise ModelError(
-            f"{what} must know which layers read a unit, received elements of a subclassed model, whose graph lies in "
-            "Python code: rebuild it as keras.Model(inputs, outputs), or use a scorer that measures, such as "
-            "leave_one_out."
+            f"{what} must know which layers consume a unit, received elements of a subclassed model, whose graph is "
+            "hidden in Python code: rebuild it as keras.Model(inputs, outputs), or use a scorer that runs the model, "
+            "such as leave_one_out."
         )
-    others = sorted(set(elements.kinds) - UNITS)
+    others = sorted(set(elements.kinds) - {"neuron", "filter"})
     if others:
         raise ParameterError(
-            f"{what} is defined for {kinds}, received elements of kind {', '.join(others)}: use a scorer that measures "
-            "or differentiates, such as leave_one_out or taylor."
+            f"{what} is defined for {kinds}, received elements of kind {', '.join(others)}: use a scorer that runs or "
+            "differentiates the model, such as leave_one_out or taylor."
         )
 
 
 def are_weights(elements: Elements) -> bool:
-    """Whether all elements are weights or groups of them."""
+    """Return whether all elements are weights or groups of weights."""
     return bool(elements.inner_gates) and not elements.gates and all(g.where == "kernel" for g in elements.inner_gates)
 
 
 def weight_squares(model: Any, elements: Elements, factors: Any = None) -> Array:
-    """Sum of squares of each element's weights, shape (n_elements,), times `factors` (gate, value) if given."""
+    """Return the sum of squares of each element's weights (n_elements,), times ``factors(layer, value)`` if given."""
     from ..graph import all_layers, variables_of
 
     layers, total = all_layers(model), np.zeros(len(elements))
@@ -53,33 +51,22 @@ def weight_squares(model: Any, elements: Elements, factors: Any = None) -> Array
     return total
 
 
-@dataclass(frozen=True)
-class Reader:
-    """A call that reads elements, and its kernel by input channel.
+def consumers(model: Any, elements: Elements) -> Iterator[tuple[Gate, Any, Array]]:
+    """Yield each gate, the layer that consumes its units, and the sum of squared weights of each input channel.
 
-    Attributes
-    ----------
-    gate : Gate
-    outgoing : ndarray of float64, shape (channels,)
-        Sum of squared weights on each input channel.
+    A shared layer is yielded once for each of its calls.
     """
-
-    gate: Gate
-    outgoing: Array
-
-
-def readers(model: Any, elements: Elements) -> Iterator[Reader]:
-    """The readers of elements; a shared layer once for each call."""
     from ..graph import trace_graph
     from ..layers import kernel_of
 
     graph = trace_graph(model)
     for gate in elements.gates:
-        yield Reader(gate, kernel_of(graph.calls[gate.call].layer).outgoing)
+        layer = graph.calls[gate.call].layer
+        yield gate, layer, kernel_of(layer).outgoing
 
 
 def incoming_squares(model: Any, elements: Elements) -> Array:
-    """Sum of squared weights that compute each element's units, shape (n_elements,)."""
+    """Return the sum of squared weights that compute each element's units, shape (n_elements,)."""
     from ..graph import all_layers, trace_graph
     from ..layers import kernel_of
 
@@ -90,62 +77,51 @@ def incoming_squares(model: Any, elements: Elements) -> Array:
 
 
 def outgoing_squares(model: Any, elements: Elements) -> Array:
-    """Sum of squared weights that read each element, shape (n_elements,); those of a shared layer once."""
-    from ..graph import trace_graph
-
-    graph, total, seen = trace_graph(model), np.zeros(len(elements)), set()
-    for reader in readers(graph, elements):
-        layer = id(graph.calls[reader.gate.call].layer)
-        if layer not in seen:
-            seen.add(layer)
-            total += by_element(reader.gate.columns, reader.outgoing, len(elements))
+    """Return the sum of squared weights that consume each element (n_elements,); those of a shared layer count once."""
+    total, seen = np.zeros(len(elements)), set()
+    for gate, layer, outgoing in consumers(model, elements):
+        if id(layer) not in seen:
+            seen.add(id(layer))
+            total += by_element(gate.columns, outgoing, len(elements))
     return total
 
 
 def by_element(columns: npt.NDArray[np.int64], values: Array, n_elements: int) -> Array:
-    """Values of channels summed by element, shape (n_elements,)."""
+    """Return the sum over channels of `values` for each element, shape (n_elements,)."""
     gated = columns >= 0
     return np.bincount(columns[gated], weights=values[gated], minlength=n_elements).astype(np.float64)
 
 
-@dataclass(frozen=True)
-class Activations:
-    """Moments of what is read at one gate.
-
-    Attributes
-    ----------
-    mean, mean_square, nonzero : ndarray of float64, shape (channels,)
-        Over examples and positions; `nonzero` is the fraction that is not zero.
-    """
+class Activations(NamedTuple):
+    """Moments of the values at one gate over examples and positions, each of shape (channels,)."""
 
     mean: Array
     mean_square: Array
-    nonzero: Array
+    nonzero: Array  # fraction of values that are not zero
 
 
 def activations(question: Question) -> list[Activations]:
-    """Moments at every gate of the whole network, over all examples, one forward pass each."""
+    """Return the moments at every gate of the original model over all examples, by one forward pass of each."""
     calls = question.graph.calls
     read = [calls[gate.call] for gate in question.elements.gates]
-    positions = [gate.position for gate in question.elements.gates]
-    return moments_at(question, read, positions)
+    return _moments(question, read, [gate.position for gate in question.elements.gates])
 
 
 def input_squares(question: Question) -> dict[int, Array]:
-    """Mean square of each input channel, by the ``id`` of the layers with a kernel among the inner gates."""
+    """Return the mean square of each input channel, by the ``id`` of each layer whose kernel has elements."""
     from ..graph import all_layers
 
     layers = all_layers(question.model)
     gated = {id(layers[gate.layer]) for gate in question.elements.inner_gates}
     calls = [call for call in question.graph.calls if id(call.layer) in gated]
     found: dict[int, Array] = {}
-    for call, moments in zip(calls, moments_at(question, calls, [0] * len(calls)), strict=True):
+    for call, moments in zip(calls, _moments(question, calls, [0] * len(calls)), strict=True):
         found[id(call.layer)] = found.get(id(call.layer), 0.0) + moments.mean_square
     return found
 
 
-def moments_at(question: Question, calls: Sequence["Call"], positions: Sequence[int]) -> list[Activations]:
-    """Moments of what calls of the whole network read, each at one of its inputs, over all examples."""
+def _moments(question: Question, calls: Sequence["Call"], positions: Sequence[int]) -> list[Activations]:
+    """Return the moments of one input of each call in the original model, over all examples."""
     import tensorflow as tf
 
     from ..graph import channel_means, counted_steps, with_counted

@@ -1,7 +1,6 @@
-"""Taylor expansion of the outcome around the original model; optimal brain damage and spread, which are its parts."""
+"""Taylor expansion of the outcome around the original model, with its special cases optimal brain damage and spread."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
@@ -12,16 +11,16 @@ from ..data import Data, Task
 from ..element import Elements
 from ..errors import ParameterError
 from ..network import Evaluator, Outcome, Question, ask_one, check_differentiable
-from ..regression import ImpactTable, impact_table
+from ..regression import ImpactTable
 from ._derivatives import Curvature, Exact, Expansion, FirstOrder, GaussNewton, expand
-from ._scorer import affordable
+from ._scorer import affordable, table_of
 
 if TYPE_CHECKING:
     import keras
 
 Statistic = Literal["mean", "squared", "sd"]
 _MOST_ROWS = 20_000_000
-"""Row-equivalents that are not spent unasked."""
+"""Largest cost without a budget, in row-equivalents."""
 _STATISTICS: dict[str, Callable[[Running, float], Array]] = {
     "mean": lambda change, sign: sign * change.mean,
     "squared": lambda change, sign: change.mean**2,
@@ -43,52 +42,54 @@ def taylor(
     kept: npt.ArrayLike | None = None,
     seed: int = 0,
 ) -> ImpactTable:
-    """Predict what dropping each element alone does, from derivatives at the original model.
+    """Predict the effect of removing each element alone from derivatives at the original model.
 
-    With g and h the first and second derivatives with respect to an element's mask value, dropping it
-    changes an example's outcome by -g, to first order [1]_, or by -g + h / 2, to second [2]_. For a
-    weight w those are -g w and -g w + h w² / 2 with g and h taken with respect to w. Each example has
-    its own change; the impact is a statistic of them.
+    Let g and h be the first and second derivatives of an example's outcome with respect to an element's mask value
+    (1 = kept, 0 = removed). Removing the element changes the outcome by -g to first order [1]_, and by -g + h / 2 to
+    second order [2]_. For a weight w with derivatives g' and h' these are -g' w and -g' w + h' w² / 2. The impact is a
+    statistic of these changes over examples.
 
     Parameters
     ----------
     model : keras.Model
         It is not changed.
-    data : (x, y)
-        Held-out examples and their labels; see `sample`.
+    data : (x, y), or batches
+        Held-out examples and their labels, as in `dropreg.sample`.
     elements : Elements
+        From ``dropreg.elements(model)``, of any kind.
     order : {1, 2}
+        Order of the expansion.
     statistic : {"mean", "squared", "sd"}
-        Of the predicted changes over examples: their mean (signed, positive = worse without the
-        element), its square [1]_, or their standard deviation. The last ranks elements nearly as the
-        mean square does, for order 1 the empirical Fisher information.
+        Of the predicted changes over examples: the mean (signed, positive = removing the element hurts), the square of
+        the mean [1]_, or the standard deviation. The last ranks elements almost as the mean square does, which for
+        order 1 is the empirical Fisher information.
     curvature : Curvature, optional
-        How second derivatives are had, `GaussNewton()` by default, or `Exact()`.
+        Method for second derivatives: `GaussNewton()`, the default, or `Exact()`. Only with ``order=2``.
     outcome : str or Outcome
-        One that is differentiable itself: "loss", "margin" (order 1), "divergence" (order 2), or your own.
+        One that is differentiable itself: "loss", "margin" (order 1), "divergence" (order 2), or an own outcome.
     rows : int, optional
-        Budget in row-equivalents, spent on random examples; by default all examples are used, if that
-        costs at most 20,000,000.
+        Budget in row-equivalents (a masked forward pass of one example costs one, a backward pass two more). It sets
+        the number of random examples; by default all are used, if they cost at most 20,000,000.
     task : str, optional
-        As in `sample`.
+        As in `dropreg.sample`.
     kept : array of bool, shape (n_elements,), optional
-        State to expand around; the elements that are not in it stay dropped and have impact 0.
+        Starting state, True = kept; by default all. Elements that are False are removed throughout and have impact 0.
     seed : int
         Chooses the examples, and the random directions of `GaussNewton`.
 
     Returns
     -------
     ImpactTable
-        Its frame also has, for every element, mean and SD over examples of ``gradient`` (g),
-        ``curvature`` (h, order 2) and ``change``, in the outcome's unit and own direction. Standard
-        errors over examples for "mean"; none for the others.
+        Standard errors are over examples for "mean", and missing for the other statistics. More columns hold mean and
+        SD over examples of ``gradient`` (g), ``curvature`` (h, order 2) and ``change`` (-g, or -g + h / 2), in the
+        outcome's unit and direction.
 
     Raises
     ------
     ParameterError
         If an argument is out of range, the outcome is a step function, or `rows` pays for no example.
     ModelError
-        If a layer has no gradient, or second derivatives are asked for where there are none.
+        If a layer has no gradient, or second derivatives are requested that do not exist.
     DataError
         If the data does not fit the model.
 
@@ -96,21 +97,25 @@ def taylor(
     ----------
     .. [1] Molchanov et al. (2019), "Importance estimation for neural network pruning", section 3.1.
     .. [2] LeCun, Denker, Solla (1989), "Optimal brain damage", section 2, with the first-order term.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> elements = dr.elements(model)
+    >>> table = dr.scorers.taylor(model, data, elements, rows=3_000)
+    >>> table.method, table.rows, table.details["examples"]
+    ('Taylor, order 1, mean', 3000, 1000)
+    >>> selection = dr.select(elements, table, fraction=0.5)
     """
     if order not in (1, 2):
         raise ParameterError(f"`order` must be 1 or 2, received {order!r}.")
     if statistic not in get_args(Statistic):
         raise ParameterError(f"`statistic` must be one of {', '.join(get_args(Statistic))}, received {statistic!r}.")
     question = ask_one(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
-    found, evaluator = _expanded(question, _chosen(order, curvature), rows, f"Taylor expansion of order {order}")
-    return _table(
-        found,
-        evaluator,
-        impact=_STATISTICS[statistic](found.change, evaluator.question.sign),
-        std_error=_std_error(found.change) if statistic == "mean" else None,
-        method=f"Taylor, order {order}, {statistic}",
-        details={} if order == 1 else {"curvature": str(_chosen(order, curvature))},
-    )
+    found, evaluator = _expand(question, order, curvature, rows, f"Taylor expansion of order {order}")
+    impact, method = _STATISTICS[statistic](found.change, question.sign), f"Taylor, order {order}, {statistic}"
+    return _table(found, evaluator, impact, _std_error(found.change) if statistic == "mean" else None, method)
 
 
 def obd(
@@ -125,9 +130,9 @@ def obd(
     kept: npt.ArrayLike | None = None,
     seed: int = 0,
 ) -> ImpactTable:
-    """Optimal brain damage: the second-order term alone, h / 2 (for a weight h w² / 2).
+    """Score each element by optimal brain damage: the second-order term h / 2 alone.
 
-    The first-order term is left out, because it vanishes on average at a minimum of the training loss [1]_.
+    The first-order term is left out, because its mean is zero at a minimum of the training loss [1]_.
 
     Parameters
     ----------
@@ -137,7 +142,7 @@ def obd(
     Returns
     -------
     ImpactTable
-        As of `taylor`; impacts are mean over examples of h / 2, positive = worse without the element.
+        As of `taylor`; impacts are the mean over examples of h / 2, positive = removing the element hurts.
 
     Raises
     ------
@@ -147,19 +152,20 @@ def obd(
     References
     ----------
     .. [1] LeCun, Denker, Solla (1989), "Optimal brain damage", section 2, equation 5.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> table = dr.scorers.obd(model, data, dr.elements(model), rows=3_000)
+    >>> bool((table.impact >= 0).all())  # the loss is convex in the outputs
+    True
     """
     question = ask_one(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
-    chosen = _chosen(2, curvature)
-    found, evaluator = _expanded(question, chosen, rows, "optimal brain damage")
-    std_error = _std_error(found.second)
-    return _table(
-        found,
-        evaluator,
-        impact=question.sign * 0.5 * found.second.mean,
-        std_error=None if std_error is None else 0.5 * std_error,
-        method="optimal brain damage",
-        details={"curvature": str(chosen)},
-    )
+    found, evaluator = _expand(question, 2, curvature, rows, "optimal brain damage")
+    impact, std_error = question.sign * 0.5 * found.second.mean, _std_error(found.second)
+    std_error = None if std_error is None else 0.5 * std_error
+    return _table(found, evaluator, impact, std_error, "optimal brain damage")
 
 
 def spread(
@@ -175,9 +181,9 @@ def spread(
     kept: npt.ArrayLike | None = None,
     seed: int = 0,
 ) -> ImpactTable:
-    """SD over examples of the predicted change when an element is dropped: `taylor` with ``statistic="sd"``.
+    """Score each element by the SD over examples of its predicted effect: `taylor` with ``statistic="sd"``.
 
-    An element that helps some examples and harms others has a mean near zero, but a large spread.
+    An element that helps some examples and harms others has a mean effect near zero, but a large spread.
 
     Parameters
     ----------
@@ -187,63 +193,51 @@ def spread(
     Returns
     -------
     ImpactTable
+        As of `taylor`; impacts are at least 0, in the outcome's unit, without standard errors.
 
     Raises
     ------
     ParameterError, ModelError, DataError
         As in `taylor`.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> table = dr.scorers.spread(model, data, dr.elements(model), rows=3_000)
+    >>> bool((table.impact == table.frame["change_sd"]).all())
+    True
     """
     given: dict[str, Any] = {"outcome": outcome, "rows": rows, "task": task, "kept": kept, "seed": seed}
     return taylor(model, data, elements, order=order, statistic="sd", curvature=curvature, **given)
 
 
-def _chosen(order: int, curvature: Curvature | None) -> Curvature:
-    if order == 1:
-        if curvature is not None:
-            raise ParameterError(f"`curvature` goes with order=2, received {curvature} with order=1: leave it out.")
-        return FirstOrder()
-    return GaussNewton() if curvature is None else curvature
-
-
-def _expanded(question: Question, curvature: Curvature, rows: int | None, what: str) -> tuple[Expansion, Evaluator]:
-    """Derivatives over the examples that `rows` pays for."""
-    if not isinstance(curvature, Curvature):
+def _expand(
+    question: Question, order: int, curvature: Curvature | None, rows: int | None, what: str
+) -> tuple[Expansion, Evaluator]:
+    """Return the derivatives over the examples that `rows` pays for, and the evaluator that measured them."""
+    if order == 1 and curvature is not None:
+        raise ParameterError(f"`curvature` must be None with order=1, received {curvature}: pass order=2.")
+    method = FirstOrder() if order == 1 else GaussNewton() if curvature is None else curvature
+    if not isinstance(method, Curvature):
         raise ParameterError(f"`curvature` must be GaussNewton() or Exact(), received {curvature!r}: pass an instance.")
-    cost = curvature.cost(len(question.candidates), question.n_outputs)
-    unit = f"example (with {curvature}: {cost:,} row-equivalents)" if isinstance(curvature, Exact) else "example"
+    cost = method.cost(len(question.candidates), question.n_outputs)
+    unit = f"example (with {method}: {cost:,} row-equivalents)" if isinstance(method, Exact) else "example"
     evaluator = Evaluator(question.first(affordable(rows, cost, len(question.examples), unit, limit=_MOST_ROWS)))
     check_differentiable(evaluator, what)
-    return expand(evaluator, curvature), evaluator
+    return expand(evaluator, method), evaluator
 
 
 def _std_error(values: Running) -> Array | None:
     return np.sqrt(values.variance / values.n) if values.n > 1 else None
 
 
-def _table(
-    found: Expansion,
-    evaluator: Evaluator,
-    *,
-    impact: Array,
-    std_error: Array | None,
-    method: str,
-    details: dict[str, Any],
-) -> ImpactTable:
-    """An impact table with mean and SD of the derivatives beside the impacts."""
-    question = evaluator.question
-    table = impact_table(
-        question.elements.to_frame(),
-        impact,
-        std_error,
-        method=method,
-        outcome=question.outcome.name,
-        rows=evaluator.rows,
-        seed=question.seed,
-        details={"examples": found.first.n} | details,
-    )
+def _table(found: Expansion, evaluator: Evaluator, impact: Array, std_error: Array | None, method: str) -> ImpactTable:
+    """Return an impact table with mean and SD of the derivatives as further columns."""
     columns = {}
-    parts = {"gradient": found.first, "curvature": found.second, "change": found.change}
-    for name, values in parts.items():
+    for name, values in {"gradient": found.first, "curvature": found.second, "change": found.change}.items():
         if values.n:
             columns |= {f"{name}_mean": values.mean, f"{name}_sd": np.sqrt(values.variance)}
-    return replace(table, frame=table.frame.assign(**columns))
+    details = {"examples": found.first.n} | ({"curvature": found.method} if found.second.n else {})
+    question, rows = evaluator.question, evaluator.rows
+    return table_of(question, impact, std_error, method=method, rows=rows, details=details, columns=columns)

@@ -264,7 +264,7 @@ def test_a_subclassed_model_has_taylor_scores_and_no_magnitudes() -> None:
         found, expected = (scorer(m, data, dr.elements(m)).impact for m in (model, same))
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     for scorer in (dr.scorers.magnitude, dr.scorers.activation, dr.scorers.weight_activation):
-        with pytest.raises(ModelError, match=r"must know which layers read a unit.*keras.Model\(inputs, outputs\)"):
+        with pytest.raises(ModelError, match=r"must know which layers consume a unit.*keras.Model\(inputs, outputs\)"):
             scorer(model, data, dr.elements(model))
 
 

@@ -10,27 +10,13 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import (
-    BayesianRidge,
-    ElasticNet,
-    HuberRegressor,
-    Lars,
-    Lasso,
-    LassoCV,
-    LassoLars,
-    LinearRegression,
-    LogisticRegression,
-    MultiTaskLasso,
-    OrthogonalMatchingPursuit,
-    Ridge,
-    SGDRegressor,
-)
+from sklearn.linear_model import Lasso, Ridge
 
 from dropreg.regression._assisted import assisted
 from dropreg.regression._compression import RowBlock, Rows, compress, gram
 from dropreg.regression._impact import impact_table
 from dropreg.regression._ols import CovarianceType, Fit, check_identified, marginal, ols
-from dropreg.regression._penalized import best_penalty, from_estimator, lasso, ridge
+from dropreg.regression._penalized import best_penalty, lasso, ridge
 from dropreg.sampling._chunks import GradientSums
 
 TOLERANCE = 1e-6  # the meat is summed in float32 within a chunk
@@ -203,30 +189,12 @@ def test_unidentified_elements_are_named() -> None:
         compress(Rows(lambda: iter([])))
 
 
-@pytest.mark.parametrize("reference", [Lasso(alpha=0.02), ElasticNet(alpha=0.02, l1_ratio=0.5), Ridge(alpha=7.0)])
-def test_a_scikit_learn_estimator_gives_what_it_gives_on_all_rows(reference: Lasso) -> None:
-    data = simulate(900, 12, seed=3)
-    reference = reference.set_params(tol=1e-10)
-    fit = from_estimator(compress(chunked(data, 128)), 0, reference)
-    on_all_rows = reference.fit((~data.masks).astype(float), data.effects[:, 0])
-    np.testing.assert_allclose(fit.coefficients, on_all_rows.coef_, atol=1e-6)
-    assert fit.intercept == pytest.approx(on_all_rows.intercept_, abs=1e-6)
-    assert np.isnan(fit.std_errors).all()
-
-
 def test_lasso_is_scikit_learn_on_all_rows() -> None:
     data = simulate(900, 12, seed=4)
     again = chunked(data, 100)
     fit = lasso(compress(again), again, 1, 0.03)
     reference = Lasso(alpha=0.03, tol=1e-10).fit((~data.masks).astype(float), data.effects[:, 1])
     np.testing.assert_allclose(fit.coefficients, reference.coef_, atol=1e-4)
-
-
-def test_an_unpenalized_scikit_learn_estimator_is_ols() -> None:
-    data = simulate(300, 6, seed=5)
-    again = chunked(data, 100)
-    fit = from_estimator(compress(again), 0, LinearRegression())
-    np.testing.assert_allclose(fit.coefficients, ols(compress(again), again, 0, "HC1").coefficients, rtol=1e-8)
 
 
 @pytest.mark.parametrize("kind", [ridge, lasso])
@@ -263,32 +231,10 @@ def test_marginal_regression_agrees_with_the_covariances_written_out() -> None:
     np.testing.assert_allclose(fit.std_errors, each.std(axis=0) / np.sqrt(4999), rtol=1e-3)
 
 
-@pytest.mark.parametrize(
-    "estimator",
-    [
-        *(LinearRegression(), Ridge(3.0), Lasso(0.02), ElasticNet(0.02), Lars(n_nonzero_coefs=3)),
-        *(LassoLars(0.02), OrthogonalMatchingPursuit(n_nonzero_coefs=3), Lasso(0.02, positive=True)),
-    ],
-)
-def test_estimators_of_scikit_learn_give_what_they_give_on_all_rows(estimator: Any) -> None:
-    data = simulate(2000, 6, seed=9)
-    fit = from_estimator(compress(chunked(data, 611)), 0, estimator)
-    on_rows = estimator.fit((~data.masks).astype(float), data.effects[:, 0])
-    np.testing.assert_allclose(fit.coefficients, on_rows.coef_, rtol=1e-3, atol=1e-4)
-    assert np.abs(fit.coefficients).max() > 0.01
-
-
-def test_estimators_that_do_not_fit_are_refused() -> None:
-    design = compress(chunked(simulate(100, 4, seed=0), 50))
-    with pytest.raises(ValueError, match=r"must not choose its penalty on the 5 compressed rows, received LassoCV"):
-        from_estimator(design, 0, LassoCV())
-    for estimator in ({}, BayesianRidge(), SGDRegressor(), HuberRegressor(), MultiTaskLasso(), LogisticRegression()):
-        says = rf"a name or one of scikit-learn's LinearRegression, .*, received {type(estimator).__name__}\."
-        with pytest.raises(ValueError, match=says):
-            from_estimator(design, 0, estimator)
+def test_lasso_has_no_penalty_by_evidence() -> None:
     again = chunked(simulate(100, 4, seed=0), 50)
     with pytest.raises(ValueError, match=r"a number or 'cv' for estimator='lasso', received 'evidence'"):
-        lasso(design, again, 0, "evidence")
+        lasso(compress(again), again, 0, "evidence")
 
 
 def test_precise_gradients_reduce_the_noise_of_few_rows() -> None:

@@ -98,7 +98,7 @@ def test_corrupt_model_file(
     path = tmp_path / "corrupt.keras"
     CORRUPTIONS[corruption](model_file, path)
     says = (
-        f"model file {path}: expected a model saved by Keras 3, received one that does not load (",
+        f"model file {path}: expected a model saved by Keras 3, received a file that does not load (",
         "): save it again with model.save('model.keras').",
     )
     with refused(ModelError, *says):
@@ -111,7 +111,7 @@ def test_model_file_with_a_layer_of_ones_own(tmp_path: Path) -> None:
         pass
 
     keras.Sequential([keras.Input((4,)), Own(3), layers.Dense(3)]).save(tmp_path / "own.keras")
-    with refused(ModelError, "does not load (", "with layers of your own loads in Python, where they are reg"):
+    with refused(ModelError, "does not load (", "with custom layers must be used from Python, where they are reg"):
         load_model_file(tmp_path / "own.keras")
 
 

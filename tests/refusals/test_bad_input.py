@@ -318,7 +318,7 @@ def test_bad_arguments_of_estimate(
         ({"outcome": "f1"}, "one of the record's (accuracy, loss, margin), received 'f1': sample again with outcomes="),
         (
             {"estimator": "forest"},
-            "`estimator` must be one of auto, assisted, gradient, ols, ridge, lasso, marginal or ",
+            "`estimator` must be one of auto, assisted, gradient, ols, ridge, lasso, marginal, received 'forest'.",
         ),
         ({"covariance": "HC3"}, "`covariance` must be one of HC1, cluster, nonrobust, received 'HC3'."),
         ({"penalty": 1.0}, "`penalty` must be None unless estimator is 'ridge' or 'lasso', received 1.0 with 'auto'."),

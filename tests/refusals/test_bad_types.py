@@ -188,7 +188,7 @@ def test_arguments_of_sample(
         ],
         (
             {"estimator": LogisticRegression()},
-            "`estimator` must be a name or one of scikit-learn's LinearRegression, Ridge, ",
+            "`estimator` must be one of auto, assisted, gradient, ols, ridge, lasso, marginal, received Logi",
         ),
     ],
 )

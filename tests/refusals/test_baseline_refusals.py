@@ -68,7 +68,7 @@ def test_a_saturated_loss_has_second_derivatives(data: Labelled) -> None:
     [
         ({"order": 3}, says("`order` must be 1 or 2, received 3")),
         ({"statistic": "median"}, says("`statistic` must be one of mean, squared, sd", "received 'median'")),
-        ({"curvature": dr.scorers.Exact()}, says("`curvature` goes with order=2", "leave it out")),
+        ({"curvature": dr.scorers.Exact()}, says("`curvature` must be None with order=1", "pass order=2")),
         ({"order": 2, "curvature": "exact"}, says("`curvature` must be GaussNewton()", "received 'exact'")),
         ({"outcome": "f1"}, says("`outcome` must be one of", "'f1'")),
         ({"rows": 2}, says("`rows` must pay for at least one example, 3 row-equivalents, received 2", "rows=3")),
@@ -92,7 +92,7 @@ def test_arguments_out_of_range(
         (dr.scorers.activation, {"moment": "max"}, says("`moment` must be one of mean, rms, zeros, received 'max'")),
         (dr.scorers.greedy, {"step": 0}, says("`step` must be a fraction above 0", "received 0")),
         (dr.scorers.gates, {"fraction": 1.0}, says("`fraction` must lie strictly between 0 and 1, received 1.0")),
-        (dr.scorers.gates, {"learning_rate": 0}, says("`learning_rate` must be positive, received 0")),
+        (dr.scorers.gates, {"learning_rate": 0}, says("`learning_rate` must be positive and finite, received 0")),
         (
             dr.scorers.shapley,
             {"rows": 100},

@@ -316,7 +316,6 @@ def _refuse(cost: int) -> None:
             dr.scorers.magnitude,
             dr.scorers.obd,
             dr.scorers.random,
-            dr.scorers.shapiq_scores,
         ),
         *(dr.scorers.shapley, dr.scorers.spread, dr.scorers.taylor, dr.scorers.weight_activation),
     ],
