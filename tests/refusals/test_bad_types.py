@@ -37,7 +37,10 @@ def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Reco
             "`examples_per_mask` must be an integer of at least 1, rec",
         ),
         (lambda: untyped.designs.Paired(0.2, examples_per_mask="3"), "must be an integer of at least 1, received '3'."),
-        (lambda: untyped.designs.Bernoulli("high"), "`rate` must be a number or one for each element, received 'high'."),
+        (
+            lambda: untyped.designs.Bernoulli("high"),
+            "`rate` must be a number or one for each element, received 'high'.",
+        ),
         (lambda: untyped.designs.Fidelity(3.5, 10), "`masks` must be an integer of at least 3, received 3.5."),
         (lambda: untyped.designs.Fidelity(3, 1), "`examples` must be an integer of at least 2, received 1."),
         (lambda: untyped.Precision("loss", "fine"), "`std_error` must be positive and finite, received 'fine'."),
@@ -51,8 +54,14 @@ def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Reco
             lambda: untyped.AccuracyLimit(0.1, None, level="95"),
             "`level` must lie strictly between 0.5 and 1, received '95'.",
         ),
-        (lambda: untyped.merging.LeastSquares(held_out="all"), "`held_out` must lie strictly between 0 and 1, received 'all'."),
-        (lambda: untyped.merging.LeastSquares(batch_size=2.5), "`batch_size` must be an integer of at least 1, received 2.5."),
+        (
+            lambda: untyped.merging.LeastSquares(held_out="all"),
+            "`held_out` must lie strictly between 0 and 1, received 'all'.",
+        ),
+        (
+            lambda: untyped.merging.LeastSquares(batch_size=2.5),
+            "`batch_size` must be an integer of at least 1, received 2.5.",
+        ),
         (lambda: untyped.Recovery(held_out="all"), "`held_out` must lie strictly between 0 and 1, received 'all'."),
         (lambda: untyped.Recovery(learning_rate="a"), "`learning_rate` must be positive and finite, received 'a'."),
         (lambda: untyped.Recovery(learning_rate=True), "`learning_rate` must be positive and finite, received True."),
