@@ -324,7 +324,7 @@ def test_bad_input_names_what_is_expected() -> None:
     record = flat.sample(*case, rows=2000, progress=False)
     with pytest.raises(ParameterError, match=r"`paired=True` must have masks in pairs, received a record of Bern"):
         dr.regress(record, paired=True)
-    with pytest.raises(RecordError, match=r"must hold gradients of 'loss', received none: sample with gradients="):
+    with pytest.raises(RecordError, match=r"must hold gradients of 'loss', received none: sample .*gradients=\('loss'"):
         dr.regress(record, outcome="loss", estimator="assisted")
     with pytest.raises(ParameterError, match=r"must have interactions, received a table without"):
         dr.regress(record).redundant_pairs()

@@ -1,4 +1,4 @@
-"""Run chunks on executors."""
+"""Run chunks on an executor."""
 
 import pickle
 import shutil
@@ -15,11 +15,11 @@ from ._runner import ChunkRunner
 
 _IN_FLIGHT = 8
 _RUNNERS: dict[str, ChunkRunner] = {}
-"""Runners of this process by token: a worker unpickles each once."""
+"""Runners of this process by token, so that a worker unpickles each runner once."""
 
 
 def _run_chunk(token: str, path: str, chunk: int, n_masks: int) -> ChunkResult:
-    """Run one chunk in a worker, which may be a thread of this process or another process."""
+    """Run one chunk in a worker: a thread of this process, or another process."""
     if token not in _RUNNERS:
         _RUNNERS.clear()
         _RUNNERS[token] = pickle.loads(Path(path).read_bytes())
@@ -30,7 +30,7 @@ def _run_chunk(token: str, path: str, chunk: int, n_masks: int) -> ChunkResult:
 def run_on(
     executor: Executor, runner: ChunkRunner, record: Record, chunks: Sequence[int], progress: Callable[[int], Any]
 ) -> None:
-    """Run `chunks` on `executor`, a few at a time, and write them as they finish."""
+    """Run `chunks` on `executor`, a few at a time, and write each to the record when it is done."""
     token, folder = uuid4().hex, Path(tempfile.mkdtemp(prefix="dropreg-job-"))
     path = folder / "runner.pickle"
     path.write_bytes(pickle.dumps(runner))
