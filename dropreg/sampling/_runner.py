@@ -174,8 +174,9 @@ class ChunkRunner:
         effects = self._in_order(changes.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask - rows.per_mask_original)
         per_mask = 1 if self.question.elements.one_mask_a_batch else n
         n_kept = masks.sum(axis=0, dtype=np.float64) * per_mask
-        counts = n_kept, n_masks * per_mask - n_kept
-        return ChunkResult(outcomes, effects, {k: GradientSums(*sums, *counts) for k, sums in rows.gradients.items()})
+        n_dropped = n_masks * per_mask - n_kept
+        gradients = {name: GradientSums(*sums, n_kept, n_dropped) for name, sums in rows.gradients.items()}
+        return ChunkResult(outcomes, effects, gradients)
 
     def run_fidelity(self, fidelity: Fidelity) -> FidelityMasks:
         """Run masks that the regression does not use, at the rates of `Fidelity.rates`."""
