@@ -175,7 +175,9 @@ class ChunkRunner:
         per_mask = 1 if self.question.elements.one_mask_a_batch else n
         n_kept = masks.sum(axis=0, dtype=np.float64) * per_mask
         n_dropped = n_masks * per_mask - n_kept
-        gradients = {name: GradientSums(*sums, n_kept, n_dropped) for name, sums in rows.gradients.items()}
+        gradients = {
+            name: GradientSums(*g[:4], n_kept=n_kept, n_dropped=n_dropped) for name, g in rows.gradients.items()
+        }
         return ChunkResult(outcomes, effects, gradients)
 
     def run_fidelity(self, fidelity: Fidelity) -> FidelityMasks:
