@@ -5,6 +5,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
+from itertools import islice
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -39,17 +40,14 @@ def run_on(
     running: dict[Future[ChunkResult], int] = {}
     try:
         while True:
-            for chunk in waiting:
+            for chunk in islice(waiting, _IN_FLIGHT - len(running)):
                 n_masks = record.settings.masks_in(chunk)
                 running[executor.submit(_run_chunk, token, str(path), chunk, n_masks)] = chunk
-                if len(running) >= _IN_FLIGHT:
-                    break
             if not running:
                 break
-            done, _ = wait(running, return_when=FIRST_COMPLETED)
-            for future in done:
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
                 chunk = running.pop(future)
-                record.write(chunk, future.result())
+                record._write(chunk, future.result())
                 progress(record.settings.rows_in(chunk))
     finally:
         for future in running:

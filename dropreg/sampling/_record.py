@@ -51,6 +51,8 @@ class Record:
     >>> record = dr.sample(model, data, dr.elements(model), rows=500, sampling=dr.Sampling(fidelity=None))
     >>> record.is_complete, record.row_equivalents
     (True, 1500)
+    >>> [(chunk.masks.shape, chunk.outcomes.shape) for chunk in record.chunks()]
+    [((500, 400), (500, 1))]
     >>> record.keep_probabilities().round(2)[:3].tolist()
     [0.7, 0.7, 0.7]
     >>> frame = record.to_frame()
@@ -144,14 +146,6 @@ class Record:
         ------
         RecordError
             If a chunk cannot be read.
-
-        Examples
-        --------
-        >>> import dropreg as dr
-        >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
-        >>> record = dr.sample(model, data, dr.elements(model), rows=500, sampling=dr.Sampling(fidelity=None))
-        >>> [(chunk.masks.shape, chunk.outcomes.shape) for chunk in record.chunks()]
-        [((500, 400), (500, 1))]
         """
         for k in self._chunks:
             yield self._read(k)
@@ -242,39 +236,15 @@ class Record:
         Record
         """
         view = copy.copy(self)
-        view.keep_first(n_chunks)
+        view._keep_first(n_chunks)
         return view
 
-    def only(self, chunk: int) -> "Record":
-        """Return a view of a single chunk, valid as long as this record exists.
-
-        Parameters
-        ----------
-        chunk : int
-            Number of the chunk, from 0.
-
-        Returns
-        -------
-        Record
-        """
-        view = copy.copy(self)
-        view._chunks = [k for k in self._chunks if k == chunk]
-        return view
-
-    def keep_first(self, n_chunks: int) -> None:
-        """Ignore all chunks but the first `n_chunks`.
-
-        Parameters
-        ----------
-        n_chunks : int
-        """
+    def _keep_first(self, n_chunks: int) -> None:
+        """Ignore all chunks but the first `n_chunks`."""
         self._chunks = [k for k in self._chunks if k < n_chunks]
 
-    def _path(self, chunk: int) -> Path:
-        return self.folder / f"chunk-{chunk:06d}.parquet"
-
-    def _gradient_path(self, chunk: int) -> Path:
-        return self.folder / f"gradients-{chunk:06d}.parquet"
+    def _path(self, chunk: int, kind: str = "chunk") -> Path:
+        return self.folder / f"{kind}-{chunk:06d}.parquet"
 
     def _is_done(self, chunk: int) -> bool:
         """Return whether the chunk's file has the expected number of rows, from its metadata."""
@@ -283,7 +253,7 @@ class Record:
         except (OSError, pa.ArrowException):
             return False
 
-    def forget_damaged(self) -> None:
+    def _forget_damaged(self) -> None:
         """Read all chunks and treat those that cannot be read as missing, so that they are run again."""
         self._chunks = [k for k in self._chunks if self._is_readable(k)]
 
@@ -301,7 +271,7 @@ class Record:
     def _gradient_table(self, chunk: int) -> pa.Table:
         keys = [f.name for f in fields(GradientSums)]
         names = [f"{name}_{key}" for name in self.settings.gradients for key in keys]
-        return read_table(self._gradient_path(chunk), names)
+        return read_table(self._path(chunk, "gradients"), names)
 
     def missing(self) -> list[int]:
         """Return the numbers of the chunks that are not recorded yet; none if a stop rule has ended the run.
@@ -312,21 +282,11 @@ class Record:
         """
         return [] if self.stop else sorted(set(range(self.settings.n_chunks)) - set(self._chunks))
 
-    def write(self, chunk: int, result: ChunkResult) -> None:
-        """Add a chunk; its masks are stored too if the record has a folder of its own and at most 8,000 elements.
+    def _write(self, chunk: int, result: ChunkResult) -> None:
+        """Add a chunk; RecordError if an outcome or a gradient is not finite, or the file cannot be written.
 
-        With more elements the masks are drawn again from the seed, and gradients are rounded to float32.
-
-        Parameters
-        ----------
-        chunk : int
-            Number of the chunk, from 0.
-        result : ChunkResult
-
-        Raises
-        ------
-        RecordError
-            If an outcome or a gradient is not finite, or the file cannot be written; the chunks so far are kept.
+        Masks are stored too if the record has a folder of its own and at most 8,000 elements. With more elements masks
+        are drawn again from the seed, and gradients are rounded to float32.
         """
         s = self.settings
         self._check_finite(chunk, result)
@@ -341,7 +301,7 @@ class Record:
         if result.gradients:
             sums = {f"{name}_{key}": value for name, g in result.gradients.items() for key, value in vars(g).items()}
             sums = sums if s.n_elements <= MOST_STORED else {k: v.astype(np.float32) for k, v in sums.items()}
-            write_table(pa.table(sums), self._gradient_path(chunk), self.rows)
+            write_table(pa.table(sums), self._path(chunk, "gradients"), self.rows)
         write_table(pa.table(columns), self._path(chunk), self.rows)
         self._chunks = sorted({*self._chunks, chunk})
 

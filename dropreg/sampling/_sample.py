@@ -104,7 +104,12 @@ def sample(
     design.check(len(elements))
     measured = resolve_all(outcomes)
     gradients = _with_gradients(measured, options.gradients)
-    _check_shared_masks(measured, design)
+    for outcome in measured:
+        if isinstance(outcome, PerMask) and design.examples_per_mask < 2:
+            raise ParameterError(
+                f"outcome '{outcome.name}' must have several examples for each mask, received a design with one: pass "
+                "sampling=dropreg.Sampling(design=dropreg.designs.Bernoulli(rate, examples_per_mask=100))."
+            )
     question = ask(model, data, elements, outcome=measured, task=task, output=output, seed=seed)
     runner = ChunkRunner(question, design, gradients, options.batch_size)
     unseen = None if options.fidelity is None else runner.run_fidelity(options.fidelity)
@@ -132,15 +137,6 @@ def _with_gradients(outcomes: tuple[Outcome, ...], asked: bool | Sequence[str]) 
     return tuple(asked)
 
 
-def _check_shared_masks(outcomes: tuple[Outcome, ...], design: Design) -> None:
-    for outcome in outcomes:
-        if isinstance(outcome, PerMask) and design.examples_per_mask < 2:
-            raise ParameterError(
-                f"outcome '{outcome.name}' must have several examples for each mask, received a design with one: pass "
-                "sampling=dropreg.Sampling(design=dropreg.designs.Bernoulli(rate, examples_per_mask=100))."
-            )
-
-
 def _run(record: Record, runner: ChunkRunner, options: Sampling, progress: Callable[[int], Any]) -> None:
     """Run the missing chunks; the stop rule is checked at chunk numbers that do not depend on the outcomes."""
     n_chunks, stop = record.settings.n_chunks, options.stop
@@ -149,7 +145,7 @@ def _run(record: Record, runner: ChunkRunner, options: Sampling, progress: Calla
         waiting = [chunk for chunk in record.missing() if chunk < end]
         if options.executor is None:
             for chunk, masks in runner.draw_ahead((chunk, record.settings.masks_in(chunk)) for chunk in waiting):
-                record.write(chunk, runner.run(chunk, masks, progress))
+                record._write(chunk, runner.run(chunk, masks, progress))
         else:
             run_on(options.executor, runner, record, waiting, progress)
         if stop and end < n_chunks and (reason := stop.check(record.head(end))):

@@ -57,7 +57,7 @@ def create_record(
     if fidelity_masks is not None:
         fidelity_masks.write(place / _FIDELITY, settings.outcomes)
     record = Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks)
-    record.forget_damaged()
+    record._forget_damaged()
     return record
 
 
@@ -86,7 +86,7 @@ def load_record(folder: str | Path) -> Record:
                 f"{path}: expected why a run was stopped and after how many chunks, received {error!r}: sample into "
                 "the same folder again to replace it."
             ) from error
-        record.keep_first(n_chunks)
+        record._keep_first(n_chunks)
     return record
 
 
@@ -95,7 +95,7 @@ def write_stop(record: Record, reason: str, n_chunks: int) -> None:
     text = json.dumps({"stop": reason, "chunks": n_chunks}) + "\n"
     write_atomically(record.folder / _STOP, lambda part: part.write_text(text), record.rows)
     record.stop = reason
-    record.keep_first(n_chunks)
+    record._keep_first(n_chunks)
 
 
 def clear_stop(record: Record) -> None:
