@@ -16,19 +16,10 @@ _TOLERANCE = 1e-2  # rounding error of a sum of probabilities in half precision
 
 
 def are_logits(model: "keras.Model | Graph", output: int, task: Task, outputs: npt.NDArray[np.floating]) -> bool:
-    """Return whether an output of a classifier is logits rather than probabilities.
+    """Return whether outputs (n, ..., n_outputs) of a classifier, from output number `output`, are logits.
 
     The last layer decides if its activation is linear (logits), or a softmax of classes or a sigmoid of labels
     (probabilities). Otherwise outputs are logits unless all of them could be probabilities.
-
-    Parameters
-    ----------
-    model : keras.Model or Graph
-    output : int
-        Number of the output.
-    task : str
-    outputs : ndarray of float32, shape (n, ..., n_outputs)
-        The output for some examples.
     """
     ending = _last_activation(model, output)
     if ending == "linear":

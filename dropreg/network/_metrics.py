@@ -101,21 +101,9 @@ class PerMask(Outcome):
         raise TypeError("PerMask is measured over the examples of a mask, not row by row")
 
     def measure_mask(self, labels: np.ndarray, outputs: np.ndarray) -> float:
-        """Return the metric over the examples of one mask.
+        """Return the metric of labels (n_examples, ...) and outputs (n_examples, ..., n_outputs) of one mask.
 
-        Parameters
-        ----------
-        labels : ndarray, shape (n_examples, ...)
-        outputs : ndarray, shape (n_examples, ..., n_outputs)
-
-        Returns
-        -------
-        float
-
-        Raises
-        ------
-        ParameterError
-            If the function does not return a single number.
+        Raises ParameterError if the function does not return a single number.
         """
         value = np.asarray(self.function(labels, outputs))
         if value.ndim != 0:

@@ -213,20 +213,11 @@ class Divergence(Outcome):
 
     @staticmethod
     def scores(prediction: Prediction, signs: "tf.Tensor") -> "tf.Tensor":
-        """Return a number for each row whose products of derivatives estimate second derivatives of the divergence.
+        """Return a number for each row, shape (rows,), for random `signs` (rows, ..., n_outputs) of -1 and 1.
 
-        The mean over independent signs of the product of its derivatives by two parameters is the second derivative of
-        the divergence by both, without the curvature of the outputs before the softmax or sigmoid (Gauss-Newton; for
+        The mean over signs of the product of its derivatives by two parameters is the second derivative of the
+        divergence by both, without the curvature of the outputs before the softmax or sigmoid (Gauss-Newton; for
         classes and labels the Fisher information of the prediction).
-
-        Parameters
-        ----------
-        prediction : Prediction
-        signs : Tensor of -1 and 1, shape (rows, ..., n_outputs)
-
-        Returns
-        -------
-        Tensor of float32, shape (rows,)
         """
         import tensorflow as tf
 
@@ -242,19 +233,10 @@ class Divergence(Outcome):
 
     @staticmethod
     def curvature(task: Task, shape: tuple[int, ...]) -> float:
-        """Return an upper bound of the second derivatives of a row by its outputs before the softmax or sigmoid.
+        """Return an upper bound of a row's second derivatives by its outputs before the softmax or sigmoid.
 
-        Parameters
-        ----------
-        task : str
-        shape : tuple of int
-            Shape of the outputs of a row.
-
-        Returns
-        -------
-        float
-            1/2 for a softmax (Böhning 1992) divided by the number of positions; 1/4 for a sigmoid and 2 for a square
-            divided by the number of outputs.
+        `shape` is that of the outputs of a row. The bound is 1/2 for a softmax (Böhning 1992) divided by the number of
+        positions; 1/4 for a sigmoid and 2 for a square divided by the number of outputs.
         """
         if task == "classes":
             return 0.5 / math.prod(shape[:-1])

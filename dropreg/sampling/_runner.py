@@ -1,11 +1,10 @@
 """Run and measure the masked forward passes of a chunk."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -197,7 +196,7 @@ class ChunkRunner:
             )
             packed[chosen.start : chosen.stop] = np.packbits(masks, axis=1)
             parts.append(self._run_rows(masks, examples[chosen.start : chosen.stop], lambda rows: None))
-        rows = _Rows.join(parts)
+        rows = _Rows(*(np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[:3]), gradients={})
         changes = (rows.measured - self.baseline[examples.reshape(-1)]).reshape(n_masks, n, -1).astype(np.float64)
         unknown = np.full(rows.per_mask.shape, np.nan)
         noise = [share_of_noise(first + k * n, n, len(self.evaluator)) for k in range(n_masks)]
@@ -256,24 +255,13 @@ class ChunkRunner:
         )
 
 
-@dataclass(frozen=True)
-class _Rows:
+class _Rows(NamedTuple):
     """Outcomes of rows (n_rows, n_row_outcomes) and of masks, those of the original model, and sums of gradients."""
 
     measured: npt.NDArray[np.float32]
     per_mask: npt.NDArray[np.float64]
     per_mask_original: npt.NDArray[np.float64]
     gradients: dict[str, npt.NDArray[np.float64]]
-
-    @classmethod
-    def join(cls, parts: "Sequence[_Rows]") -> "_Rows":
-        """Concatenate rows, without their gradients."""
-        return cls(
-            np.concatenate([part.measured for part in parts]),
-            np.concatenate([part.per_mask for part in parts]),
-            np.concatenate([part.per_mask_original for part in parts]),
-            {},
-        )
 
 
 def share_of_noise(first: int, count: int, n_examples: int) -> float:
