@@ -25,14 +25,8 @@ _TRIAL_ROWS = 3
 class Bundle(NamedTuple):
     """All that some rows need besides their masks.
 
-    Attributes
-    ----------
-    gathered : list of Tensor, shape (rows, ...)
-        Values at the network's frontier, or its inputs.
-    original : Tensor of float32, shape (rows, ..., n_outputs)
-        Outputs of the original model, which outcomes compare with.
-    labels, counted : Tensor
-        From `Examples.carried`.
+    `gathered` holds values (rows, ...) at the network's frontier or its inputs, `original` the outputs (rows, ...,
+    n_outputs) of the original model; `labels` and `counted` are parts of `Examples.carried`.
     """
 
     gathered: list[Any]

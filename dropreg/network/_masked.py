@@ -63,12 +63,7 @@ class MaskedNetwork:
     recurrent : sequence of ndarray of int64
         Elements of each recurrent cell whose states are merged.
 
-    Raises
-    ------
-    ModelError
-        If `elements` belong to another model.
-    ParameterError
-        If the model has no such output.
+    It raises ModelError if `elements` belong to another model, ParameterError if the model has no such output.
     """
 
     takes_groups: ClassVar[bool] = False

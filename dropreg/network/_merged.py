@@ -46,19 +46,15 @@ class MergedNetwork(MaskedNetwork):
 
     Parameters
     ----------
-    model : keras.Model or Graph
-    elements : Elements
-        Channels of an activation: neurons, filters, recurrent units, dimensions of embeddings, branches. Other elements
-        (heads, layers) are replaced by zeros.
+    model, elements
+        As in `MaskedNetwork`. Elements that are channels of an activation (neurons, filters, recurrent units,
+        dimensions of embeddings, branches) are predicted; others (heads, layers) are replaced by zeros.
     examples : Examples
         The correlations of the channels are computed from their activations.
     ridge : float
         Added to the diagonal of the correlations.
 
-    Raises
-    ------
-    ParameterError
-        If no element is a channel of an activation.
+    It raises ParameterError if no element is a channel of an activation.
     """
 
     takes_groups: ClassVar[bool] = True

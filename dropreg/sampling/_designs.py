@@ -58,17 +58,7 @@ class Design(ABC):
         return self.examples_per_mask * self.masks_per_group
 
     def check(self, n_elements: int) -> None:
-        """Check that the design can draw masks over `n_elements` elements.
-
-        Parameters
-        ----------
-        n_elements : int
-
-        Raises
-        ------
-        ParameterError
-            If the number of rates is neither 1 nor `n_elements`.
-        """
+        """Raise ParameterError unless the number of rates is 1 or `n_elements`."""
         if isinstance(self.rate, tuple) and len(self.rate) != n_elements:
             raise ParameterError(
                 f"`rate` must be a number or one for each of {n_elements} elements, received {len(self.rate)}."

@@ -104,16 +104,8 @@ class Fidelity:
         positive("examples", self.examples, least=2)
 
     def rates(self, rate: float) -> tuple[float, float, float]:
-        """Return the three drop rates for a design.
+        """Return the three drop rates for a design of mean drop `rate`: half of it, itself, and twice it.
 
-        Parameters
-        ----------
-        rate : float
-            The design's mean drop rate, strictly between 0 and 1.
-
-        Returns
-        -------
-        tuple of float
-            rate / 2, rate, and the lesser of 2 * rate and (1 + rate) / 2.
+        The third is at most half-way from `rate` to 1.
         """
         return rate / 2, rate, min(2 * rate, (1 + rate) / 2)
