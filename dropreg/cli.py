@@ -270,7 +270,7 @@ def _demo(options: argparse.Namespace) -> None:
     import numpy as np
 
     from . import datasets, elements, estimate
-    from .network import MaskedNetwork
+    from .network import Evaluator, ask_one
     from .reporting import plot_impacts
 
     try:
@@ -292,14 +292,14 @@ def _demo(options: argparse.Namespace) -> None:
         progress=False if options.quiet else None,
     )
     print(table.summary(5))
-    network = MaskedNetwork(model, found)
-    x_test, y_test = datasets.fashion_mnist("test")
-    n_dropped = len(found) // 10
-    highest = np.argsort(-table.impact, kind="stable")[:n_dropped]
-    drawn = np.random.default_rng(options.seed).permutation(len(found))[:n_dropped]
-    print(f"\naccuracy on the 10,000 test images, all units kept: {network.accuracy(x_test, y_test, []):.4f}")
-    print(f"the {n_dropped} units with the largest impact removed: {network.accuracy(x_test, y_test, highest):.4f}")
-    print(f"{n_dropped} random units removed: {network.accuracy(x_test, y_test, drawn):.4f}")
+    question = ask_one(model, datasets.fashion_mnist("test"), found, outcome="accuracy", task=None, seed=options.seed)
+    n_dropped, masks = len(found) // 10, np.ones((3, len(found)), bool)
+    masks[1, np.argsort(-table.impact, kind="stable")[:n_dropped]] = False
+    masks[2, np.random.default_rng(options.seed).permutation(len(found))[:n_dropped]] = False
+    original, without_largest, without_random = Evaluator(question).means(masks, np.arange(len(question.examples)))
+    print(f"\naccuracy on the 10,000 test images, all units kept: {original:.4f}")
+    print(f"the {n_dropped} units with the largest impact removed: {without_largest:.4f}")
+    print(f"{n_dropped} random units removed: {without_random:.4f}")
     table.to_csv(options.out / "impact.csv")
     plot_impacts(table, options.out / "impact.png")
     print(f"\nwritten: {options.out / 'impact.csv'} and {options.out / 'impact.png'}")

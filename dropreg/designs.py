@@ -2,9 +2,4 @@
 
 from .sampling import Bernoulli, Design, Fidelity, Paired
 
-__all__ = [
-    "Bernoulli",
-    "Design",
-    "Fidelity",
-    "Paired",
-]
+__all__ = ["Bernoulli", "Design", "Fidelity", "Paired"]

@@ -2,13 +2,4 @@
 
 from .network import Accuracy, Divergence, Loss, Margin, Outcome, PerExample, PerMask, RetainedAccuracy
 
-__all__ = [
-    "Accuracy",
-    "Divergence",
-    "Loss",
-    "Margin",
-    "Outcome",
-    "PerExample",
-    "PerMask",
-    "RetainedAccuracy",
-]
+__all__ = ["Accuracy", "Divergence", "Loss", "Margin", "Outcome", "PerExample", "PerMask", "RetainedAccuracy"]

@@ -10,6 +10,7 @@ truth is that of the pool.
 Example: ``python experiments/coverage.py --replications 500``
 """
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -114,7 +115,8 @@ def within_data(case: str, replications: int, seed: int) -> list[dict[str, Any]]
                 progress=False,
             )
             for k in range(replications):
-                one = record.only(k)
+                one = copy.copy(record)
+                one._chunks = [k]
                 if isinstance(design, dr.designs.Paired):
                     pairs = compression.observations(one, paired=True)
                     found_here = [("OLS, HC1, pairs", regression.ols(compression.compress(pairs), pairs, 0, "HC1"))]

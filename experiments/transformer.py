@@ -18,22 +18,27 @@ from _lib.arguments import new_parser
 from _lib.results import save_settings
 
 import dropreg as dr
-from dropreg.network._masked import MaskedNetwork
+from dropreg.network import Evaluator, ask_one
 from dropreg.reporting._plots import plot_impacts
 
 KINDS = ("heads", "neurons", "branches")
 RATE = 0.1
 
 
-def without(network: MaskedNetwork, impact: np.ndarray, of_kind: np.ndarray, n: int) -> dict[str, float]:
+def accuracy(evaluator: Evaluator, dropped: np.ndarray) -> float:
+    """Test accuracy without some elements."""
+    kept = ~np.isin(np.arange(evaluator.n_elements), dropped)
+    return float(evaluator.means(kept[np.newaxis], np.arange(len(evaluator)))[0])
+
+
+def without(evaluator: Evaluator, impact: np.ndarray, of_kind: np.ndarray, n: int) -> dict[str, float]:
     """Test accuracy without the n elements of a kind with the lowest, the highest, and random impact."""
-    x, y = dr.datasets.fashion_mnist("test")
     order = of_kind[np.argsort(impact[of_kind], kind="stable")]
     drawn = np.random.default_rng(0).permutation(of_kind)
     return {
-        "lowest": network.accuracy(x, y, order[:n]),
-        "random": network.accuracy(x, y, drawn[:n]),
-        "highest": network.accuracy(x, y, order[::-1][:n]),
+        "lowest": accuracy(evaluator, order[:n]),
+        "random": accuracy(evaluator, drawn[:n]),
+        "highest": accuracy(evaluator, order[::-1][:n]),
     }
 
 
@@ -66,7 +71,8 @@ def main() -> None:
                 plot_impacts(table, arguments.out / f"{outcome}.png")
                 print(table.summary(6), flush=True)
     frame = pd.concat(tables)
-    network = MaskedNetwork(model, elements)
+    test = dr.datasets.fashion_mnist("test")
+    evaluator = Evaluator(ask_one(model, test, elements, outcome="accuracy", task=None, seed=0))
     found = []
     for (outcome, kind), group in frame.groupby(["outcome", "kind"]):
         by_seed = group.pivot(index="element", columns="seed", values="impact")
@@ -83,15 +89,13 @@ def main() -> None:
                 "largest_impact": by_seed.mean(axis=1).max(),
                 "correlation_of_seeds": agree.mean() if len(agree) else np.nan,
                 "dropped": n,
-                **without(network, first["impact"].to_numpy(), of_kind, n),
+                **without(evaluator, first["impact"].to_numpy(), of_kind, n),
             }
         )
     summary = pd.DataFrame(found)
     summary.to_csv(arguments.out / "summary.csv", index=False, float_format="%.4g")
     print(summary.to_string())
-    save_settings(
-        arguments.out, arguments, whole_test_accuracy=network.accuracy(*dr.datasets.fashion_mnist("test"), [])
-    )
+    save_settings(arguments.out, arguments, whole_test_accuracy=accuracy(evaluator, np.array([], int)))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,6 @@
-"""The masked network: examples and masks to outputs and outcomes."""
+"""The masked network: outputs and outcomes of examples under masks."""
+
+# ruff: noqa: F401 (some names are for other packages)
 
 from typing import TYPE_CHECKING
 
@@ -26,56 +28,17 @@ if TYPE_CHECKING:
     from ._padding import idle_masks, idle_slots
     from ._question import DEFAULT_ROWS, Question, ask, ask_one
 
-__all__ = [
-    "DEFAULT_ROWS",
-    "Accuracy",
-    "Bundle",
-    "Divergence",
-    "Evaluator",
-    "Loss",
-    "Margin",
-    "MaskedNetwork",
-    "MergedNetwork",
-    "Outcome",
-    "PerExample",
-    "PerMask",
-    "Question",
-    "RetainedAccuracy",
-    "are_logits",
-    "ask",
-    "ask_one",
-    "can_predict",
-    "changes",
-    "check_differentiable",
-    "check_outcomes",
-    "guess_task",
-    "idle_masks",
-    "idle_slots",
-    "measure",
-    "non_differentiable",
-    "resolve",
-    "resolve_all",
-    "run_model",
-]
+__all__ = ["Accuracy", "Divergence", "Loss", "Margin", "Outcome", "PerExample", "PerMask", "RetainedAccuracy"]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "DEFAULT_ROWS": "_question",
-        "MaskedNetwork": "_masked",
-        "MergedNetwork": "_merged",
-        "Bundle": "_evaluator",
-        "Evaluator": "_evaluator",
-        "Question": "_question",
-        "ask": "_question",
-        "ask_one": "_question",
-        "can_predict": "_merged",
-        "changes": "_evaluate",
-        "check_differentiable": "_differentiable",
-        "idle_masks": "_padding",
-        "idle_slots": "_padding",
-        "measure": "_evaluate",
-        "non_differentiable": "_differentiable",
-        "run_model": "_evaluate",
-    },
-)
+_MODULES = {
+    "_differentiable": ("check_differentiable", "non_differentiable"),
+    "_evaluate": ("changes", "measure", "run_model"),
+    "_evaluator": ("Bundle", "Evaluator"),
+    "_masked": ("MaskedNetwork",),
+    "_merged": ("MergedNetwork", "can_predict"),
+    "_padding": ("idle_masks", "idle_slots"),
+    "_question": ("DEFAULT_ROWS", "Question", "ask", "ask_one"),
+}
+
+__getattr__ = lazy_names(__name__, {name: module for module, names in _MODULES.items() for name in names})
+"""These names load TensorFlow, so they are imported on first use."""

@@ -1,4 +1,4 @@
-"""Predict dropped channels from the kept ones."""
+"""Least-squares prediction of dropped channels from the kept ones."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ from .._utils import Array
 
 @dataclass(frozen=True)
 class Moments:
-    """Of what is read at one gate, over examples and positions.
+    """Moments of the channels at one gate, over examples and positions.
 
     Attributes
     ----------
@@ -20,7 +20,7 @@ class Moments:
     correlation : ndarray of float64, shape (period, period)
         With the ridge on its diagonal.
     precision : ndarray of float64, shape (period, period)
-        Its inverse.
+        Inverse of the correlation.
     """
 
     mean: Array
@@ -30,92 +30,75 @@ class Moments:
 
 
 class Conditional(NamedTuple):
-    """What a layer reads under masks, and what one more or one less of its channels changes.
+    """Predictions of standardized channels from the kept ones, for some masks.
 
-    With x the standardized channels and z = reading x, the residual that the kept channels other than j do not predict
-    of channel j is x_j - z_j where j is dropped and (precision z)_j variance_j where it is kept.
+    With x the channels and z = replacement x, the part of channel j that the other kept channels do not predict is
+    x_j - z_j if j is dropped and (precision z)_j variance_j if it is kept.
 
     Attributes
     ----------
-    reading : Tensor, shape (groups, channels, channels)
-        From standardized channels to what is read in their place: the kept themselves, the others predicted.
+    replacement : Tensor, shape (groups, channels, channels)
+        Matrix that maps the channels to themselves if kept, else to their predictions.
     variance : Tensor, shape (groups, channels)
-        What the other kept channels leave of the variance of a kept one, zero for dropped ones.
+        Variance of a kept channel given the other kept channels, zero for dropped channels.
     loading : Tensor, shape (groups, channels, channels)
-        Column j predicts from the residual of j all that is not kept, and j itself.
+        Column j predicts all channels that are not kept, and j itself, from the residual of j.
     """
 
-    reading: tf.Tensor
+    replacement: tf.Tensor
     variance: tf.Tensor
     loading: tf.Tensor
 
-    def read(self, x: tf.Tensor, kept: tf.Tensor, precision: tf.Tensor, *, many_rows: bool) -> tf.Tensor:
-        """What is read in place of standardized channels, with the derivatives of "drop and merge" by `kept`.
+    def replace(self, x: tf.Tensor, kept: tf.Tensor, precision: tf.Tensor, *, many_rows: bool) -> tf.Tensor:
+        """Return the channels (groups, rows, channels) that replace standardized channels x of the same shape.
 
-        Parameters
-        ----------
-        x : Tensor, shape (groups, rows, channels)
-        kept : Tensor, shape (groups, channels)
-            The masks that this was made for; nothing but derivatives depends on them here.
-        precision : Tensor, shape (channels, channels)
-        many_rows : bool
-            Whether a group is likely to have more rows than there are channels, as with positions or over steps. Sums
-            over rows then come first, which is the same for less work.
-
-        Returns
-        -------
-        Tensor, shape (groups, rows, channels)
+        The gradient by `kept` (groups, channels) is that of "drop and merge"; the values do not depend on it.
+        `precision` has shape (channels, channels). With `many_rows`, sums over rows come first, which is less work if a
+        group has more rows than channels.
         """
-        reading = tf.linalg.matrix_transpose(self.reading)
+        replacement = tf.linalg.matrix_transpose(self.replacement)
 
-        def residual(x: tf.Tensor, read: tf.Tensor) -> tf.Tensor:
-            return x - read + tf.matmul(read, precision) * self.variance[:, tf.newaxis, :]
+        def residual(x: tf.Tensor, z: tf.Tensor) -> tf.Tensor:
+            return x - z + tf.matmul(z, precision) * self.variance[:, tf.newaxis, :]
 
-        residuals = residual(tf.eye(tf.shape(precision)[0]), reading) if many_rows else None
+        residuals = residual(tf.eye(tf.shape(precision)[0]), replacement) if many_rows else None
 
         @tf.custom_gradient
         def flipped(x: tf.Tensor, kept: tf.Tensor) -> Any:
             del kept
-            read = tf.matmul(x, reading)
-            left = residual(x, read) if residuals is None else residuals
+            z = tf.matmul(x, replacement)
+            left = residual(x, z) if residuals is None else residuals
 
             def gradient(upstream: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-                by_x = tf.matmul(upstream, reading, transpose_b=True)
+                by_x = tf.matmul(upstream, replacement, transpose_b=True)
                 upstream = upstream if residuals is None else tf.matmul(x, upstream, transpose_a=True)
                 return by_x, tf.reduce_sum(left * tf.matmul(upstream, self.loading), axis=1)
 
-            return read, gradient
+            return z, gradient
 
         return flipped(x, kept)
 
 
 def conditional(correlation: tf.Tensor, precision: tf.Tensor, kept: tf.Tensor) -> Conditional:
-    """Regressions among channels under masks.
+    """Return the predictions for masks `kept` (groups, channels) of 0 and 1.
 
-    Parameters
-    ----------
-    correlation, precision : Tensor, shape (channels, channels)
-        Inverses of each other.
-    kept : Tensor of 0 and 1, shape (groups, channels)
-
-    Returns
-    -------
-    Conditional
+    `correlation` and `precision`, both (channels, channels), are inverses of each other.
     """
     dropped = 1.0 - kept
     few = tf.reduce_sum(kept) < tf.reduce_sum(dropped)
     predicting, variance, left = tf.cond(
         few, lambda: _by_kept(correlation, kept, dropped), lambda: _by_dropped(precision, kept, dropped)
     )
-    reading = tf.linalg.set_diag(predicting, kept)
+    replacement = tf.linalg.set_diag(predicting, kept)
     own = tf.linalg.diag_part(left)[:, tf.newaxis, :]
-    return Conditional(reading, variance, reading + left / tf.where(own > 0, own, 1.0))
+    return Conditional(replacement, variance, replacement + left / tf.where(own > 0, own, 1.0))
 
 
 def _by_kept(correlation: tf.Tensor, kept: tf.Tensor, dropped: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Predictions of the dropped from the kept, conditional variances of the kept, and covariances of the dropped.
+    """Return predictions of the dropped channels, variances of the kept and covariances of the dropped channels.
 
-    The shapes are (groups, channels, channels), (groups, channels) and (groups, channels, channels).
+    The shapes are (groups, channels, channels), (groups, channels) and (groups, channels, channels). Variances are
+    given the other kept channels, covariances given all kept channels.
     """
     part = _Part(correlation, kept)
     left = correlation - tf.matmul(part.rows, part.regression, transpose_a=True)
@@ -129,7 +112,7 @@ def _by_kept(correlation: tf.Tensor, kept: tf.Tensor, dropped: tf.Tensor) -> tup
 
 
 def _by_dropped(precision: tf.Tensor, kept: tf.Tensor, dropped: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """As `_by_kept`, by inverting the part of the dropped."""
+    """Return the same as `_by_kept`, by inverting the rows and columns of the dropped channels."""
     part = _Part(precision, dropped)
     left = part.spread(tf.linalg.matrix_transpose(part.spread(part.inverse)))
     own = tf.linalg.diag_part(precision) - tf.reduce_sum(part.rows * part.regression, axis=1)
@@ -137,16 +120,11 @@ def _by_dropped(precision: tf.Tensor, kept: tf.Tensor, dropped: tf.Tensor) -> tu
 
 
 class _Part:
-    """The inverse of the chosen part of a matrix, for several choices; as many rows as the largest has.
+    """The inverse of the chosen rows and columns of a matrix, for several choices (groups, channels).
 
-    Attributes
-    ----------
-    inverse : Tensor, shape (groups, most, most)
-        Zero beyond the chosen.
-    rows : Tensor, shape (groups, most, channels)
-        Of the matrix, those of the chosen.
-    regression : Tensor, shape (groups, most, channels)
-        `inverse` times `rows`, zero in the columns of the chosen.
+    With `most` the largest number of chosen channels, `inverse` has shape (groups, most, most) and is zero beyond the
+    chosen. `rows` (groups, most, channels) are the chosen rows of the matrix. `regression` is `inverse` times `rows`,
+    zero in the chosen columns.
     """
 
     def __init__(self, matrix: tf.Tensor, chosen: tf.Tensor) -> None:
@@ -162,5 +140,5 @@ class _Part:
         self.regression = tf.matmul(self.inverse, self.rows) * (1.0 - chosen)[:, tf.newaxis, :]
 
     def spread(self, values: tf.Tensor) -> tf.Tensor:
-        """Rows (groups, most, k) at the places of the chosen among all channels, zeros elsewhere."""
+        """Move rows (groups, most, k) to the positions of the chosen among all channels, with zeros elsewhere."""
         return tf.gather(tf.pad(values, [[0, 0], [0, 1], [0, 0]]), self._place, batch_dims=1)

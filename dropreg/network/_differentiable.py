@@ -1,6 +1,9 @@
-"""Whether an outcome has a derivative with respect to the masks, all the way."""
+"""Check that an outcome has a derivative with respect to the masks."""
 
 from typing import Any
+
+import keras
+import tensorflow as tf
 
 from ..errors import ModelError, ParameterError
 from ._evaluator import Evaluator
@@ -8,36 +11,29 @@ from ._outcomes import Outcome
 
 
 def non_differentiable(evaluator: Evaluator) -> str | None:
-    """The first layer between masks and outputs that has no gradient, or None if all have one."""
-    import keras
-    import tensorflow as tf
-
+    """Return the first layer without a gradient between masks and outputs, or None if all layers have one."""
     graph, network = evaluator.network.graph, evaluator.network
-    reached = graph.upstream([network.output], network.frontier)
+    between = graph.upstream([network.output], network.frontier)
     inputs = [tf.convert_to_tensor(x[:2]) for x in evaluator.question.examples.inputs]
     values: dict[int, Any] = dict(zip(graph.inputs, inputs, strict=True))
     with keras.StatelessScope(collect_losses=True):
         for number, call in enumerate(graph.calls):
-            read = [tf.convert_to_tensor(values[slot]) for slot in call.inputs]
+            consumed = [tf.convert_to_tensor(values[slot]) for slot in call.inputs]
+            sources = [value for value in consumed if value.dtype.is_floating]
             with tf.GradientTape() as tape:
-                tape.watch([value for value in read if value.dtype.is_floating])
-                written = call.run(read)
-            values.update(zip(call.outputs, written, strict=True))
-            sources = [value for value in read if value.dtype.is_floating]
-            if number in reached and sources and all(g is None for g in tape.gradient(written, sources)):
+                tape.watch(sources)
+                results = call.run(consumed)
+            values.update(zip(call.outputs, results, strict=True))
+            if number in between and sources and all(g is None for g in tape.gradient(results, sources)):
                 return f"'{call.name}' ({call.kind})"
     return None
 
 
 def check_differentiable(evaluator: Evaluator, what: str) -> None:
-    """Raise unless the outcome itself has a derivative with respect to the masks, all the way.
+    """Raise unless the outcome itself, without a surrogate, has a derivative with respect to the masks.
 
-    Raises
-    ------
-    ParameterError
-        If the outcome is a step function or declared not differentiable.
-    ModelError
-        If a layer on the way has no gradient.
+    Raises ParameterError if the outcome is a step function or declared as not differentiable, ModelError if a layer
+    between the elements and the output has no gradient. `what` names the method that needs the derivative.
     """
     outcome = evaluator.question.outcome
     if not outcome.differentiable or type(outcome).surrogate is not Outcome.surrogate:
@@ -49,5 +45,6 @@ def check_differentiable(evaluator: Evaluator, what: str) -> None:
     if layer is not None:
         raise ModelError(
             f"every layer between the elements and the output must have a gradient for {what}, received layer {layer} "
-            "without: use a scorer of forward passes, such as leave_one_out, or dropreg.estimate with gradients=False."
+            "without: use a scorer of forward passes, such as leave_one_out, or dropreg.estimate with "
+            "sampling=dropreg.Sampling(gradients=False)."
         )

@@ -1,4 +1,4 @@
-"""What a change did to a model: outcomes of both on the same examples."""
+"""Compare the outcomes of two models on the same examples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,26 +9,25 @@ import numpy.typing as npt
 import pandas as pd
 import tensorflow as tf
 
+from .._utils import Array
 from ..data import Data, Examples, Prediction, Task, check_data
 from ..graph import BATCH, Graph, call_model, map_batches, trace_graph
 from ._logits import are_logits
 from ._metrics import PerMask
 from ._outcomes import Outcome, check_outcomes, resolve_all
 
-Values = npt.NDArray[np.float64]
-
 
 def measure(
-    before: "keras.Model",
-    after: "keras.Model",
+    before: keras.Model,
+    after: keras.Model,
     data: Data,
     outcomes: Sequence[str | Outcome] | str | Outcome | None,
     task: Task | None,
 ) -> pd.DataFrame:
-    """One row an outcome; parameters, columns and errors as in `dropreg.Pruned.measure`."""
+    """Return the outcomes of both models, one row per outcome; see `dropreg.Pruned.measure`."""
     graph = trace_graph(before)
     examples = check_data(graph, data, task)
-    chosen = resolve_all(_usual(examples) if outcomes is None else outcomes)
+    chosen = resolve_all(_default_outcomes(examples) if outcomes is None else outcomes)
     check_outcomes(chosen, examples.labels, examples.task)
     predictions = _predict(graph, after, examples)
     rows = []
@@ -40,32 +39,27 @@ def measure(
     return pd.DataFrame(rows, columns=["outcome", "before", "after", "change", "std_error"])
 
 
-def changes(before: keras.Model | Graph, after: keras.Model, examples: Examples, outcome: Outcome) -> Values:
-    """Change of each example's outcome from one model to another, shape (n_examples,)."""
+def changes(before: keras.Model | Graph, after: keras.Model, examples: Examples, outcome: Outcome) -> Array:
+    """Return the change of each example's outcome from one model to another, shape (n_examples,)."""
     values = _values(_predict(before, after, examples), examples, outcome)
     return values[1] - values[0]
 
 
-def _usual(examples: Examples) -> tuple[str, ...]:
+def _default_outcomes(examples: Examples) -> tuple[str, ...]:
     if examples.labels is None:
         return ("divergence",)
     return ("loss",) if examples.task == "regression" else ("accuracy", "loss")
 
 
-def _predict(before: keras.Model | Graph, after: keras.Model, examples: Examples) -> tuple[Prediction, Prediction]:
-    import tensorflow as tf
-
+def _predict(before: keras.Model | Graph, after: keras.Model, examples: Examples) -> list[Prediction]:
     both = run_model(before, examples), run_model(after, examples)
     from_logits = are_logits(before, examples.output, examples.task, both[0])
     counted = examples.carried()[1]
-    whole, smaller = (examples.predicted(tf.constant(f), counted, from_logits=from_logits) for f in both)
-    return whole, smaller
+    return [examples.predicted(tf.constant(outputs), counted, from_logits=from_logits) for outputs in both]
 
 
-def _values(predictions: tuple[Prediction, Prediction], examples: Examples, outcome: Outcome) -> Values:
-    """The outcome before and after, shape (2, n_examples); (2, 1) of one that takes all examples at once."""
-    import tensorflow as tf
-
+def _values(predictions: Sequence[Prediction], examples: Examples, outcome: Outcome) -> Array:
+    """Return the outcome before and after, shape (2, n_examples), or (2, 1) for an outcome of all examples together."""
     labels = examples.carried()[0]
     if isinstance(outcome, PerMask):
         return np.array([[outcome.measure_mask(labels, found.outputs.numpy())] for found in predictions])
@@ -74,12 +68,11 @@ def _values(predictions: tuple[Prediction, Prediction], examples: Examples, outc
 
 
 def run_model(model: keras.Model | Graph, examples: Examples) -> npt.NDArray[np.float32]:
-    """The measured output (n_examples, ..., n_outputs) of a model, for inference; the model is not changed."""
+    """Return the measured output (n_examples, ..., n_outputs) of a model in inference mode; the model is unchanged."""
 
     def forward(*inputs: Any) -> Any:
         with keras.StatelessScope(collect_losses=True):
             return tf.cast(call_model(model, inputs, training=False, output=examples.output), tf.float32)
 
-    return examples.check_outputs(
-        map_batches(forward, examples.inputs, BATCH)[0], (model.model if isinstance(model, Graph) else model).name
-    )
+    name = (model.model if isinstance(model, Graph) else model).name
+    return examples.check_outputs(map_batches(forward, examples.inputs, BATCH)[0], name)

@@ -17,7 +17,7 @@ _MOST_SLICES = 16
 def _mask_heads(
     original: Callable[..., Any], columns: Columns, masks: tf.Tensor, value: tf.Tensor, *args: Any, **kwargs: Any
 ) -> Any:
-    """An output projection whose input (rows, ..., heads, size) is masked head by head."""
+    """Call an output projection with its input (rows, ..., heads, size) masked by head."""
     factors = pick_masks(tf.cast(masks, value.dtype), columns)
     ones = [1] * (len(value.shape) - 3)
     return original(value * tf.reshape(factors, [tf.shape(masks)[0], *ones, len(columns), 1]), *args, **kwargs)
@@ -26,25 +26,25 @@ def _mask_heads(
 def change_state(
     original: Callable[..., Any], change: Callable[[tf.Tensor], tf.Tensor], value: tf.Tensor, states: Any, **kwargs: Any
 ) -> Any:
-    """A recurrent cell that reads its previous output as `change` gives it."""
+    """Call a recurrent cell with its previous output replaced by ``change(output)``."""
     if not keras.tree.is_nested(states):
         return original(value, change(states), **kwargs)
     return original(value, [change(states[0]), *states[1:]], **kwargs)
 
 
 def _mask_output(original: Callable[..., Any], columns: Columns, masks: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
-    """A layer whose output is masked along its trailing axis."""
+    """Call a layer and mask its output along the last axis."""
     return apply_mask(original(*args, **kwargs), masks, columns)
 
 
 def _bypass(original: Callable[..., Any], columns: Columns, masks: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
-    """A layer in whose place its (first) input goes on where it is dropped."""
+    """Call a layer and replace its output by its (first) input where the layer is dropped."""
     result = original(*args, **kwargs)
     value = args[0] if args else next(iter(kwargs.values()))
     return value + apply_mask(result - value, masks, np.repeat(columns, result.shape[-1]))
 
 
-_CALLS: dict[str, Callable[..., Any]] = {
+MASKED_CALLS: dict[str, Callable[..., Any]] = {
     "heads": _mask_heads,
     "output": _mask_output,
     "bypass": _bypass,
@@ -52,7 +52,7 @@ _CALLS: dict[str, Callable[..., Any]] = {
 
 
 def masked_variable(layer: Any, gate: InnerGate, masks: tf.Tensor) -> tuple[Any, tf.Tensor]:
-    """A variable and its value with the dropped scalars at zero, for masks of shape (1, n_elements)."""
+    """Return a variable and its value with dropped entries at zero, for masks of shape (1, n_elements)."""
     variable = variables_of(layer)[gate.variable]
     value = tf.convert_to_tensor(variable.value)
     factors = pick_masks(tf.cast(masks[:1], value.dtype), gate.columns)
@@ -60,25 +60,17 @@ def masked_variable(layer: Any, gate: InnerGate, masks: tf.Tensor) -> tuple[Any,
 
 
 def apply_mask(value: tf.Tensor, masks: tf.Tensor, columns: npt.NDArray[np.int64]) -> tf.Tensor:
-    """Multiply each row's channels by their elements' mask values.
+    """Multiply channels (rows, ..., channels) by the mask values of their elements.
 
-    Parameters
-    ----------
-    value : Tensor, shape (rows, ..., channels)
-    masks : Tensor of float, shape (rows, n_elements) or (1, n_elements)
-    columns : ndarray of int64, shape (channels,)
-        Element of each channel, -1 for always kept.
-
-    Returns
-    -------
-    Tensor, shape of `value`
+    `masks` have shape (rows, n_elements) or (1, n_elements); `columns` (channels,) holds the element of each channel,
+    -1 for always kept.
     """
     masks = tf.cast(masks, value.dtype)
     period = shortest_period(columns)
     repeats = len(columns) // period
     factors = pick_masks(masks, columns[:period])
     rows, shape = tf.shape(masks)[0], tf.shape(value)
-    if repeats > 1:  # flattened channels: the same run of elements again and again
+    if repeats > 1:  # flattened channels: a repeating sequence of elements
         folded = tf.reshape(value, [shape[0], -1, repeats, period])
         return tf.reshape(folded * factors[:, tf.newaxis, tf.newaxis, :], shape)
     ones = [1] * (len(value.shape) - 2)
@@ -86,7 +78,7 @@ def apply_mask(value: tf.Tensor, masks: tf.Tensor, columns: npt.NDArray[np.int64
 
 
 def shortest_period(columns: npt.NDArray[np.int64]) -> int:
-    """Length of the shortest run that `columns` repeats."""
+    """Return the length of the shortest sequence whose repetition gives `columns`."""
     first = columns[0]
     for start in np.flatnonzero(columns == first)[1:].tolist():
         if len(columns) % start == 0 and (columns.reshape(-1, start) == columns[:start]).all():
@@ -95,10 +87,10 @@ def shortest_period(columns: npt.NDArray[np.int64]) -> int:
 
 
 def pick_masks(masks: tf.Tensor, columns: npt.NDArray[np.int64]) -> tf.Tensor:
-    """Columns of `masks`, ones for -1; by slices where few suffice, because they are cheap to differentiate."""
+    """Return columns of `masks`, ones for -1; by slices if few are enough, because their gradients are cheap."""
     kept = columns < 0
-    goes_on = np.where(kept[1:], kept[:-1], (np.diff(columns) == 1) & ~kept[:-1])
-    breaks = np.flatnonzero(~goes_on) + 1
+    continues = np.where(kept[1:], kept[:-1], (np.diff(columns) == 1) & ~kept[:-1])
+    breaks = np.flatnonzero(~continues) + 1
     runs = np.split(columns, breaks)
     if len(runs) > _MOST_SLICES:
         padded = tf.concat([masks, tf.ones_like(masks[:, :1])], axis=1)

@@ -1,13 +1,13 @@
-"""The last layer, which learns along while masks are drawn.
+"""Refit the last layer jointly with the masks.
 
-Merging fits the last layer of the smaller network to the whole network's predictions (`dropreg.surgery`), which makes
-up for much of what is lost, for some selections more than for others. What counts is the outcome afterwards, the
-least over the last layer's weights. Its derivative by the mask is that at the best weights, held fixed (the envelope
-theorem), so weights that follow the masks suffice.
+Merging refits the last layer of the smaller model to the original model's predictions (`dropreg.surgery`), which
+compensates for much of the loss, for some selections more than for others. The relevant outcome is therefore the
+minimum over the last layer's weights. Its derivative with respect to the mask is the derivative at the optimal weights,
+held fixed (envelope theorem), so it is enough that the weights follow the masks.
 
-They follow by steps that go down whatever the masks: the second derivatives of the divergence by the layer's outputs
-are bounded (by 1/2 for a softmax [1]_), so a Newton step with the bound in their place never goes too far. Such a step
-is as small as what is left to learn, so that weights come to rest where next to nothing is dropped.
+They follow by steps that decrease the divergence for any masks: its second derivatives by the layer's outputs are
+bounded (by 1/2 for a softmax [1]_), so a Newton step with this bound as curvature is never too long. Steps become small
+as the fit converges, so the weights settle where almost no element is dropped.
 
 References
 ----------
@@ -30,19 +30,19 @@ _RIDGE = 0.01
 
 
 class LastLayer:
-    """Weights of a model's last layer that stand in for its own; the layer itself is as it was.
+    """Weights that replace those of a model's last layer in masked runs; the layer itself is not changed.
 
     Parameters
     ----------
     layer : keras.layers.Layer
         With a kernel and a bias, such as Dense.
     moments : ndarray of float64, shape (inputs + 1, inputs + 1)
-        Mean products of what it reads, and of 1, over examples and positions.
+        Mean products of its inputs, extended by a constant 1, over examples and positions.
 
     Attributes
     ----------
     weights : list of keras.Variable
-        Kernel and bias, which start as those of the layer.
+        Kernel and bias, initially the layer's own.
     """
 
     def __init__(self, layer: keras.layers.Layer, moments: Array) -> None:
@@ -56,10 +56,10 @@ class LastLayer:
 
     @staticmethod
     def call_among(calls: Sequence[Call]) -> Call | None:
-        """The call of the last layer with a kernel among `calls`, None where merging fits none.
+        """Return the call of the last layer with a kernel among `calls`, None if merging does not refit it.
 
-        Merging fits one that is called once, treats every position by itself, has a bias, and gives what the last of
-        the calls gives, up to an activation.
+        Merging refits a layer that is called once, treats every position separately, has a bias, and computes the
+        result of the last call up to an activation.
         """
         readers = [call for call in calls if isinstance(rule_for(call.layer), LinearReader)]
         if not readers:
@@ -71,18 +71,18 @@ class LastLayer:
 
     @property
     def variables(self) -> list[tf.Variable]:
-        """What to watch and to differentiate by."""
+        """The weights as TensorFlow variables, to differentiate by."""
         return [weight.value for weight in self.weights]
 
     def replacements(self) -> list[tuple[Any, tf.Tensor]]:
-        """The layer's own variables and their values in a stateless scope."""
+        """Return the layer's own variables and the values that replace them in a stateless scope."""
         return [(own, tf.convert_to_tensor(weight.value)) for own, weight in zip(self._own, self.weights, strict=True)]
 
     def step(self, gradients: Sequence[Any], curvature: float, rows: int) -> None:
-        """Go on against the mean `gradients` by kernel and bias of so many rows.
+        """Take a descent step along the mean `gradients` by kernel and bias over `rows` rows.
 
-        `curvature` bounds the second derivatives of what they differentiate by the layer's outputs. Few rows tell
-        little of many inputs: the step is rows / (rows + inputs) of what would be safe with all.
+        `curvature` bounds the second derivatives of the objective by the layer's outputs. With few rows and many inputs
+        the gradient is noisy, so the step is multiplied by rows / (rows + inputs).
         """
         by_kernel = np.reshape(gradients[0], (-1, len(gradients[1])))
         gradient = np.concatenate([by_kernel, gradients[1][np.newaxis]]).astype(np.float64)

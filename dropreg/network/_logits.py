@@ -1,4 +1,4 @@
-"""What the outputs of a classifier are: logits or probabilities."""
+"""Infer whether outputs of a model are logits, probabilities or numbers."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -12,51 +12,42 @@ if TYPE_CHECKING:
 
     from ..graph import Graph
 
-_TOLERANCE = 1e-2  # by which probabilities in half precision miss a sum of one
+_TOLERANCE = 1e-2  # rounding error of a sum of probabilities in half precision
 
 
 def are_logits(model: "keras.Model | Graph", output: int, task: Task, outputs: npt.NDArray[np.floating]) -> bool:
-    """Whether an output of a classifier is logits, else it is probabilities.
+    """Return whether outputs (n, ..., n_outputs) of a classifier, from output number `output`, are logits.
 
-    The last layer says so if its activation is linear (logits), a softmax over classes or a sigmoid of labels
-    (probabilities); else outputs are logits unless all of these could be probabilities.
-
-    Parameters
-    ----------
-    model : keras.Model or Graph
-    output : int
-        Its number.
-    task : str
-    outputs : ndarray of float32, shape (n, ..., n_outputs)
-        That output, for some examples.
+    The last layer decides if its activation is linear (logits), or a softmax of classes or a sigmoid of labels
+    (probabilities). Otherwise outputs are logits unless all of them could be probabilities.
     """
     ending = _last_activation(model, output)
     if ending == "linear":
         return True
     if ending == ("softmax" if task == "classes" else "sigmoid"):
         return False
-    return not could_be_probabilities(task, outputs)
+    return not _could_be_probabilities(task, outputs)
 
 
-def could_be_probabilities(task: Task, outputs: npt.NDArray[np.floating]) -> bool:
-    """Whether outputs (n, ..., n_outputs) lie in [0, 1], and for classes add up to one."""
+def _could_be_probabilities(task: Task, outputs: npt.NDArray[np.floating]) -> bool:
+    """Return whether outputs (n, ..., n_outputs) lie in [0, 1] and, for classes, sum to 1."""
     if task == "classes":
         return bool((outputs >= 0).all() and np.allclose(outputs.sum(axis=-1), 1.0, atol=_TOLERANCE))
     return bool(((outputs >= 0) & (outputs <= 1)).all())
 
 
 def guess_task(outputs: npt.NDArray[np.floating]) -> Task:
-    """What the outputs (n, ..., n_outputs) of a model without labels are: "classes" or "multilabel" if they show it.
+    """Return the task of outputs (n, ..., n_outputs) without labels: "classes" or "multilabel" for probabilities.
 
-    Numbers that are no probabilities may be logits or a regression; they are taken for the latter.
+    Other numbers may be logits or a regression; the result is "regression".
     """
-    if outputs.shape[-1] > 1 and could_be_probabilities("classes", outputs):
+    if outputs.shape[-1] > 1 and _could_be_probabilities("classes", outputs):
         return "classes"
-    return "multilabel" if could_be_probabilities("multilabel", outputs) else "regression"
+    return "multilabel" if _could_be_probabilities("multilabel", outputs) else "regression"
 
 
 def _last_activation(model: "keras.Model | Graph", output: int) -> str | None:
-    """Name of the activation that gives an output; None where no layer tells it."""
+    """Return the name of the last activation before an output; None if no layer defines it."""
     import keras
 
     from ..graph import trace_graph
@@ -64,7 +55,7 @@ def _last_activation(model: "keras.Model | Graph", output: int) -> str | None:
     graph = trace_graph(model)
     writer = {slot: call for call in graph.calls for slot in call.outputs}
     call = writer.get(graph.outputs[output])
-    while call is not None and _passes_on(call.layer):
+    while call is not None and _is_identity(call.layer):
         call = writer.get(call.inputs[0])
     layer = None if call is None else call.layer
     while isinstance(layer, keras.layers.TimeDistributed):
@@ -78,8 +69,8 @@ def _last_activation(model: "keras.Model | Graph", output: int) -> str | None:
     return None
 
 
-def _passes_on(layer: Any) -> bool:
-    """Whether a layer changes nothing but perhaps the precision."""
+def _is_identity(layer: Any) -> bool:
+    """Return whether a layer is the identity, up to precision."""
     import keras
 
     if isinstance(layer, keras.layers.Activation):

@@ -1,11 +1,9 @@
-"""The masked network: (examples, masks) to outputs.
+"""The masked network: outputs of a model under masks.
 
-Gates multiply the inputs of the layers that read an element, not the output of the layer that
-computes it: only there is zero the same as absent, because a normalization, an activation with
-f(0) != 0 or a padding in between would turn a zero into something else. What lies inside a layer
-(heads, recurrent states, whole layers, the layers of a subclassed model) is reached by giving the
-layer another ``call`` while the network runs; weights by giving variables other values in the
-stateless scope that everything runs in.
+Masks multiply the inputs of the layers that consume an element, not the output of the layer that computes it: in
+between, a normalization, a padding or an activation with f(0) != 0 could turn a zero into another value. Elements
+inside a layer (heads, recurrent states, whole layers, layers of a subclassed model) are masked by replacing the
+layer's ``call`` while the network runs, weights by replacing the values of variables in a stateless scope.
 """
 
 from collections.abc import Callable, Sequence
@@ -30,7 +28,7 @@ from ..graph import (
     with_counted,
     with_step_mask,
 )
-from ._gating import _CALLS, apply_mask, change_state, masked_variable
+from ._gating import MASKED_CALLS, apply_mask, change_state, masked_variable
 from ._padding import idle_masks
 
 if TYPE_CHECKING:
@@ -39,51 +37,40 @@ if TYPE_CHECKING:
 
 
 class MaskedNetwork:
-    """A model whose elements can be dropped, row by row.
+    """A model whose elements are masked for each row.
 
-    The calls that no mask can reach (all that comes before the first gate) form the *prefix*, which
-    is computed once an example; the rest is the *suffix*, computed once a row. The model itself is
-    as it was afterwards: its layers run in a stateless scope.
+    The calls that no mask can affect (all before the first masked input) form the *prefix*, which is computed once per
+    example; the other calls form the *suffix*, which is computed once per row. The model is not changed.
 
     Parameters
     ----------
-    model : keras.Model
+    model : keras.Model or Graph
     elements : Elements
         From ``dropreg.elements(model)``.
     output : int or str
-        Which of the model's outputs to give.
+        The model's output to return.
 
     Attributes
     ----------
     frontier : tuple of int
-        Slots that the prefix hands to the suffix.
+        Slots that the suffix takes from the prefix.
     output : int
         Slot of the output.
     takes_groups : bool
-        Whether consecutive rows share a mask, masks being of shape (groups, n_elements).
+        Whether consecutive rows share a mask, so that masks have shape (groups, n_elements).
     last : LastLayer or None
-        The last layer's weights where they learn along, else None.
+        The last layer's weights if they are refitted jointly, else None.
     recurrent : sequence of ndarray of int64
-        Elements of each cell whose states are merged, else none.
+        Elements of each recurrent cell whose states are merged.
 
-    Raises
-    ------
-    ModelError
-        If `elements` belong to another model.
-    ParameterError
-        If `output` is no output of the model.
+    It raises ModelError if `elements` belong to another model, ParameterError if the model has no such output.
     """
 
     takes_groups: ClassVar[bool] = False
     last: "LastLayer | None" = None
     recurrent: Sequence[npt.NDArray[np.int64]] = ()
 
-    def __init__(
-        self,
-        model: keras.Model | Graph,
-        elements: Elements,
-        output: int | str = 0,
-    ) -> None:
+    def __init__(self, model: keras.Model | Graph, elements: Elements, output: int | str = 0) -> None:
         self.graph: Graph = trace_graph(model)
         self.model: keras.Model = self.graph.model
         self.elements = elements
@@ -100,12 +87,12 @@ class MaskedNetwork:
         self.frontier: tuple[int, ...] = self.graph.frontier(self._suffix, [self.output])
 
     def floats_per_row(self) -> int:
-        """Numbers that the suffix writes for one row, unknown sizes counted as one."""
+        """Return the total size of the suffix's activations for one row; unknown sizes count as 1."""
         shapes = [shape for index in self._suffix for shape in self.graph.calls[index].output_shapes]
         return sum(int(np.prod([size or 1 for size in shape[1:]])) for shape in shapes)
 
     def prefix(self, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
-        """Values at the frontier, one tensor of shape (examples, ...) for each of its slots, then their step masks."""
+        """Return the values (examples, ...) in the slots of the frontier, then their step masks."""
         values = dict(zip(self.graph.inputs, inputs, strict=True))
         suffix = set(self._suffix)
         calls = {i: call for i, call in enumerate(self.graph.calls) if i not in suffix}
@@ -114,19 +101,10 @@ class MaskedNetwork:
         return [values[slot] for slot in self.frontier] + [tf.cast(step_mask(values[slot]), tf.bool) for slot in masked]
 
     def suffix(self, frontier: Sequence[tf.Tensor], masks: tf.Tensor | None) -> tf.Tensor:
-        """The model's output for rows of frontier values and masks.
+        """Return the model's output (rows, ...) for values from `prefix` and masks.
 
-        Parameters
-        ----------
-        frontier : sequence of Tensor, shape (rows, ...)
-            As `prefix` gives them.
-        masks : Tensor of float, shape (rows, n_elements) or (1, n_elements), or None
-            1 = kept, 0 = dropped; None keeps everything. One mask for all rows where
-            ``elements.one_mask_a_batch``.
-
-        Returns
-        -------
-        Tensor, shape (rows, ...)
+        `masks` have shape (rows, n_elements) or (1, n_elements), 1 = kept; None keeps all elements. There must be one
+        mask for all rows if ``elements.one_mask_a_batch``.
         """
         found = iter(frontier[len(self.frontier) :])
         values = {
@@ -150,7 +128,7 @@ class MaskedNetwork:
     def _inner_changes(
         self, masks: tf.Tensor, n_rows: tf.Tensor
     ) -> tuple[list[tuple[Any, str, Any]], list[tuple[Any, tf.Tensor]]]:
-        """Attributes of layers to change, and other values of variables, for these masks and so many rows."""
+        """Return attributes of layers to replace and values of variables to replace, for masks and `n_rows` rows."""
         calls: dict[int, Callable[..., Any]] = {}
         weights = []
         for gate in self.elements.inner_gates:
@@ -161,15 +139,15 @@ class MaskedNetwork:
             original: Any = calls.get(gate.layer, getattr(layer, call_name(layer)))
             calls[gate.layer] = self._inner_call(gate, original, masks, n_rows)
         changes = [(self._layers[k], call_name(self._layers[k]), call) for k, call in calls.items()]
-        # a fused kernel would run past the cells, where states are masked
+        # a fused kernel would bypass the cells, whose calls mask the states
         changes += [(layer, "use_cudnn", False) for layer in self._layers if "use_cudnn" in vars(layer) and calls]
         return changes, weights
 
     def _inner_call(self, gate: InnerGate, original: Callable[..., Any], masks: tf.Tensor, n_rows: tf.Tensor) -> Any:
-        """A layer's call, with what a gate inside it drops left out."""
+        """Return a layer's `original` call with the mask of a gate inside it."""
         if gate.where == "state":
             return partial(change_state, original, partial(apply_mask, masks=masks, columns=gate.columns))
-        return partial(_CALLS[gate.where], original, gate.columns, masks)
+        return partial(MASKED_CALLS[gate.where], original, gate.columns, masks)
 
     def _gated(self, call: int, position: int, value: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
         if masks is None or (call, position) not in self._gates:
@@ -180,33 +158,17 @@ class MaskedNetwork:
         return with_step_mask(gated, step_mask(value))
 
     def __call__(self, inputs: Sequence[Any], masks: Any) -> tf.Tensor:
-        """The model's output for examples and masks, one mask an example.
-
-        Parameters
-        ----------
-        inputs : sequence of array, shape (rows, ...)
-            One array for each input of the model.
-        masks : array of bool or float, shape (rows, n_elements) or (1, n_elements), or None
-            True = kept.
-
-        Returns
-        -------
-        Tensor, shape (rows, ...)
-        """
+        """Return the model's output (rows, ...) for arrays of inputs (rows, ...) and masks as in `suffix`."""
         tensors = [tf.convert_to_tensor(x, dtype=t) for x, t in zip(inputs, self.graph.input_dtypes, strict=True)]
         kept = None if masks is None else tf.cast(tf.convert_to_tensor(masks), tf.float32)
         return self.suffix(self.prefix(tensors), kept)
 
-    def _read(self, values: dict[int, Any], place: tuple[int, int]) -> tf.Tensor:
-        """What a call reads at an input."""
-        return values[self.graph.calls[place[0]].inputs[place[1]]]
-
     def average(
         self, function: Callable[[dict[int, Any]], list[tf.Tensor]], examples: "Examples", batch_size: int
     ) -> list[npt.NDArray[np.float64]]:
-        """Means over examples of what `function` makes of the values in all slots of the whole network.
+        """Return the means over examples of tensors that `function` computes from the original model's activations.
 
-        It takes those of a batch, by slot, with `counted_steps`, and gives means over its rows.
+        `function` takes the activations of a batch by slot, with `counted_steps`, and returns means over its rows.
         """
 
         def of_batch(*batch: tf.Tensor) -> list[tf.Tensor]:
@@ -224,21 +186,8 @@ class MaskedNetwork:
             totals = [a + b for a, b in zip(totals, parts, strict=True)] if totals else parts
         return totals
 
-    def accuracy(self, x: Any, y: npt.NDArray[np.int64], dropped: Sequence[int] | npt.NDArray[np.int64]) -> float:
-        """Accuracy on (x, y) with the elements `dropped` (their numbers) missing in every row."""
-        kept = np.ones(len(self.elements), dtype=bool)
-        kept[np.asarray(dropped, dtype=np.int64)] = False
-        inputs = list(x) if len(self.graph.inputs) > 1 else [x]
-        right = 0
-        for start in range(0, len(y), 1000):
-            rows = slice(start, start + 1000)
-            masks = kept[np.newaxis]
-            outputs = self([array[rows] for array in inputs], masks)
-            right += int((np.argmax(outputs, axis=-1) == y[rows]).sum())
-        return right / y.size
-
     def cached_prefix(self, examples: "Examples", batch_size: int, most_bytes: int) -> list[tf.Tensor] | None:
-        """Frontier values of all examples, or None where they would take more than `most_bytes`."""
+        """Return `prefix` for all examples, or None if this would need more than `most_bytes` of memory."""
         parts: list[list[tf.Tensor]] = []
         for values in run_batches(lambda *inputs: self.prefix(inputs), examples.inputs, batch_size):
             parts.append(values)

@@ -1,15 +1,15 @@
-"""The masked network in which a dropped channel becomes its prediction from those that stay.
+"""The masked network that predicts dropped channels from the kept ones.
 
-A layer that reads channels x keeps those of a mask m and reads the least-squares prediction of the others, which is
-what merging (`dropreg.surgery`) would give it. With C the channels' correlations over the examples and a ridge on
-their diagonal, K the kept and R the dropped, the prediction is x_R = A x_K, A = C_RK C_KK^-1. What element j adds to
-the rest is its residual r_j, the part of x_j that the other kept channels do not predict; flipping j changes what is
-read by D_j r_j, where D_j predicts every other channel from r_j. That is the step from dropped to kept, and it is the
-derivative that the masks get here: the derivative of "drop and merge", not that of "drop". Merging also fits the last
-layer anew, which learns along here (`dropreg.network`).
+A layer that consumes channels x under a mask m takes the kept channels and the least-squares prediction of the dropped
+ones, which is what merging (`dropreg.surgery`) would give it. Let C be the correlations of the channels over the
+examples, with a ridge on the diagonal, K the kept and R the dropped channels. The prediction is x_R = A x_K with
+A = C_RK C_KK^-1. Element j adds to the others its residual r_j, the part of x_j that the other kept channels do not
+predict: flipping j changes the consumed channels by D_j r_j, where D_j predicts every other channel from r_j. This
+change from dropped to kept is the derivative by the mask here: the derivative of "drop and merge", not of "drop".
+Merging also refits the last layer, as does this network (`LastLayer`).
 
-All of it takes one inverse for each mask, of the smaller side: with G = C^-1, inverted once, (G_RR)^-1 is what K leaves
-of the covariance of R, and A = -(G_RR)^-1 G_RK.
+Each mask needs one inverse, of the smaller of C_KK and G_RR, where G = C^-1 is computed once: (G_RR)^-1 is the
+covariance of R given K, and A = -(G_RR)^-1 G_RK.
 """
 
 from collections.abc import Callable
@@ -34,30 +34,27 @@ from ._masked import MaskedNetwork
 if TYPE_CHECKING:
     from ..data import Examples
 
+_BATCH = 500
 Place = tuple[int, int] | int
-"""Where channels are read: an input of a call, by the numbers of both, or states, by the number of the cell."""
+"""Where channels are consumed: an input of a call (numbers of call and input), or the states of a cell (its number)."""
 
 
 class MergedNetwork(MaskedNetwork):
-    """A masked network that merges what it drops into what stays.
+    """A masked network that merges dropped channels into the kept ones.
 
-    Masks have shape (groups, n_elements): consecutive rows, equally many, share each of them.
+    Masks have shape (groups, n_elements): consecutive rows, equally many for each mask, share it.
 
     Parameters
     ----------
-    model : keras.Model
-    elements : Elements
-        Read as channels of an activation: neurons, filters, recurrent units, dimensions of embeddings, branches. What
-        other elements beside them give (heads, layers) is not predicted, but zero.
+    model, elements
+        As in `MaskedNetwork`. Elements that are channels of an activation (neurons, filters, recurrent units,
+        dimensions of embeddings, branches) are predicted; others (heads, layers) are replaced by zeros.
     examples : Examples
-        Whose activations tell which channels predict each other.
+        The correlations of the channels are computed from their activations.
     ridge : float
         Added to the diagonal of the correlations.
 
-    Raises
-    ------
-    ParameterError
-        If no activation is there to predict.
+    It raises ParameterError if no element is a channel of an activation.
     """
 
     takes_groups: ClassVar[bool] = True
@@ -68,23 +65,19 @@ class MergedNetwork(MaskedNetwork):
         super().__init__(model, elements, output=examples.output)
         if not can_predict(elements):
             raise ParameterError(
-                "`ablation` 'merged' must have elements that are read as channels of an activation, "
+                "`ablation` 'merged' must have elements that are consumed as channels of an activation, "
                 f"received {sorted(set(elements.kinds))}: use ablation='zero'."
             )
-        self.ridge = ridge
         self._columns: dict[Place, Columns] = {
             place: np.maximum.reduce([gate.columns for gate in gates]) for place, gates in self._gates.items()
         }
         self._states = {gate.layer: found for gate in elements.inner_gates if (found := self._owners(gate))}
         self._columns |= {gate.layer: gate.columns for gate in elements.inner_gates if gate.layer in self._states}
         self.recurrent = [np.unique(self._columns[cell][self._columns[cell] >= 0]) for cell in self._states]
-        self.moments, self.last = self._measure(examples)
+        self.moments, self.last = self._measure(examples, ridge)
 
     def _owners(self, gate: InnerGate) -> list[tuple[Call, int]]:
-        """Calls of the layer whose states a gate is for, and which of its cells it belongs to.
-
-        Empty where merging does not reach them.
-        """
+        """Return the calls of the layer whose states a gate masks, with the cell's number; empty if not mergeable."""
         found = []
         for call in self.graph.calls if gate.where == "state" else ():
             rule = rule_for(call.layer)
@@ -93,35 +86,33 @@ class MergedNetwork(MaskedNetwork):
                 found += [(call, k) for k, cell in enumerate(cells) if cell is self._layers[gate.layer]]
         return found
 
-    def _read_at(self, values: dict[int, Any], place: Place) -> "_Rows":
-        """What is read at a place."""
+    def _channels_at(self, values: dict[int, Any], place: Place) -> "_Rows":
+        """Return the channels consumed at a place."""
         if isinstance(place, tuple):
-            return _Rows.of([self._read(values, place)])
+            return _Rows.of([values[self.graph.calls[place[0]].inputs[place[1]]]])
         return _Rows.of([_states_of(call, number, values) for call, number in self._states[place]])
 
-    def _measure(self, examples: "Examples", batch_size: int = 500) -> tuple[dict[Place, Moments], LastLayer | None]:
-        """Moments at the gates, and the last layer with those of what it reads."""
+    def _measure(self, examples: "Examples", ridge: float) -> tuple[dict[Place, Moments], LastLayer | None]:
+        """Return the moments of the channels at each place, and the last layer with the moments of its inputs."""
         places = list(self._columns)
-        found = self.average(lambda values: [self._read_at(values, p).mean() for p in places], examples, batch_size)
+        found = self.average(lambda values: [self._channels_at(values, p).mean() for p in places], examples, _BATCH)
         means = dict(zip(places, found, strict=True))
-        one = len(self.graph.outputs) == 1  # merging fits no last layer where there are several
+        one = len(self.graph.outputs) == 1  # merging refits no last layer if there are several outputs
         last = LastLayer.call_among([self.graph.calls[index] for index in self._suffix]) if one else None
 
         def products(values: dict[int, Any]) -> list[tf.Tensor]:
-            read = []
+            consumed = []
             for place in places:
-                rows = self._read_at(values, place)
+                rows = self._channels_at(values, place)
                 centred = rows.x - tf.constant(means[place], tf.float32)
-                read.append(rows.folded(centred, shortest_period(self._columns[place])))
+                consumed.append(rows.folded(centred, shortest_period(self._columns[place])))
             if last is not None:
                 rows = _Rows.of([values[last.inputs[0]]])
-                read.append(replace(rows, x=tf.concat([rows.x, tf.ones_like(rows.x[:, :1])], axis=1)))
-            return [rows.products() for rows in read]
+                consumed.append(replace(rows, x=tf.concat([rows.x, tf.ones_like(rows.x[:, :1])], axis=1)))
+            return [rows.products() for rows in consumed]
 
-        totals = self.average(products, examples, batch_size)
-        moments = {
-            place: _moments(means[place], total, self.ridge) for place, total in zip(places, totals, strict=False)
-        }
+        totals = self.average(products, examples, _BATCH)
+        moments = {place: _moments(means[place], total, ridge) for place, total in zip(places, totals, strict=False)}
         return moments, None if last is None else LastLayer(last.layer, totals[-1])
 
     def _inner_changes(
@@ -141,7 +132,7 @@ class MergedNetwork(MaskedNetwork):
         return with_step_mask(self._merging((call, position), masks)(value), step_mask(value))
 
     def _merging(self, place: Place, masks: tf.Tensor) -> Callable[[tf.Tensor], tf.Tensor]:
-        """What turns channels (rows, ..., channels) at a place into what is read in their place under masks."""
+        """Return the function that replaces dropped channels of a value (rows, ..., channels) at a place."""
         moments = self.moments[place]
         period = len(moments.scale)
         kept = pick_masks(tf.cast(masks, tf.float32), self._columns[place][:period])
@@ -152,22 +143,18 @@ class MergedNetwork(MaskedNetwork):
         def merged(value: tf.Tensor) -> tf.Tensor:
             shape = tf.shape(value)
             x = tf.reshape(tf.cast(value, tf.float32) - center, [tf.shape(masks)[0], -1, period]) / scale
-            many = len(value.shape) > 2 or value.shape[-1] != period or place in self._states  # states: of all steps
-            read = change.read(x, kept, precision, many_rows=many)
-            return tf.cast(tf.reshape(read * scale, shape) + center, value.dtype)
+            many = len(value.shape) > 2 or value.shape[-1] != period or place in self._states  # states: at all steps
+            replaced = change.replace(x, kept, precision, many_rows=many)
+            return tf.cast(tf.reshape(replaced * scale, shape) + center, value.dtype)
 
         return merged
 
 
 @dataclass(frozen=True)
 class _Rows:
-    """Channels at every position of examples.
+    """Channels x (rows, channels) at all positions of examples, and their weights (rows, 1), which sum to 1.
 
-    Attributes
-    ----------
-    x : Tensor of float32, shape (rows, channels)
-    weights : Tensor of float32, shape (rows, 1), or None
-        What each counts, 1 in all; None where all count the same.
+    The weights are None if all are equal.
     """
 
     x: tf.Tensor
@@ -175,7 +162,7 @@ class _Rows:
 
     @classmethod
     def of(cls, values: list[Any]) -> "_Rows":
-        """All positions of tensors (rows, ..., channels)."""
+        """Flatten and concatenate tensors (rows, ..., channels)."""
         parts = [tf.reshape(tf.cast(value, tf.float32), [-1, value.shape[-1]]) for value in values]
         found = [weights_of(value) for value in values]
         if all(weights is None for weights in found):
@@ -188,32 +175,32 @@ class _Rows:
         return channel_means(self.x) if self.weights is None else tf.reduce_sum(self.x * self.weights, axis=0)
 
     def products(self) -> tf.Tensor:
-        """Mean products of channels, (channels, channels)."""
+        """Return the mean products of channels, (channels, channels)."""
         if self.weights is None:
             return tf.matmul(self.x, self.x, transpose_a=True) / tf.cast(tf.shape(self.x)[0], tf.float32)
         return tf.matmul(self.x * self.weights, self.x, transpose_a=True)
 
     def folded(self, x: tf.Tensor, period: int) -> "_Rows":
-        """Values like these in rows of `period` channels."""
+        """Return the rows `x`, which have the same weights as these, in rows of `period` channels."""
         repeats = (x.shape[-1] or period) // period
         weights = None if self.weights is None else tf.repeat(self.weights, repeats, axis=0) / repeats
         return _Rows(tf.reshape(x, [-1, period]), weights)
 
 
 def _states_of(call: Call, number: int, values: dict[int, Any]) -> tf.Tensor:
-    """States of one cell of a recurrent layer in a call."""
+    """Return the states of one cell of a recurrent layer in a call."""
     rule: Any = rule_for(call.layer)
     return rule.states(call, [values[slot] for slot in call.inputs])[number]
 
 
 def can_predict(elements: Elements) -> bool:
-    """Whether elements are read as channels of an activation, none of them twice at one place, and none is a weight."""
+    """Return whether elements are consumed as channels, at most one per channel, and none is a weight."""
     columns: dict[Place, list[Columns]] = {}
     for gate in elements.gates:
         columns.setdefault((gate.call, gate.position), []).append(gate.columns)
     twice = any((np.sum([c >= 0 for c in found], axis=0) > 1).any() for found in columns.values())
-    whole = all(gate.where not in ("kernel", "output") for gate in elements.inner_gates)
-    return bool(elements.gates) and whole and not twice
+    only_channels = all(gate.where not in ("kernel", "output") for gate in elements.inner_gates)
+    return bool(elements.gates) and only_channels and not twice
 
 
 def _moments(mean: Array, products: Array, ridge: float) -> Moments:

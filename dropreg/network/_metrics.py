@@ -1,38 +1,49 @@
-"""Outcomes that are metrics of a user's own."""
+"""Outcomes that are user-defined metrics."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from ..data import Prediction
 from ..errors import ParameterError
 from ._outcomes import Outcome
 
 if TYPE_CHECKING:
-    import numpy as np
     import tensorflow as tf
 
 
 @dataclass(frozen=True)
 class PerExample(Outcome):
-    """A metric of your own, computed for every row by itself.
+    """A user-defined metric of single rows.
 
-    A record goes on with the same function only. It is known by its code, its defaults and the plain values and
-    functions that it encloses, not by arrays that it encloses nor by what it reads by a global name: give a metric
-    that depends on such data another name when the data changes.
+    A run resumes only with the same function, which is compared by its code, its defaults, and the plain values and
+    functions in its closure, not by arrays in its closure or by global variables. If a metric depends on such data,
+    change its name when the data changes.
 
     Parameters
     ----------
     function : callable
-        (labels, outputs) to a tensor of shape (rows,), made of TensorFlow or ``keras.ops`` calls, with
-        ``keras.ops.where`` or ``cond`` in place of Python's ``if`` on a tensor, as in a Keras model, or decorated with
-        ``tf.function``;
-        labels as in `Outcome.measure`, outputs (rows, ..., n_outputs) as the network gives them.
-        It sees all positions, those that the model masks included, whose labels are class 0, or zero.
+        ``function(labels, outputs)`` returns a tensor of shape (rows,). Labels are as in `Outcome.measure`, outputs
+        (rows, ..., n_outputs) as the network returns them, at all positions; positions that the model masks have
+        label 0. The function is made of TensorFlow or ``keras.ops`` calls, with ``keras.ops.where`` or ``cond`` in
+        place of Python's ``if`` on a tensor, as in a Keras model, or is decorated with ``tf.function``.
     name : str
     greater_is_better : bool
     differentiable : bool
         Whether `function` has a useful gradient.
+
+    Examples
+    --------
+    >>> import keras
+    >>> import dropreg as dr
+    >>> def in_top_3(labels, outputs):
+    ...     return keras.ops.in_top_k(labels, outputs, k=3)
+    >>> metric = dr.outcomes.PerExample(in_top_3, "top 3", greater_is_better=True)
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> dr.sample(model, data, dr.elements(model), rows=200, outcomes=metric).baseline.columns.tolist()
+    ['top 3']
     """
 
     function: Callable[["tf.Tensor", "tf.Tensor"], "tf.Tensor"]
@@ -40,7 +51,7 @@ class PerExample(Outcome):
     greater_is_better: bool
     differentiable: bool = False
 
-    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
         import tensorflow as tf
 
         values = tf.convert_to_tensor(self.function(labels, prediction.outputs))
@@ -54,49 +65,46 @@ class PerExample(Outcome):
 
 @dataclass(frozen=True)
 class PerMask(Outcome):
-    """A metric of your own that needs several examples, such as F1 or AUC.
+    """A user-defined metric of several examples, such as F1 or AUC.
 
-    Goes with a design whose `examples_per_mask` is larger than 1. Records go on with the same function only; see
+    It needs a design with `examples_per_mask` greater than 1. A run resumes only with the same function, see
     `PerExample`.
 
     Parameters
     ----------
     function : callable
-        (labels, outputs) to a number; arrays of the examples of one mask.
-        It sees all positions, as `PerExample` does.
+        ``function(labels, outputs)`` returns a number from the arrays of all examples of one mask, at all positions as
+        in `PerExample`.
     name : str
     greater_is_better : bool
     differentiable : bool
-        False: such a metric is measured on arrays.
+        Must be False, because such a metric is computed from arrays.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> def accuracy_of_shirts(labels, outputs):
+    ...     return (outputs.argmax(axis=1) == 6)[labels == 6].sum() / max((labels == 6).sum(), 1)
+    >>> metric = dr.outcomes.PerMask(accuracy_of_shirts, "shirts", greater_is_better=True)
+    >>> sampling = dr.Sampling(design=dr.designs.Bernoulli(0.3, examples_per_mask=50), fidelity=None)
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> dr.sample(model, data, dr.elements(model), rows=200, outcomes=metric, sampling=sampling).to_frame().shape
+    (4, 401)
     """
 
-    function: "Callable[[np.ndarray, np.ndarray], float]"
+    function: Callable[[np.ndarray, np.ndarray], float]
     name: str
     greater_is_better: bool
     differentiable: bool = False
 
-    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
         raise TypeError("PerMask is measured over the examples of a mask, not row by row")
 
-    def measure_mask(self, labels: "np.ndarray", outputs: "np.ndarray") -> float:
-        """The metric over the examples of one mask.
+    def measure_mask(self, labels: np.ndarray, outputs: np.ndarray) -> float:
+        """Return the metric of labels (n_examples, ...) and outputs (n_examples, ..., n_outputs) of one mask.
 
-        Parameters
-        ----------
-        labels : ndarray, shape (n_examples, ...)
-        outputs : ndarray, shape (n_examples, ..., n_outputs)
-
-        Returns
-        -------
-        float
-
-        Raises
-        ------
-        ParameterError
-            If it is no single number.
+        Raises ParameterError if the function does not return a single number.
         """
-        import numpy as np
-
         value = np.asarray(self.function(labels, outputs))
         if value.ndim != 0:
             raise ParameterError(

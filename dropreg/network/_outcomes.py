@@ -1,4 +1,4 @@
-"""What is measured for every row."""
+"""Outcomes: the numbers that are measured for every row."""
 
 import math
 from abc import ABC, abstractmethod
@@ -16,22 +16,29 @@ _BANDWIDTH = 0.2
 
 
 class Outcome(ABC):
-    """A number for each row.
+    """A number for each row, the base class of all outcomes.
 
     Attributes
     ----------
     name : str
         Column in the record.
     greater_is_better : bool
-        Direction of the outcome; impacts are positive when losing the element hurts, whichever it is.
+        Direction of the outcome. Impacts are positive if dropping the element hurts, for either direction.
     needs_labels : bool
-        False where the outcome compares with the whole model only.
+        Whether the outcome needs labels, not only the original model's prediction.
     needs_classes : bool
-        Whether the outcome makes no sense for a regression.
+        Whether the outcome is undefined for a regression.
     differentiable : bool
         Whether `surrogate` has a gradient.
     averages : bool
-        Whether a row's outcome is the mean of those of its positions, where outputs have any.
+        Whether the outcome of a row is the mean over its positions, where outputs have positions.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> outcome = dr.outcomes.Loss()
+    >>> isinstance(outcome, dr.outcomes.Outcome), outcome.name, outcome.greater_is_better
+    (True, 'loss', False)
     """
 
     name: str
@@ -42,43 +49,50 @@ class Outcome(ABC):
     averages: bool = False
 
     @abstractmethod
-    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        """Measure rows.
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
+        """Return the outcome of each row.
 
         Parameters
         ----------
         prediction : Prediction
             Of the masked network.
         labels : Tensor, shape (rows, ...) int64 for classes, (rows, ..., n_outputs) float32 otherwise
-        whole : Prediction
-            Of the whole network, for the same examples.
+        original : Prediction
+            Of the original model, for the same examples.
 
         Returns
         -------
         Tensor of float32, shape (rows,)
         """
 
-    def surrogate(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        """What is differentiated in its place; by default the outcome itself.
+    def surrogate(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
+        """Return what is differentiated in place of the outcome, by default the outcome itself.
 
         Parameters
         ----------
-        prediction, labels, whole
+        prediction, labels, original
             As in `measure`.
 
         Returns
         -------
         Tensor of float32, shape (rows,)
         """
-        return self.measure(prediction, labels, whole)
+        return self.measure(prediction, labels, original)
 
 
 class Accuracy(Outcome):
-    """Fraction of right decisions of a row: 0 or 1, for several labels or positions the mean over them.
+    """1 for a correct decision and 0 for a wrong one; the mean over several labels or positions.
 
-    A step in the margin has no useful gradient, so its surrogate is the logistic function of the
-    margin over a bandwidth of 0.2 nats: the derivative of the expected accuracy is that of the margin
-    where the margin is zero, and this is its kernel estimate.
+    A step function of the margin has no useful gradient. The surrogate is the logistic function of the margin over a
+    bandwidth of 0.2 nats: a kernel estimate of the derivative of the expected accuracy.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> record = dr.sample(model, data, dr.elements(model), rows=200, outcomes=dr.outcomes.Accuracy())
+    >>> record.baseline.columns.tolist()
+    ['accuracy']
     """
 
     name = "accuracy"
@@ -86,52 +100,52 @@ class Accuracy(Outcome):
     needs_classes = True
     averages = True
 
-    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        return _mean(self._right(prediction, labels), prediction)
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
+        return _mean(_correct(prediction, labels), prediction)
 
-    def surrogate(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        return _mean(self._nearly_right(prediction, labels), prediction)
-
-    def _right(self, prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
-        """Whether decisions are right, 0 or 1, in the shape of `labels`."""
-        import tensorflow as tf
-
-        if prediction.task == "classes":
-            return tf.cast(tf.equal(tf.argmax(prediction.outputs, axis=-1), labels), tf.float32)
-        return tf.cast(tf.equal(prediction.logits() > 0, labels > 0.5), tf.float32)
-
-    def _nearly_right(self, prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
-        """What is differentiated in place of `_right`, in (0, 1), of the same shape."""
-        import tensorflow as tf
-
-        return tf.sigmoid(_margins(prediction, labels) / _BANDWIDTH)
+    def surrogate(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
+        return _mean(_nearly_correct(prediction, labels), prediction)
 
 
 class RetainedAccuracy(Accuracy):
-    """Accuracy that is left: fraction of decisions of a row that are right and were right in the whole model.
+    """1 for a decision that is correct and was correct in the original model, otherwise 0; else as `Accuracy`.
 
-    Never above the accuracy of the whole model. What that decides wrong counts nothing, whatever becomes of it: a
-    selection that is searched for among many sets some of it right by chance, which does not carry over to other
-    examples.
+    It never exceeds the original model's accuracy. Examples that the original model decides wrongly do not count: a
+    selection found by a search over many sets decides some of them correctly by chance, which does not generalize.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.outcomes.RetainedAccuracy().name
+    'retained'
     """
 
     name = "retained"
 
-    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        return _mean(self._right(prediction, labels) * self._right(whole, labels), prediction)
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
+        return _mean(_correct(prediction, labels) * _correct(original, labels), prediction)
 
-    def surrogate(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
-        return _mean(self._nearly_right(prediction, labels) * self._right(whole, labels), prediction)
+    def surrogate(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
+        return _mean(_nearly_correct(prediction, labels) * _correct(original, labels), prediction)
 
 
 class Loss(Outcome):
-    """Cross-entropy in nats, or the squared error of a regression; the mean over several labels or positions."""
+    """Cross-entropy in nats, or the squared error of a regression; the mean over several labels or positions.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> record = dr.sample(model, data, dr.elements(model), rows=200, outcomes=[dr.outcomes.Loss(), "accuracy"])
+    >>> record.settings.outcomes
+    ('loss', 'accuracy')
+    """
 
     name = "loss"
     greater_is_better = False
     averages = True
 
-    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
         import tensorflow as tf
 
         if prediction.task == "classes":
@@ -142,22 +156,39 @@ class Loss(Outcome):
 
 
 class Margin(Outcome):
-    """Log-probability of the right class minus the largest other one, in nats (logits agree)."""
+    """Log-probability of the true class minus the largest one of another class, in nats.
+
+    For labels the log-odds of the true value; the mean over several labels or positions.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.outcomes.Margin().greater_is_better
+    True
+    """
 
     name = "margin"
     greater_is_better = True
     needs_classes = True
     averages = True
 
-    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
         return _mean(_margins(prediction, labels), prediction)
 
 
 class Divergence(Outcome):
-    """Kullback-Leibler divergence from the whole model's prediction, in nats; needs no labels.
+    """Kullback-Leibler divergence from the original model's prediction, in nats; needs no labels.
 
-    For several labels or positions the mean over them, for a regression the mean squared difference. Zero for
-    the whole model, which nothing can improve on.
+    The mean over several labels or positions; the mean squared difference for a regression. Zero, the best value, for
+    the original model.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, (x, _) = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> record = dr.sample(model, (x, None), dr.elements(model), rows=200, outcomes=dr.outcomes.Divergence())
+    >>> bool(record.to_frame()["divergence"].mean() > 0)
+    True
     """
 
     name = "divergence"
@@ -165,16 +196,16 @@ class Divergence(Outcome):
     needs_labels = False
     averages = True
 
-    def measure(self, prediction: Prediction, labels: "tf.Tensor", whole: Prediction) -> "tf.Tensor":
+    def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
         import tensorflow as tf
 
         if prediction.task == "classes":
-            reference = whole.log_probabilities()
+            reference = original.log_probabilities()
             change = tf.exp(reference) * (reference - prediction.log_probabilities())
             return _mean(tf.reduce_sum(change, axis=-1), prediction)
         if prediction.task == "regression":
-            return _mean(tf.square(prediction.outputs - whole.outputs), prediction)
-        reference, logits = whole.logits(), prediction.logits()
+            return _mean(tf.square(prediction.outputs - original.outputs), prediction)
+        reference, logits = original.logits(), prediction.logits()
         p = tf.sigmoid(reference)
         here = p * tf.nn.softplus(-logits) + (1.0 - p) * tf.nn.softplus(logits)
         there = p * tf.nn.softplus(-reference) + (1.0 - p) * tf.nn.softplus(reference)
@@ -182,20 +213,11 @@ class Divergence(Outcome):
 
     @staticmethod
     def scores(prediction: Prediction, signs: "tf.Tensor") -> "tf.Tensor":
-        """A number for each row, whose squared derivatives are on average second derivatives.
+        """Return a number for each row, shape (rows,), for random `signs` (rows, ..., n_outputs) of -1 and 1.
 
-        The mean over independent signs of the product of its derivatives by two parameters is the second derivative
-        of the divergence by both, without the curvature of the outputs before the softmax or sigmoid (Gauss-Newton;
-        for classes and labels the Fisher information of the prediction).
-
-        Parameters
-        ----------
-        prediction : Prediction
-        signs : Tensor of -1 and 1, shape (rows, ..., n_outputs)
-
-        Returns
-        -------
-        Tensor of float32, shape (rows,)
+        The mean over signs of the product of its derivatives by two parameters is the second derivative of the
+        divergence by both, without the curvature of the outputs before the softmax or sigmoid (Gauss-Newton; for
+        classes and labels the Fisher information of the prediction).
         """
         import tensorflow as tf
 
@@ -211,27 +233,34 @@ class Divergence(Outcome):
 
     @staticmethod
     def curvature(task: Task, shape: tuple[int, ...]) -> float:
-        """Bound of its second derivatives by the outputs of a row, before the softmax or sigmoid.
+        """Return an upper bound of a row's second derivatives by its outputs before the softmax or sigmoid.
 
-        Parameters
-        ----------
-        task : str
-        shape : tuple of int
-            Of the outputs of a row.
-
-        Returns
-        -------
-        float
-            1/2 for a softmax (Böhning 1992) over the number of positions; 1/4 for a sigmoid and 2 for a square over
-            the number of outputs.
+        `shape` is that of the outputs of a row. The bound is 1/2 for a softmax (Böhning 1992) divided by the number of
+        positions; 1/4 for a sigmoid and 2 for a square divided by the number of outputs.
         """
         if task == "classes":
             return 0.5 / math.prod(shape[:-1])
         return (2.0 if task == "regression" else 0.25) / math.prod(shape)
 
 
+def _correct(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
+    """Return whether decisions are correct, 0 or 1, in the shape of `labels`."""
+    import tensorflow as tf
+
+    if prediction.task == "classes":
+        return tf.cast(tf.equal(tf.argmax(prediction.outputs, axis=-1), labels), tf.float32)
+    return tf.cast(tf.equal(prediction.logits() > 0, labels > 0.5), tf.float32)
+
+
+def _nearly_correct(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
+    """Return the surrogate of `_correct`, in (0, 1), of the same shape."""
+    import tensorflow as tf
+
+    return tf.sigmoid(_margins(prediction, labels) / _BANDWIDTH)
+
+
 def _mean(values: "tf.Tensor", prediction: Prediction) -> "tf.Tensor":
-    """Mean of each row over the positions that count, shape (rows,)."""
+    """Return the mean of each row over the positions that count, shape (rows,)."""
     import tensorflow as tf
 
     rows, counted = _by_row(values, prediction)
@@ -241,7 +270,7 @@ def _mean(values: "tf.Tensor", prediction: Prediction) -> "tf.Tensor":
 
 
 def _root_mean(values: "tf.Tensor", prediction: Prediction) -> "tf.Tensor":
-    """Sum of each row over the root of how many count: its square is on average the mean of squares."""
+    """Return each row's sum divided by the root of the number of its positions that count, shape (rows,)."""
     import tensorflow as tf
 
     rows, counted = _by_row(values, prediction)
@@ -250,7 +279,7 @@ def _root_mean(values: "tf.Tensor", prediction: Prediction) -> "tf.Tensor":
 
 
 def _by_row(values: "tf.Tensor", prediction: Prediction) -> "tuple[tf.Tensor, tf.Tensor | None]":
-    """Values (rows, k), zero at positions that do not count, and which of them count, None for all."""
+    """Return values (rows, k), zero at positions that do not count, and which positions count, None for all."""
     import tensorflow as tf
 
     counted, shape = prediction.counted, [tf.shape(values)[0], -1]
@@ -263,14 +292,14 @@ def _by_row(values: "tf.Tensor", prediction: Prediction) -> "tuple[tf.Tensor, tf
 
 
 def _of_labels(scores: "tf.Tensor", labels: "tf.Tensor") -> "tf.Tensor":
-    """Scores (rows, ..., classes) of the classes that `labels` (rows, ...) name."""
+    """Return the scores (rows, ..., classes) of the classes in `labels` (rows, ...)."""
     import tensorflow as tf
 
     return tf.gather(scores, labels, batch_dims=len(labels.shape))
 
 
 def _margins(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
-    """Margin of every decision of a classifier, in the shape of `labels`."""
+    """Return the margin of every decision of a classifier, in the shape of `labels`."""
     import tensorflow as tf
 
     if prediction.task != "classes":
@@ -280,18 +309,12 @@ def _margins(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
     return _of_labels(scores, labels) - tf.reduce_max(tf.where(is_label, scores.dtype.min, scores), axis=-1)
 
 
-_NAMED: tuple[type[Outcome], ...] = (Accuracy, RetainedAccuracy, Loss, Margin, Divergence)
-_BY_NAME = {kind.name: kind for kind in _NAMED}
+_KINDS: tuple[type[Outcome], ...] = (Accuracy, RetainedAccuracy, Loss, Margin, Divergence)
+_BY_NAME = {kind.name: kind for kind in _KINDS}
 
 
 def resolve(outcome: str | Outcome) -> Outcome:
-    """The outcome with a name, or `outcome` itself.
-
-    Raises
-    ------
-    ParameterError
-        If no outcome has that name.
-    """
+    """Return `outcome`, or the outcome with this name; ParameterError if there is none."""
     if isinstance(outcome, Outcome):
         return outcome
     if outcome not in _BY_NAME:
@@ -300,7 +323,7 @@ def resolve(outcome: str | Outcome) -> Outcome:
 
 
 def resolve_all(outcomes: "Sequence[str | Outcome] | str | Outcome") -> tuple[Outcome, ...]:
-    """Several outcomes, each once."""
+    """Return one or more outcomes; ParameterError if there is none or if two have the same name."""
     if isinstance(outcomes, str | Outcome):
         outcomes = [outcomes]
     resolved = tuple(resolve(outcome) for outcome in outcomes)
@@ -311,7 +334,7 @@ def resolve_all(outcomes: "Sequence[str | Outcome] | str | Outcome") -> tuple[Ou
 
 
 def check_outcomes(outcomes: "Sequence[Outcome]", labels: "np.ndarray | None", task: Task) -> None:
-    """Raise DataError where an outcome needs labels and there are none, ParameterError where it needs classes."""
+    """Raise DataError if an outcome needs labels and there are none, ParameterError if it needs classes."""
     for outcome in outcomes:
         if outcome.needs_labels and labels is None:
             raise DataError(f"outcome '{outcome.name}' must have labels, received y=None: use outcome 'divergence'.")

@@ -1,8 +1,7 @@
-"""What every scorer is asked, and what it may spend.
+"""The checked arguments that sampling and all scorers share.
 
-The unit of cost is the row-equivalent: a masked forward pass of one example is one, a backward pass
-is two. The whole model's pass over the examples, which every method makes once, is not counted, as
-in `dropreg.sample`.
+Costs are counted in row-equivalents: a masked forward pass of one example costs 1, a backward pass 2. The original
+model's pass over the examples, which every method needs once, is not counted.
 """
 
 import math
@@ -25,12 +24,12 @@ if TYPE_CHECKING:
     import keras
 
 DEFAULT_ROWS = 600_000
-"""Budget of scorers that could spend any number of rows, where none was given."""
+"""Default budget of scorers that can use any number of rows."""
 
 
 @dataclass(frozen=True)
 class Question:
-    """What every scorer is asked: which model, examples, elements and outcome, around which state.
+    """The model, elements, examples and outcomes to measure, and the elements that are kept.
 
     Attributes
     ----------
@@ -38,11 +37,11 @@ class Question:
         The traced model.
     elements : Elements
     examples : Examples
-        All that were given.
+        All examples of the data.
     outcomes : tuple of Outcome
-        What is measured; scorers measure one.
+        Scorers measure the first one only.
     kept : ndarray of bool, shape (n_elements,)
-        Elements that are there to begin with; the others stay dropped.
+        Elements that are kept at first; the others are dropped in every mask.
     seed : int
     """
 
@@ -69,17 +68,17 @@ class Question:
 
     @property
     def row_outcomes(self) -> tuple[Outcome, ...]:
-        """Outcomes that give a number for each row."""
+        """The outcomes of single rows."""
         return tuple(outcome for outcome in self.outcomes if not isinstance(outcome, PerMask))
 
     @property
     def candidates(self) -> npt.NDArray[np.int64]:
-        """Numbers of the elements that can still be dropped."""
+        """Numbers of the elements that are kept, which can still be dropped."""
         return np.flatnonzero(self.kept)
 
     @property
     def n_outputs(self) -> int:
-        """Numbers that the model gives for an example, over all positions of its output."""
+        """Size of the model's output for one example, over all positions."""
         from ._evaluate import run_model
 
         return math.prod(run_model(self.graph, self.first(1).examples).shape[1:])
@@ -92,11 +91,11 @@ class Question:
 
     @property
     def sign(self) -> float:
-        """What turns a change of the outcome into how much worse it gets."""
+        """1 if a greater outcome is worse, -1 if it is better: a change times `sign` is an impact."""
         return -1.0 if self.outcome.greater_is_better else 1.0
 
     def first(self, n: int) -> "Question":
-        """The same on `n` random examples; larger numbers contain smaller ones."""
+        """Return the question on `n` random examples; they include those of any smaller `n`."""
         if n >= len(self.examples):
             return self
         order = examples_of_rows(self.seed, 0, n, len(self.examples))
@@ -104,7 +103,7 @@ class Question:
 
 
 def _traced_question(model: "keras.Model", *arguments: Any) -> Question:
-    """The question that was pickled, in another process."""
+    """Rebuild a pickled question, for example in another process."""
     return Question(trace_graph(model), *arguments)
 
 
@@ -119,14 +118,10 @@ def ask(
     kept: npt.ArrayLike | None = None,
     seed: int,
 ) -> Question:
-    """Check the arguments that all verbs and scorers share, once.
+    """Return the question for these arguments of a public function; they are checked here, once.
 
-    Raises
-    ------
-    DataError
-        If the data does not fit the model, or an outcome needs labels and there are none.
-    ParameterError
-        If `outcome`, `task`, `output`, `kept` or `seed` is out of range.
+    Raises DataError if the data does not fit the model or the outcome, ModelError if the elements belong to another
+    model, and ParameterError if another argument is invalid.
     """
     check_elements(elements)
     outcomes, seed = resolve_all(outcome), check_seed(seed)
@@ -134,17 +129,11 @@ def ask(
     check_fits(elements, graph, graph.model.name)
     examples = data if isinstance(data, Examples) else check_data(graph, data, task, output)
     check_outcomes(outcomes, examples.labels, examples.task)
-    return Question(graph, elements, examples, outcomes, check_kept(kept, len(elements)), seed)
+    return Question(graph, elements, examples, outcomes, _check_kept(kept, len(elements)), seed)
 
 
 def ask_one(*args: Any, outcome: str | Outcome, **options: Any) -> Question:
-    """`ask` about one outcome of single examples, as scorers do.
-
-    Raises
-    ------
-    ParameterError
-        If the outcome needs several examples.
-    """
+    """Return `ask` for one outcome, as scorers need it; ParameterError if the outcome needs several examples."""
     measured = resolve(outcome)
     if isinstance(measured, PerMask):
         raise ParameterError(
@@ -154,8 +143,8 @@ def ask_one(*args: Any, outcome: str | Outcome, **options: Any) -> Question:
     return ask(*args, outcome=measured, **options)
 
 
-def check_kept(kept: npt.ArrayLike | None, n_elements: int) -> npt.NDArray[np.bool_]:
-    """`kept` as booleans, shape (n_elements,); None is everything."""
+def _check_kept(kept: npt.ArrayLike | None, n_elements: int) -> npt.NDArray[np.bool_]:
+    """Return `kept` as booleans, shape (n_elements,); None keeps all elements."""
     if kept is None:
         return np.ones(n_elements, dtype=bool)
     mask = np.asarray(kept)

@@ -1,4 +1,6 @@
-"""Sample random masks and record the outcomes: designs, chunks, records, executors."""
+"""Sample random masks and record the outcomes of the masked forward passes."""
+
+# ruff: noqa: F401 (some names are for other packages)
 
 from typing import TYPE_CHECKING
 
@@ -12,28 +14,8 @@ from ._unseen_masks import Fidelity, FidelityMasks
 
 if TYPE_CHECKING:
     from ._sample import default_design, sample
-    from ._storage import load_record
 
-__all__ = [
-    "Bernoulli",
-    "Design",
-    "Fidelity",
-    "FidelityMasks",
-    "GradientSums",
-    "Paired",
-    "Record",
-    "Sampling",
-    "StopRule",
-    "default_design",
-    "load_record",
-    "sample",
-]
+__all__ = ["Bernoulli", "Design", "Fidelity", "Paired", "Record", "Sampling", "StopRule", "sample"]
 
-__getattr__ = lazy_names(
-    __name__,
-    {
-        "default_design": "_sample",
-        "load_record": "_storage",
-        "sample": "_sample",
-    },
-)
+__getattr__ = lazy_names(__name__, {"default_design": "_sample", "sample": "_sample"})
+"""Running a model loads TensorFlow; masks and records do not."""

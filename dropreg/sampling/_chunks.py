@@ -1,4 +1,4 @@
-"""What a run follows from and what it gives: settings, chunks, gradient sums, unseen masks."""
+"""The parts of a record: chunks of masks and outcomes, and sums of gradients."""
 
 from dataclasses import dataclass, fields
 
@@ -11,17 +11,17 @@ from ._settings import RunSettings
 
 @dataclass(frozen=True)
 class GradientSums:
-    """Sums over the rows of one or more chunks, for the gradients of one outcome's surrogate.
+    """Sums over rows of the gradients of one outcome's surrogate.
 
     Attributes
     ----------
     kept, dropped : ndarray of float64, shape (n_elements,)
-        Derivatives with respect to an element's mask value, summed over the rows that keep it and
-        over those that drop it.
+        Derivatives with respect to an element's mask value, summed over the rows that keep the element and over the
+        rows that drop it.
     kept_squares, dropped_squares : ndarray of float64, shape (n_elements,)
-        Their squares.
+        Sums of the squared derivatives.
     n_kept, n_dropped : ndarray of float64, shape (n_elements,)
-        How many rows those are.
+        Numbers of these rows.
     """
 
     kept: npt.NDArray[np.float64]
@@ -37,15 +37,9 @@ class GradientSums:
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """What a chunk's masked forward passes gave.
+    """Measurements of one chunk, as `ChunkRunner` returns them.
 
-    Attributes
-    ----------
-    outcomes, effects : ndarray of float32, shape (n_masks, n_outcomes)
-        As measured (the mean over the examples of a mask), and minus the whole model's on the same
-        examples.
-    gradients : dict of str to GradientSums
-        By outcome, where they were asked for.
+    `outcomes` and `effects` are as in `Chunk`, in float32; `gradients` holds the sums for each outcome by name.
     """
 
     outcomes: npt.NDArray[np.float32]
@@ -62,11 +56,11 @@ class Chunk:
     masks : ndarray of bool, shape (n_masks, n_elements)
         True = kept.
     examples : ndarray of int64, shape (n_masks, examples_per_mask)
-        Examples that each mask ran on.
+        Numbers of the examples that each mask was run on.
     outcomes : ndarray of float64, shape (n_masks, n_outcomes)
-        As measured.
+        Mean outcome over the examples of each mask.
     effects : ndarray of float64, shape (n_masks, n_outcomes)
-        Minus the whole model's outcome on the same examples.
+        `outcomes` minus the original model's outcome on the same examples.
     """
 
     masks: BoolMasks
@@ -76,7 +70,7 @@ class Chunk:
 
 
 def examples_of_masks(settings: RunSettings, chunk: int, n_masks: int) -> npt.NDArray[np.int64]:
-    """Examples of the first `n_masks` masks of a chunk, shape (n_masks, examples_per_mask)."""
+    """Return the examples of the first `n_masks` masks of a chunk, shape (n_masks, examples_per_mask)."""
     n, group = settings.examples_per_mask, settings.masks_per_group
     first = chunk * settings.chunk_rows // group
     order = examples_of_rows(settings.seed, first, n_masks // group * n, settings.n_examples)

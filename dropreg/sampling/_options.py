@@ -1,4 +1,4 @@
-"""Options of a run that samples masks."""
+"""Options of a sampling run."""
 
 from collections.abc import Sequence
 from concurrent.futures import Executor
@@ -15,20 +15,20 @@ DEFAULT_FIDELITY = Fidelity()
 
 @dataclass(frozen=True)
 class Sampling:
-    """How `dropreg.sample` and `dropreg.estimate` sample.
+    """How `dropreg.sample` and `dropreg.estimate` sample masks.
 
     Parameters
     ----------
     design : Design, optional
         Distribution of the masks. By default ``Bernoulli(rate=0.3)`` with a mask for each row, or for each 128 examples
-        where masks multiply weights.
+        if the elements are weights.
     gradients : bool or sequence of str
-        Outcomes whose gradients with respect to the masks are summed as well, for gradient-assisted regression: True
-        for every measured outcome that has one, False for none, or their names. A backward pass costs as much as two
-        rows; it needs layers that are differentiable.
+        Outcomes whose gradients with respect to the masks are summed, for gradient-assisted regression: True for every
+        measured outcome that has one, False for none, or their names. A backward pass costs as much as two rows and
+        needs differentiable layers.
     fidelity : Fidelity or None
-        Unseen masks on which predictions are judged, by default 3 x 50 masks on 100 examples each. Their rows come on
-        top of those asked for.
+        Additional masks that the regression does not use, on which its predictions are judged; by default 3 x 50 masks
+        on 100 examples each. Their rows are not part of `rows`.
     stop : StopRule, optional
         Ends the run before its last row once it is precise enough, such as ``dropreg.Precision("loss", 0.001)``.
     batch_size : int, optional
@@ -46,7 +46,7 @@ class Sampling:
     --------
     >>> import dropreg as dr
     >>> dr.Sampling(design=dr.designs.Bernoulli(rate=0.1), gradients=False).design
-    Bernoulli(examples_per_mask=1, rate=0.1)
+    Bernoulli(rate=0.1, examples_per_mask=1)
     """
 
     design: Design | None = None

@@ -13,18 +13,12 @@ from ..errors import RecordError
 
 
 def write_table(table: pa.Table, path: Path, rows: int) -> None:
-    """Write Parquet with checksums, whole or not at all; `rows` are recorded so far."""
-    write_atomically(path, lambda passing: pq.write_table(table, passing, write_page_checksum=True), rows)
+    """Write a Parquet file with checksums atomically; `rows` rows are recorded so far."""
+    write_atomically(path, lambda part: pq.write_table(table, part, write_page_checksum=True), rows)
 
 
 def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
-    """Read Parquet that must hold these columns.
-
-    Raises
-    ------
-    RecordError
-        If the file is missing, damaged or another.
-    """
+    """Return a Parquet table; RecordError if the file is missing or damaged, or lacks one of `columns`."""
     try:
         table = pq.read_table(path, page_checksum_verification=True)
         lacking = sorted(set(columns).difference(table.column_names))
@@ -33,19 +27,23 @@ def read_table(path: Path, columns: Sequence[str]) -> pa.Table:
     except (OSError, pa.ArrowException) as error:
         reason = " ".join(str(error).split())  # on one line
         raise RecordError(
-            f"{path}: expected a file of a record, received {reason}: sample into the same folder again, which "
-            "makes up for it."
+            f"{path}: expected a file of a record, received {reason}: sample into the same folder again to replace it."
         ) from error
     return table
 
 
+def mask_column(masks: npt.NDArray[np.uint8]) -> pa.Array:
+    """Return a column of packed masks (n_masks, bytes)."""
+    return pa.Array.from_buffers(pa.binary(masks.shape[1]), len(masks), [None, pa.py_buffer(masks.tobytes())])
+
+
 def packed_masks(column: pa.Array) -> npt.NDArray[np.uint8]:
-    """Masks as bits, shape (n_masks, bytes), from a column of them."""
+    """Return the packed masks (n_masks, bytes) of a column."""
     width = column.type.byte_width
     raw = np.frombuffer(column.buffers()[1], np.uint8, len(column) * width, column.offset * width)
     return raw.reshape(-1, width)
 
 
 def unpack_masks(column: pa.Array, n_elements: int) -> BoolMasks:
-    """Masks (n_masks, n_elements) from a column of packed bits."""
+    """Return the masks (n_masks, n_elements) of a column of packed masks."""
     return np.unpackbits(packed_masks(column), axis=1, count=n_elements).view(np.bool_)

@@ -1,8 +1,10 @@
-"""Recorded masks and outcomes, read and written chunk by chunk."""
+"""The record of a run: masks and outcomes, read and written chunk by chunk."""
 
 import copy
+import operator
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -15,32 +17,50 @@ from .._utils import BoolMasks
 from ..errors import RecordError
 from ._chunks import Chunk, ChunkResult, GradientSums, examples_of_masks
 from ._designs import Design, design_from
-from ._parquet import read_table, unpack_masks, write_table
+from ._parquet import mask_column, read_table, unpack_masks, write_table
 from ._settings import RunSettings
 from ._unseen_masks import FidelityMasks
 
 MOST_STORED = 8_000
-"""Most elements whose masks are stored; those of more are drawn again from seed and chunk."""
+"""Largest number of elements for which masks are stored; with more, they are drawn again from seed and chunk."""
 
 
 class Record:
-    """Masks and outcomes of a run, read chunk by chunk.
+    """The masks and outcomes of a run, read chunk by chunk.
 
-    Made by ``dropreg.sample`` and ``dropreg.Record.load``. Without a folder of its own the record
-    lies in a temporary one, which goes when the object goes.
+    Records are created by ``dropreg.sample`` and opened by ``dropreg.Record.load``. A record that was not given a
+    folder is kept in a temporary folder, which is deleted with the object.
 
     Attributes
     ----------
     folder : Path
     settings : RunSettings
     elements : DataFrame
-        One row an element: element, layer, kind, index, params, macs, units.
+        One row per element: element, layer, kind, index, params, macs, units.
     baseline : DataFrame
-        Unmasked outcomes, one row an example, one column an outcome (of single examples).
+        The original model's outcomes, one row per example, one column per outcome (of single examples).
     fidelity_masks : FidelityMasks or None
-        Unseen masks to judge predictions on.
+        Masks that the regression does not use, to judge predictions on.
     stop : str or None
-        Why the run stopped before all rows that were allowed, if a stop rule ended it.
+        Why a stop rule ended the run early, None if no rule did.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> record = dr.sample(model, data, dr.elements(model), rows=500, sampling=dr.Sampling(fidelity=None))
+    >>> record.is_complete, record.row_equivalents
+    (True, 1500)
+    >>> [(chunk.masks.shape, chunk.outcomes.shape) for chunk in record.chunks()]
+    [((500, 400), (500, 1))]
+    >>> record.keep_probabilities().round(2)[:3].tolist()
+    [0.7, 0.7, 0.7]
+    >>> frame = record.to_frame()
+    >>> frame.shape, frame.columns[0], frame.columns[-1]
+    ((500, 402), 'example', 'loss')
+    >>> sums = record.gradient_sums("loss")
+    >>> bool((sums.n_kept + sums.n_dropped == 500).all())
+    True
     """
 
     def __init__(
@@ -66,21 +86,32 @@ class Record:
 
     @classmethod
     def load(cls, folder: str | Path) -> "Record":
-        """Open a record that a run wrote to a folder.
+        """Open a record that ``dropreg.sample`` has written to a folder; the model is not needed.
 
         Parameters
         ----------
         folder : str or Path
-            The ``out`` of the run, finished or not.
+            The argument `out` of the run, which may be unfinished.
 
         Returns
         -------
         Record
+            With the rows that are recorded so far.
 
         Raises
         ------
         RecordError
-            If the folder holds no record, or a damaged one.
+            If the folder contains no record, or a damaged one.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import dropreg as dr
+        >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     _ = dr.sample(model, data, dr.elements(model), rows=500, out=folder)
+        ...     dr.Record.load(folder).rows
+        500
         """
         from ._storage import load_record
 
@@ -88,28 +119,28 @@ class Record:
 
     @property
     def rows(self) -> int:
-        """Rows that are recorded, fewer than asked for if the run was stopped."""
+        """Number of recorded rows; less than was asked for if the run has been stopped."""
         return sum(self.settings.rows_in(k) for k in self._chunks)
 
     @property
     def is_complete(self) -> bool:
-        """Whether all rows are recorded that were asked for, or a stop rule ended the run."""
+        """Whether all rows that were asked for are recorded, or a stop rule has ended the run."""
         return self.rows == self.settings.rows or self.stop is not None
 
     @property
     def row_equivalents(self) -> int:
-        """Cost in forward passes; a backward pass counts as two."""
+        """Cost of the recorded rows in forward passes; a backward pass counts as two."""
         return self.rows * self.settings.row_cost
 
     def chunks(self) -> Iterator[Chunk]:
-        """All recorded rows in order, one chunk at a time.
+        """Iterate over all recorded rows in order, one chunk in memory at a time.
 
         Yields
         ------
         Chunk
-            Of n masks: ``masks`` (n, n_elements), True = kept; ``examples`` (n, examples_per_mask); ``outcomes`` and
-            ``effects`` (n, n_outcomes), float64: what was measured, and its change from the same examples' unmasked
-            outcome.
+            Arrays for n masks: ``masks`` (n, n_elements) of bool, True = kept; ``examples`` (n, examples_per_mask) of
+            int64; ``outcomes`` and ``effects`` (n, n_outcomes) of float64, where effects are the outcomes minus those
+            of the original model on the same examples.
 
         Raises
         ------
@@ -120,7 +151,7 @@ class Record:
             yield self._read(k)
 
     def keep_probabilities(self) -> npt.NDArray[np.float64]:
-        """Probability that the design keeps each element.
+        """Return the probability that the design keeps each element.
 
         Returns
         -------
@@ -130,15 +161,13 @@ class Record:
         return design_from(s.design).keep_probabilities(s.n_elements)
 
     def to_frame(self) -> pd.DataFrame:
-        """All masks and their outcomes as a table.
-
-        Takes rows x elements bytes; for a long run go through `chunks` instead.
+        """Return all masks and their outcomes as a table of about rows x elements bytes.
 
         Returns
         -------
         DataFrame
-            One row a mask: example (if masks ran on one), a boolean column an element (True = kept), a column an
-            outcome.
+            One row per mask. Columns: example (if each mask was run on one example), a boolean column per element
+            (True = kept), a column per outcome.
 
         Raises
         ------
@@ -158,7 +187,7 @@ class Record:
 
     def __repr__(self) -> str:
         s = self.settings
-        state = "" if self.is_complete else f" of {s.rows:,} (stopped: sample into the same folder to go on)"
+        state = "" if self.is_complete else f" of {s.rows:,} (stopped: sample into the same folder to resume)"
         state = f" ({self.stop})" if self.stop else state
         return (
             f"Record: {self.rows:,} rows{state}, {s.n_elements:,} elements, {s.n_examples:,} examples, "
@@ -166,40 +195,37 @@ class Record:
         )
 
     def gradient_sums(self, outcome: str) -> GradientSums:
-        """Gradients of an outcome's surrogate, summed over all rows.
+        """Return the gradients of an outcome's surrogate with respect to the masks, summed over all rows.
 
         Parameters
         ----------
         outcome : str
-            One of those whose gradients were recorded.
+            An outcome whose gradients were recorded.
 
         Returns
         -------
         GradientSums
-            Arrays of float64, shape (n_elements,), kept and dropped states apart.
+            Arrays of float64, shape (n_elements,), with separate sums over rows that keep and that drop an element.
 
         Raises
         ------
         RecordError
-            If they were not recorded.
+            If the gradients were not recorded.
         """
         if outcome not in self.settings.gradients or not self._chunks:
             recorded = ", ".join(self.settings.gradients) or "none"
             raise RecordError(
                 f"the record must hold gradients of '{outcome}', received {recorded}: sample with "
-                f"gradients=({outcome!r},), or pass an estimator that needs none, such as 'ols'."
+                f"sampling=dropreg.Sampling(gradients=({outcome!r},)), or pass an estimator that needs none, such as "
+                "'ols'."
             )
-        total: GradientSums | None = None
-        for k in self._chunks:
-            table = self._gradient_table(k)
-            columns = [table[f"{outcome}_{f.name}"].to_numpy().astype(np.float64) for f in fields(GradientSums)]
-            here = GradientSums(*columns)
-            total = here if total is None else total + here
-        assert total is not None
-        return total
+        tables = (self._gradient_table(k) for k in self._chunks)
+        names = [f"{outcome}_{f.name}" for f in fields(GradientSums)]
+        parts = (GradientSums(*(t[name].to_numpy().astype(np.float64) for name in names)) for t in tables)
+        return reduce(operator.add, parts)
 
     def head(self, n_chunks: int) -> "Record":
-        """The same record, its first chunks only; it lives as long as this one.
+        """Return a view of the first `n_chunks` chunks, valid as long as this record exists.
 
         Parameters
         ----------
@@ -210,49 +236,25 @@ class Record:
         Record
         """
         view = copy.copy(self)
-        view.keep_first(n_chunks)
+        view._keep_first(n_chunks)
         return view
 
-    def only(self, chunk: int) -> "Record":
-        """The same record, one chunk only; it lives as long as this one.
-
-        Parameters
-        ----------
-        chunk : int
-            Its number, from 0.
-
-        Returns
-        -------
-        Record
-        """
-        view = copy.copy(self)
-        view._chunks = [k for k in self._chunks if k == chunk]
-        return view
-
-    def keep_first(self, n_chunks: int) -> None:
-        """Look no further than the first chunks.
-
-        Parameters
-        ----------
-        n_chunks : int
-        """
+    def _keep_first(self, n_chunks: int) -> None:
+        """Ignore all chunks but the first `n_chunks`."""
         self._chunks = [k for k in self._chunks if k < n_chunks]
 
-    def _path(self, chunk: int) -> Path:
-        return self.folder / f"chunk-{chunk:06d}.parquet"
-
-    def _gradient_path(self, chunk: int) -> Path:
-        return self.folder / f"gradients-{chunk:06d}.parquet"
+    def _path(self, chunk: int, kind: str = "chunk") -> Path:
+        return self.folder / f"{kind}-{chunk:06d}.parquet"
 
     def _is_done(self, chunk: int) -> bool:
-        """Whether the chunk is there at its length, judged by the end of its file."""
+        """Return whether the chunk's file has the expected number of rows, from its metadata."""
         try:
             return pq.read_metadata(self._path(chunk)).num_rows == self.settings.masks_in(chunk)
         except (OSError, pa.ArrowException):
             return False
 
-    def forget_damaged(self) -> None:
-        """Read all chunks, and take those that cannot be read for missing, so that they are run again."""
+    def _forget_damaged(self) -> None:
+        """Read all chunks and treat those that cannot be read as missing, so that they are run again."""
         self._chunks = [k for k in self._chunks if self._is_readable(k)]
 
     def _is_readable(self, chunk: int) -> bool:
@@ -269,34 +271,22 @@ class Record:
     def _gradient_table(self, chunk: int) -> pa.Table:
         keys = [f.name for f in fields(GradientSums)]
         names = [f"{name}_{key}" for name in self.settings.gradients for key in keys]
-        return read_table(self._gradient_path(chunk), names)
+        return read_table(self._path(chunk, "gradients"), names)
 
     def missing(self) -> list[int]:
-        """Chunks that are still to be run.
+        """Return the numbers of the chunks that are not recorded yet; none if a stop rule has ended the run.
 
         Returns
         -------
         list of int
-            Their numbers, from 0; none where a stop rule ended the run.
         """
         return [] if self.stop else sorted(set(range(self.settings.n_chunks)) - set(self._chunks))
 
-    def write(self, chunk: int, result: ChunkResult) -> None:
-        """Add a chunk; in a folder of one's own its masks are stored beside its outcomes.
+    def _write(self, chunk: int, result: ChunkResult) -> None:
+        """Add a chunk; RecordError if an outcome or a gradient is not finite, or the file cannot be written.
 
-        Masks of more than 8,000 elements are not stored but drawn again, and their gradients are
-        rounded to float32.
-
-        Parameters
-        ----------
-        chunk : int
-            Its number, from 0.
-        result : ChunkResult
-
-        Raises
-        ------
-        RecordError
-            If an outcome or a gradient is not finite, or the disk does not take it; what was recorded stays.
+        Masks are stored too if the record has a folder of its own and at most 8,000 elements. With more elements masks
+        are drawn again from the seed, and gradients are rounded to float32.
         """
         s = self.settings
         self._check_finite(chunk, result)
@@ -304,35 +294,33 @@ class Record:
         if s.examples_per_mask == 1:
             columns["example"] = pa.array(self._examples(chunk)[:, 0].astype(np.int32))
         if self._store_masks and s.n_elements <= MOST_STORED and self._design is not None:
-            packed = np.packbits(self._draw(self._design, chunk), axis=1)
-            buffer = pa.py_buffer(packed.tobytes())
-            columns["mask"] = pa.Array.from_buffers(pa.binary(packed.shape[1]), len(packed), [None, buffer])
+            columns["mask"] = mask_column(np.packbits(self._draw(self._design, chunk), axis=1))
         for j, name in enumerate(s.outcomes):
             columns[name] = pa.array(result.outcomes[:, j])
             columns[f"{name}_change"] = pa.array(result.effects[:, j])
         if result.gradients:
             sums = {f"{name}_{key}": value for name, g in result.gradients.items() for key, value in vars(g).items()}
             sums = sums if s.n_elements <= MOST_STORED else {k: v.astype(np.float32) for k, v in sums.items()}
-            write_table(pa.table(sums), self._gradient_path(chunk), self.rows)
+            write_table(pa.table(sums), self._path(chunk, "gradients"), self.rows)
         write_table(pa.table(columns), self._path(chunk), self.rows)
         self._chunks = sorted({*self._chunks, chunk})
 
     def _check_finite(self, chunk: int, result: ChunkResult) -> None:
-        stays = f"{self.rows:,} rows are recorded in {self.folder} and stay usable."
+        recorded = f"{self.rows:,} rows are recorded in {self.folder} and remain usable."
         for j, name in enumerate(self.settings.outcomes):
             n_bad = int((~np.isfinite(result.effects[:, j])).sum())
             if n_bad:
                 raise RecordError(
                     f"outcome '{name}' must be finite, received NaN or infinity for {n_bad} masks of chunk {chunk}: "
-                    f"mend the outcome or leave it out. {stays}"
+                    f"correct the outcome or leave it out. {recorded}"
                 )
         for name, sums in result.gradients.items():
             n_bad = int((~np.isfinite([*vars(sums).values()])).any(axis=0).sum())
             if n_bad:
                 raise RecordError(
                     f"gradients of outcome '{name}' must be finite, received NaN or infinity for {n_bad} elements in "
-                    f"chunk {chunk}: mend the outcome, or pass gradients=() to sample, gradients=False to estimate. "
-                    f"{stays}"
+                    f"chunk {chunk}: correct the outcome, or pass sampling=dropreg.Sampling(gradients=False). "
+                    f"{recorded}"
                 )
 
     def _examples(self, chunk: int) -> npt.NDArray[np.int64]:

@@ -1,18 +1,16 @@
-"""Masked forward passes of a chunk, measured."""
+"""Run and measure the masked forward passes of a chunk."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
 from .._utils import BoolMasks, examples_of_rows, function_fingerprint
-from ..data import Prediction
 from ..errors import ModelError, ParameterError
 from ..network import Bundle, Evaluator, MaskedNetwork, PerExample, PerMask, Question
 from ._chunks import ChunkResult, GradientSums, examples_of_masks
@@ -23,33 +21,24 @@ from ._unseen_masks import Fidelity, FidelityMasks
 if TYPE_CHECKING:
     import tensorflow as tf
 
-_METRICS = (PerExample, PerMask)
 _BATCH_FLOATS = 2**25
 _MOST_BATCH, _LEAST_BATCH, _BATCHES_PER_CHUNK, _MOST_CHUNK = 16384, 32, 16, 16384
 _CHUNK_MASK_BYTES, _LEAST_CHUNK_MASKS, _MOST_CHUNK_MASKS = 2**26, 4, 256
 _FIDELITY_CHUNK = 2**62
-"""Chunks from here on are drawn for unseen masks; no run gets there."""
+"""The first of the chunk numbers that are reserved for fidelity masks; no run is that long."""
 
 
 class ChunkRunner:
-    """Measures the masks of any chunk; all that it returns follows from its arguments.
+    """Runs and measures chunks; the results depend on the arguments of its methods alone.
 
-    Parameters
-    ----------
-    question : Question
-        Which model, elements, examples and outcomes.
-    design : Design
-    gradients : tuple of str
-        Outcomes whose gradients are summed.
-    batch_size : int, optional
-        Rows of one forward pass, by default chosen from the size of the activations.
+    `gradients` names the outcomes whose gradients are summed; `batch_size` (rows of one forward pass) is by default
+    chosen from the size of the activations.
     """
 
     def __init__(self, question: Question, design: Design, gradients: tuple[str, ...], batch_size: int | None) -> None:
         import tensorflow as tf
 
         self.question, self.design, self.gradients = question, design, gradients
-        self._row_outcomes = question.row_outcomes
         self._mask_outcomes = tuple(outcome for outcome in question.outcomes if isinstance(outcome, PerMask))
         network = MaskedNetwork(question.graph, question.elements, output=question.examples.output)
         self.batch_size = self._choose_batch_size(network, batch_size)
@@ -61,13 +50,13 @@ class ChunkRunner:
         self.chunk_rows = max(fitting // unit, 1) * unit
         self.evaluator = Evaluator(question, network=network, batch_size=self.batch_size)
         self._step = self.evaluator.function(self._measure, tf.TensorSpec([None, n_elements], tf.bool))
-        self.baseline = self._measure_baseline()
+        self.baseline = self.evaluator.original_values()
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ChunkRunner, (self.question, self.design, self.gradients, self.batch_size)
 
     def _choose_batch_size(self, network: MaskedNetwork, asked: int | None) -> int:
-        """Rows of one forward pass: all examples of a mask where it serves a batch."""
+        """Return the rows of one forward pass: all examples of a mask where one mask serves a batch."""
         n = self.design.examples_per_mask
         if self.question.elements.one_mask_a_batch:
             if asked not in (None, n):
@@ -82,25 +71,19 @@ class ChunkRunner:
         return int(np.clip(fitting, _LEAST_BATCH, _MOST_BATCH))
 
     def _measure(self, bundle: Bundle, masks: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]":
-        """Outcomes (rows, n_row_outcomes), outputs, and gradient sums (4, n_elements) for each of `gradients`."""
+        """Return outcomes (rows, n_row_outcomes), outputs, and sums (4, n_elements) for each of `gradients`."""
         import tensorflow as tf
 
         kept, evaluator = tf.cast(masks, tf.float32), self.evaluator
         prediction = evaluator.prediction(evaluator.outputs(bundle.gathered, kept), bundle.counted)
         original = evaluator.original_prediction(bundle)
-        by_name = {outcome.name: outcome for outcome in self._row_outcomes}
-        surrogates = {name: by_name[name].surrogate(prediction, bundle.labels, original) for name in self.gradients}
+        by_name = {outcome.name: outcome for outcome in self.question.outcomes}
+        surrogates = [by_name[name].surrogate(prediction, bundle.labels, original) for name in self.gradients]
         sums = [
-            self._gradient_sums(name, tf.gradients(surrogate, kept)[0], kept) for name, surrogate in surrogates.items()
+            self._gradient_sums(name, tf.gradients(surrogate, kept)[0], kept)
+            for name, surrogate in zip(self.gradients, surrogates, strict=True)
         ]
-        if not self._row_outcomes:
-            return tf.zeros([tf.shape(masks)[0], 0]), prediction.outputs, sums
-        return self._measure_rows(prediction, bundle.labels, original), prediction.outputs, sums
-
-    def _measure_rows(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
-        import tensorflow as tf
-
-        return tf.stack([outcome.measure(prediction, labels, original) for outcome in self._row_outcomes], axis=1)
+        return evaluator.measure_all(prediction, bundle.labels, original), prediction.outputs, sums
 
     def _gradient_sums(self, name: str, gradient: Any, kept: "tf.Tensor") -> "tf.Tensor":
         import tensorflow as tf
@@ -108,7 +91,7 @@ class ChunkRunner:
         if gradient is None:
             raise ModelError(
                 f"outcome '{name}' must be differentiable with respect to the masks, received no gradient from it "
-                "or from a layer of the model: pass gradients=() to sample, gradients=False to estimate."
+                "or from a layer of the model: pass sampling=dropreg.Sampling(gradients=False)."
             )
         if self.question.elements.one_mask_a_batch:
             gradient = gradient / float(self.design.examples_per_mask)
@@ -117,23 +100,13 @@ class ChunkRunner:
         products = [gradient * kept, gradient * dropped, squares * kept, squares * dropped]
         return tf.stack([tf.reduce_sum(product, axis=0) for product in products])
 
-    def _measure_baseline(self) -> npt.NDArray[np.float32]:
-        """Outcomes of the original model, shape (n_examples, n_row_outcomes)."""
-        import tensorflow as tf
-
-        evaluator = self.evaluator
-        if not self._row_outcomes:
-            return np.zeros((len(evaluator), 0), np.float32)
-        original = evaluator.prediction(tf.constant(evaluator.original), tf.constant(evaluator.counted))
-        return self._measure_rows(original, tf.constant(evaluator.labels), original).numpy()
-
     def baseline_frame(self) -> pd.DataFrame:
-        """The baseline as a DataFrame with a column for each outcome."""
-        return pd.DataFrame(self.baseline, columns=[outcome.name for outcome in self._row_outcomes])
+        """Return the original model's outcomes, one row per example, one column per outcome."""
+        return pd.DataFrame(self.baseline, columns=[outcome.name for outcome in self.question.row_outcomes])
 
     @cached_property
     def _fingerprints(self) -> tuple[str, str]:
-        """Of the model's weights and elements, and of the examples."""
+        """Hashes of the model's weights and elements, and of the examples."""
         e = self.question.elements
         digest = hashlib.sha256("\n".join([*dict.fromkeys(e.layers), *dict.fromkeys(e.kinds)]).encode())
         digest.update(e.indices.tobytes())
@@ -144,7 +117,7 @@ class ChunkRunner:
         return digest.hexdigest()[:16], self.question.examples.fingerprint()
 
     def settings(self, rows: int) -> RunSettings:
-        """What the record of a run of `rows` rows follows from."""
+        """Return the settings of a run of `rows` rows."""
         weights, data = self._fingerprints
         return RunSettings(
             rows=rows,
@@ -167,16 +140,18 @@ class ChunkRunner:
             output=self.question.examples.output,
             gradient_unit="mask" if self.question.elements.one_mask_a_batch else "row",
             metrics={
-                o.name: function_fingerprint(o.function) for o in self.question.outcomes if isinstance(o, _METRICS)
+                outcome.name: function_fingerprint(outcome.function)
+                for outcome in self.question.outcomes
+                if isinstance(outcome, PerExample | PerMask)
             },
         )
 
     def draw(self, chunk: int, n_masks: int) -> BoolMasks:
-        """The first `n_masks` masks of a chunk."""
+        """Return the first `n_masks` masks of a chunk."""
         return self.design.draw(self.question.seed, chunk, n_masks, len(self.question.elements))
 
     def draw_ahead(self, chunks: Iterable[tuple[int, int]]) -> Iterator[tuple[int, BoolMasks]]:
-        """Masks of the chunks (number, masks), one after the other; a thread draws the next ones meanwhile."""
+        """Yield number and masks of chunks, given as (number, n_masks); a thread draws the next chunk in advance."""
         with ThreadPoolExecutor(1) as thread:
             before: tuple[int, Future[BoolMasks]] | None = None
             for chunk, n_masks in chunks:
@@ -188,7 +163,7 @@ class ChunkRunner:
                 yield before[0], before[1].result()
 
     def run(self, chunk: int, masks: BoolMasks, progress: Callable[[int], Any] = lambda rows: None) -> ChunkResult:
-        """Measure `masks`, the first ones of a chunk."""
+        """Run `masks`, the first masks of a chunk."""
         n_masks = len(masks)
         examples = examples_of_masks(self.settings(self.chunk_rows), chunk, n_masks)
         rows = self._run_rows(masks, examples, progress)
@@ -196,27 +171,18 @@ class ChunkRunner:
         outcomes = self._in_order(rows.measured.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask)
         changes = rows.measured - self.baseline[examples.reshape(-1)]
         effects = self._in_order(changes.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask - rows.per_mask_original)
-        return ChunkResult(outcomes, effects, self._with_counts(rows.gradients, masks, n))
-
-    def _with_counts(
-        self, gradients: dict[str, npt.NDArray[np.float64]], masks: BoolMasks, n: int
-    ) -> dict[str, GradientSums]:
-        """Sums of gradients together with how many rows (or masks) they are sums of."""
-        if not gradients:
-            return {}
         per_mask = 1 if self.question.elements.one_mask_a_batch else n
         n_kept = masks.sum(axis=0, dtype=np.float64) * per_mask
-        n_dropped = len(masks) * per_mask - n_kept
-        return {
-            name: GradientSums(total[0], total[1], total[2], total[3], n_kept, n_dropped)
-            for name, total in gradients.items()
+        n_dropped = n_masks * per_mask - n_kept
+        gradients = {
+            name: GradientSums(*g[:4], n_kept=n_kept, n_dropped=n_dropped) for name, g in rows.gradients.items()
         }
+        return ChunkResult(outcomes, effects, gradients)
 
     def run_fidelity(self, fidelity: Fidelity) -> FidelityMasks:
-        """Measure unseen masks at half, once and twice the design's mean drop rate."""
+        """Run masks that the regression does not use, at the rates of `Fidelity.rates`."""
         n_elements, n, seed = len(self.question.elements), fidelity.examples, self.question.seed
-        mean_rate = float(1.0 - self.design.keep_probabilities(n_elements).mean())
-        rates = fidelity.rates(mean_rate)
+        rates = fidelity.rates(float(1.0 - self.design.keep_probabilities(n_elements).mean()))
         n_masks = fidelity.masks * len(rates)
         packed = np.empty((n_masks, -(-n_elements // 8)), np.uint8)
         first = _FIDELITY_CHUNK // len(self.evaluator) * len(self.evaluator)
@@ -230,7 +196,7 @@ class ChunkRunner:
             )
             packed[chosen.start : chosen.stop] = np.packbits(masks, axis=1)
             parts.append(self._run_rows(masks, examples[chosen.start : chosen.stop], lambda rows: None))
-        rows = _Rows.join(parts)
+        rows = _Rows(*(np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[:3]), gradients={})
         changes = (rows.measured - self.baseline[examples.reshape(-1)]).reshape(n_masks, n, -1).astype(np.float64)
         unknown = np.full(rows.per_mask.shape, np.nan)
         noise = [share_of_noise(first + k * n, n, len(self.evaluator)) for k in range(n_masks)]
@@ -244,13 +210,13 @@ class ChunkRunner:
         )
 
     def _in_order(self, by_row: npt.NDArray[Any], by_mask: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Columns of the outcomes of rows and of masks, in the order of the question's outcomes."""
+        """Merge the columns of row outcomes and of mask outcomes in the order of the question's outcomes."""
         rows, masks = iter(by_row.T), iter(by_mask.T)
         columns = [next(masks if isinstance(outcome, PerMask) else rows) for outcome in self.question.outcomes]
         return np.stack(columns, axis=1).astype(by_row.dtype)
 
     def _run_rows(self, masks: BoolMasks, examples: npt.NDArray[np.int64], progress: Callable[[int], Any]) -> "_Rows":
-        """Run masks (n_masks, n_elements) on examples (n_masks, n), row by row."""
+        """Run each of `masks` (n_masks, n_elements) on its `examples` (n_masks, n)."""
         import tensorflow as tf
 
         n_masks, n = examples.shape
@@ -275,13 +241,13 @@ class ChunkRunner:
         return _Rows(np.concatenate(measured), per_mask, per_mask_original, gradients)
 
     def _masks_of_batch(self, masks: BoolMasks, start: int, count: int, n: int) -> BoolMasks:
-        """Masks of the rows `start` to `start + count`, n rows a mask: one each, or one for all."""
+        """Return the masks of `count` rows from `start` on, with n rows per mask: one per row, or one for all rows."""
         if self.question.elements.one_mask_a_batch:
             return masks[start // n : start // n + 1]
         return masks[start : start + count] if n == 1 else masks[np.arange(start, start + count) // n]
 
     def _measure_masks(self, outputs: npt.NDArray[Any], order: npt.NDArray[np.int64], n: int) -> npt.NDArray[Any]:
-        """Outcomes that need several examples, shape (n_masks, n_mask_outcomes)."""
+        """Return the outcomes of several examples, shape (n_masks, n_mask_outcomes)."""
         labels = self.evaluator.labels[order].reshape(-1, n, *self.evaluator.labels.shape[1:])
         by_mask = outputs.reshape(-1, n, *outputs.shape[1:])
         return np.array(
@@ -289,31 +255,20 @@ class ChunkRunner:
         )
 
 
-@dataclass(frozen=True)
-class _Rows:
-    """Outcomes of rows (n_rows, n_row_outcomes), of masks, and of the original model; sums of gradients."""
+class _Rows(NamedTuple):
+    """Outcomes of rows (n_rows, n_row_outcomes) and of masks, those of the original model, and sums of gradients."""
 
     measured: npt.NDArray[np.float32]
     per_mask: npt.NDArray[np.float64]
     per_mask_original: npt.NDArray[np.float64]
     gradients: dict[str, npt.NDArray[np.float64]]
 
-    @classmethod
-    def join(cls, parts: "Sequence[_Rows]") -> "_Rows":
-        """Rows after rows, without their gradients."""
-        return cls(
-            np.concatenate([part.measured for part in parts]),
-            np.concatenate([part.per_mask for part in parts]),
-            np.concatenate([part.per_mask_original for part in parts]),
-            {},
-        )
-
 
 def share_of_noise(first: int, count: int, n_examples: int) -> float:
-    """Variance of the mean over some rows, by that of single rows: less than 1 / count where few examples are left out.
+    """Return the sampling variance of the mean over rows `first` to ``first + count - 1`` per variance of a single row.
 
-    Rows go through all examples once, then again (`examples_of_rows`): those of whole rounds have no noise, those of a
-    part are drawn without replacement.
+    It is at most 1 / count: rows use all examples once, then again (`examples_of_rows`), so that complete rounds have
+    no sampling noise, and the rows of a partial round are drawn without replacement.
     """
     _, sizes = np.unique(np.arange(first, first + count) // n_examples, return_counts=True)
     return float((sizes * (1.0 - sizes / n_examples)).sum()) / count**2

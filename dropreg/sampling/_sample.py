@@ -1,4 +1,4 @@
-"""Running the rows of a design: which chunks, where, and until when."""
+"""Sample random masks: the function `sample`."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -40,37 +40,37 @@ def sample(
 ) -> Record:
     """Run a model under random masks, one mask for each row, and record the outcomes.
 
-    Rows go through the examples in random order, again and again; every row draws a mask of its own. The same seed
-    gives the same record bit for bit, whatever the executor. A run that was stopped resumes when it is called again
-    with the same arguments and folder.
+    Rows use the examples in random order, each example once before any is used again, and every row draws its own
+    mask. The same seed gives the same record bit for bit, whatever the executor. A run that was stopped resumes when
+    `sample` is called again with the same arguments and folder.
 
     Parameters
     ----------
     model : keras.Model
-        Its measured output has shape (batch, ..., n_outputs). It is not changed.
+        Its measured output has shape (batch, ..., n_outputs). The model is not changed.
     data : (x, y), tf.data.Dataset, keras.utils.PyDataset or iterable of batches
         Held-out examples, not those that the model was trained on. y holds classes or one-hot rows, 0 and 1, or
-        numbers, as `task` says; None where no outcome needs labels. Arrays may lie on disk (numpy.memmap); batches
-        are written there first, see `dropreg.datasets.stream`.
+        numbers, depending on `task`; None if no outcome needs labels. Arrays may lie on disk (numpy.memmap); batches
+        are first written to disk, see `dropreg.datasets.stream`.
     elements : Elements
         From ``dropreg.elements(model)``.
     rows : int
         Masked forward passes of one example, the unit of cost.
     outcomes : str, Outcome or sequence of them
-        Measured together: "loss", "accuracy", "retained" (`RetainedAccuracy`), "margin", "divergence" (nats), or
-        metrics of your own (`PerExample`, `PerMask`).
+        Outcomes to measure in the same forward passes: "loss", "accuracy", "retained" (`RetainedAccuracy`), "margin",
+        "divergence" (nats), or metrics of your own (`PerExample`, `PerMask`).
     sampling : Sampling, optional
-        The design of the masks, gradients, unseen masks, a stop rule, the batch size, an executor.
+        The design of the masks, gradients, fidelity masks, a stop rule, the batch size, an executor.
     task : {"classes", "binary", "multilabel", "regression"}, optional
-        What the outputs mean; found from y by default.
+        Meaning of the outputs; inferred from y by default.
     output : int or str, optional
-        Which of the model's outputs to measure; needed where there are several and labels do not name one.
+        The model's output to measure; required if there are several and the labels do not name one.
     seed : int
         At least 0, below 2**64.
     out : str or Path, optional
-        Folder of the record. Without it the record is kept in a temporary folder that is deleted with the object.
+        Folder of the record. By default the record is kept in a temporary folder, which is deleted with the object.
     progress : bool, optional
-        Show a progress bar with rows per second and the time left; by default on a terminal only.
+        Whether to show a progress bar; by default on a terminal only.
 
     Returns
     -------
@@ -81,7 +81,7 @@ def sample(
     ModelError, DataError, ParameterError
         If the arguments do not fit together.
     RecordError
-        If `out` holds another run or cannot be written, or an outcome is not finite; what was recorded is kept.
+        If `out` holds another run or cannot be written, or an outcome is not finite; rows recorded before are kept.
 
     Examples
     --------
@@ -104,7 +104,12 @@ def sample(
     design.check(len(elements))
     measured = resolve_all(outcomes)
     gradients = _with_gradients(measured, options.gradients)
-    _check_shared_masks(measured, design)
+    for outcome in measured:
+        if isinstance(outcome, PerMask) and design.examples_per_mask < 2:
+            raise ParameterError(
+                f"outcome '{outcome.name}' must have several examples for each mask, received a design with one: pass "
+                "sampling=dropreg.Sampling(design=dropreg.designs.Bernoulli(rate, examples_per_mask=100))."
+            )
     question = ask(model, data, elements, outcome=measured, task=task, output=output, seed=seed)
     runner = ChunkRunner(question, design, gradients, options.batch_size)
     unseen = None if options.fidelity is None else runner.run_fidelity(options.fidelity)
@@ -115,12 +120,12 @@ def sample(
 
 
 def default_design(elements: Elements, rate: float = 0.3) -> Design:
-    """Bernoulli masks; a mask for each small batch where masks multiply weights."""
+    """Return Bernoulli masks: one for each row, or for each 128 examples if the elements are weights."""
     return Bernoulli(rate, examples_per_mask=_EXAMPLES_PER_WEIGHT_MASK if elements.one_mask_a_batch else 1)
 
 
 def _with_gradients(outcomes: tuple[Outcome, ...], asked: bool | Sequence[str]) -> tuple[str, ...]:
-    """Names of the outcomes whose gradients are summed."""
+    """Return the names of the outcomes whose gradients are summed."""
     by_name = {outcome.name: outcome for outcome in outcomes}
     if isinstance(asked, bool):
         return tuple(name for name, outcome in by_name.items() if asked and outcome.differentiable)
@@ -132,24 +137,15 @@ def _with_gradients(outcomes: tuple[Outcome, ...], asked: bool | Sequence[str]) 
     return tuple(asked)
 
 
-def _check_shared_masks(outcomes: tuple[Outcome, ...], design: Design) -> None:
-    for outcome in outcomes:
-        if isinstance(outcome, PerMask) and design.examples_per_mask < 2:
-            raise ParameterError(
-                f"outcome '{outcome.name}' must have several examples for each mask, received a design with one: pass "
-                f"design=Bernoulli(rate, examples_per_mask=100)."
-            )
-
-
 def _run(record: Record, runner: ChunkRunner, options: Sampling, progress: Callable[[int], Any]) -> None:
-    """Run the missing chunks; the stop rule is asked at chunk numbers that do not depend on the outcomes."""
+    """Run the missing chunks; the stop rule is checked at chunk numbers that do not depend on the outcomes."""
     n_chunks, stop = record.settings.n_chunks, options.stop
     clear_stop(record)
     for end in _checkpoints(n_chunks) if stop else [n_chunks]:
         waiting = [chunk for chunk in record.missing() if chunk < end]
         if options.executor is None:
             for chunk, masks in runner.draw_ahead((chunk, record.settings.masks_in(chunk)) for chunk in waiting):
-                record.write(chunk, runner.run(chunk, masks, progress))
+                record._write(chunk, runner.run(chunk, masks, progress))
         else:
             run_on(options.executor, runner, record, waiting, progress)
         if stop and end < n_chunks and (reason := stop.check(record.head(end))):
@@ -158,7 +154,7 @@ def _run(record: Record, runner: ChunkRunner, options: Sampling, progress: Calla
 
 
 def _checkpoints(n_chunks: int) -> list[int]:
-    """1, 2, 3, 5, 8 ... chunks: half as many again each time."""
+    """Return the numbers of chunks 1, 2, 3, 4, 6, 9, ..., each by half larger than the one before, up to `n_chunks`."""
     points = [1]
     while points[-1] < n_chunks:
         points.append(min(max(points[-1] + 1, points[-1] * 3 // 2), n_chunks))

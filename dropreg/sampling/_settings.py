@@ -1,4 +1,4 @@
-"""The settings that a record follows from."""
+"""The settings of a run, which determine its record."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -6,38 +6,37 @@ from typing import Any
 
 @dataclass(frozen=True)
 class RunSettings:
-    """All that a record follows from; two runs with equal settings have equal records.
+    """The settings of a run; two runs with equal settings have equal records.
 
     Attributes
     ----------
     rows : int
-        Masked forward passes asked for.
+        Masked forward passes that were asked for.
     seed : int
     design : dict
         Name and parameters of the design.
     outcomes : tuple of str
         Measured outcomes, in the order of the record's columns.
     greater_is_better : tuple of bool
-        Direction of each.
+        Direction of each outcome.
     gradients : tuple of str
-        Outcomes whose gradients with respect to the masks were summed.
-    task : str
-        "classes", "binary", "multilabel" or "regression".
+        Outcomes whose gradients with respect to the masks are summed.
+    task : {"classes", "binary", "multilabel", "regression"}
     n_elements, n_examples : int
     examples_per_mask, masks_per_group : int
-        Of the design.
+        Attributes of the design.
     chunk_rows, batch_size : int
-        Rows of a chunk, rows of one forward pass.
+        Rows of a chunk and of one forward pass.
     from_logits : bool
-        Whether the model's outputs were taken for logits (else for probabilities).
+        Whether the model's outputs are logits, not probabilities.
     model, weights, data : str
-        Fingerprints of the model's structure, its weights and the examples.
+        Hashes of the model's structure, its weights and the examples.
     output : int
-        Number of the model's output that was measured.
-    gradient_unit : str
-        What squares of gradients are summed over: "row", or "mask" where a mask serves a batch.
+        Number of the measured output of the model.
+    gradient_unit : {"row", "mask"}
+        What squares of gradients are summed over: "mask" where one mask serves a batch.
     metrics : dict of str to str
-        Fingerprints of the functions of `PerExample` and `PerMask` outcomes, by name.
+        Hashes of the functions of `PerExample` and `PerMask` outcomes, by name.
     """
 
     rows: int
@@ -66,14 +65,14 @@ class RunSettings:
         return -(-self.rows // self.chunk_rows)
 
     def rows_in(self, chunk: int) -> int:
-        """Rows of one chunk; the last may be shorter."""
+        """Return the number of rows of a chunk; the last chunk may be shorter."""
         return min(self.chunk_rows, self.rows - chunk * self.chunk_rows)
 
     def masks_in(self, chunk: int) -> int:
-        """Masks of one chunk."""
+        """Return the number of masks of a chunk."""
         return self.rows_in(chunk) // self.examples_per_mask
 
     @property
     def row_cost(self) -> int:
-        """Forward passes that one row is worth; a backward pass counts as two."""
+        """Cost of one row in forward passes; a backward pass counts as two."""
         return 1 + 2 * len(self.gradients)

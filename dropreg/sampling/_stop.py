@@ -13,24 +13,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class StopRule(ABC):
-    """When to stop.
+    """A rule that ends a run early, the base class of `dropreg.Precision`.
 
     Parameters
     ----------
     outcome : str
-        Outcome whose impacts are looked at, by OLS with HC1 errors.
+        Outcome whose impacts the rule judges, estimated by OLS with HC1 standard errors.
 
     Attributes
     ----------
     effect : str
-        What stopping by this rule does to the error bars.
+        How stopping by this rule affects the standard errors.
     """
 
     outcome: str
     effect: ClassVar[str]
 
     def check(self, record: "Record") -> str | None:
-        """Ask whether a run may stop after the rows that are recorded.
+        """Return the reason to stop after the recorded rows, or None to continue.
 
         Parameters
         ----------
@@ -39,8 +39,7 @@ class StopRule(ABC):
         Returns
         -------
         str or None
-            The reason to stop, with the effect on the error bars; None to go on, also where there are too few rows to
-            tell the elements apart.
+            None also where there are too few rows to separate the elements.
         """
         from ..regression import regress
 
@@ -53,16 +52,15 @@ class StopRule(ABC):
 
     @abstractmethod
     def reached(self, table: "ImpactTable", record: "Record") -> str | None:
-        """Why the run may stop with these impacts.
+        """Return why these impacts are reason to stop, or None to continue.
 
         Parameters
         ----------
         table : ImpactTable
-            Of `outcome`, by OLS with HC1 errors.
+            Impacts on `outcome`, by OLS with HC1 standard errors.
         record : Record
 
         Returns
         -------
         str or None
-            None to go on.
         """

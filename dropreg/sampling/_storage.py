@@ -1,4 +1,4 @@
-"""A record's folder: Parquet chunks, tables and JSON files."""
+"""Create and load the folder of a record: Parquet and JSON files."""
 
 import json
 import shutil
@@ -30,12 +30,9 @@ def create_record(
     design: Design,
     fidelity_masks: FidelityMasks | None = None,
 ) -> Record:
-    """A record to write into: new, or what an earlier run with the same settings left in `folder`.
+    """Return a new record, or the record that an earlier run with the same settings has left in `folder`.
 
-    Raises
-    ------
-    RecordError
-        If the folder holds another run or other files, or cannot be written.
+    Raises RecordError if the folder holds another run or other files, or cannot be written.
     """
     frame = elements.to_frame()
     if folder is None:
@@ -53,35 +50,19 @@ def create_record(
     except OSError as error:
         raise RecordError(f"folder {place}: cannot be made ({error.strerror}): choose another.") from error
     text = json.dumps(asdict(settings), indent=1) + "\n"
-    # the settings come first: they mark the folder as this run's, whatever stops it afterwards
-    write_atomically(place / _SETTINGS, lambda path: Path(path).write_text(text), 0)
+    # the settings are written first: they mark the folder as this run's, even if the run is interrupted here
+    write_atomically(place / _SETTINGS, lambda part: part.write_text(text), 0)
     write_atomically(place / _ELEMENTS, frame.to_parquet, 0)
     write_atomically(place / _BASELINE, baseline.to_parquet, 0)
     if fidelity_masks is not None:
         fidelity_masks.write(place / _FIDELITY, settings.outcomes)
     record = Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks)
-    record.forget_damaged()
+    record._forget_damaged()
     return record
 
 
 def load_record(folder: str | Path) -> Record:
-    """Open a record that ``dropreg.sample`` wrote, finished or not.
-
-    Parameters
-    ----------
-    folder : str or Path
-        What was `out` of ``dropreg.sample``.
-
-    Returns
-    -------
-    Record
-        What is recorded so far; the model is not needed to read it.
-
-    Raises
-    ------
-    RecordError
-        If the folder holds no record, or one that cannot be read.
-    """
+    """Open a record, see `Record.load`."""
     place = Path(folder)
     settings = _read_settings(place)
     try:
@@ -94,12 +75,8 @@ def load_record(folder: str | Path) -> Record:
     fidelity = None
     if (place / _FIDELITY).exists():
         fidelity = FidelityMasks.read(place / _FIDELITY, settings.outcomes, settings.n_elements)
-    return _apply_stop(Record(place, settings, elements, baseline, fidelity_masks=fidelity))
-
-
-def _apply_stop(record: Record) -> Record:
-    """Note why the run in the record's folder was stopped, if a rule did."""
-    path = record.folder / _STOP
+    record = Record(place, settings, elements, baseline, fidelity_masks=fidelity)
+    path = place / _STOP
     if path.exists():
         try:
             values = json.loads(path.read_text())
@@ -107,22 +84,22 @@ def _apply_stop(record: Record) -> Record:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RecordError(
                 f"{path}: expected why a run was stopped and after how many chunks, received {error!r}: sample into "
-                "the same folder again, which makes up for it."
+                "the same folder again to replace it."
             ) from error
-        record.keep_first(n_chunks)
+        record._keep_first(n_chunks)
     return record
 
 
 def write_stop(record: Record, reason: str, n_chunks: int) -> None:
-    """Note in the record why it was stopped after its first `n_chunks` chunks."""
+    """Store the reason why the run was stopped after its first `n_chunks` chunks."""
     text = json.dumps({"stop": reason, "chunks": n_chunks}) + "\n"
-    write_atomically(record.folder / _STOP, lambda path: Path(path).write_text(text), record.rows)
+    write_atomically(record.folder / _STOP, lambda part: part.write_text(text), record.rows)
     record.stop = reason
-    record.keep_first(n_chunks)
+    record._keep_first(n_chunks)
 
 
 def clear_stop(record: Record) -> None:
-    """Forget an earlier stop, because the run goes on."""
+    """Delete the reason of an earlier stop, because the run resumes."""
     (record.folder / _STOP).unlink(missing_ok=True)
     record.stop = None
 

@@ -1,4 +1,4 @@
-"""Unseen masks: drawn beside a run, to judge how well impacts predict."""
+"""Masks that the regression does not use, to judge how well impacts predict outcomes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,13 +7,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from .._utils import BoolMasks, positive
-from ._parquet import packed_masks, read_table, write_table
+from .._utils import positive
+from ._parquet import mask_column, packed_masks, read_table, write_table
 
 
 @dataclass(frozen=True)
 class FidelityMasks:
-    """Masks that no regression has seen, and what the network did on them.
+    """Masks that the regression does not use, and the changes of the outcomes under them.
 
     Attributes
     ----------
@@ -25,9 +25,9 @@ class FidelityMasks:
     effects : ndarray of float64, shape (n_masks, n_outcomes)
         Mean change of each outcome over the examples of a mask.
     variances : ndarray of float64, shape (n_masks, n_outcomes)
-        Sampling variance of those means.
+        Sampling variance of these means.
     examples : int
-        Examples of each mask.
+        Examples that each mask was run on.
     """
 
     rates: npt.NDArray[np.float64]
@@ -37,25 +37,18 @@ class FidelityMasks:
     variances: npt.NDArray[np.float64]
     examples: int
 
-    @property
-    def masks(self) -> BoolMasks:
-        """All masks, shape (n_masks, n_elements), True = kept."""
-        return np.unpackbits(self.packed, axis=1, count=self.n_elements).view(np.bool_)
-
     def predict(self, coefficients: npt.NDArray[np.float64], intercept: float) -> npt.NDArray[np.float64]:
-        """Predicted change of an outcome for each mask, shape (n_masks,); one mask in memory at a time."""
+        """Return the predicted change of an outcome for each mask, shape (n_masks,), unpacking one mask at a time."""
         return np.array(
             [intercept + coefficients[np.unpackbits(bits, count=self.n_elements) == 0].sum() for bits in self.packed]
         )
 
     def write(self, path: Path, outcomes: tuple[str, ...]) -> None:
-        """Write as Parquet."""
-        packed = self.packed
-        buffer = pa.py_buffer(packed.tobytes())
+        """Write to a Parquet file."""
         columns = {
             "rate": pa.array(self.rates),
             "examples": pa.array(np.full(len(self.rates), self.examples)),
-            "mask": pa.Array.from_buffers(pa.binary(packed.shape[1]), len(packed), [None, buffer]),
+            "mask": mask_column(self.packed),
         }
         for j, name in enumerate(outcomes):
             columns[f"{name}_change"] = pa.array(self.effects[:, j])
@@ -64,7 +57,7 @@ class FidelityMasks:
 
     @classmethod
     def read(cls, path: Path, outcomes: tuple[str, ...], n_elements: int) -> "FidelityMasks":
-        """Read what `write` wrote, or raise RecordError."""
+        """Return what `write` has written; RecordError if the file cannot be read."""
         columns = [f"{name}_{suffix}" for name in outcomes for suffix in ("change", "variance")]
         table = read_table(path, [*columns, "rate", "mask", "examples"])
         effects, variances = (
@@ -78,10 +71,10 @@ class FidelityMasks:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Unseen masks that a run sets aside to judge predictions on.
+    """How many additional masks a run draws to judge predictions on.
 
-    They are Bernoulli masks at half the design's mean drop rate, at it, and at twice it (at most
-    half-way from it to 1). Their rows come on top of the rows asked for.
+    They are Bernoulli masks that the regression does not use, at three rates: half the design's mean drop rate, this
+    rate, and twice this rate (at most half-way from it to 1). Their rows are not part of the run's `rows`.
 
     Parameters
     ----------
@@ -94,6 +87,13 @@ class Fidelity:
     ------
     ParameterError
         If there are fewer than 3 masks or 2 examples.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> fidelity = dr.designs.Fidelity(masks=20, examples=50)
+    >>> [round(rate, 2) for rate in fidelity.rates(0.3)]
+    [0.15, 0.3, 0.6]
     """
 
     masks: int = 50
@@ -104,16 +104,8 @@ class Fidelity:
         positive("examples", self.examples, least=2)
 
     def rates(self, rate: float) -> tuple[float, float, float]:
-        """The three drop rates.
+        """Return the three drop rates for a design of mean drop `rate`: half of it, itself, and twice it.
 
-        Parameters
-        ----------
-        rate : float
-            The design's mean drop rate, strictly between 0 and 1.
-
-        Returns
-        -------
-        tuple of float
-            Half of it, itself, and twice it or half-way from it to 1, whichever is less.
+        The third is at most half-way from `rate` to 1.
         """
         return rate / 2, rate, min(2 * rate, (1 + rate) / 2)

@@ -181,5 +181,5 @@ def test_flips_are_the_difference_between_two_fits(n_kept: list[int]) -> None:
 
 def test_merged_masks_need_channels(make_model: Callable[[], keras.Model], data: Labelled) -> None:
     model = make_model()
-    with pytest.raises(ParameterError, match=r"'merged' must have elements that are read as channels"):
+    with pytest.raises(ParameterError, match=r"'merged' must have elements that are consumed as channels"):
         run(model, data, dr.elements(model, "weights"), ablation="merged", rows_per_round=2048)

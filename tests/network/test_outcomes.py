@@ -159,7 +159,7 @@ def test_gradients_that_are_not_finite_are_refused() -> None:
     norm = dr.outcomes.PerExample(
         lambda y, p: tf.norm(tf.nn.relu(p - 5.0), axis=-1), "norm", greater_is_better=False, differentiable=True
     )
-    says = r"gradients of outcome 'norm' must be finite, received NaN .* pass gradients=\(\) to sample, gradients=False"
+    says = r"gradients of outcome 'norm' must be finite, received NaN .* pass .*Sampling\(gradients=False\)"
     with pytest.raises(RecordError, match=says):
         flat.estimate(*small(), outcome=norm, rows=500, progress=False)
     forward = flat.estimate(*small(), outcome=norm, rows=500, gradients=False, progress=False)
@@ -170,7 +170,7 @@ def test_a_metric_that_fails_leaves_the_record_usable(tmp_path: Path) -> None:
     model, data, elements = small()
     calls = itertools.count()
     late = dr.outcomes.PerMask(lambda y, p: np.nan if next(calls) > 900 else 0.5, "late", greater_is_better=True)
-    with pytest.raises(RecordError, match=r"outcome 'late' must be finite.*rows are recorded in .* and stay usable"):
+    with pytest.raises(RecordError, match=r"outcome 'late' must be finite.*rows are recorded in .* and remain usable"):
         flat.sample(
             *(model, data, elements),
             rows=50_000,

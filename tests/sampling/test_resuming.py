@@ -64,7 +64,7 @@ def test_a_killed_run_is_resumed(
     stopped = dr.Record.load(tmp_path)
     assert not stopped.is_complete
     assert CHUNK * sum(stops) - CHUNK < stopped.rows <= CHUNK * sum(stops), "what was recorded stays"
-    assert "(stopped: sample into the same folder to go on)" in repr(stopped)
+    assert "(stopped: sample into the same folder to resume)" in repr(stopped)
     with EXECUTORS[name]() as executor:
         assert_same(sample(model, data, elements, out=tmp_path, executor=executor), record)
     assert_same(dr.Record.load(tmp_path), record)
