@@ -99,7 +99,7 @@ def test_settings(make: Callable[[], object], says: str) -> None:
         ),
         (
             lambda m, d, e: flat.anneal(m, d, untyped.elements(m, ["neurons", "weights"]), fraction=0.5),
-            "`elements` must hold no other kind beside weights, received neuron, weight: anneal one kind after the",
+            "`elements` must not mix weights with other kinds, received neuron, weight: anneal one kind after the",
         ),
         (
             lambda m, d, e: untyped.PruningCallback(e, d, fraction=0.5, start_epoch=0, end_epoch=1, seed=-1),

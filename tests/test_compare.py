@@ -138,7 +138,10 @@ def test_the_best_of_every_layer_stays(elements: dr.Elements) -> None:
         ({"seeds": ()}, says("`seeds` must be one or more different integers")),
         ({"scorers": {}}, says("`scorers` must be a dict of names to scorers")),
         ({"scorers": {1: dr.scorers.obd}}, says("`scorers` must have names as keys, received 1: pass '1'.")),
-        ({"scorers": {"original model": dr.scorers.obd}}, says("`scorers` must not be called 'original model'", "rename it")),
+        (
+            {"scorers": {"original model": dr.scorers.obd}},
+            says("`scorers` must not be called 'original model'", "rename it"),
+        ),
         ({"scorers": {"obd": "obd"}}, says("scorer 'obd' must be callable, received 'obd'")),
     ],
 )

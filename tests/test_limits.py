@@ -135,16 +135,17 @@ def test_an_accuracy_limit_is_checked_in_two_orders_that_end_with_a_failure(
     elements = dr.elements(keras.Sequential([keras.Input((6,)), layers.Dense(20), layers.Dense(3)]))
     found: list[tuple[int, float]] = []
 
-    def measure(selection: dr.Selection, at: float) -> float:
+    def bound(_: Any, selection: dr.Selection, __: Any, at: float) -> float:
         found.append((len(selection.dropped), at))
         return 1.0 if len(selection.dropped) > bearable else 0.0
 
     monkeypatch.setattr(
         search, "_candidates", lambda *_, **__: (dr.Selection.dropping(elements, range(n)) for n in range(1, 19))
     )
-    limit: Any = SimpleNamespace(most=0.3, level=0.95, measure=measure)
+    limit: Any = SimpleNamespace(most=0.3, level=0.95, bound=bound)
     guesses = iter(0.3 * rise ** (np.arange(1, 20) - hopeful - 0.5))
-    asked: Any = SimpleNamespace(elements=elements), lambda selection: selection, limit, None
+    run = SimpleNamespace(elements=elements, question=SimpleNamespace(graph=None))
+    asked: Any = run, lambda selection: SimpleNamespace(model=selection), limit, None
     selection = search.within(*asked, pilot=lambda _: next(guesses), progress=False)
     assert [size for size, _ in found] == list(measured)
     assert found[-1][1] == pytest.approx(level)
@@ -156,11 +157,11 @@ def test_an_accuracy_limit_is_checked_in_twentieths(monkeypatch: pytest.MonkeyPa
     rng, fractions = np.random.default_rng(0), list[float]()
     x, y = rng.normal(size=(160, 6)).astype(np.float32), rng.integers(0, 3, 160)
 
-    def measure(_: dr.AccuracyLimit, pruned: dr.Pruned, level: float) -> float:
-        fractions.append(pruned.selection.fraction)
-        return 1.0 if pruned.selection.fraction > 0.41 else 0.0
+    def bound(_: dr.AccuracyLimit, __: Any, smaller: Any, ___: Any, ____: float) -> float:
+        fractions.append(1.0 - smaller.layers[0].units / 100)
+        return 1.0 if fractions[-1] > 0.41 else 0.0
 
-    monkeypatch.setattr(dr.AccuracyLimit, "measure", measure)
+    monkeypatch.setattr(dr.AccuracyLimit, "bound", bound)
     monkeypatch.setattr(dr.AccuracyLimit, "guess", lambda *_: 1.0)
     limit = dr.AccuracyLimit(0.3, (x[80:], y[80:]))
     monkeypatch.setattr(search, "_RISE", 0.0)  # nothing is left out
@@ -199,14 +200,15 @@ def test_what_is_handed_back_loses_too_much_as_seldom_as_the_level_says(
     limit: Any = SimpleNamespace(
         most=0.01,
         level=0.95,
-        measure=lambda _, level: 0.01 + 1e-9 + rng.normal() + stats.norm.ppf(level),
+        bound=lambda *given: 0.01 + 1e-9 + rng.normal() + stats.norm.ppf(given[-1]),
         describe=str,
     )
+    run = SimpleNamespace(elements=elements, question=SimpleNamespace(graph=None))
     for _ in range(n_trials):
         guesses = iter([0.01 * rise ** (n - 30 * (n < n_hopeful)) * 1.001 for n in range(12)])
         try:
             search.within(
-                *(SimpleNamespace(elements=elements), lambda selection: selection, limit, None),  # pyright: ignore
+                *(run, lambda selection: SimpleNamespace(model=selection), limit, None),  # pyright: ignore
                 pilot=lambda _, guesses=guesses: next(guesses),
                 progress=False,
             )

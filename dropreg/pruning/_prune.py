@@ -1,4 +1,4 @@
-"""A smaller model: selected, cut, merged and distilled."""
+"""Make a model smaller: select, remove, merge and distill."""
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from ..errors import DataError
 from ..network import can_predict
 from ..recovery import Recovery, distilled, resolve_recovery
 from ..surgery import LeastSquares, OnBlocked, Original, Pruned, check_can_cut, cut, resolve_merge, trace_original
-from ._annealing import Annealing, ask_annealing, check_goal, choose
+from ._annealing import Annealing, Models, ask_annealing, check_goal, choose
 from ._targets import Target
 
 if TYPE_CHECKING:
@@ -48,29 +48,29 @@ def prune(
     fraction : float, optional
         Fraction of the elements to remove, strictly between 0 and 1.
     target : Budget or AccuracyLimit, optional
-        What to reach, instead of a fraction.
+        Size, latency or accuracy loss to reach, instead of a fraction.
     elements : Elements, optional
         Candidates for removal, by default the model's neurons and filters.
     floor : int, float, "all" or mapping of str to one of them
         Fewest elements that every layer keeps; see `select`.
     merge : {"least_squares", "none"} or LeastSquares, optional
-        How layers that consume removed elements are refitted, by default "least_squares". See `dropreg.merging`.
+        How layers that consume removed elements are refitted, by default "least_squares"; see `dropreg.merging`.
     recovery : {"distill", "none"} or Recovery, optional
-        How the smaller model is then trained with `data` (the first 10,000 examples), with the original model as
-        teacher: "distill" learns all outputs from it without labels, the default where layers are merged and weights
-        are trainable. An accuracy limit holds for models that were trained so.
+        How the smaller model is then trained on `data` (the first 10,000 examples) with the original model as
+        teacher. "distill" learns all outputs from the teacher without labels; it is the default where layers are
+        merged and weights are trainable. An accuracy limit holds for the trained model.
     on_blocked : {"raise", "keep"}
         What to do where a layer cannot be cut: raise an error, or keep all its elements and list it in
         `Pruned.blocked`.
     seed : int
-        Of annealing and distillation; a `Recovery` has a seed of its own.
+        Seed of annealing and distillation; a `Recovery` has a seed of its own.
     progress : bool, optional
         Show bars for annealing and recovery; by default on a terminal only.
 
     Returns
     -------
     Pruned
-        With `recovered` where it was trained.
+        Its `recovered` describes the training, if there was any.
 
     Raises
     ------
@@ -115,21 +115,10 @@ def prune(
         return _recovered(smaller, original, examples, settings, must=recovery is not None, progress=progress)
 
     ablation = "merged" if strategy is not None and can_predict(elements) else "zero"
-    options = Annealing()
-    question = ask_annealing(
-        original.graph, examples, elements, ablation=ablation, options=options, task=None, seed=seed
-    )
-    selection = choose(
-        *(question, options, ablation, floor),
-        goal=target if fraction is None else float(fraction),
-        data=data,
-        original=original,
-        build=build,
-        make=make,
-        on_blocked=on_blocked,
-        progress=progress,
-    )
-    return make(selection)
+    options, graph = Annealing(), original.graph
+    question = ask_annealing(graph, examples, elements, ablation=ablation, options=options, task=None, seed=seed)
+    goal, models = target if fraction is None else float(fraction), Models(original, build, make, on_blocked)
+    return make(choose(question, options, ablation, floor, goal=goal, data=data, models=models, progress=progress))
 
 
 def remove(
@@ -145,14 +134,14 @@ def remove(
 ) -> Pruned:
     """Build the model without the elements that a selection removes.
 
-    Without merging and recovery it computes what the masked network computes, up to rounding.
+    Without merging and recovery its outputs are those of the masked model, up to rounding.
 
     Parameters
     ----------
     model : keras.Model
         Sequential or Functional. It is not changed.
     selection : Selection
-        Of the elements of this model.
+        Selection of this model's elements.
     data : (x, y), optional
         Held-out examples for merging and recovery; y may be None.
     merge : {"least_squares", "none"} or LeastSquares, optional
@@ -160,10 +149,10 @@ def remove(
     recovery : {"distill", "none"} or Recovery
         How the smaller model is then trained with `data`; see `prune`.
     on_blocked : {"raise", "keep"}
-        What to do where a layer cannot be cut; see `prune`. Where a whole layer is removed, "keep" also keeps those
-        units of it that its replacement has, and the reverse.
+        What to do where a layer cannot be cut; see `prune`. If a whole layer is removed, "keep" keeps a unit in the
+        layer and in its replacement alike.
     seed : int
-        Of distillation; a `Recovery` has a seed of its own.
+        Seed of distillation; a `Recovery` has a seed of its own.
     progress : bool, optional
         Show a bar for recovery; by default on a terminal only.
 
@@ -177,7 +166,7 @@ def remove(
         If the selection was made for another model or for this one before it changed, a layer would be empty, or a
         layer cannot be cut.
     ParameterError
-        If merging or recovery lacks data, or a parameter is unknown.
+        If data for merging or recovery are missing, or an option is unknown.
     DataError
         If the data do not fit the model or give activations that are not finite, or hold a single example.
 
@@ -213,7 +202,7 @@ def _recovered(
     must: bool,
     progress: bool | None,
 ) -> Pruned:
-    """The smaller model after recovery; unless it `must` recover, one without trainable weights is left alone."""
+    """Return the smaller model after recovery; without trainable weights unchanged, unless it `must` be trained."""
     if settings is None or not (must or smaller.model.trainable_variables):
         return smaller
     return distilled(smaller, original.graph, examples, settings, progress=progress)
