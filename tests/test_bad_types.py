@@ -41,7 +41,7 @@ def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Reco
         (lambda: untyped.Fidelity(3.5, 10), "`masks` must be an integer of at least 3, received 3.5."),
         (lambda: untyped.Fidelity(3, 1), "`examples` must be an integer of at least 2, received 1."),
         (lambda: untyped.Precision("loss", "fine"), "`std_error` must be positive and finite, received 'fine'."),
-        (lambda: untyped.Budget("params", "half"), "received 'half': the fraction that stays."),
+        (lambda: untyped.Budget("params", "half"), "received 'half': the fraction of the original model to keep."),
         (
             lambda: untyped.Budget("params", True),
             "`at_most` must lie strictly between 0 and 1, received True: the frac",

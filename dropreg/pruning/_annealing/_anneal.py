@@ -255,8 +255,9 @@ def choose(
     if options.start is None and ablation == "merged" and options.gradients and examples.labels is not None:
         traced: Any = graph  # scorers accept a traced model, too
         run.begin_at(normal_scores(spread(traced, examples, elements, seed=question.seed).impact))
-    if held_out is None:
+    if isinstance(goal, Budget):
         return down_to(run, models, goal, progress=progress)
+    assert held_out is not None
 
     def pilot(selection: Selection) -> float:
         return goal.guess(graph, examples, partial(models.build, selection))
