@@ -26,16 +26,16 @@ class FineTuning:
     Parameters
     ----------
     data : (x, y)
-        Examples to train on, others than those that score elements.
+        Training examples, other than those of the scores.
     validation : (x, y), optional
-        Examples that choose the best epoch, as in `dropreg.recover`; others than `data`.
+        Examples that choose the best epoch, as in `dropreg.recover`; other than `data`.
     recovery : Recovery
         How to train. With ``distill`` above 0 the teacher is the original model.
 
     Raises
     ------
     ParameterError
-        If `recovery` is no `Recovery`.
+        If `recovery` is not a `Recovery`.
     DataError
         If `data` and `validation` are the same or share memory.
 
@@ -130,7 +130,7 @@ def prune_iteratively(
     >>> small = dr.prune_iteratively(
     ...     model, (x[:500], y[:500]), dr.elements(model), fractions=(0.3, 0.6), scorer=dr.scorers.taylor
     ... )
-    >>> small.history["fraction"].tolist()
+    >>> small.history["fraction"].round(2).tolist()
     [0.3, 0.6]
     """
     check_elements(elements)
@@ -161,7 +161,7 @@ def prune_iteratively(
 
 
 def _checked(tuning: FineTuning, graph: Graph) -> FineTuning:
-    """The same with batches written to disk, if the examples fit the model."""
+    """Return `tuning` with its batches read once; DataError if the examples do not fit the model."""
     sets = [None if given is None else read_once(given) for given in (tuning.data, tuning.validation)]
     for name, given in zip(("tuning.data", "tuning.validation"), sets, strict=True):
         if given is not None:
