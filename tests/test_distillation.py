@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 import dropreg as dr
 from dropreg.errors import DataError, ModelError, ParameterError
 from dropreg.network._logits import guess_task
+from dropreg.recovery import Recovered
 from dropreg.recovery._distill import DISTILLATION
 from dropreg.recovery._trainer import Trainer
 
@@ -56,7 +57,7 @@ def test_of_several_rates_the_largest_that_helps_is_trained_with(name: str) -> N
     student = dr.remove(teacher, smaller(teacher)).model
     x, _ = models.data_for(teacher, 80)
 
-    def run(rate: float | tuple[float, ...]) -> dr.Recovered:
+    def run(rate: float | tuple[float, ...]) -> Recovered:
         recovery = dr.Recovery(learning_rate=rate, distill=1.0, **FAST)
         return dr.recover(student, (x, None), teacher=teacher, recovery=recovery)
 
@@ -110,7 +111,7 @@ def test_where_the_noise_of_training_is_too_much_layers_act_as_in_inference() ->
     student = dr.remove(teacher, smaller(teacher, 0.1), data=(x, np.zeros(200, int))).model
     recovery = dr.Recovery(learning_rate=(0.01, 0.003), distill=1.0, **FAST)
 
-    def run(**more: Any) -> dr.Recovered:
+    def run(**more: Any) -> Recovered:
         return dr.recover(student, (x, None), teacher=teacher, recovery=replace(recovery, **more), task="classes")
 
     found, alone = run(), run(learning_rate=0.01)
@@ -258,22 +259,22 @@ def test_zeros_of_removed_weights_stay_while_distilling() -> None:
 
 @pytest.mark.usefixtures("few_rounds")
 def test_an_accuracy_limit_is_shown_by_the_distilled_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    shown: list[dr.Pruned] = []
-    measure = dr.AccuracyLimit.measure
+    shown: list[keras.Model] = []
+    bound = dr.AccuracyLimit.bound
 
-    def listed(limit: dr.AccuracyLimit, pruned: dr.Pruned, level: float | None = None) -> float:
-        shown.append(pruned)
-        return measure(limit, pruned, level)
+    def listed(limit: dr.AccuracyLimit, original: Any, smaller: keras.Model, *more: Any) -> float:
+        shown.append(smaller)
+        return bound(limit, original, smaller, *more)
 
-    monkeypatch.setattr(dr.AccuracyLimit, "measure", listed)
+    monkeypatch.setattr(dr.AccuracyLimit, "bound", listed)
     model = models.ready("mlp")
     x = models.data_for(model, 400)[0]
     y = np.argmax(model(x), axis=1)
     limit = dr.AccuracyLimit(0.3, (x[200:].copy(), y[200:]))
     data = x[:200].copy(), y[:200]
     small = dr.prune(model, data=data, target=limit)
-    assert any(small is one for one in shown)
-    assert all(one.recovered is not None for one in shown)
+    assert any(small.model is one for one in shown)
+    assert small.recovered is not None
     assert limit.measure(small) <= 0.3
     again = dr.remove(model, small.selection, data=data, recovery="distill")
     assert_same(weights_of(small.model), weights_of(again.model))

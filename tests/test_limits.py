@@ -232,7 +232,7 @@ def test_the_pilot_measures_each_half_with_what_the_other_has_made(merge: str) -
     limit = dr.AccuracyLimit(0.5, models.data_for(model, 20), 0.9)
 
     def build(part: Any) -> dr.Pruned:
-        return dr.remove(model, selection, data=part, merge=merge)
+        return dr.remove(model, selection, data=(part.inputs[0], part.labels), merge=merge)
 
     assert lost.any()
     assert limit.guess(model, check_data(model, (x, y)), build) == pytest.approx(expected, rel=1e-6)

@@ -12,6 +12,7 @@ from scipy.special import expit, log_softmax
 
 import dropreg as dr
 from dropreg.errors import DataError, ModelError, ParameterError
+from dropreg.recovery import Recovered
 
 FLOAT = 1e-4  # float32 sums of a few dozen rows against float64
 GRID = ("mlp", "mlp_activations", "cnn_bn", "two_inputs", "nested")
@@ -36,7 +37,7 @@ def cross_entropy(outputs: np.ndarray, y: np.ndarray) -> float:
     return float(-log_p[np.arange(len(y)), y].mean())
 
 
-def held_out(found: dr.Recovered) -> np.ndarray:
+def held_out(found: Recovered) -> np.ndarray:
     return found.history["held_out"].to_numpy()
 
 
@@ -94,7 +95,7 @@ def test_decay_takes_the_steps_of_a_falling_rate() -> None:
     model = models.ready("mlp")
     data, validation = models.data_for(model, 30), models.data_for(model, 30, seed=8)
 
-    def run(start: keras.Model, **settings: Any) -> dr.Recovered:
+    def run(start: keras.Model, **settings: Any) -> Recovered:
         recovery = dr.Recovery(optimizer="sgd", batch_size=30, **settings)
         return dr.recover(start, data, validation=validation, recovery=recovery)
 

@@ -178,7 +178,12 @@ def remove(
     >>> dr.remove(model, selection).model.count_params() < model.count_params()
     True
     """
-    check_type("selection", selection, Selection, "make one with dropreg.select; prune takes data and a fraction")
+    check_type(
+        "selection",
+        selection,
+        Selection,
+        "make one with dropreg.select, or call dropreg.prune with data and a fraction",
+    )
     strategy = resolve_merge(merge, data is not None)
     settings = resolve_recovery(recovery, strategy, has_data=data is not None, seed=seed)
     original = trace_original(model)
