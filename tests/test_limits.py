@@ -201,7 +201,6 @@ def test_what_is_handed_back_loses_too_much_as_seldom_as_the_level_says(
         most=0.01,
         level=0.95,
         bound=lambda *given: 0.01 + 1e-9 + rng.normal() + stats.norm.ppf(given[-1]),
-        describe=str,
     )
     run = SimpleNamespace(elements=elements, question=SimpleNamespace(graph=None))
     for _ in range(n_trials):

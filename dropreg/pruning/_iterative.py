@@ -16,7 +16,7 @@ from ..recovery import Recovery, check_tuning, recover
 from ..scorers import estimate
 from ..surgery import LeastSquares, OnBlocked, Pruned, resolve_merge
 from ._annealing import check_path
-from ._stepwise import AnyScorer, Units, Weights, begin
+from ._stepwise import AnyScorer, Step, Units, Weights, begin
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,12 +145,10 @@ def prune_iteratively(
     tuning = None if tuning is None else _checked(tuning, graph)
     state = begin(graph, elements)
     counts = sorted({round(fraction * len(elements)) for fraction in fractions})
-    log = []
+    step, log = Step(scorer, data, examples, merge, floor, on_blocked), []
     with tqdm(counts, unit="steps", disable=hidden(progress)) as bar:
         for number, n_removed in enumerate(bar):
-            state.drop(
-                scorer, data, examples, n_removed, merge=merge, floor=floor, on_blocked=on_blocked, seed=seed + number
-            )
+            state.drop(step, n_removed, seed + number)
             found = _fine_tune(state, model, tuning)
             row = {"step": number + 1, "fraction": float(1.0 - state.kept.mean()), "params": state.params}
             log.append(row | found)

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -77,6 +77,17 @@ def select_remaining(elements: Elements, table: ImpactTable, kept: Kept, fractio
     return select(elements, np.where(kept, table.impact, lowest), fraction=fraction, floor=floor)
 
 
+class Step(NamedTuple):
+    """What every step of iterative pruning uses."""
+
+    scorer: AnyScorer
+    data: Data
+    examples: Examples
+    merge: str | LeastSquares | None
+    floor: Floor
+    on_blocked: OnBlocked
+
+
 class Units:
     """A model from which units, embeddings, heads, layers or branches are removed step by step.
 
@@ -96,23 +107,13 @@ class Units:
         self._mine = _places(_labels(elements), _labels(self._all))
         self._steps: list[Pruned] = []
 
-    def drop(
-        self,
-        scorer: AnyScorer,
-        data: Data,
-        examples: Examples,
-        n_removed: int,
-        *,
-        merge: str | LeastSquares | None,
-        floor: Floor,
-        on_blocked: OnBlocked,
-        seed: int,
-    ) -> None:
+    def drop(self, step: Step, n_removed: int, seed: int) -> None:
         """Score the remaining elements, and remove the lowest until `n_removed` of the original ones are removed."""
-        left = self.left
+        left, everything = self.left, np.ones(int(self.kept.sum()), dtype=bool)
         fraction = 1.0 - (len(self._elements) - n_removed) / len(left)
-        table = score(scorer, self.model, data, left, fraction=fraction, kept=np.ones(len(left), dtype=bool), seed=seed)
-        self.cut(select(left, table, fraction=fraction, floor=floor), examples, merge=merge, on_blocked=on_blocked)
+        table = score(step.scorer, self.model, step.data, left, fraction=fraction, kept=everything, seed=seed)
+        chosen = select(left, table, fraction=fraction, floor=step.floor)
+        self.cut(chosen, step.examples, merge=step.merge, on_blocked=step.on_blocked)
 
     @property
     def left(self) -> Elements:
@@ -191,22 +192,12 @@ class Weights:
         self.model, self.kept = copy_model(model), np.ones(len(elements), dtype=bool)
         self._original, self._elements = model, elements
 
-    def drop(
-        self,
-        scorer: AnyScorer,
-        data: Data,
-        examples: Examples,
-        n_removed: int,
-        *,
-        merge: str | LeastSquares | None,
-        floor: Floor,
-        on_blocked: OnBlocked,
-        seed: int,
-    ) -> None:
+    def drop(self, step: Step, n_removed: int, seed: int) -> None:
         """Score all elements, and set the lowest remaining ones to zero; nothing is merged or blocked."""
         fraction = n_removed / len(self._elements)
-        table = score(scorer, self.model, data, self._elements, fraction=fraction, kept=self.kept, seed=seed)
-        chosen = select_remaining(self._elements, table, self.kept, fraction, floor)
+        elements, kept = self._elements, self.kept
+        table = score(step.scorer, self.model, step.data, elements, fraction=fraction, kept=kept, seed=seed)
+        chosen = select_remaining(elements, table, kept, fraction, step.floor)
         for variable, mask in kernel_masks(all_layers(self.model), chosen):
             hold_at(variable, mask)
         self.kept = chosen.kept

@@ -80,19 +80,6 @@ class Budget:
             return float(after / before)
         return float(pruned.report.totals()["ratio"].to_dict()[self.quantity])
 
-    def describe(self, value: float) -> str:
-        """Return the first half of an error text; `value` is the closest measured one.
-
-        Parameters
-        ----------
-        value : float
-
-        Returns
-        -------
-        str
-        """
-        return f"the target is at most {100 * self.at_most:.3g}% of the {self.quantity}, but {100 * value:.3g}%"
-
 
 @dataclass(frozen=True, eq=False)
 class AccuracyLimit:
@@ -164,36 +151,6 @@ class AccuracyLimit:
         """Fewest examples that can show the limit, for a model that changes no prediction."""
         return int(np.ceil(np.log1p(-self.level) / np.log1p(-self.most)))
 
-    def check(self, model: "keras.Model | Graph", others: Data) -> Examples:
-        """Return `data` as checked examples.
-
-        Parameters
-        ----------
-        model : keras.Model or Graph
-        others : (x, y)
-            Examples that were used to select or train.
-
-        Returns
-        -------
-        checked : Examples
-
-        Raises
-        ------
-        DataError
-            If `data` do not fit the model, have no classes or labels, or share examples with `others`.
-        """
-        check_apart("data", others, "target.data", self.data)
-        try:
-            examples = check_data(model, self.data)
-        except DataError as error:
-            raise DataError(f"`data` of an accuracy limit do not fit the model: {error}") from error
-        if examples.task == "regression":
-            raise DataError(
-                "`data` of an accuracy limit must have classes or labels 0 and 1, received other numbers: pass a "
-                "fraction or a Budget for a regression."
-            )
-        return examples
-
     def measure(self, pruned: "Pruned", level: float | None = None) -> float:
         """Return the upper confidence limit of the loss of accuracy on `data`.
 
@@ -255,21 +212,30 @@ class AccuracyLimit:
         losses = [-changes(model, build(a).model, b, RetainedAccuracy()) for a, b in (halves, halves[::-1])]
         return upper_limit(np.concatenate(losses), self.level)
 
-    def describe(self, value: float) -> str:
-        """Return the first half of an error text; `value` is the closest measured one.
-
-        Parameters
-        ----------
-        value : float
-
-        Returns
-        -------
-        str
-        """
-        return f"the target is an accuracy loss of at most {self.most:.2%} at level {self.level:g}, but {value:.2%}"
-
 
 Target = Budget | AccuracyLimit
+
+
+def check_limit(limit: AccuracyLimit, graph: "Graph", others: Data) -> Examples:
+    """Return the limit's data as checked examples of classes, none of which are among `others`."""
+    check_apart("data", others, "target.data", limit.data)
+    try:
+        examples = check_data(graph, limit.data)
+    except DataError as error:
+        raise DataError(f"`data` of an accuracy limit do not fit the model: {error}") from error
+    if examples.task == "regression":
+        raise DataError(
+            "`data` of an accuracy limit must have classes or labels 0 and 1, received other numbers: pass a "
+            "fraction or a Budget for a regression."
+        )
+    return examples
+
+
+def not_met(target: Target, value: float) -> str:
+    """Return the first half of an error text; `value` is the closest measured one."""
+    if isinstance(target, Budget):
+        return f"the target is at most {100 * target.at_most:.3g}% of the {target.quantity}, but {100 * value:.3g}%"
+    return f"the target is an accuracy loss of at most {target.most:.2%} at level {target.level:g}, but {value:.2%}"
 
 
 def upper_limit(losses: npt.NDArray[np.float64], level: float) -> float:

@@ -110,7 +110,7 @@ class Recovery:
                 "distill=1, or mixup=0."
             )
         check_between("held_out", self.held_out)
-        self.make_optimizer()
+        make_optimizer(self)
 
     @property
     def rates(self) -> tuple[float, ...]:
@@ -118,37 +118,19 @@ class Recovery:
         given = self.learning_rate
         return tuple(given) if isinstance(given, tuple | list) else (given,)
 
-    def fallen(self, progress: float) -> float:
-        """Return the factor of the learning rate, in [0, 1], after a share `progress` of all steps.
 
-        Parameters
-        ----------
-        progress : float
-            In [0, 1].
+def decayed(recovery: Recovery, progress: float) -> float:
+    """Return the factor of the learning rate, in [0, 1], after a share `progress` of all steps."""
+    return float((1.0 + np.cos(np.pi * progress)) / 2.0) if recovery.decay == "cosine" else 1.0
 
-        Returns
-        -------
-        float
-        """
-        return float((1.0 + np.cos(np.pi * progress)) / 2.0) if self.decay == "cosine" else 1.0
 
-    def make_optimizer(self) -> keras.optimizers.Optimizer:
-        """Return a new optimizer with the first learning rate.
-
-        Returns
-        -------
-        keras.optimizers.Optimizer
-
-        Raises
-        ------
-        ParameterError
-            If Keras has no optimizer of this name.
-        """
-        settings = {"class_name": self.optimizer, "config": {"learning_rate": self.rates[0]}}
-        try:
-            return keras.optimizers.get(settings)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ParameterError(
-                f"`optimizer` must be the name of a Keras optimizer, such as 'adam' or 'sgd', received "
-                f"{self.optimizer!r}."
-            ) from error
+def make_optimizer(recovery: Recovery) -> keras.optimizers.Optimizer:
+    """Return a new optimizer with the first learning rate; ParameterError if Keras does not know its name."""
+    settings = {"class_name": recovery.optimizer, "config": {"learning_rate": recovery.rates[0]}}
+    try:
+        return keras.optimizers.get(settings)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ParameterError(
+            f"`optimizer` must be the name of a Keras optimizer, such as 'adam' or 'sgd', received "
+            f"{recovery.optimizer!r}."
+        ) from error

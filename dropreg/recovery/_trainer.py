@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,9 +18,7 @@ from ..graph import BATCH, Graph, at_positions, call_outputs, step_mask, traced
 from ..network import Divergence, Loss, are_logits, guess_task, run_model
 from ..surgery import seed_layers
 from ._mixup import continuous, mixed
-
-if TYPE_CHECKING:
-    from ._settings import Recovery
+from ._settings import Recovery, decayed, make_optimizer
 
 Array = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
@@ -75,7 +73,7 @@ class Objective:
     settings : Recovery
     """
 
-    def __init__(self, graph: Graph, teacher: Graph | None, parts: tuple[Part, Part], settings: "Recovery") -> None:
+    def __init__(self, graph: Graph, teacher: Graph | None, parts: tuple[Part, Part], settings: Recovery) -> None:
         self.settings, self.parts, self.teacher, model = settings, parts, teacher, graph.model
         numbers = range(len(model.outputs)) if settings.distill == 1 else [parts[0].examples.output]
         self.lessons = [self._lesson(graph, teacher, number) for number in numbers]
@@ -192,7 +190,7 @@ class Trainer:
         self.student, self.objective, self.progress = student, objective, progress
         self.parts, self.settings = objective.parts, objective.settings
         self.variables = student.trainable_variables
-        self.optimizer = self.settings.make_optimizer()
+        self.optimizer = make_optimizer(self.settings)
         self.optimizer.build(self.variables)
         self._fresh = [variable.numpy() for variable in self.optimizer.variables]
         self._one = next(self._batches(0, self.parts[0].rows[:1], 1))
@@ -249,7 +247,8 @@ class Trainer:
         for epoch in (bar := tqdm(range(1, epochs + 1), disable=hidden(self.progress), **shown)):
             order, losses = rng.permutation(rows), []
             for number, batch in enumerate(self._lessons(order, rng)):
-                self.optimizer.learning_rate = learning_rate * settings.fallen((epoch - 1 + number / n_steps) / epochs)
+                progress = (epoch - 1 + number / n_steps) / epochs
+                self.optimizer.learning_rate = learning_rate * decayed(settings, progress)
                 losses.append((float(step(*batch)), len(batch[0][0])))
             loss = sum(value * count for value, count in losses) / len(order)
             log.append({"epoch": epoch, "loss": loss, "held_out": self._held_out()})

@@ -39,7 +39,7 @@ from ...network import Question
 from ...scorers import spread
 from ...surgery import Original, Pruned, check_can_cut, cut, trace_original
 from .._path import SelectionPath
-from .._targets import AccuracyLimit, Budget, Target
+from .._targets import AccuracyLimit, Budget, Target, check_limit
 from ._annealer import Ablation, Annealer, ask_annealing
 from ._logits import normal_scores
 from ._options import Annealing
@@ -250,7 +250,7 @@ def choose(
     graph, examples, elements = question.graph, question.examples, question.elements
     if models.on_blocked == "raise":
         check_can_cut(models.original, elements, floor)
-    held_out = goal.check(graph, data) if isinstance(goal, AccuracyLimit) else None
+    held_out = check_limit(goal, graph, data) if isinstance(goal, AccuracyLimit) else None
     run = Annealer(question, options, ablation, floor)
     if options.start is None and ablation == "merged" and options.gradients and examples.labels is not None:
         traced: Any = graph  # scorers accept a traced model, too

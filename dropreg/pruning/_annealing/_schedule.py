@@ -69,34 +69,12 @@ class Schedule:
                 raise ParameterError(f"`{name}` must be at least {least}, received {getattr(self, name)}.")
 
     def factor(self, number: int, rounds: int) -> float:
-        """Return the factor of the logits in a round, from 1 to `sharpness`.
-
-        Parameters
-        ----------
-        number : int
-            Number of the round, from 0.
-        rounds : int
-            Rounds of the stage.
-
-        Returns
-        -------
-        float
-        """
+        """Return the factor of the logits in round `number` of a stage, from 1 to `sharpness`."""
         late = max(0.0, (number + 1 - RAMP * rounds) / ((1.0 - RAMP) * rounds))
         return 1.0 + (self.sharpness - 1.0) * late
 
     def explored(self, number: int, rounds: int) -> float:
-        """Return the exploration of a round, from `exploration` to 0.
-
-        Parameters
-        ----------
-        number, rounds : int
-            As in `factor`.
-
-        Returns
-        -------
-        float
-        """
+        """Return the exploration in round `number` of a stage, from `exploration` to 0."""
         return self.exploration * (1.0 - number / max(rounds - 1, 1))
 
 

@@ -14,7 +14,7 @@ from ...element import Selection, balanced, largest_fraction
 from ...errors import ModelError, TargetError
 from ...surgery import OnBlocked, Original, Pruned, cut
 from .._select import select
-from .._targets import AccuracyLimit, Budget
+from .._targets import AccuracyLimit, Budget, not_met
 from ._annealer import Annealer
 
 Make = Callable[[Selection], Pruned]
@@ -70,7 +70,7 @@ def down_to(run: Annealer, models: Models, budget: Budget, *, progress: bool | N
             "an input or a layer without: give the Input a full shape, or pass a budget of 'params' or 'latency'."
         )
     if value > budget.at_most:
-        raise TargetError(f"{budget.describe(value)} is the least, at {best.fraction:.1%} dropped.", best)
+        raise TargetError(f"{not_met(budget, value)} is the least, at {best.fraction:.1%} dropped.", best)
     for lower, upper in _stages(run, progress=progress):
         value = measure(upper)
         if value <= budget.at_most:
@@ -82,7 +82,7 @@ def down_to(run: Annealer, models: Models, budget: Budget, *, progress: bool | N
                 low, high = (low, middle) if value <= budget.at_most else (middle, high)
             return _without(run, lower, ranked[:high])
         best = upper
-    raise TargetError(f"{budget.describe(value)} was the least, at {best.fraction:.1%} dropped.", best)
+    raise TargetError(f"{not_met(budget, value)} was the least, at {best.fraction:.1%} dropped.", best)
 
 
 def within(
@@ -124,7 +124,7 @@ def within(
     if best is None and failed:
         value, n_removed = min(failed)
         count = f"{n_removed} element{'s' if n_removed > 1 else ''}"
-        raise TargetError(f"{limit.describe(value)} was the least, with {count} dropped.", _everything(run))
+        raise TargetError(f"{not_met(limit, value)} was the least, with {count} dropped.", _everything(run))
     return best or _everything(run)
 
 
