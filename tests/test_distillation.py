@@ -13,6 +13,7 @@ from scipy.special import log_softmax
 import dropreg as dr
 from dropreg.errors import DataError, ModelError, ParameterError
 from dropreg.network._logits import guess_task
+from dropreg.pruning._targets import loss_limit
 from dropreg.recovery import Recovered
 from dropreg.recovery._distill import DISTILLATION
 from dropreg.recovery._trainer import Trainer
@@ -260,13 +261,12 @@ def test_zeros_of_removed_weights_stay_while_distilling() -> None:
 @pytest.mark.usefixtures("few_rounds")
 def test_an_accuracy_limit_is_shown_by_the_distilled_model(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[keras.Model] = []
-    bound = dr.AccuracyLimit.bound
 
-    def listed(limit: dr.AccuracyLimit, original: Any, smaller: keras.Model, *more: Any) -> float:
+    def listed(original: Any, smaller: keras.Model, *more: Any) -> float:
         shown.append(smaller)
-        return bound(limit, original, smaller, *more)
+        return loss_limit(original, smaller, *more)
 
-    monkeypatch.setattr(dr.AccuracyLimit, "bound", listed)
+    monkeypatch.setattr("dropreg.pruning._annealing._search.loss_limit", listed)
     model = models.ready("mlp")
     x = models.data_for(model, 400)[0]
     y = np.argmax(model(x), axis=1)

@@ -18,8 +18,10 @@ from test_pruning import planted
 import dropreg as dr
 from dropreg.data._examples import check_data
 from dropreg.errors import TargetError
+from dropreg.graph import trace_graph
+from dropreg.pruning._annealing import _anneal as choosing
 from dropreg.pruning._annealing import _search as search
-from dropreg.pruning._targets import upper_limit
+from dropreg.pruning._targets import cross_measured, upper_limit
 
 QUICK: dict[str, Any] = {"rounds": 2, "rows_per_round": 256}
 
@@ -142,7 +144,8 @@ def test_an_accuracy_limit_is_checked_in_two_orders_that_end_with_a_failure(
     monkeypatch.setattr(
         search, "_candidates", lambda *_, **__: (dr.Selection.dropping(elements, range(n)) for n in range(1, 19))
     )
-    limit: Any = SimpleNamespace(most=0.3, level=0.95, bound=bound)
+    monkeypatch.setattr(search, "loss_limit", bound)
+    limit: Any = SimpleNamespace(most=0.3, level=0.95)
     guesses = iter(0.3 * rise ** (np.arange(1, 20) - hopeful - 0.5))
     run = SimpleNamespace(elements=elements, question=SimpleNamespace(graph=None))
     asked: Any = run, lambda selection: SimpleNamespace(model=selection), limit, None
@@ -157,12 +160,12 @@ def test_an_accuracy_limit_is_checked_in_twentieths(monkeypatch: pytest.MonkeyPa
     rng, fractions = np.random.default_rng(0), list[float]()
     x, y = rng.normal(size=(160, 6)).astype(np.float32), rng.integers(0, 3, 160)
 
-    def bound(_: dr.AccuracyLimit, __: Any, smaller: Any, ___: Any, ____: float) -> float:
+    def bound(_: Any, smaller: Any, *__: Any) -> float:
         fractions.append(1.0 - smaller.layers[0].units / 100)
         return 1.0 if fractions[-1] > 0.41 else 0.0
 
-    monkeypatch.setattr(dr.AccuracyLimit, "bound", bound)
-    monkeypatch.setattr(dr.AccuracyLimit, "guess", lambda *_: 1.0)
+    monkeypatch.setattr(search, "loss_limit", bound)
+    monkeypatch.setattr(choosing, "cross_measured", lambda *_: 1.0)
     limit = dr.AccuracyLimit(0.3, (x[80:], y[80:]))
     monkeypatch.setattr(search, "_RISE", 0.0)  # nothing is left out
     selection = flat.anneal(model, (x[:80], y[:80]), dr.elements(model), target=limit, floor=10, **QUICK)
@@ -197,11 +200,8 @@ def test_what_is_handed_back_loses_too_much_as_seldom_as_the_level_says(
     sizes = [dr.Selection.dropping(elements, range(n)) for n in range(1, 6)] * 3
     monkeypatch.setattr(search, "_candidates", lambda *_, **__: iter(sizes[:12]))
     rng, handed_back, n_trials = np.random.default_rng(0), 0, 3000
-    limit: Any = SimpleNamespace(
-        most=0.01,
-        level=0.95,
-        bound=lambda *given: 0.01 + 1e-9 + rng.normal() + stats.norm.ppf(given[-1]),
-    )
+    limit: Any = SimpleNamespace(most=0.01, level=0.95)
+    monkeypatch.setattr(search, "loss_limit", lambda *given: 0.01 + 1e-9 + rng.normal() + stats.norm.ppf(given[-1]))
     run = SimpleNamespace(elements=elements, question=SimpleNamespace(graph=None))
     for _ in range(n_trials):
         guesses = iter([0.01 * rise ** (n - 30 * (n < n_hopeful)) * 1.001 for n in range(12)])
@@ -234,6 +234,7 @@ def test_the_pilot_measures_each_half_with_what_the_other_has_made(merge: str) -
         return dr.remove(model, selection, data=(part.inputs[0], part.labels), merge=merge)
 
     assert lost.any()
-    assert limit.guess(model, check_data(model, (x, y)), build) == pytest.approx(expected, rel=1e-6)
-    assert limit.guess(model, check_data(model, (x, None)), build) == np.inf
-    assert limit.guess(model, check_data(model, (x[:3], y[:3])), build) == np.inf
+    graph = trace_graph(model)
+    assert cross_measured(limit, graph, check_data(model, (x, y)), build) == pytest.approx(expected, rel=1e-6)
+    assert cross_measured(limit, graph, check_data(model, (x, None)), build) == np.inf
+    assert cross_measured(limit, graph, check_data(model, (x[:3], y[:3])), build) == np.inf

@@ -168,49 +168,7 @@ class AccuracyLimit:
         from ..graph import trace_graph
 
         graph = trace_graph(pruned.original)
-        return self.bound(graph, pruned.model, check_data(graph, self.data), self.level if level is None else level)
-
-    def bound(self, original: "Graph", smaller: "keras.Model", examples: Examples, level: float) -> float:
-        """As `measure`, for a traced original model and checked examples.
-
-        Parameters
-        ----------
-        original : Graph
-        smaller : keras.Model
-        examples : Examples
-            As returned by `check`.
-        level : float
-
-        Returns
-        -------
-        float
-        """
-        return upper_limit(-changes(original, smaller, examples, Accuracy()), level)
-
-    def guess(self, model: "keras.Model | Graph", examples: Examples, build: Callable[[Examples], "Pruned"]) -> float:
-        """Estimate `measure` from other examples: models built with one half of them are measured on the other half.
-
-        Only examples that become wrong count. Examples that become right may do so by chance, because the selection
-        was made with them.
-
-        Parameters
-        ----------
-        model : keras.Model or Graph
-        examples : Examples
-            The examples of selecting and merging.
-        build : callable
-            Builds the smaller model with the given examples.
-
-        Returns
-        -------
-        float
-            Upper confidence limit of the loss; infinite with too few examples or no labels.
-        """
-        if examples.labels is None or len(examples) < max(self.least_examples, 4):
-            return np.inf
-        halves = [examples.part(slice(first, None, 2)) for first in (0, 1)]
-        losses = [-changes(model, build(a).model, b, RetainedAccuracy()) for a, b in (halves, halves[::-1])]
-        return upper_limit(np.concatenate(losses), self.level)
+        return loss_limit(graph, pruned.model, check_data(graph, self.data), self.level if level is None else level)
 
 
 Target = Budget | AccuracyLimit
@@ -229,6 +187,26 @@ def check_limit(limit: AccuracyLimit, graph: "Graph", others: Data) -> Examples:
             "fraction or a Budget for a regression."
         )
     return examples
+
+
+def loss_limit(original: "Graph", smaller: "keras.Model", examples: Examples, level: float) -> float:
+    """Return the upper confidence limit of the loss of accuracy; see `AccuracyLimit.measure`."""
+    return upper_limit(-changes(original, smaller, examples, Accuracy()), level)
+
+
+def cross_measured(
+    limit: AccuracyLimit, original: "Graph", examples: Examples, build: Callable[[Examples], "Pruned"]
+) -> float:
+    """Estimate `limit.measure` with two models, each built with one half of the examples and measured on the other.
+
+    Only examples that become wrong count. Examples that become right may do so by chance, because the selection was
+    made with them. The estimate is infinite with too few examples or no labels.
+    """
+    if examples.labels is None or len(examples) < max(limit.least_examples, 4):
+        return np.inf
+    halves = [examples.part(slice(first, None, 2)) for first in (0, 1)]
+    losses = [-changes(original, build(a).model, b, RetainedAccuracy()) for a, b in (halves, halves[::-1])]
+    return upper_limit(np.concatenate(losses), limit.level)
 
 
 def not_met(target: Target, value: float) -> str:

@@ -39,7 +39,7 @@ from ...network import Question
 from ...scorers import spread
 from ...surgery import Original, Pruned, check_can_cut, cut, trace_original
 from .._path import SelectionPath
-from .._targets import AccuracyLimit, Budget, Target, check_limit
+from .._targets import AccuracyLimit, Budget, Target, check_limit, cross_measured
 from ._annealer import Ablation, Annealer, ask_annealing
 from ._logits import normal_scores
 from ._options import Annealing
@@ -260,7 +260,7 @@ def choose(
     assert held_out is not None
 
     def pilot(selection: Selection) -> float:
-        return goal.guess(graph, examples, partial(models.build, selection))
+        return cross_measured(goal, graph, examples, partial(models.build, selection))
 
     return within(run, models.make, goal, held_out, pilot=pilot, progress=progress)
 

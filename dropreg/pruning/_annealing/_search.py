@@ -14,7 +14,7 @@ from ...element import Selection, balanced, largest_fraction
 from ...errors import ModelError, TargetError
 from ...surgery import OnBlocked, Original, Pruned, cut
 from .._select import select
-from .._targets import AccuracyLimit, Budget, not_met
+from .._targets import AccuracyLimit, Budget, loss_limit, not_met
 from ._annealer import Annealer
 
 Make = Callable[[Selection], Pruned]
@@ -113,7 +113,7 @@ def within(
     def test_in_order(order: Iterable[Selection], share: float) -> Selection | None:
         best, level = None, 1.0 - share * (1.0 - limit.level)
         for selection in order:
-            value = limit.bound(run.question.graph, make(selection).model, examples, level)
+            value = loss_limit(run.question.graph, make(selection).model, examples, level)
             if value > limit.most:
                 failed.append((value, len(selection.dropped)))
                 break
