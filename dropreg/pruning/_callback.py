@@ -133,7 +133,11 @@ class PruningCallback(keras.callbacks.Callback):
             )
         variables = [variable for variable, _ in find_switches(model, graph, self.selection)]
         for variable in variables:
-            _check_free(variable)
+            if not isinstance(variable.constraint, HoldZeros | _Switch | None):
+                raise ModelError(
+                    f"weight '{variable.path}' must have no constraint of its own to be held at zero, received "
+                    f"{type(variable.constraint).__name__}: build its layer without it."
+                )
         self._switches = [_Switch(variable) for variable in variables]
         self._graph = graph
         self._switch()
@@ -163,16 +167,6 @@ class PruningCallback(keras.callbacks.Callback):
         masks = find_switches(model, self._graph, self.selection)
         for switch, (_, mask) in zip(self._switches, masks, strict=True):
             switch.apply(mask)
-
-
-def _check_free(variable: Any) -> None:
-    """Raise ModelError if a variable has a constraint other than `HoldZeros`."""
-    earlier = variable.constraint
-    if earlier is not None and not isinstance(earlier, HoldZeros | _Switch):
-        raise ModelError(
-            f"weight '{variable.path}' must have no constraint of its own to be held at zero, received "
-            f"{type(earlier).__name__}: build its layer without it."
-        )
 
 
 class _Switch(keras.constraints.Constraint):

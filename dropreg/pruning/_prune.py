@@ -10,7 +10,7 @@ from ..element import elements as find_elements
 from ..errors import DataError
 from ..network import can_predict
 from ..recovery import Recovery, distilled, resolve_recovery
-from ..surgery import LeastSquares, OnBlocked, Original, Pruned, check_can_cut, cut, resolve_merge, trace_original
+from ..surgery import LeastSquares, OnBlocked, Pruned, check_can_cut, cut, resolve_merge, trace_original
 from ._annealing import Annealing, Models, ask_annealing, check_goal, choose
 from ._targets import Target
 
@@ -112,7 +112,9 @@ def prune(
     @lru_cache(maxsize=2)  # a search returns one of the last two models that it built
     def make(selection: Selection) -> Pruned:
         smaller = build(selection, examples)
-        return _recovered(smaller, original, examples, settings, must=recovery is not None, progress=progress)
+        if settings is None or (recovery is None and not smaller.model.trainable_variables):
+            return smaller
+        return distilled(smaller, original.graph, examples, settings, progress=progress)
 
     ablation = "merged" if strategy is not None and can_predict(elements) else "zero"
     options, graph = Annealing(), original.graph
@@ -193,21 +195,6 @@ def remove(
         examples = check_data(original.graph, data, measured=measured)
     merged_with = None if strategy is None else examples
     smaller = cut(original, selection, merged_with, merge=merge, on_blocked=on_blocked)
-    if examples is None:
-        return smaller
-    return _recovered(smaller, original, examples, settings, must=True, progress=progress)
-
-
-def _recovered(
-    smaller: Pruned,
-    original: Original,
-    examples: Examples,
-    settings: Recovery | None,
-    *,
-    must: bool,
-    progress: bool | None,
-) -> Pruned:
-    """Return the smaller model after recovery; without trainable weights unchanged, unless it `must` be trained."""
-    if settings is None or not (must or smaller.model.trainable_variables):
+    if examples is None or settings is None:
         return smaller
     return distilled(smaller, original.graph, examples, settings, progress=progress)
