@@ -1,4 +1,4 @@
-"""Pruning while a user's own `fit` goes on."""
+"""A Keras callback that prunes a model during training."""
 
 from typing import Any
 
@@ -15,49 +15,47 @@ from ..graph import trace_graph
 from ..scorers import estimate
 from ..surgery import HoldZeros, as_array
 from ._step_sizes import StepSizes, counts_by_step
-from ._stepwise import AnyScorer, resolve_scorer, score, select_left
+from ._stepwise import AnyScorer, resolve_scorer, score, select_remaining
 from ._switches import find_switches
 
 
 class PruningCallback(keras.callbacks.Callback):
-    """Switches elements off for good while a model trains.
+    """Switch elements off while a model is trained with `fit`.
 
-    At the end of some epochs it scores the model as it is and puts the weights that read the elements of lowest
-    impact at zero, where every later step of the optimizer leaves them; training makes up for them. Afterwards
-    ``dropreg.prune(model, callback.selection)`` gives the smaller model, which computes the same.
+    At the end of chosen epochs the callback scores the current model and sets the weights that consume the elements of
+    lowest impact to zero. Constraints hold them at zero in later training steps, which adapt the other weights.
+    Afterwards ``dropreg.remove(model, callback.selection)`` gives the smaller model, which computes the same.
 
-    Weights are switched off themselves; units, embeddings and heads by the kernels of the Dense layers, convolutions
-    and attention projections that read them. Put it behind callbacks that restore weights, such as EarlyStopping:
-    when training ends it sets to zero again what is gone.
+    Single weights are set to zero themselves; units, embeddings and heads by the kernels of the Dense layers,
+    convolutions and attention projections that consume them. List the callback after callbacks that restore weights,
+    such as EarlyStopping: at the end of training it sets the removed elements to zero again.
 
     Parameters
     ----------
     elements : Elements
-        Of the model that is trained.
+        Elements of the trained model.
     data : (x, y)
-        Held-out examples for scores; not those that are trained on.
+        Held-out examples for scores, other than the training examples.
     fraction : float
-        Of the elements that are gone in the end, strictly between 0 and 1.
+        Fraction of the elements that is removed in the end, strictly between 0 and 1.
     scorer : Scorer or callable
-        As in `prune_iteratively`; called with all elements, those that are gone as zeros of the model, and as
-        ``kept=`` if it takes it.
+        As in `prune_iteratively`. It is called with all elements, the removed ones as zeros of the model, and as
+        ``kept=`` if it accepts that.
     start_epoch, end_epoch : int
-        First and last epoch, from 0 as Keras counts, at whose end some go.
+        First and last epoch, counted from 0 as in Keras, at whose end elements are removed.
     every : int
-        Epochs from one time to the next; `end_epoch` is always one of them.
+        Number of epochs from one removal to the next; `end_epoch` is always one of them.
     schedule : {"cubic", "linear", "one_shot"}
-        Fraction that is gone after each time; see `fractions_by_step`. "one_shot" is at
-        `start_epoch`.
+        Removed fraction after each removal; see `fractions_by_step`. "one_shot" removes all at `start_epoch`.
     floor : int, float, "all" or mapping of str to one of them
         Fewest elements that every layer keeps, as in `select`.
     seed : int
-        Scorers get it, plus one for each time after the first.
+        Passed to the scorer, increased by one for each removal after the first.
 
     Attributes
     ----------
     selection : Selection
-        What stays, so far: everything before training. It drops less than `fraction` where training stops before
-        `end_epoch`.
+        The elements kept so far. It removes less than `fraction` if training stops before `end_epoch`.
 
     Raises
     ------
@@ -66,6 +64,20 @@ class PruningCallback(keras.callbacks.Callback):
     DataError, ModelError
         When training begins, if the data do not fit the model, the elements are not the model's, or some of them
         cannot be switched off by weights.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> model.compile("adam", "sparse_categorical_crossentropy")
+    >>> x, y = dr.datasets.fashion_mnist("estimation")
+    >>> elements, data = dr.elements(model), (x[:500], y[:500])
+    >>> pruning = dr.PruningCallback(
+    ...     elements, data, fraction=0.5, scorer=dr.scorers.taylor, start_epoch=0, end_epoch=0
+    ... )
+    >>> history = model.fit(x[500:1000], y[500:1000], callbacks=[pruning], verbose=0)
+    >>> len(pruning.selection.dropped) / len(elements)
+    0.5
     """
 
     selection: Selection
@@ -97,18 +109,18 @@ class PruningCallback(keras.callbacks.Callback):
         counts = counts_by_step(len(elements), fraction, len(epochs), schedule)
         check_fractions(elements, [fraction], floor)
         self.selection = Selection(elements, np.ones(len(elements), dtype=bool))
-        self._gone = dict(zip(epochs, counts, strict=False))  # one shot has one count
+        self._n_removed = dict(zip(epochs, counts, strict=False))  # "one_shot" has a single count
         self._data = read_once(data)
         self._scorer, self._floor, self._seed = resolve_scorer(scorer), floor, seed
         self._switches: list[_Switch] = []
 
     def on_train_begin(self, logs: dict[str, Any] | None = None) -> None:
-        """Check the model, and put constraints on the weights that will be switched off."""
+        """Check the model, and add constraints to the weights that will be set to zero."""
         model: Any = self.model
         elements, graph = self.selection.elements, trace_graph(model)
         check_fits(elements, graph, model.name)
         check_data(model, self._data)
-        last, epochs = max(self._gone), (self.params or {}).get("epochs")
+        last, epochs = max(self._n_removed), (self.params or {}).get("epochs")
         if epochs is not None and last >= epochs:
             raise ParameterError(
                 f"`end_epoch` must be below the {epochs} epochs of fit, received {last}: pass at most {epochs - 1}, or "
@@ -116,32 +128,36 @@ class PruningCallback(keras.callbacks.Callback):
             )
         if getattr(model.optimizer, "use_ema", False):
             raise ParameterError(
-                "the optimizer must not average weights over epochs, which brings back those that are gone, received "
+                "the optimizer must not average weights over epochs, which would restore removed elements, received "
                 "use_ema=True: pass use_ema=False."
             )
         variables = [variable for variable, _ in find_switches(model, graph, self.selection)]
         for variable in variables:
-            _check_free(variable)
+            if not isinstance(variable.constraint, HoldZeros | _Switch | None):
+                raise ModelError(
+                    f"weight '{variable.path}' must have no constraint of its own to be held at zero, received "
+                    f"{type(variable.constraint).__name__}: build its layer without it."
+                )
         self._switches = [_Switch(variable) for variable in variables]
         self._graph = graph
         self._switch()
-        model.make_train_function(force=True)  # one that was made before knows nothing of the constraints
+        model.make_train_function(force=True)  # an earlier function has no constraints
 
     def on_epoch_end(self, epoch: int, logs: dict[str, Any] | None = None) -> None:
-        """Score and switch off, if it is time."""
-        gone = self._gone.get(epoch, 0)
+        """Score and remove elements if this epoch is a chosen one."""
+        n_removed = self._n_removed.get(epoch, 0)
         elements, kept = self.selection.elements, self.selection.kept
-        if gone <= int((~kept).sum()):
+        if n_removed <= int((~kept).sum()):
             return
-        number = list(self._gone).index(epoch)
-        fraction = gone / len(elements)
+        number = list(self._n_removed).index(epoch)
+        fraction = n_removed / len(elements)
         model: Any = self.model
         table = score(self._scorer, model, self._data, elements, fraction=fraction, kept=kept, seed=self._seed + number)
-        self.selection = select_left(elements, table, kept, fraction, self._floor)
+        self.selection = select_remaining(elements, table, kept, fraction, self._floor)
         self._switch()
 
     def on_train_end(self, logs: dict[str, Any] | None = None) -> None:
-        """Leave zeros that are held, as `dropreg.prune` does."""
+        """Replace the constraints by `HoldZeros`, as `dropreg.remove` does."""
         self._switch()
         for switch in self._switches:
             switch.variable.constraint = HoldZeros(switch.held)
@@ -153,36 +169,23 @@ class PruningCallback(keras.callbacks.Callback):
             switch.apply(mask)
 
 
-def _check_free(variable: Any) -> None:
-    """Raise ModelError unless nothing but zeros is held in a variable."""
-    earlier = variable.constraint
-    if earlier is not None and not isinstance(earlier, HoldZeros | _Switch):
-        raise ModelError(
-            f"weight '{variable.path}' must have no constraint of its own to be held at zero, received "
-            f"{type(earlier).__name__}: build its layer without it."
-        )
-
-
 class _Switch(keras.constraints.Constraint):
-    """Holds zeros of a variable, more of them as time goes on, in a training step that was compiled before."""
+    """A constraint that holds entries of a variable at zero, and whose mask can change after compilation."""
 
     def __init__(self, variable: Any) -> None:
-        earlier = variable.constraint
-        self.variable = variable
-        self._fixed: npt.NDArray[np.bool_] = np.ones(variable.shape, dtype=bool)
-        if earlier is not None:
-            self._fixed = np.asarray(earlier.mask)
+        earlier, self.variable = variable.constraint, variable
+        self._fixed = np.ones(variable.shape, dtype=bool) if earlier is None else np.asarray(earlier.mask)
         self.mask = tf.Variable(tf.constant(self._fixed), trainable=False)
         variable.constraint = self
 
     def apply(self, mask: npt.NDArray[np.bool_]) -> None:
-        """Set what goes (False in `mask`) to zero, with what was at zero before."""
+        """Set the entries to zero where `mask` is False, and those that were held at zero before."""
         self.mask.assign(tf.constant(self._fixed & mask))
         self.variable.assign(as_array(self.variable) * self.held)
 
     @property
     def held(self) -> npt.NDArray[np.bool_]:
-        """What stays (True), in the variable's shape."""
+        """Mask of the entries that are not zero (True), in the variable's shape."""
         return np.asarray(self.mask)
 
     def __call__(self, w: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Scorers against each other: who removes most for the least loss, at what cost."""
+"""Compare scorers: accuracy and loss of the masked model at several fractions, and the cost of scoring."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ COLUMNS = ("scorer", "fraction", "seed", "accuracy", "loss", "params", "macs", "
 FRACTIONS = (0.5, 0.6, 0.7, 0.8, 0.9)
 _TYPES: Any = dict.fromkeys(COLUMNS, float) | {"scorer": str} | dict.fromkeys(("seed", "params", "rows"), int)
 _SETTINGS, _DONE = "comparison.json", "comparison.csv"
-_WHOLE = "whole model"
+_ORIGINAL = "original model"
 
 
 def compare(
@@ -44,40 +44,39 @@ def compare(
     out: str | Path | None = None,
     progress: bool | None = None,
 ) -> pd.DataFrame:
-    """Remove what each scorer finds least important, and see what is left.
+    """Mask the elements that each scorer ranks lowest, and measure the masked model on test data.
 
     Parameters
     ----------
     model : keras.Model
-        It is not changed: removing is masking, and nothing is trained.
+        It is not changed: elements are masked, and nothing is trained.
     data : (x, y)
-        Held-out examples that the scorers may use.
+        Held-out examples for the scorers.
     elements : Elements
     scorers : dict of str to Scorer or callable, optional
-        By the names they get in the table; a callable takes (model, data, elements, *, seed). By
-        default `default_scorers()`.
+        Scorers by the names they get in the table, by default `dropreg.scorers.default_scorers()`. A callable takes
+        (model, data, elements, *, seed).
     fractions : sequence of float
-        Fractions of elements to remove.
+        Fractions of the elements to remove.
     seeds : sequence of int
-        Each scorer runs with each.
+        Every scorer runs once with each seed.
     test_data : (x, y), optional
-        Other examples to measure on; `data` again by default, which flatters those that saw most of it.
+        Other examples to measure on. By default `data`, which favours scorers that used much of it.
     floor : int, float, "all" or mapping of str to one of them
         Fewest elements that every layer keeps, as in `select`.
     task : str, optional
         As in `sample`.
     out : str or Path, optional
-        Folder that what is done is kept in; called again with the same arguments, a comparison that
-        was stopped goes on.
-    progress : bool
-        Print a line when a scorer is done.
+        Folder for finished results; a comparison that was interrupted resumes when called with the same arguments.
+    progress : bool, optional
+        Print a line after each scorer; by default nothing is printed.
 
     Returns
     -------
     DataFrame
-        One row for a scorer, fraction and seed: accuracy (NaN for a regression) and loss on the test
-        data, params and multiply-adds (``macs``) that are left, rows (row-equivalents that the scorer
-        spent) and seconds that it took. Fraction 0, without a scorer, is the whole model.
+        One row for each scorer, fraction and seed, with the columns scorer, fraction, seed, accuracy (NaN for a
+        regression), loss, params, macs (remaining parameters and multiply-adds), rows (row-equivalents that the scorer
+        used) and seconds (of the scorer). The first row, of fraction 0, is the original model.
 
     Raises
     ------
@@ -86,26 +85,36 @@ def compare(
     RecordError
         If `out` holds another comparison.
     ModelError, DataError
-        As the scorers do; what was done stays in `out`.
+        As raised by the scorers; finished results remain in `out`.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> x, y = dr.datasets.fashion_mnist("test")
+    >>> scorers = {"magnitude": dr.scorers.magnitude, "random": dr.scorers.random}
+    >>> table = dr.compare(model, (x[:500], y[:500]), dr.elements(model), scorers=scorers, fractions=(0.5,))
+    >>> table["scorer"].tolist()
+    ['original model', 'magnitude', 'random']
     """
     chosen = _checked_scorers(scorers, seeds)
     check_fractions(elements, fractions, floor)
     data = read_once(data)
     judge = _Judge(model, data if test_data is None else test_data, elements, task)
-    kept = _Kept(out, _fingerprint(judge, data, chosen, fractions, floor, task))
-    if not kept.has(_WHOLE, 0, 1):
-        kept.add([judge.line(np.ones(len(elements), bool), scorer=_WHOLE, fraction=0.0, seed=0)])
+    done = _Results(out, _fingerprint(judge, data, chosen, fractions, floor, task))
+    if not done.has(_ORIGINAL, 0, 1):
+        done.add([judge.line(np.ones(len(elements), bool), scorer=_ORIGINAL, fraction=0.0, seed=0)])
     for seed in seeds:
         for name, scorer in chosen.items():
             for draw in range(scorer.draws):
                 given = int(seed) + 1000 * draw
-                if not kept.has(name, given, len(fractions)):
-                    lines = _run(judge, model, data, elements, name, scorer, fractions, given, floor)
-                    kept.add(lines)
+                if not done.has(name, given, len(fractions)):
+                    lines = _run(judge, data, name, scorer, fractions, given, floor)
+                    done.add(lines)
                     if progress:
                         shown = ", ".join(f"{line['fraction']:g}: {line['accuracy']:.3f}" for line in lines)
                         print(f"{name}, seed {given}: {shown} ({lines[0]['seconds']:.1f} s)", flush=True)
-    return kept.frame()
+    return done.frame()
 
 
 def _checked_scorers(
@@ -123,8 +132,10 @@ def _checked_scorers(
     for name, scorer in chosen.items():
         if not isinstance(name, str):
             raise ParameterError(f"`scorers` must have names as keys, received {name!r}: pass {str(name)!r}.")
-        if name == _WHOLE:
-            raise ParameterError(f"`scorers` must not be called {_WHOLE!r}, the line of fraction 0: rename it.")
+        if name == _ORIGINAL:
+            raise ParameterError(
+                f"`scorers` must not be called {_ORIGINAL!r}, the name of the row of fraction 0: rename it."
+            )
         if not callable(scorer.function):
             raise ParameterError(f"scorer '{name}' must be callable, received {scorer.function!r}.")
     return chosen
@@ -132,32 +143,29 @@ def _checked_scorers(
 
 def _run(
     judge: "_Judge",
-    model: "keras.Model",
     data: Data,
-    elements: Elements,
     name: str,
     scorer: Scorer,
     fractions: Sequence[float],
     seed: int,
     floor: Floor,
 ) -> list[dict[str, Any]]:
-    """The lines of one scorer and seed."""
-    lines = []
-    table, seconds = None, 0.0
+    """Return the rows of one scorer and seed."""
+    question, lines, table, seconds = judge.question, [], None, 0.0
     for fraction in fractions:
         if table is None or scorer.per_fraction:
             more = {"fraction": fraction} if scorer.per_fraction else {}
             start = time.perf_counter()
-            table = scorer.function(model, data, elements, seed=seed, **scorer.settings, **more)
+            table = scorer.function(question.model, data, question.elements, seed=seed, **scorer.settings, **more)
             seconds = time.perf_counter() - start
-        mask = select(elements, table, fraction=fraction, floor=floor).kept
+        mask = select(question.elements, table, fraction=fraction, floor=floor).kept
         line = judge.line(mask, scorer=name, fraction=float(fraction), seed=seed)
         lines.append(line | {"rows": spent(table), "seconds": round(seconds, 3)})
     return lines
 
 
 class _Judge:
-    """Measures masks on the test data."""
+    """Measure masked models on the test data."""
 
     def __init__(self, model: "keras.Model", data: Data, elements: Elements, task: Task | None) -> None:
         self.question = ask_one(model, data, elements, outcome="loss", task=task, kept=None, seed=0)
@@ -172,7 +180,7 @@ class _Judge:
         return tf.stack([outcome.measure(prediction, bundle.labels, prediction) for outcome in self._outcomes], axis=1)
 
     def line(self, mask: npt.NDArray[np.bool_], **labels: Any) -> dict[str, Any]:
-        """One row of the comparison."""
+        """Return one row of the comparison."""
         import tensorflow as tf
 
         evaluator = self._evaluator
@@ -191,8 +199,8 @@ class _Judge:
         }
 
 
-class _Kept:
-    """Lines that are done, in memory or in a folder."""
+class _Results:
+    """Finished rows, in memory or in a folder."""
 
     def __init__(self, out: str | Path | None, settings: dict[str, Any]) -> None:
         self.folder = None if out is None else Path(out)
@@ -202,7 +210,7 @@ class _Kept:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RecordError(f"folder {self.folder}: cannot be made ({error}): choose another.") from error
+            raise RecordError(f"folder {self.folder}: cannot be created ({error}): choose another.") from error
         path = self.folder / _SETTINGS
         if path.exists():
             self._check_same(path, settings)
@@ -211,7 +219,7 @@ class _Kept:
         write_atomically(path, lambda passing: Path(passing).write_text(json.dumps(settings, indent=1) + "\n"), 0)
 
     def _check_same(self, path: Path, settings: dict[str, Any]) -> None:
-        """Raise unless the folder's comparison is this one, perhaps with other scorers and seeds besides."""
+        """Raise RecordError unless the folder's settings agree; other scorers and seeds may be added."""
         try:
             there = json.loads(path.read_text())
             scorers = there["scorers"]
@@ -222,7 +230,7 @@ class _Kept:
         if differing:
             raise RecordError(
                 f"folder {self.folder} holds another comparison ({', '.join(differing)} differ): expected the same "
-                "arguments to go on with. Choose another folder."
+                "arguments, to resume it. Choose another folder."
             )
         settings["scorers"] = scorers | settings["scorers"]
 
@@ -230,7 +238,7 @@ class _Kept:
         return sum(line["scorer"] == scorer and line["seed"] == seed for line in self._lines) == n_fractions
 
     def add(self, lines: list[dict[str, Any]]) -> None:
-        """Take in the lines of one scorer and seed, and write all."""
+        """Add the rows of one scorer and seed, and write all rows."""
         there = {(line["scorer"], line["seed"]) for line in lines}
         self._lines = [line for line in self._lines if (line["scorer"], line["seed"]) not in there] + lines
         if self.folder is not None:
@@ -242,22 +250,22 @@ class _Kept:
 
 
 def _read_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a comparison as they were written; a scorer may have any name, "None" or "1" too."""
+    """Return the rows of a written comparison; names of scorers such as "None" and "1" remain strings."""
     try:
         unknown = {name: [""] for name in ("accuracy", "macs")}
         frame: Any = pd.read_csv(path, dtype=_TYPES, keep_default_na=False, na_values=unknown)
         return frame[list(COLUMNS)].to_dict("records")
     except (OSError, ValueError, KeyError) as error:
         raise RecordError(
-            f"{path}: expected the lines of a comparison, received {error!r}: choose another folder, or remove the "
-            "file to begin again."
+            f"{path}: expected the rows of a comparison, received {error!r}: choose another folder, or remove the "
+            "file to start again."
         ) from error
 
 
 def _fingerprint(
     judge: _Judge, data: Data, scorers: dict[str, Scorer], fractions: Sequence[float], floor: Floor, task: Task | None
 ) -> dict[str, Any]:
-    """What a comparison follows from; other scorers and seeds may be added to it."""
+    """Return settings that identify a comparison."""
     question, weights = judge.question, hashlib.sha256()
     for array in question.model.get_weights():
         weights.update(np.ascontiguousarray(array).data)

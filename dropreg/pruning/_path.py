@@ -1,4 +1,4 @@
-"""Nested selections of one run."""
+"""Nested selections of one annealing run."""
 
 from dataclasses import dataclass
 
@@ -13,23 +13,36 @@ from ..regression import ImpactTable, impact_table
 
 @dataclass(frozen=True, repr=False, eq=False)
 class SelectionPath:
-    """Nested selections for rising fractions, from one run.
+    """Nested selections for rising fractions, from one run of `dropreg.anneal_path`.
 
     Attributes
     ----------
     selections : tuple of Selection
-        For each fraction, ascending; each keeps a subset of the one before.
+        One for each fraction, ascending; each keeps a subset of the one before.
     logits : ndarray of float64, shape (n_fractions, n_elements)
-        What decided each selection, NaN for elements that had gone before.
+        Logits that decided each selection, NaN for elements that were removed before.
     history : DataFrame
-        One row a round: stage, run and round (from 0), taken (whether the run made the stage's selection), dropped (the
-        expected fraction), outcome (mean over the round's masks), decided (fraction of the elements with a
-        keep-probability outside of [.1, .9]).
+        One row for each round: stage, run and round (from 0), taken (whether the run made the stage's selection),
+        dropped (expected removed fraction), outcome (mean over the round's masks), decided (fraction of the elements
+        with a keep-probability outside of [.1, .9]).
     outcome : str
     method : str
     rows : int
-        Row-equivalents that were spent: one a masked forward pass of one example, two more for its backward pass.
+        Cost in row-equivalents: one for the masked forward pass of one example, two more for its backward pass.
     seed : int
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> data = dr.datasets.fashion_mnist("estimation")
+    >>> path = dr.anneal_path(model, data, dr.elements(model), fractions=(0.3, 0.6), annealing=dr.Annealing(rounds=3))
+    >>> [round(fraction, 2) for fraction in path.fractions]
+    [0.3, 0.6]
+    >>> len(path.at(0.6).dropped)
+    240
+    >>> bool(path.to_impact().impact[path.at(0.6).kept].min() > 0.5)
+    True
     """
 
     selections: tuple[Selection, ...]
@@ -42,21 +55,21 @@ class SelectionPath:
 
     @property
     def elements(self) -> Elements:
-        """Of the model that the selections are for."""
+        """The elements of the selections."""
         return self.selections[0].elements
 
     @property
     def fractions(self) -> tuple[float, ...]:
-        """Fraction of the elements that each selection drops."""
+        """Removed fraction of each selection."""
         return tuple(selection.fraction for selection in self.selections)
 
     def at(self, fraction: float) -> Selection:
-        """The selection that drops `fraction` of the elements.
+        """Return the selection that removes `fraction` of the elements.
 
         Parameters
         ----------
         fraction : float
-            One of the path's, up to half an element.
+            One of the path's fractions, up to half an element.
 
         Returns
         -------
@@ -74,10 +87,10 @@ class SelectionPath:
         raise ParameterError(f"`fraction` must be one of the path's, {known}, received {fraction}.")
 
     def to_impact(self) -> ImpactTable:
-        """How long each element stays, as the impacts of a scorer.
+        """Return the order of removal as an impact table.
 
-        Elements of the last selection rank above all others, those of the one before it above the rest, and so
-        on; among equals the logits decide. The impacts are places in that order, from 0 to 1.
+        The impacts are ranks divided by the number of elements, in (0, 1]. Elements of the last selection rank above
+        those that only the selection before keeps, and so on; within these groups the logits decide.
 
         Returns
         -------
@@ -96,7 +109,7 @@ class SelectionPath:
         lines = [f"SelectionPath: {self.method}, outcome {self.outcome}, {self.rows:,} rows, seed {self.seed}"]
         last = self.history[self.history["taken"]].groupby("stage")["outcome"].last().to_list()
         lines += [
-            f"{s.fraction:.1%} go, {int(s.kept.sum())} stay; mean {self.outcome} of the last masks {value:.4g}"
+            f"{s.fraction:.1%} removed, {int(s.kept.sum())} kept; mean {self.outcome} of the last masks {value:.4g}"
             for s, value in zip(self.selections, last, strict=True)
         ]
         return "\n".join(lines)

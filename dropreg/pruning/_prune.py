@@ -1,4 +1,4 @@
-"""A smaller model: selected, cut, merged and distilled."""
+"""Make a model smaller: select, remove, merge and distill."""
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -10,8 +10,8 @@ from ..element import elements as find_elements
 from ..errors import DataError
 from ..network import can_predict
 from ..recovery import Recovery, distilled, resolve_recovery
-from ..surgery import LeastSquares, OnBlocked, Original, Pruned, check_can_cut, cut, resolve_merge, trace_original
-from ._annealing import Annealing, ask_annealing, check_goal, choose
+from ..surgery import LeastSquares, OnBlocked, Pruned, check_can_cut, cut, resolve_merge, trace_original
+from ._annealing import Annealing, Models, ask_annealing, check_goal, choose
 from ._targets import Target
 
 if TYPE_CHECKING:
@@ -48,29 +48,29 @@ def prune(
     fraction : float, optional
         Fraction of the elements to remove, strictly between 0 and 1.
     target : Budget or AccuracyLimit, optional
-        What to reach, instead of a fraction.
+        Size, latency or accuracy loss to reach, instead of a fraction.
     elements : Elements, optional
         Candidates for removal, by default the model's neurons and filters.
     floor : int, float, "all" or mapping of str to one of them
         Fewest elements that every layer keeps; see `select`.
     merge : {"least_squares", "none"} or LeastSquares, optional
-        How layers that consume removed elements are refitted, by default "least_squares". See `dropreg.merging`.
+        How layers that consume removed elements are refitted, by default "least_squares"; see `dropreg.merging`.
     recovery : {"distill", "none"} or Recovery, optional
-        How the smaller model is then trained with `data` (the first 10,000 examples), with the original model as
-        teacher: "distill" learns all outputs from it without labels, the default where layers are merged and weights
-        are trainable. An accuracy limit holds for models that were trained so.
+        How the smaller model is then trained on `data` (the first 10,000 examples) with the original model as
+        teacher. "distill" learns all outputs from the teacher without labels; it is the default where layers are
+        merged and weights are trainable. An accuracy limit holds for the trained model.
     on_blocked : {"raise", "keep"}
         What to do where a layer cannot be cut: raise an error, or keep all its elements and list it in
         `Pruned.blocked`.
     seed : int
-        Of annealing and distillation; a `Recovery` has a seed of its own.
+        Seed of annealing and distillation; a `Recovery` has a seed of its own.
     progress : bool, optional
         Show bars for annealing and recovery; by default on a terminal only.
 
     Returns
     -------
     Pruned
-        With `recovered` where it was trained.
+        Its `recovered` describes the training, if there was any.
 
     Raises
     ------
@@ -112,24 +112,15 @@ def prune(
     @lru_cache(maxsize=2)  # a search returns one of the last two models that it built
     def make(selection: Selection) -> Pruned:
         smaller = build(selection, examples)
-        return _recovered(smaller, original, examples, settings, must=recovery is not None, progress=progress)
+        if settings is None or (recovery is None and not smaller.model.trainable_variables):
+            return smaller
+        return distilled(smaller, original.graph, examples, settings, progress=progress)
 
     ablation = "merged" if strategy is not None and can_predict(elements) else "zero"
-    options = Annealing()
-    question = ask_annealing(
-        original.graph, examples, elements, ablation=ablation, options=options, task=None, seed=seed
-    )
-    selection = choose(
-        *(question, options, ablation, floor),
-        goal=target if fraction is None else float(fraction),
-        data=data,
-        original=original,
-        build=build,
-        make=make,
-        on_blocked=on_blocked,
-        progress=progress,
-    )
-    return make(selection)
+    options, graph = Annealing(), original.graph
+    question = ask_annealing(graph, examples, elements, ablation=ablation, options=options, task=None, seed=seed)
+    goal, models = target if fraction is None else float(fraction), Models(original, build, make, on_blocked)
+    return make(choose(question, options, ablation, floor, goal=goal, data=data, models=models, progress=progress))
 
 
 def remove(
@@ -145,14 +136,14 @@ def remove(
 ) -> Pruned:
     """Build the model without the elements that a selection removes.
 
-    Without merging and recovery it computes what the masked network computes, up to rounding.
+    Without merging and recovery its outputs are those of the masked model, up to rounding.
 
     Parameters
     ----------
     model : keras.Model
         Sequential or Functional. It is not changed.
     selection : Selection
-        Of the elements of this model.
+        Selection of this model's elements.
     data : (x, y), optional
         Held-out examples for merging and recovery; y may be None.
     merge : {"least_squares", "none"} or LeastSquares, optional
@@ -160,10 +151,10 @@ def remove(
     recovery : {"distill", "none"} or Recovery
         How the smaller model is then trained with `data`; see `prune`.
     on_blocked : {"raise", "keep"}
-        What to do where a layer cannot be cut; see `prune`. Where a whole layer is removed, "keep" also keeps those
-        units of it that its replacement has, and the reverse.
+        What to do where a layer cannot be cut; see `prune`. If a whole layer is removed, "keep" keeps a unit in the
+        layer and in its replacement alike.
     seed : int
-        Of distillation; a `Recovery` has a seed of its own.
+        Seed of distillation; a `Recovery` has a seed of its own.
     progress : bool, optional
         Show a bar for recovery; by default on a terminal only.
 
@@ -177,7 +168,7 @@ def remove(
         If the selection was made for another model or for this one before it changed, a layer would be empty, or a
         layer cannot be cut.
     ParameterError
-        If merging or recovery lacks data, or a parameter is unknown.
+        If data for merging or recovery are missing, or an option is unknown.
     DataError
         If the data do not fit the model or give activations that are not finite, or hold a single example.
 
@@ -189,7 +180,12 @@ def remove(
     >>> dr.remove(model, selection).model.count_params() < model.count_params()
     True
     """
-    check_type("selection", selection, Selection, "make one with dropreg.select; prune takes data and a fraction")
+    check_type(
+        "selection",
+        selection,
+        Selection,
+        "make one with dropreg.select, or call dropreg.prune with data and a fraction",
+    )
     strategy = resolve_merge(merge, data is not None)
     settings = resolve_recovery(recovery, strategy, has_data=data is not None, seed=seed)
     original = trace_original(model)
@@ -199,21 +195,6 @@ def remove(
         examples = check_data(original.graph, data, measured=measured)
     merged_with = None if strategy is None else examples
     smaller = cut(original, selection, merged_with, merge=merge, on_blocked=on_blocked)
-    if examples is None:
-        return smaller
-    return _recovered(smaller, original, examples, settings, must=True, progress=progress)
-
-
-def _recovered(
-    smaller: Pruned,
-    original: Original,
-    examples: Examples,
-    settings: Recovery | None,
-    *,
-    must: bool,
-    progress: bool | None,
-) -> Pruned:
-    """The smaller model after recovery; unless it `must` recover, one without trainable weights is left alone."""
-    if settings is None or not (must or smaller.model.trainable_variables):
+    if examples is None or settings is None:
         return smaller
     return distilled(smaller, original.graph, examples, settings, progress=progress)

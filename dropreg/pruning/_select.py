@@ -21,43 +21,52 @@ def select(
     floor: Floor = 1,
     round_to: int = 1,
 ) -> Selection:
-    """Drop the elements of lowest impact.
+    """Select the kept elements: those of lowest impact are removed.
 
     Parameters
     ----------
     elements : Elements
     impact : ImpactTable or array of float, shape (n_elements,)
-        Of these elements, positive = it hurts to lose it.
+        Impacts of these elements, positive = removing the element hurts.
     fraction : float
-        Of the elements to drop, in [0, 1).
+        Fraction of the elements to remove, in [0, 1).
     by : {"impact", "absolute"}
-        Whether an element whose loss would improve the outcome goes first, or the one that changes it least.
+        Remove the lowest impacts first, negative ones included; or those closest to zero.
     floor : int, float, "all" or mapping of str to one of them
         Fewest elements that every layer keeps, because an empty layer cannot be built; whole layers and branches
         have no floor. An int is a number of elements (all, where a layer has fewer), a float strictly between 0 and
-        1 a share of the layer's elements, "all" protects the layer. 0 lets the impacts alone decide. A mapping gives
-        it by layer, and 1 for the layers that it does not name.
+        1 a share of the layer's elements, "all" protects the layer. With 0 the impacts alone decide. A mapping gives
+        floors by layer, and 1 for the layers that it does not name.
     round_to : int
-        The number of elements that stay in a layer is rounded to a multiple of it, for hardware that likes
-        such widths; layers that lose nothing and layers smaller than it stay as they are.
+        Round the number of kept elements of each layer to a multiple of this number, for hardware that requires such
+        widths. Layers that lose no element or have fewer than this remain unchanged.
 
     Returns
     -------
     Selection
-        Ties go to the element that comes first. Of two layers of which as many must stay (`Elements.equal`), together
-        as many do as the impacts say, or one more.
+        Of equal impacts the first element is kept. Two layers that must keep equally many elements
+        (`Elements.equal`) together keep the number that the impacts determine, or one more.
 
     Raises
     ------
     ParameterError
         If a parameter is out of range, a layer would be emptied, or `impact` belongs to other elements.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> elements = dr.elements(model)
+    >>> selection = dr.select(elements, dr.scorers.magnitude(model, None, elements), fraction=0.25)
+    >>> len(selection.dropped) / len(elements)
+    0.25
     """
     check_elements(elements)
     return Selection(elements, keep_best(elements, _scores(elements, impact, by), fraction, floor, round_to))
 
 
 def _scores(elements: Elements, impact: Any, by: str) -> Scores:
-    """The score of each element, the highest to be kept."""
+    """Return the score of each element, higher = more likely kept."""
     if by not in ("impact", "absolute"):
         raise ParameterError(f"`by` must be one of impact, absolute, received {by!r}.")
     if isinstance(impact, ImpactTable):

@@ -1,27 +1,27 @@
-"""How much is gone after each of several steps."""
+"""Removed fraction after each of several steps."""
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
-from .._utils import check_between
+from .._utils import check_between, positive
 from ..errors import ParameterError
 
 StepSizes = Literal["cubic", "linear", "one_shot"]
 
 
 def fractions_by_step(fraction: float, steps: int, schedule: StepSizes = "cubic") -> list[float]:
-    """Fraction that is gone after each step, ascending, the last one `fraction`.
+    """Return the removed fraction after each step, ascending, the last one `fraction`.
 
     Parameters
     ----------
     fraction : float
-        In the end, strictly between 0 and 1.
+        Removed fraction after the last step, strictly between 0 and 1.
     steps : int
-        At least 1.
+        Number of steps, at least 1.
     schedule : {"cubic", "linear", "one_shot"}
-        After step k of n: "linear" k / n of it; "cubic" 1 - (1 - k / n)^3 of it, most while there is much to spare
-        [1]_; "one_shot" all of it in one step, whatever `steps` is.
+        Removed share of `fraction` after step k of n: k / n for "linear"; 1 - (1 - k / n)^3 for "cubic", which removes
+        most in the first steps [1]_; all in a single step for "one_shot", whatever `steps` is.
 
     Returns
     -------
@@ -35,10 +35,16 @@ def fractions_by_step(fraction: float, steps: int, schedule: StepSizes = "cubic"
     References
     ----------
     .. [1] Zhu, Gupta (2017), "To prune, or not to prune: exploring the efficacy of pruning for model compression",
-       section 3, equation 1, from no sparsity at first.
+       section 3, equation 1, with an initial sparsity of 0.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> [round(fraction, 3) for fraction in dr.pruning.fractions_by_step(0.8, steps=4)]
+    [0.463, 0.7, 0.788, 0.8]
     """
     check_between("fraction", fraction, hint="it is the fraction to remove")
-    _check_steps(steps)
+    positive("steps", steps)
     if schedule not in get_args(StepSizes):
         raise ParameterError(f"`schedule` must be one of {', '.join(get_args(StepSizes))}, received {schedule!r}.")
     if schedule == "one_shot":
@@ -48,13 +54,7 @@ def fractions_by_step(fraction: float, steps: int, schedule: StepSizes = "cubic"
 
 
 def counts_by_step(n_elements: int, fraction: float, steps: int, schedule: StepSizes) -> list[int]:
-    """Elements that are gone after each step, ascending.
-
-    Raises
-    ------
-    ParameterError
-        As in `fractions_by_step`, or if the fraction is less than half an element.
-    """
+    """Return the number of removed elements after each step, ascending."""
     counts = [round(share * n_elements) for share in fractions_by_step(fraction, steps, schedule)]
     if counts[-1] == 0:
         raise ParameterError(
@@ -62,8 +62,3 @@ def counts_by_step(n_elements: int, fraction: float, steps: int, schedule: StepS
             f"{0.5 / n_elements:.3g}."
         )
     return counts
-
-
-def _check_steps(steps: Any) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
-        raise ParameterError(f"`steps` must be an integer of at least 1, received {steps!r}.")

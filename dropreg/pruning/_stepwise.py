@@ -1,9 +1,9 @@
-"""What stays the same between steps of pruning: which of the original's elements are left, and in which model."""
+"""State between the steps of iterative pruning: the current model and the original elements that remain."""
 
 import inspect
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -41,7 +41,7 @@ _FINDERS |= {"head": "heads", "layer": "layers", "branch": "branches"}
 def score(
     scorer: AnyScorer, model: keras.Model, data: Data, elements: Elements, *, fraction: float, kept: Kept, seed: int
 ) -> ImpactTable:
-    """Call a scorer, with `fraction` where it asks for it and `kept` where it takes it and some are gone.
+    """Call a scorer; pass `fraction` if it asks for it, and `kept` if it accepts it and elements have been removed.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def score(
 
 
 def resolve_scorer(scorer: AnyScorer) -> Scorer:
-    """The scorer, or ParameterError if it cannot be called."""
+    """Return a `Scorer`; ParameterError if it cannot be called."""
     chosen = scorer if isinstance(scorer, Scorer) else Scorer(scorer)
     if not callable(chosen.function):
         raise ParameterError(
@@ -71,63 +71,53 @@ def resolve_scorer(scorer: AnyScorer) -> Scorer:
     return chosen
 
 
-def select_left(elements: Elements, table: ImpactTable, kept: Kept, fraction: float, floor: Floor) -> Selection:
-    """The selection that drops a fraction of all elements, those that are gone already among them."""
+def select_remaining(elements: Elements, table: ImpactTable, kept: Kept, fraction: float, floor: Floor) -> Selection:
+    """Return the selection that removes a fraction of all elements, including those that are removed already."""
     lowest = table.impact[kept].min() - 1.0
     return select(elements, np.where(kept, table.impact, lowest), fraction=fraction, floor=floor)
 
 
-class Units:
-    """A model that becomes smaller with every step, and the elements that are left in it.
+class Step(NamedTuple):
+    """What every step of iterative pruning uses."""
 
-    Parameters
-    ----------
-    original : Original
-    elements : Elements
-        Units, embeddings, heads, layers or branches.
+    scorer: AnyScorer
+    data: Data
+    examples: Examples
+    merge: str | LeastSquares | None
+    floor: Floor
+    on_blocked: OnBlocked
+
+
+class Units:
+    """A model from which units, embeddings, heads, layers or branches are removed step by step.
 
     Attributes
     ----------
     model : keras.Model
-        That of the last step.
+        The model after the last step.
     kept : ndarray of bool, shape (n_elements,)
-        Which of the original's elements are left.
-
-    Raises
-    ------
-    ModelError
-        If the elements are not found in the model again.
+        The original elements that remain.
     """
 
     def __init__(self, original: Original, elements: Elements) -> None:
         self.model, self.kept = original.model, np.ones(len(elements), dtype=bool)
-        self._original, self._whole = original, elements
+        self._original, self._elements = original, elements
         self._kinds: Any = list(dict.fromkeys(_FINDERS[kind] for kind in elements.kinds))
-        self._all = find_elements(original.graph, self._kinds)  # with those that were not asked for
+        self._all = find_elements(original.graph, self._kinds)  # also those that are not in `elements`
         self._mine = _places(_labels(elements), _labels(self._all))
         self._steps: list[Pruned] = []
 
-    def drop(
-        self,
-        scorer: AnyScorer,
-        data: Data,
-        examples: Examples,
-        gone: int,
-        *,
-        merge: str | LeastSquares | None,
-        floor: Floor,
-        on_blocked: OnBlocked,
-        seed: int,
-    ) -> None:
-        """Score what is left, and remove the lowest until `gone` of the original's elements are gone."""
-        left = self.left
-        fraction = 1.0 - (len(self._whole) - gone) / len(left)
-        table = score(scorer, self.model, data, left, fraction=fraction, kept=np.ones(len(left), dtype=bool), seed=seed)
-        self.cut(select(left, table, fraction=fraction, floor=floor), examples, merge=merge, on_blocked=on_blocked)
+    def drop(self, step: Step, n_removed: int, seed: int) -> None:
+        """Score the remaining elements, and remove the lowest until `n_removed` of the original ones are removed."""
+        left, everything = self.left, np.ones(int(self.kept.sum()), dtype=bool)
+        fraction = 1.0 - (len(self._elements) - n_removed) / len(left)
+        table = score(step.scorer, self.model, step.data, left, fraction=fraction, kept=everything, seed=seed)
+        chosen = select(left, table, fraction=fraction, floor=step.floor)
+        self.cut(chosen, step.examples, merge=step.merge, on_blocked=step.on_blocked)
 
     @property
     def left(self) -> Elements:
-        """The elements of the model at hand."""
+        """The elements of the current model."""
         return take(self._all, self._mine)
 
     def cut(
@@ -138,7 +128,7 @@ class Units:
         merge: str | LeastSquares | None = None,
         on_blocked: OnBlocked = "raise",
     ) -> None:
-        """Remove what a selection of `left` drops."""
+        """Remove the elements that a selection of `left` drops."""
         model = trace_original(self.model) if self._steps else self._original
         pruned = cut(model, chosen, examples, merge=merge, on_blocked=on_blocked)
         self._steps.append(pruned)
@@ -146,46 +136,40 @@ class Units:
         self.kept[np.flatnonzero(self.kept)] = pruned.selection.kept
 
     def find_again(self) -> None:
-        """List the elements of the smaller model: one to one, in order, those that the last step kept.
-
-        Raises
-        ------
-        ModelError
-            If they are others.
-        """
+        """List the elements of the smaller model; ModelError unless they are those that the last step kept."""
         kept = self._steps[-1].selection.kept
-        stay = np.setdiff1d(np.arange(len(self._all)), self._mine[~kept])
-        expected = [_labels(self._all)[j][:2] for j in stay]
+        remaining = np.setdiff1d(np.arange(len(self._all)), self._mine[~kept])
+        expected = [_labels(self._all)[j][:2] for j in remaining]
         try:
             found = find_elements(self.model, self._kinds)
             received = [label[:2] for label in _labels(found)]
         except ModelError as error:
-            raise ModelError(self._lost(len(stay), str(error).rstrip("."))) from error
+            raise ModelError(self._lost(len(remaining), str(error).rstrip("."))) from error
         if received != expected:
             layers = concatenate_names(list(dict.fromkeys(found.layers)))
-            raise ModelError(self._lost(len(stay), f"{len(found)} in {layers}"))
-        self._all, self._mine = found, np.searchsorted(stay, self._mine[kept])
+            raise ModelError(self._lost(len(remaining), f"{len(found)} in {layers}"))
+        self._all, self._mine = found, np.searchsorted(remaining, self._mine[kept])
 
     def _lost(self, expected: int, received: str) -> str:
         return (
-            f"after step {len(self._steps)} the smaller model must have the {expected} elements that are left, layer "
-            f"by layer, received {received}: a layer or branch that went took elements with it, or nested models have "
-            "layers of the same name. Prune one kind after the other, rename layers, or pass steps=1."
+            f"after step {len(self._steps)} the smaller model must have the {expected} remaining elements, layer by "
+            f"layer, received {received}: a removed layer or branch contained other elements, or nested models have "
+            "layers of the same name. Prune one kind after the other, rename layers, or pass a single fraction."
         )
 
     @property
     def params(self) -> int:
-        """Parameters of the model."""
+        """Number of parameters of the model."""
         return int(self.model.count_params())
 
     def finish(self, merge: str, on_blocked: OnBlocked, history: pd.DataFrame) -> Pruned:
-        """The result, told from the original model."""
-        selection = Selection(self._whole, self.kept)
-        whole = cut(self._original, selection, on_blocked=on_blocked)
-        if [tuple(weight.shape) for weight in whole.model.weights] != [tuple(w.shape) for w in self.model.weights]:
+        """Return the result, compared with the original model."""
+        selection = Selection(self._elements, self.kept)
+        at_once = cut(self._original, selection, on_blocked=on_blocked)
+        if [tuple(weight.shape) for weight in at_once.model.weights] != [tuple(w.shape) for w in self.model.weights]:
             raise ModelError(
-                f"the model of the last step must have the shapes of '{self._original.model.name}' without what went, "
-                "received others: pass steps=1."
+                f"the model of the last step must have the shapes of '{self._original.model.name}' without the removed "
+                "elements, received others: pass a single fraction."
             )
         tables = [step.merged.assign(step=k) for k, step in enumerate(self._steps, 1) if step.merged is not None]
         blocked = dict(entry for step in self._steps for entry in step.blocked)
@@ -196,60 +180,50 @@ class Units:
             merge=merge,
             merged=pd.concat(tables, ignore_index=True) if tables else None,
             blocked=tuple(blocked.items()),
-            report=replace(whole.report, models=(self._original.model, self.model)),
+            report=replace(at_once.report, models=(self._original.model, self.model)),
             history=history,
         )
 
 
 class Weights:
-    """A copy of a model with more of its weights at zero after every step; as `Units`, for weights."""
+    """As `Units`, for single weights: a copy of a model in which more weights are set to zero in every step."""
 
     def __init__(self, model: keras.Model, elements: Elements) -> None:
         self.model, self.kept = copy_model(model), np.ones(len(elements), dtype=bool)
-        self._original, self._whole = model, elements
+        self._original, self._elements = model, elements
 
-    def drop(
-        self,
-        scorer: AnyScorer,
-        data: Data,
-        examples: Examples,
-        gone: int,
-        *,
-        merge: str | LeastSquares | None,
-        floor: Floor,
-        on_blocked: OnBlocked,
-        seed: int,
-    ) -> None:
-        """Score all, and set the lowest that are left to zero until `gone` are; nothing is merged or blocked."""
-        fraction = gone / len(self._whole)
-        table = score(scorer, self.model, data, self._whole, fraction=fraction, kept=self.kept, seed=seed)
-        chosen = select_left(self._whole, table, self.kept, fraction, floor)
+    def drop(self, step: Step, n_removed: int, seed: int) -> None:
+        """Score all elements, and set the lowest remaining ones to zero; nothing is merged or blocked."""
+        fraction = n_removed / len(self._elements)
+        elements, kept = self._elements, self.kept
+        table = score(step.scorer, self.model, step.data, elements, fraction=fraction, kept=kept, seed=seed)
+        chosen = select_remaining(elements, table, kept, fraction, step.floor)
         for variable, mask in kernel_masks(all_layers(self.model), chosen):
             hold_at(variable, mask)
         self.kept = chosen.kept
 
     def find_again(self) -> None:
-        """Nothing to do: kernels keep their shapes."""
+        """Do nothing: kernels keep their shapes."""
 
     @property
     def params(self) -> int:
-        """Parameters that are not held at zero."""
-        return int(self.model.count_params() - self._whole.params[~self.kept].sum())
+        """Number of parameters that are not held at zero."""
+        return int(self.model.count_params() - self._elements.params[~self.kept].sum())
 
     def finish(self, merge: str, on_blocked: OnBlocked, history: pd.DataFrame) -> Pruned:
-        """The result, told from the original model."""
-        pruned = cut(trace_original(self.model), Selection(self._whole, self.kept), on_blocked=on_blocked)
+        """Return the result, compared with the original model."""
+        pruned = cut(trace_original(self.model), Selection(self._elements, self.kept), on_blocked=on_blocked)
         report = replace(pruned.report, models=(self._original, pruned.model))
         return replace(pruned, original=self._original, merge=merge, report=report, history=history)
 
 
 def begin(model: keras.Model | Graph, elements: Elements) -> Units | Weights:
-    """State of pruning in steps, for a model or its graph.
+    """Return the state of pruning in steps, for a model or its graph.
 
     Raises
     ------
     ModelError
-        If the elements are not the model's, it is a subclassed one, or weights are mixed with other kinds.
+        If the elements are not the model's, the model is a subclassed one, or weights are mixed with other kinds.
     """
     original = trace_original(model)
     check_fits(elements, original.graph, original.model.name)
@@ -260,20 +234,20 @@ def begin(model: keras.Model | Graph, elements: Elements) -> Units | Weights:
 
 
 def _labels(elements: Elements) -> list[tuple[str, tuple[str, ...], int]]:
-    """Kind, layers of the units and first index of every element."""
+    """Return kind, layers and first index of every element."""
     layers = (tuple(layer for layer, _ in tied) for tied in elements.members)
     return list(zip(elements.kinds, layers, elements.indices.tolist(), strict=True))
 
 
 def _places(labels: list[Any], among: list[Any]) -> Numbers:
-    """Where `labels` are in the longer list, in the same order."""
+    """Return the positions of `labels` in the longer list, in the same order."""
     places, rest = [], iter(enumerate(among))
     for label in labels:
         place = next((number for number, other in rest if other == label), None)
         if place is None:
             raise ModelError(
-                f"the elements must be found in the model again, in order, received one of layer '{label[1][0]}' that "
-                "is not: call dropreg.elements(model) again."
+                f"the elements must be those of the model, in order, received one of layer '{label[1][0]}' that the "
+                "model does not have: call dropreg.elements(model) again."
             )
         places.append(place)
     return np.array(places, dtype=np.int64)

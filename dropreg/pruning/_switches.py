@@ -1,4 +1,4 @@
-"""Which weights read an element: at zero they switch it off, and the model keeps its shape."""
+"""Find the weights that consume each element: at zero they switch it off, and the model keeps its shape."""
 
 from typing import Any
 
@@ -17,32 +17,20 @@ Mask = npt.NDArray[np.bool_]
 
 
 def find_switches(model: keras.Model, graph: Graph, selection: Selection) -> list[tuple[Any, Mask]]:
-    """The variables that read the elements, and which of their entries read those that stay.
+    """Return the variables that consume the elements, each with a mask of the entries that consume kept ones.
 
-    With the other entries at zero the model computes what the masked network does.
-
-    Parameters
-    ----------
-    model : keras.Model
-    graph : Graph
-        Of `model`.
-    selection : Selection
-        Of its elements.
-
-    Returns
-    -------
-    list of (variable, ndarray of bool in the variable's shape)
-        The same variables in the same order for every selection of the same elements.
+    With the other entries at zero the model computes the same as the masked model. All selections of the same elements
+    give the same variables in the same order.
 
     Raises
     ------
     ModelError
-        If an element is read by something else than weights, such as a recurrent layer's own state.
+        If an element is consumed by something other than weights, such as a recurrent layer's own state.
     """
     elements = selection.elements
     if elements.one_mask_a_batch:
         return kernel_masks(all_layers(model), selection)
-    stays, layers = np.append(selection.kept, [True]), all_layers(model)
+    kept, layers = np.append(selection.kept, [True]), all_layers(model)
     found: dict[int, tuple[Any, Mask]] = {}
 
     def add(variable: Any, mask: Mask) -> None:
@@ -51,7 +39,7 @@ def find_switches(model: keras.Model, graph: Graph, selection: Selection) -> lis
 
     for gate in elements.gates:
         call = graph.calls[gate.call]
-        masks = _rows(call, stays[gate.columns])
+        masks = _rows(call, kept[gate.columns])
         if gate.position or masks is None:
             raise ModelError(_refusal(selection, gate.columns, f"layer '{call.name}' ({call.kind})"))
         for variable, mask in zip(call.layer.weights, masks, strict=True):
@@ -62,13 +50,13 @@ def find_switches(model: keras.Model, graph: Graph, selection: Selection) -> lis
         variable = _projection(layer, gate)
         if variable is None:
             raise ModelError(_refusal(selection, gate.columns, f"the inside of layer '{layer.name}'"))
-        kept = stays[gate.columns].reshape(-1, *[1] * (len(variable.shape) - 1))
-        add(variable, np.broadcast_to(kept, variable.shape))
+        heads = kept[gate.columns].reshape(-1, *[1] * (len(variable.shape) - 1))
+        add(variable, np.broadcast_to(heads, variable.shape))
     return list(found.values())
 
 
 def _rows(call: Call, kept: Mask) -> list[Mask] | None:
-    """Entries of the layer's weights that do not read the channels that go; None if it has no kernel that does."""
+    """Return masks of the weights that consume kept channels only; None if no kernel consumes them."""
     rule = rule_for(call.layer)
     ones = [np.ones(weight.shape, dtype=bool) for weight in getattr(call.layer, "weights", ())]
     if not isinstance(rule, LinearReader) or (rows := rule.kernel_rows(call, ones)) is None:
@@ -79,16 +67,17 @@ def _rows(call: Call, kept: Mask) -> list[Mask] | None:
 
 
 def _projection(layer: Any, gate: InnerGate) -> Any:
-    """The kernel whose first axis reads the heads; None for other gates."""
+    """Return the kernel whose first axis consumes the heads; None for other gates."""
     if gate.where != "heads" or layer.kernel.shape[0] != len(gate.columns):
         return None
     return layer.kernel
 
 
-def _refusal(selection: Selection, columns: npt.NDArray[np.int64], reader: str) -> str:
+def _refusal(selection: Selection, columns: npt.NDArray[np.int64], consumer: str) -> str:
     names = selection.elements.names
     some = concatenate_names([names[j] for j in dict.fromkeys(columns[columns >= 0].tolist())], 3)
     return (
-        f"elements must be read by kernels of Dense layers, convolutions or attention projections to be switched off "
-        f"while training, received {some}, read by {reader}: exclude their layers, or use dropreg.prune_iteratively."
+        "elements must be consumed by kernels of Dense layers, convolutions or attention projections to be switched "
+        f"off while training, received {some}, consumed by {consumer}: exclude their layers, or use "
+        "dropreg.prune_iteratively."
     )

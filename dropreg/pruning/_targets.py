@@ -1,4 +1,4 @@
-"""What a pruner is to reach: a size, a speed, or the most that can go at a bearable loss of accuracy."""
+"""Targets of pruning: a size or latency, or a limit on the loss of accuracy."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ Quantity = Literal["params", "macs", "bytes", "latency"]
 
 @dataclass(frozen=True)
 class Budget:
-    """Remove as little as a budget allows.
+    """The largest allowed size or latency; as few elements as possible are removed.
 
     Parameters
     ----------
@@ -32,14 +32,24 @@ class Budget:
         Parameters, multiply-adds of matrix products for one example, bytes of the ``.keras`` file, or the measured
         median seconds of a forward pass.
     at_most : float
-        As a fraction of the whole model's, strictly between 0 and 1.
+        Fraction of the original model's quantity, strictly between 0 and 1.
     batch_size : int
-        Examples of a pass whose latency is measured.
+        Examples of a forward pass whose latency is measured.
 
     Raises
     ------
     ParameterError
         If a parameter is out of range.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> x, y = dr.datasets.fashion_mnist("estimation")
+    >>> target = dr.Budget("params", 0.5)
+    >>> selection = dr.anneal(model, (x, y), dr.elements(model), target=target, annealing=dr.Annealing(rounds=2))
+    >>> bool(target.measure(dr.remove(model, selection)) <= 0.5)
+    True
     """
 
     quantity: Quantity
@@ -51,11 +61,11 @@ class Budget:
             raise ParameterError(
                 f"`quantity` must be one of {', '.join(get_args(Quantity))}, received {self.quantity!r}."
             )
-        check_between("at_most", self.at_most, hint="the fraction that stays")
+        check_between("at_most", self.at_most, hint="the fraction of the original model to keep")
         positive("batch_size", self.batch_size)
 
     def measure(self, pruned: "Pruned") -> float:
-        """How much of the whole model is left.
+        """Return the smaller model's quantity as a fraction of the original one's.
 
         Parameters
         ----------
@@ -64,60 +74,53 @@ class Budget:
         Returns
         -------
         float
-            The quantity of the smaller model, as a fraction of the whole one's.
         """
         if self.quantity == "latency":
             before, after = pruned.measure_latency((self.batch_size,))["median"].to_numpy(np.float64)
             return float(after / before)
         return float(pruned.report.totals()["ratio"].to_dict()[self.quantity])
 
-    def describe(self, value: float) -> str:
-        """Begin a sentence on a target that is out of reach.
-
-        Parameters
-        ----------
-        value : float
-            What came closest, as `measure` gives it.
-
-        Returns
-        -------
-        str
-            It ends with `value`; what had it is named next.
-        """
-        return f"the target is at most {100 * self.at_most:.3g}% of the {self.quantity}, but {100 * value:.3g}%"
-
 
 @dataclass(frozen=True, eq=False)
 class AccuracyLimit:
-    """Remove as much as can go at a bearable loss of accuracy, shown on held-out examples.
+    """The largest acceptable loss of accuracy, tested on held-out examples; as many elements as possible are removed.
 
-    The loss is that of the smaller model against the whole one on the same examples. Its one-sided upper confidence
-    limit counts, not its estimate: the score limit of Tango [1]_ from how many become wrong and how many right, which
-    keeps its level also where few differ, and the exact one of Clopper and Pearson [2]_ where none becomes right.
+    The loss is the accuracy of the original model minus that of the smaller model on the same examples. Its one-sided
+    upper confidence limit must not exceed `most`: the score limit of Tango [1]_ from the number of examples that become
+    wrong and that become right, which keeps its level also where few examples differ, and the exact limit of Clopper
+    and Pearson [2]_ where none becomes right.
 
     Parameters
     ----------
     most : float
         Largest loss of accuracy, strictly between 0 and 1; 0.005 is half a percentage point.
     data : (x, y)
-        Held-out examples that nothing else uses.
+        Held-out examples that are used for nothing else.
     level : float
-        Confidence that the loss stays under the limit, strictly between 0.5 and 1. It holds for `measure`, and for
-        what `anneal` and `prune` hand back, however many models they measure: they go up in steps and stop at the
-        first that fails.
+        Confidence level, strictly between 0.5 and 1. It holds for `measure`, and for the results of `anneal` and
+        `prune`, however many models they measure: tests follow a fixed order that ends with the first failure.
 
     Raises
     ------
     ParameterError
         If a parameter is out of range.
     DataError
-        If there are too few examples to show such a loss at all.
+        If there are too few examples to show such a loss.
 
     References
     ----------
     .. [1] Tango (1998), Statistics in Medicine 17, "Equivalence test and confidence interval for the difference in
        proportions for the paired-sample design", section 2.
     .. [2] Clopper, Pearson (1934), Biometrika 26, "The use of confidence or fiducial limits".
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> x, y = dr.datasets.fashion_mnist("test")
+    >>> limit = dr.AccuracyLimit(0.01, (x[:1000], y[:1000]))
+    >>> round(limit.measure(dr.remove(model, dr.Selection.dropping(dr.elements(model), []))), 3)
+    0.003
     """
 
     most: float
@@ -145,125 +148,79 @@ class AccuracyLimit:
 
     @property
     def least_examples(self) -> int:
-        """With fewer examples not even a model that changes nothing keeps to the limit."""
+        """Fewest examples that can show the limit, for a model that changes no prediction."""
         return int(np.ceil(np.log1p(-self.level) / np.log1p(-self.most)))
 
-    def check(self, model: "keras.Model | Graph", others: Data) -> Examples:
-        """Return `data` as checked examples, if they can show the loss of a model.
-
-        Parameters
-        ----------
-        model : keras.Model or Graph
-        others : (x, y)
-            Data that selected elements or trained.
-
-        Returns
-        -------
-        checked : Examples
-
-        Raises
-        ------
-        DataError
-            If `data` do not fit the model, have no classes or labels, or share examples with `others`.
-        """
-        check_apart("data", others, "target.data", self.data)
-        try:
-            examples = check_data(model, self.data)
-        except DataError as error:
-            raise DataError(f"`data` of an accuracy limit do not fit the model: {error}") from error
-        if examples.task == "regression":
-            raise DataError(
-                "`data` of an accuracy limit must have classes or labels 0 and 1, received other numbers: pass a "
-                "fraction or a Budget for a regression."
-            )
-        return examples
-
     def measure(self, pruned: "Pruned", level: float | None = None) -> float:
-        """Upper confidence limit of the loss of accuracy.
+        """Return the upper confidence limit of the loss of accuracy on `data`.
 
         Parameters
         ----------
         pruned : Pruned
         level : float, optional
-            Strictly between 0.5 and 1; by default that of the target.
+            Strictly between 0.5 and 1, by default that of the limit.
 
         Returns
         -------
         float
-            Of the whole model's accuracy minus the smaller one's on `data`, positive = worse.
+            Original accuracy minus that of the smaller model, positive = worse.
         """
         from ..graph import trace_graph
 
         graph = trace_graph(pruned.original)
-        return self.bound(graph, pruned.model, check_data(graph, self.data), self.level if level is None else level)
-
-    def bound(self, original: "Graph", smaller: "keras.Model", examples: Examples, level: float) -> float:
-        """Upper confidence limit of the loss of accuracy for a traced original model and checked `data`.
-
-        Parameters
-        ----------
-        original : Graph
-        smaller : keras.Model
-        examples : Examples
-            As `check` returns them.
-        level : float
-
-        Returns
-        -------
-        float
-            As `measure`.
-        """
-        return upper_limit(-changes(original, smaller, examples, Accuracy()), level)
-
-    def guess(self, model: "keras.Model | Graph", examples: Examples, build: Callable[[Examples], "Pruned"]) -> float:
-        """A bound of what `measure` would give, from other examples: each half measures what the other has built.
-
-        What becomes right that was wrong counts nothing: of examples that something was chosen with it is by chance,
-        and without it the loss is known better.
-
-        Parameters
-        ----------
-        model : keras.Model or Graph
-        examples : Examples
-            That chose what goes, and that it is merged with.
-        build : callable
-            Gives the smaller model that is made with some of the examples.
-
-        Returns
-        -------
-        float
-            As `measure`; infinite where there are too few examples, or no labels.
-        """
-        if examples.labels is None or len(examples) < max(self.least_examples, 4):
-            return np.inf
-        halves = [examples.part(slice(first, None, 2)) for first in (0, 1)]
-        losses = [-changes(model, build(a).model, b, RetainedAccuracy()) for a, b in (halves, halves[::-1])]
-        return upper_limit(np.concatenate(losses), self.level)
-
-    def describe(self, value: float) -> str:
-        """Begin a sentence on a target that is out of reach.
-
-        Parameters
-        ----------
-        value : float
-            What came closest, as `measure` gives it.
-
-        Returns
-        -------
-        str
-            It ends with `value`; what had it is named next.
-        """
-        return f"the target is an accuracy loss of at most {self.most:.2%} at level {self.level:g}, but {value:.2%}"
+        return loss_limit(graph, pruned.model, check_data(graph, self.data), self.level if level is None else level)
 
 
 Target = Budget | AccuracyLimit
 
 
-def upper_limit(losses: npt.NDArray[np.float64], level: float) -> float:
-    """Upper confidence limit of the mean of losses (n,) in [-1, 1], as `AccuracyLimit` says.
+def check_limit(limit: AccuracyLimit, graph: "Graph", others: Data) -> Examples:
+    """Return the limit's data as checked examples of classes, none of which are among `others`."""
+    check_apart("data", others, "target.data", limit.data)
+    try:
+        examples = check_data(graph, limit.data)
+    except DataError as error:
+        raise DataError(f"`data` of an accuracy limit do not fit the model: {error}") from error
+    if examples.task == "regression":
+        raise DataError(
+            "`data` of an accuracy limit must have classes or labels 0 and 1, received other numbers: pass a "
+            "fraction or a Budget for a regression."
+        )
+    return examples
 
-    Losses other than -1, 0 and 1, such as means over positions, count as so many of one size as have their mean and
-    mean square.
+
+def loss_limit(original: "Graph", smaller: "keras.Model", examples: Examples, level: float) -> float:
+    """Return the upper confidence limit of the loss of accuracy; see `AccuracyLimit.measure`."""
+    return upper_limit(-changes(original, smaller, examples, Accuracy()), level)
+
+
+def cross_measured(
+    limit: AccuracyLimit, original: "Graph", examples: Examples, build: Callable[[Examples], "Pruned"]
+) -> float:
+    """Estimate `limit.measure` with two models, each built with one half of the examples and measured on the other.
+
+    Only examples that become wrong count. Examples that become right may do so by chance, because the selection was
+    made with them. The estimate is infinite with too few examples or no labels.
+    """
+    if examples.labels is None or len(examples) < max(limit.least_examples, 4):
+        return np.inf
+    halves = [examples.part(slice(first, None, 2)) for first in (0, 1)]
+    losses = [-changes(original, build(a).model, b, RetainedAccuracy()) for a, b in (halves, halves[::-1])]
+    return upper_limit(np.concatenate(losses), limit.level)
+
+
+def not_met(target: Target, value: float) -> str:
+    """Return the first half of an error text; `value` is the closest measured one."""
+    if isinstance(target, Budget):
+        return f"the target is at most {100 * target.at_most:.3g}% of the {target.quantity}, but {100 * value:.3g}%"
+    return f"the target is an accuracy loss of at most {target.most:.2%} at level {target.level:g}, but {value:.2%}"
+
+
+def upper_limit(losses: npt.NDArray[np.float64], level: float) -> float:
+    """Return the upper confidence limit of the mean of losses (n,) in [-1, 1]; see `AccuracyLimit`.
+
+    Losses other than -1, 0 and 1, such as means over positions, are replaced by as many of equal size as have the same
+    mean and mean square.
     """
     total = float(np.abs(losses).sum())
     size = float((losses**2).sum()) / total if total > 0 else 1.0
@@ -272,16 +229,16 @@ def upper_limit(losses: npt.NDArray[np.float64], level: float) -> float:
 
 
 def _score_limit(lost: float, gained: float, n: int, level: float) -> float:
-    """Upper limit of the difference of two paired proportions, of which these counts differ."""
+    """Return the upper limit of the difference of two paired proportions, of which these counts differ."""
     if gained == 0:
         return float(stats.beta.ppf(level, lost + 1, n - lost)) if lost < n else 1.0
     mean, z = (lost - gained) / n, float(stats.norm.ppf(level))
 
     def excess(difference: float) -> float:
-        """How far a difference lies above what is not refuted."""
+        """Return by how much a difference exceeds the largest one that the data do not reject."""
         b = lost + gained - (2 * n - lost + gained) * difference
         root = np.sqrt(max(b**2 + 8 * n * gained * difference * (1 - difference), 0.0))
-        p_gained = (b + root) / (4 * n)  # the most likely, given the difference
+        p_gained = (b + root) / (4 * n)  # maximum likelihood, given the difference
         variance = max(2 * p_gained + difference - difference**2, 0.0) / n
         return difference - mean - z * np.sqrt(variance)
 
@@ -289,11 +246,11 @@ def _score_limit(lost: float, gained: float, n: int, level: float) -> float:
 
 
 def _labels(y: Any) -> Any:
-    """Labels of one output, which may have its name."""
+    """Return the labels of one output, which may be given by its name."""
     return next(iter(y.values())) if isinstance(y, Mapping) and len(y) == 1 else y
 
 
 def _n_outputs(y: Any) -> int:
-    """How many outputs labels are of: arrays by name, or a sequence of arrays."""
+    """Return the number of outputs of the labels, given as arrays by name or a sequence of arrays."""
     several = isinstance(y, Mapping) or (isinstance(y, list | tuple) and len(y) > 0 and isinstance(y[0], np.ndarray))
     return len(y) if several else 1

@@ -1,4 +1,4 @@
-"""Train a smaller model: fine-tuning on labels, distillation from the original model."""
+"""Train a smaller model: fine-tuning on labels and distillation from the original model."""
 
 from ._distill import distilled, resolve_recovery
 from ._recover import Recovered, check_tuning, recover

@@ -1,10 +1,9 @@
-"""What `prune` does in the end: all weights of the smaller model learn together what the whole one predicts.
+"""Distillation after merging: all weights of the smaller model jointly learn the original model's predictions.
 
-Merging fits layers one by one, each to what the layer computed before, and the last one to the predictions. What is
-left to gain lies in all of them together: knowledge distillation (Hinton et al. 2015) on the examples that merging
-has, which needs no labels, and few examples, as every one of them tells the probabilities of all classes (Li et al.
-2020, "Few Sample Knowledge Distillation for Efficient Network Compression"). Half of the examples are mixed with
-others (`dropreg.recovery`), so that few are not learned by heart in many epochs.
+Merging fits layers one by one to the activations of the original model. Knowledge distillation (Hinton et al. 2015)
+then trains all layers together on the same examples. It requires no labels and few examples, because the teacher gives
+the probabilities of all classes for each (Li et al. 2020, "Few Sample Knowledge Distillation for Efficient Network
+Compression"). Half of the examples are mixed with others (mixup), so that many epochs do not memorize them.
 """
 
 from dataclasses import replace
@@ -26,14 +25,14 @@ DISTILLATION = Recovery(
     mixup=0.5,
     temperature=2.0,
 )
-"""What ``recovery="distill"`` stands for."""
+"""The settings of ``recovery="distill"``."""
 _MOST_EXAMPLES = 10_000
 
 
 def resolve_recovery(
     recovery: str | Recovery | None, strategy: LeastSquares | None, *, has_data: bool, seed: int
 ) -> Recovery | None:
-    """The recovery that is named, with this seed, or given, with its own; None for none.
+    """Return the `Recovery` for an argument ``recovery=``; None for no training.
 
     Raises
     ------
@@ -58,12 +57,12 @@ def distilled(
 ) -> Pruned:
     """Train the smaller model on the first 10,000 of the checked examples; the original model is the teacher.
 
-    Without labels, outputs that are no probabilities may be logits or a regression: their squared error is learned.
+    Without labels the task is guessed; outputs that are not probabilities are learned by their squared error.
 
     Raises
     ------
     DataError
-        If there is a single example, or as in `recover`.
+        If there is a single example, or for the reasons of `recover`.
     """
     if len(examples) < 2:
         raise DataError(

@@ -1,9 +1,8 @@
-"""Mixtures of examples, to learn from a teacher what no example shows.
+"""Mixtures of examples (mixup) as additional inputs for distillation.
 
-Few examples are soon known by heart. A teacher can be asked about any input, also about one halfway between two
-examples, and a student that agrees with it there agrees with it as a function (Beyer et al. 2022, "Knowledge
-distillation: A good teacher is patient and consistent", section 3; mixtures as of Zhang et al. 2018, "mixup: Beyond
-Empirical Risk Minimization").
+A few examples are soon memorized. A teacher can label any input, also mixtures of two examples, and a student that
+agrees with the teacher there matches it as a function (Beyer et al. 2022, "Knowledge distillation: A good teacher is
+patient and consistent", section 3; mixtures as in Zhang et al. 2018, "mixup: Beyond Empirical Risk Minimization").
 """
 
 from collections.abc import Sequence
@@ -18,13 +17,7 @@ from ..graph import call_outputs
 
 
 def continuous(model: keras.Model, inputs: Sequence[npt.NDArray[Any]]) -> list[bool]:
-    """For each input whether outputs have a gradient by it; none have by tokens, of which there are no mixtures.
-
-    Parameters
-    ----------
-    inputs : sequence of ndarray, shape (n_examples, ...)
-        At least one example.
-    """
+    """Return for each input (at least one example) whether outputs have a gradient by it; tokens have none."""
     tensors = [tf.convert_to_tensor(x[:1]) for x in inputs]
     floating = [tensor for tensor in tensors if tensor.dtype.is_floating]
     with keras.StatelessScope(collect_losses=True), tf.GradientTape(watch_accessed_variables=False) as tape:
@@ -37,16 +30,16 @@ def continuous(model: keras.Model, inputs: Sequence[npt.NDArray[Any]]) -> list[b
 def mixed(
     inputs: Sequence[npt.NDArray[Any]], may_mix: Sequence[bool], share: float, rng: np.random.Generator
 ) -> list[npt.NDArray[Any]]:
-    """A batch in which some examples are mixed with others of it: r x + (1 - r) x', with r uniform in [0, 1).
+    """Return a batch in which some examples are mixed with others: r x + (1 - r) x', with r uniform in [0, 1).
 
     Parameters
     ----------
     inputs : sequence of ndarray, shape (n_examples, ...)
-        Those of one example are mixed in the same proportion and with the same other example.
+        All inputs of an example are mixed in the same proportion and with the same other example.
     may_mix : sequence of bool
-        For each input whether it is mixed; the others stay.
+        For each input whether it is mixed.
     share : float
-        Chance of an example to be mixed.
+        Probability that an example is mixed.
     """
     n_examples = len(inputs[0])
     others = rng.permutation(n_examples)

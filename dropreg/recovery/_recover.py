@@ -1,10 +1,10 @@
-"""Fine-tuning of a smaller model, on labels or by distillation from the original one.
+"""Fine-tune a smaller model on labels, or distill the original model into it.
 
 With p the student's and q the teacher's probabilities, both at temperature T, and c the cross-entropy of the student
-with the labels, a row's loss is (1 - distill) c + distill T^2 KL(q | p): the mix of soft and hard targets of
-Hinton et al. [1]_, whose factor T^2 keeps the gradients of the two on one scale. For a regression both terms are mean
-squared errors. Where a model of several outputs learns from the teacher alone, the losses of all outputs are added,
-squared errors in units of the variance of the teacher's outputs.
+with the labels, the loss of a row is (1 - distill) c + distill T^2 KL(q | p): the mix of hard and soft targets of
+Hinton et al. [1]_, whose factor T^2 keeps both gradients on one scale. For a regression both terms are mean squared
+errors. If a model of several outputs learns from the teacher alone, the losses of all outputs are added, with squared
+errors in units of the variance of the teacher's outputs.
 
 References
 ----------
@@ -29,22 +29,33 @@ from ._trainer import Objective, Part, Trainer
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Recovered:
-    """A fine-tuned model and how it came about.
+    """Result of `recover`: the fine-tuned model and the history of its training.
 
     Attributes
     ----------
     model : keras.Model
         With the best weights of all epochs, not compiled.
     original : keras.Model
-        The caller's, unchanged.
+        The model passed to `recover`, unchanged.
     history : DataFrame
-        One row an epoch, from 0 (before fine-tuning): epoch, loss (mean over the epoch's rows, as trained: with
-        dropout and while weights move; NaN in row 0), held_out (loss on held-out examples).
+        One row for each epoch, from 0 (before fine-tuning): epoch, loss (mean over the epoch's rows during training,
+        with dropout and changing weights; NaN in row 0), held_out (loss on held-out examples).
     recovery : Recovery
     learning_rate : float
-        That it was trained with.
+        The chosen learning rate.
     as_in_training : bool
         Whether layers such as Dropout and BatchNormalization acted as in training.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> x, y = dr.datasets.fashion_mnist("estimation")
+    >>> found = dr.recover(model, (x[:500], y[:500]), recovery=dr.Recovery(epochs=2))
+    >>> found.loss_after <= found.loss_before
+    True
+    >>> found.history["epoch"].tolist()
+    [0, 1, 2]
     """
 
     model: keras.Model
@@ -56,7 +67,7 @@ class Recovered:
 
     @property
     def best_epoch(self) -> int:
-        """The epoch whose weights the model has, 0 where no epoch was better than none."""
+        """Epoch of the model's weights; 0 if no epoch lowered the held-out loss."""
         return int(self.history["held_out"].to_numpy().argmin())
 
     @property
@@ -66,11 +77,11 @@ class Recovered:
 
     @property
     def loss_after(self) -> float:
-        """Held-out loss of the model."""
+        """Held-out loss of the fine-tuned model."""
         return float(self.history["held_out"].to_numpy().min())
 
     def describe(self) -> str:
-        """What training did to the held-out loss, in a line.
+        """Return one line about the held-out loss before and after training.
 
         Returns
         -------
@@ -96,44 +107,54 @@ def recover(
     task: Task | None = None,
     progress: bool | None = None,
 ) -> Recovered:
-    """Fine-tune a copy of a model, for example of one that was pruned.
+    """Fine-tune a copy of a model, for example of a pruned one.
 
-    Zeros in kernels stay zeros; layers that are not trainable stay as they are.
+    Zeros in kernels remain zero, and layers that are not trainable do not change.
 
     Parameters
     ----------
     model : keras.Model
-        Sequential or Functional, with outputs of logits, probabilities or numbers: one, or with ``distill=1`` any
-        number, which are all learned. It is not changed.
+        Sequential or Functional, with outputs of logits, probabilities or numbers. Several outputs require
+        ``distill=1``, which learns all of them. It is not changed.
     data : (x, y)
-        To train on; y may be None with ``distill=1``.
+        Training examples; y may be None with ``distill=1``.
     teacher : keras.Model, optional
-        The original model to learn from, with the same inputs and outputs; needed where ``distill`` is above 0.
+        The original model to learn from, with the same inputs and outputs; required if ``distill`` is above 0.
     validation : (x, y), optional
-        Other examples, which choose the best weights; by default a share of `data`, ``Recovery.held_out``. Pass
-        examples that the model has never been trained on: those that it has learned by heart make any change look
-        bad.
+        Other examples, which choose the best weights; by default the share ``Recovery.held_out`` of `data`. The model
+        must never have been trained on these examples: if it has memorized them, every change looks harmful.
     recovery : Recovery, optional
         ``Recovery()`` by default.
     task : str, optional
         As in `sample`.
-    progress : bool
-        Show a bar of epochs with the held-out loss.
+    progress : bool, optional
+        Show a bar of epochs with the held-out loss; by default on a terminal only.
 
     Returns
     -------
     Recovered
-        The same for the same arguments.
+        Equal arguments give equal results.
 
     Raises
     ------
     ParameterError
-        If there is a teacher that nothing is learned from, or none although there should be, or the loss is no
-        longer finite because steps are too large.
+        If there is a teacher without distillation or the reverse, or the loss is not finite because steps are too
+        large.
     DataError
-        If the data do not fit the model, labels are missing, or validation data are those trained on.
+        If the data do not fit the model, labels are missing, or validation and training data are the same.
     ModelError
-        If the model cannot be copied or has nothing to train, or the teacher does not fit.
+        If the model cannot be copied or has no trainable weights, or the teacher does not fit.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model = dr.datasets.load_model("mlp")
+    >>> x, _ = dr.datasets.fashion_mnist("estimation")
+    >>> smaller = dr.remove(model, dr.Selection.random(dr.elements(model), 0.5)).model
+    >>> distillation = dr.Recovery(epochs=2, distill=1.0)
+    >>> found = dr.recover(smaller, (x[:500], None), teacher=model, recovery=distillation)
+    >>> found.loss_after < found.loss_before
+    True
     """
     settings = Recovery() if recovery is None else recovery
     check_type("recovery", settings, Recovery, "pass dropreg.Recovery(epochs=10), say")
@@ -159,7 +180,7 @@ def recover(
 def train(
     graph: Graph, teacher: Graph | None, parts: tuple[Part, Part], settings: Recovery, *, progress: bool | None
 ) -> Recovered:
-    """Train a copy of a model on the first of two parts of checked examples; the second chooses the best weights."""
+    """Train a copy of a model on the first part of the examples; the second part chooses the best weights."""
     model = graph.model
     student = copy_model(model)
     hold_zeros(student)
@@ -168,7 +189,7 @@ def train(
             f"model '{model.name}' must have trainable weights, received none: set `trainable` of some of its layers."
         )
     trainer = Trainer(student, Objective(graph, teacher, parts, settings), progress=progress)
-    rate, training = trainer.bearable()
+    rate, training = trainer.choose_rate()
     log = trainer.run(rate, settings.epochs, training=training, patience=settings.patience)
     if not np.isfinite(log[-1]["held_out"]):
         raise ParameterError(
@@ -179,7 +200,7 @@ def train(
 
 
 def check_teacher(teacher: keras.Model | None, recovery: Recovery) -> None:
-    """Raise ParameterError unless there is a teacher where one is learned from, and only there."""
+    """Raise ParameterError unless there is a teacher if, and only if, `distill` is above 0."""
     if recovery.distill > 0 and teacher is None:
         raise ParameterError(
             f"`teacher` must be the original model where distill is above 0, received none with "
@@ -192,20 +213,19 @@ def check_teacher(teacher: keras.Model | None, recovery: Recovery) -> None:
 
 
 def check_tuning(graph: Graph, data: Data, task: Task | None, name: str, settings: Recovery) -> Examples:
-    """Check the examples to fine-tune with, also that there are labels where labels are learned."""
+    """Return checked examples for fine-tuning, with labels if labels are learned."""
     examples = check_data(graph, data, task, measured=settings.distill < 1 and len(graph.outputs) == 1)
     check_labels(graph, examples, name, settings)
     return examples
 
 
 def check_labels(graph: Graph, examples: Examples, name: str, settings: Recovery) -> None:
-    """Raise unless labels can be learned from where `distill` is below 1."""
+    """Raise an error if `distill` is below 1 and labels are missing or there are several outputs."""
     names = graph.output_names
     if len(names) > 1 and settings.distill < 1:
         raise ModelError(
             f"`recover` must have a model of one output to learn from labels, received {len(names)} "
-            f"({', '.join(names)}), of which it would train one alone: pass Recovery(distill=1), to `recover` "
-            "with teacher=, or train with model.fit."
+            f"({', '.join(names)}): pass Recovery(distill=1), to `recover` with teacher=, or train with model.fit."
         )
     if examples.labels is None and settings.distill < 1:
         raise DataError(
@@ -215,7 +235,7 @@ def check_labels(graph: Graph, examples: Examples, name: str, settings: Recovery
 
 
 def split(examples: Examples, settings: Recovery) -> tuple[Part, Part]:
-    """Divide examples at random into those to train on and the held-out share."""
+    """Divide examples at random into training examples and the held-out share."""
     if len(examples) < 2:
         raise DataError(
             "`data` must hold at least two examples, one of them to be held out, received one: pass validation=."

@@ -1,4 +1,4 @@
-"""Settings of fine-tuning and distillation."""
+"""Options of fine-tuning and distillation."""
 
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -6,7 +6,7 @@ from typing import Literal, get_args
 import keras
 import numpy as np
 
-from .._utils import check_between, check_positive, is_number
+from .._utils import check_between, check_positive, is_number, positive
 from ..errors import ParameterError
 
 Decay = Literal["cosine", "none"]
@@ -14,45 +14,46 @@ Decay = Literal["cosine", "none"]
 
 @dataclass(frozen=True)
 class Recovery:
-    """How a model is fine-tuned.
+    """Options of fine-tuning and distillation.
 
     Parameters
     ----------
     epochs : int
-        Passes over the examples, at most.
+        Largest number of passes over the examples.
     learning_rate : float or tuple of float
-        Of the first step. Of several the largest that can be borne: they are tried from the same weights, largest
-        first, until one lowers the held-out loss within `trial_epochs`. Large ones suit a model that has much to
-        recover, and spoil one that has little; the smallest if none helps. Where not even the smallest helps, the
-        noise of training can be too much: layers then act as in inference (BatchNormalization by its moving
-        statistics, no Dropout).
+        Initial learning rate. Several rates are tried from the same weights, largest first, until one lowers the
+        held-out loss within `trial_epochs`; the smallest is used if none does. Large rates suit models that have lost
+        much and damage models that have lost little. If not even the smallest rate lowers the loss, layers act as in
+        inference (BatchNormalization uses its moving statistics, Dropout is off), because the noise of training may be
+        too large.
     bold_rate : float, optional
-        A rate above all of these. Where the largest of them can be borne, both are tried for twice `trial_epochs`, and
-        it is taken if its trial ends lower: networks that have lost most can gain much by it.
+        A rate above all of these. If the largest of them is chosen, both are tried for twice `trial_epochs`, and the
+        bold one is used if its held-out loss is lower. Networks that have lost most can gain much by it.
     decay : {"cosine", "none"}
-        Whether the rate falls to 0 at the end of the last epoch, along half a period of a cosine [1]_, or stays.
+        "cosine": the rate falls to 0 at the end of the last epoch, along half a period of a cosine [1]_. "none": it is
+        constant.
     batch_size : int
     patience : int, optional
-        Epochs without a better held-out loss after which it stops; None runs them all. The best weights are kept
-        in either case, those from before the first epoch among them.
+        Stop after this many epochs without a lower held-out loss; None runs all epochs. The best weights, possibly
+        those before the first epoch, are restored in either case.
     distill : float
-        Weight of the original model's outputs beside the labels, in [0, 1]: 0 learns from labels only, 1 from the
-        original model only, which needs no labels.
+        Weight, in [0, 1], of the original model's outputs beside the labels: 0 learns from labels only, 1 from the
+        original model only, which requires no labels.
     mixup : float
-        Share of the examples, in [0, 1], in whose place each batch has a mixture with another example,
-        r x + (1 - r) x' with r uniform in [0, 1), drawn anew each time; the teacher says what it should give. Above 0
-        it needs ``distill=1``. Inputs that outputs have no gradient by, such as tokens, are never mixed.
+        Share of the examples in each batch, in [0, 1], that are replaced by mixtures r x + (1 - r) x' with another
+        example, with r uniform in [0, 1), drawn anew each time; the teacher's outputs are their targets. Above 0 it
+        requires ``distill=1``. Inputs by which outputs have no gradient, such as tokens, are never mixed.
     temperature : float
-        Of both models' probabilities where one learns from the other; no matter for a regression.
+        Temperature of the probabilities of both models in distillation; no effect for a regression.
     optimizer : str
         Name of a Keras optimizer.
     held_out : float
-        Share of the examples that is held out to choose the best weights where there are no validation data,
-        strictly between 0 and 1.
+        Share of the examples, strictly between 0 and 1, that is held out to choose the best weights if there are no
+        validation data.
     trial_epochs : int
-        Epochs of a trial, at whose end the rate has fallen as at the end of training.
+        Epochs of a trial, over which the rate decays as in training.
     seed : int
-        Chooses what is held out, the order of examples and the noise of layers such as Dropout.
+        Seed of the held-out share, the order of examples, and the noise of layers such as Dropout.
 
     Raises
     ------
@@ -62,6 +63,12 @@ class Recovery:
     References
     ----------
     .. [1] Loshchilov, Hutter (2017), "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5, one period.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.Recovery(epochs=5, learning_rate=(3e-3, 1e-3), distill=1.0).rates
+    (0.003, 0.001)
     """
 
     epochs: int = 10
@@ -80,11 +87,8 @@ class Recovery:
 
     def __post_init__(self) -> None:
         for name, least in (("epochs", 1), ("batch_size", 1), ("patience", 1), ("trial_epochs", 1), ("seed", 0)):
-            value = getattr(self, name)
-            if name == "patience" and value is None:
-                continue
-            if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-                raise ParameterError(f"`{name}` must be an integer of at least {least}, received {value!r}.")
+            if name != "patience" or self.patience is not None:
+                positive(name, getattr(self, name), least)
         if not self.rates or not all(is_number(rate) and 0 < rate < np.inf for rate in self.rates):
             raise ParameterError(f"`learning_rate` must be positive and finite, received {self.learning_rate!r}.")
         bold = self.bold_rate
@@ -106,46 +110,27 @@ class Recovery:
                 "distill=1, or mixup=0."
             )
         check_between("held_out", self.held_out)
-        self.make_optimizer()
+        make_optimizer(self)
 
     @property
     def rates(self) -> tuple[float, ...]:
-        """The learning rates to choose from."""
+        """The candidate learning rates."""
         given = self.learning_rate
         return tuple(given) if isinstance(given, tuple | list) else (given,)
 
-    def fallen(self, progress: float) -> float:
-        """What is left of the learning rate after a share of all steps.
 
-        Parameters
-        ----------
-        progress : float
-            In [0, 1].
+def decayed(recovery: Recovery, progress: float) -> float:
+    """Return the factor of the learning rate, in [0, 1], after a share `progress` of all steps."""
+    return float((1.0 + np.cos(np.pi * progress)) / 2.0) if recovery.decay == "cosine" else 1.0
 
-        Returns
-        -------
-        float
-            In [0, 1].
-        """
-        return float((1.0 + np.cos(np.pi * progress)) / 2.0) if self.decay == "cosine" else 1.0
 
-    def make_optimizer(self) -> keras.optimizers.Optimizer:
-        """A new optimizer, at the first learning rate.
-
-        Returns
-        -------
-        keras.optimizers.Optimizer
-
-        Raises
-        ------
-        ParameterError
-            If Keras has no optimizer of this name.
-        """
-        settings = {"class_name": self.optimizer, "config": {"learning_rate": self.rates[0]}}
-        try:
-            return keras.optimizers.get(settings)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise ParameterError(
-                f"`optimizer` must be the name of a Keras optimizer, such as 'adam' or 'sgd', received "
-                f"{self.optimizer!r}."
-            ) from error
+def make_optimizer(recovery: Recovery) -> keras.optimizers.Optimizer:
+    """Return a new optimizer with the first learning rate; ParameterError if Keras does not know its name."""
+    settings = {"class_name": recovery.optimizer, "config": {"learning_rate": recovery.rates[0]}}
+    try:
+        return keras.optimizers.get(settings)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ParameterError(
+            f"`optimizer` must be the name of a Keras optimizer, such as 'adam' or 'sgd', received "
+            f"{recovery.optimizer!r}."
+        ) from error

@@ -1,9 +1,9 @@
-"""Training of a copy of a model: the loss of each row, and the epochs of `dropreg.recover`."""
+"""Train a copy of a model: the loss of each row, and the training loop of `dropreg.recover`."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import keras
 import numpy as np
@@ -18,9 +18,7 @@ from ..graph import BATCH, Graph, at_positions, call_outputs, step_mask, traced
 from ..network import Divergence, Loss, are_logits, guess_task, run_model
 from ..surgery import seed_layers
 from ._mixup import continuous, mixed
-
-if TYPE_CHECKING:
-    from ._settings import Recovery
+from ._settings import Recovery, decayed, make_optimizer
 
 Array = npt.NDArray[np.float32]
 Numbers = npt.NDArray[np.int64]
@@ -28,7 +26,7 @@ Numbers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Part:
-    """Some of the examples: to train on, or held out."""
+    """Rows of the examples: for training, or held out."""
 
     examples: Examples
     rows: Numbers
@@ -36,21 +34,21 @@ class Part:
 
 @dataclass(frozen=True)
 class Lesson:
-    """What is learned at one output.
+    """What the student learns at one output.
 
     Attributes
     ----------
     output : int
-        Its number.
+        Number of the output.
     task : str
     from_logits, teacher_from_logits : bool
         Whether outputs of student and teacher are logits.
     scale : float
-        What a row's loss from the teacher is multiplied with.
+        Factor of the loss against the teacher.
     soft : list of ndarray
         The teacher's outputs for the examples of each part; empty without a teacher.
     counted : list of ndarray of bool, shape (n_examples, ...)
-        Positions of each part that count; empty where all do.
+        Positions that count in the loss, for each part; empty if all do.
     """
 
     output: int
@@ -67,15 +65,15 @@ class Objective:
 
     Parameters
     ----------
-    graph, teacher : Graph, the latter or None
-        Of the model and its teacher. Every output of the model is learned from the teacher alone; where labels are
-        learned from, the one that they belong to.
+    graph : Graph
+    teacher : Graph or None
+        With ``distill=1`` every output is learned from the teacher; otherwise only the one that the labels belong to.
     parts : (Part, Part)
-        The examples; what outputs mean is seen from the first part's.
+        Training and held-out examples; the meaning of outputs is inferred from the first part.
     settings : Recovery
     """
 
-    def __init__(self, graph: Graph, teacher: Graph | None, parts: tuple[Part, Part], settings: "Recovery") -> None:
+    def __init__(self, graph: Graph, teacher: Graph | None, parts: tuple[Part, Part], settings: Recovery) -> None:
         self.settings, self.parts, self.teacher, model = settings, parts, teacher, graph.model
         numbers = range(len(model.outputs)) if settings.distill == 1 else [parts[0].examples.output]
         self.lessons = [self._lesson(graph, teacher, number) for number in numbers]
@@ -105,7 +103,7 @@ class Objective:
                 f"{soft[0].shape[1:]}: pass the model that it was made from."
             )
         scale = self.settings.temperature**2
-        if task == "regression":  # beside other outputs in units of its variance
+        if task == "regression":  # with several outputs in units of the variance
             scale = 1.0 if alone else 1.0 / max(float(soft[0].var()), 1e-12)
         logits = are_logits(teacher, number, task, soft[0])
         return Lesson(number, task, from_logits, logits, scale, soft, counted)
@@ -122,16 +120,13 @@ class Objective:
         ]
 
     def mixtures(self, rows: Numbers, rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
-        """Mixtures of some rows of the first part, and what `targets` gives, by the teacher."""
+        """Return mixtures of some training rows, and the teacher's targets for them, as in `targets`."""
         inputs = [x[rows] for x in self.parts[0].examples.inputs]
         tensors = [tf.convert_to_tensor(x) for x in mixed(inputs, self.may_mix, self.settings.mixup, rng)]
         return tensors, self._taught(tensors)
 
     def targets(self, number: int, rows: Numbers) -> list[Any]:
-        """Labels and the teacher's outputs, if they are learned from, of some rows of a part, and positions that count.
-
-        Labels of one output; the others of each lesson that has any.
-        """
+        """Return the targets of some rows of a part: labels, the teacher's outputs, and positions that count."""
         labels = self.parts[number].examples.labels if self.settings.distill < 1 else None
         known = [labels] if labels is not None else []
         known += [lesson.soft[number] for lesson in self.lessons if lesson.soft]
@@ -139,7 +134,7 @@ class Objective:
         return [tf.constant(values[rows]) for values in known]
 
     def __call__(self, outputs: list[Any], targets: list[Any]) -> Any:
-        """Loss of each row, shape (rows,), in nats or squared units, from all outputs of the student."""
+        """Return the loss of each row, shape (rows,), in nats or squared units, from all outputs of the student."""
         distill, terms, given = self.settings.distill, [], iter(targets)
         labels = next(given) if distill < 1 else None
         softs = [next(given) for lesson in self.lessons if lesson.soft]
@@ -159,7 +154,7 @@ class Objective:
 
 
 def _tempered(prediction: Prediction, temperature: float) -> Prediction:
-    """The prediction at a temperature, as logits; numbers of a regression stay as they are."""
+    """Return the prediction at a temperature, as logits; a regression is unchanged."""
     if prediction.task == "regression":
         return prediction
     scores = prediction.log_probabilities() if prediction.task == "classes" else prediction.logits()
@@ -167,27 +162,27 @@ def _tempered(prediction: Prediction, temperature: float) -> Prediction:
 
 
 def _counted(parts: list[Examples], positions: tuple[int, ...]) -> list[npt.NDArray[np.bool_]]:
-    """Positions of each part that count, nothing where all of all parts do."""
+    """Return the positions that count in the loss, for each part; an empty list if all do."""
     if all(part.counted is None for part in parts):
         return []
     return [np.ones((len(part), *positions), bool) if part.counted is None else part.counted for part in parts]
 
 
 def _of_output(graph: Graph, examples: Examples, number: int) -> Examples:
-    """The same examples for another output, without labels."""
+    """Return the same examples for another output, without labels."""
     counted = counted_positions(graph, examples.inputs, number)
     return replace(examples, output=number, labels=None, counted=counted)
 
 
 class Trainer:
-    """Trains one student, as often as it takes.
+    """Train one student repeatedly: in trials of learning rates, then in the actual training.
 
     Parameters
     ----------
     student : keras.Model
         It is changed.
     objective : Objective
-    progress : bool
+    progress : bool or None
         Show a bar of epochs with the held-out loss.
     """
 
@@ -195,42 +190,37 @@ class Trainer:
         self.student, self.objective, self.progress = student, objective, progress
         self.parts, self.settings = objective.parts, objective.settings
         self.variables = student.trainable_variables
-        self.optimizer = self.settings.make_optimizer()
+        self.optimizer = make_optimizer(self.settings)
         self.optimizer.build(self.variables)
         self._fresh = [variable.numpy() for variable in self.optimizer.variables]
         self._one = next(self._batches(0, self.parts[0].rows[:1], 1))
         self._measure = traced(lambda *batch: self._losses(*batch, training=False), *self._one)
         self._step = cache(lambda training: traced(lambda *batch: self._trained(*batch, training=training), *self._one))
 
-    def bearable(self) -> tuple[float, bool]:
-        """Learning rate, and whether layers act as in training: what is borne.
-
-        The largest rate whose trial lowers the held-out loss, the smallest if none does; in place of the largest of
-        all the bold one, if its trial of twice the epochs ends lower. As in training unless the smallest does not even
-        help then. A single rate is not tried.
-        """
+    def choose_rate(self) -> tuple[float, bool]:
+        """Return the learning rate and whether layers act as in training; see `Recovery`. One rate is not tried."""
         settings = self.settings
         *larger, smallest = sorted(settings.rates, reverse=True)
         training = not larger or not self._noisy() or self._helps(smallest, training=True)
         rate = next((rate for rate in larger if self._helps(rate, training=training)), smallest)
         if settings.bold_rate is not None and rate == max(settings.rates):
-            epochs = 2 * settings.trial_epochs  # the first may do harm that later ones make up for
+            epochs = 2 * settings.trial_epochs  # harm in the first epochs may be repaired in later ones
             usual, bold = (self._tried(each, epochs, training=training) for each in (rate, settings.bold_rate))
             rate = settings.bold_rate if bold[-1] < usual[-1] else rate
         return rate, training
 
     def _helps(self, rate: float, *, training: bool) -> bool:
-        """Whether a trial lowers the held-out loss."""
+        """Return whether a trial lowers the held-out loss."""
         losses = self._tried(rate, self.settings.trial_epochs, training=training)
         return losses[-1] < losses[0]
 
     def _tried(self, rate: float, epochs: int, *, training: bool) -> list[float]:
-        """Held-out losses before a trial and after each of its epochs; the student is as before."""
+        """Return held-out losses before a trial and after each epoch; the student's weights are restored."""
         log = self.run(rate, epochs, training=training, patience=None, keep=False)
         return [row["held_out"] for row in log]
 
     def _noisy(self) -> bool:
-        """Whether some layer acts otherwise in training."""
+        """Return whether outputs differ between training and inference."""
         rows = self.parts[0].rows[: self.settings.batch_size]
         inputs, targets = next(self._batches(0, rows, len(rows)))
         with keras.StatelessScope(collect_losses=True):
@@ -240,10 +230,10 @@ class Trainer:
     def run(
         self, learning_rate: float, epochs: int, *, training: bool, patience: int | None, keep: bool = True
     ) -> list[dict[str, Any]]:
-        """Train until held-out loss no longer falls or is not finite; one row an epoch.
+        """Train until the held-out loss stops falling or is not finite; return one row for each epoch.
 
-        `training` says whether layers act as in training. With `keep` the student has the best weights of all epochs
-        afterwards, else those from before.
+        `training` says whether layers act as in training. With `keep` the best weights of all epochs are set in the
+        end, otherwise the initial ones.
         """
         settings, rows, step = self.settings, self.parts[0].rows, self._step(training)
         for variable, value in zip(self.optimizer.variables, self._fresh, strict=True):
@@ -257,7 +247,8 @@ class Trainer:
         for epoch in (bar := tqdm(range(1, epochs + 1), disable=hidden(self.progress), **shown)):
             order, losses = rng.permutation(rows), []
             for number, batch in enumerate(self._lessons(order, rng)):
-                self.optimizer.learning_rate = learning_rate * settings.fallen((epoch - 1 + number / n_steps) / epochs)
+                progress = (epoch - 1 + number / n_steps) / epochs
+                self.optimizer.learning_rate = learning_rate * decayed(settings, progress)
                 losses.append((float(step(*batch)), len(batch[0][0])))
             loss = sum(value * count for value, count in losses) / len(order)
             log.append({"epoch": epoch, "loss": loss, "held_out": self._held_out()})
@@ -283,12 +274,12 @@ class Trainer:
         return self.objective(call_outputs(self.student, inputs, training=training), targets)
 
     def _held_out(self) -> float:
-        """Mean loss of the student on held-out examples."""
+        """Return the mean held-out loss of the student."""
         batches = self._batches(1, self.parts[1].rows, BATCH)
         return float(np.concatenate([self._measure(*batch) for batch in batches]).mean())
 
     def _lessons(self, order: Numbers, rng: np.random.Generator) -> Iterator[tuple[list[Any], list[Any]]]:
-        """Batches to train on."""
+        """Return the training batches of an epoch."""
         size = self.settings.batch_size
         if not any(self.objective.may_mix):
             return self._batches(0, order, size)

@@ -118,10 +118,10 @@ def test_one_shot_prunes_in_the_first_epoch() -> None:
 @pytest.mark.parametrize(
     ("name", "kind", "text"),
     [
-        ("recurrent", "neurons", r"received lstm\[0\].*read by the inside of layer 'lstm_cell'"),
-        ("transformer_block", "branches", r"received multi_head_attention.*read by layer 'add"),
-        ("separable", "neurons", r"read by layer 'separable' \(SeparableConv2D\): exclude their layers"),
-        ("transformer_block", "layers", r"read by the inside of layer 'layer_norm.*use dropreg.prune_iteratively"),
+        ("recurrent", "neurons", r"received lstm\[0\].*consumed by the inside of layer 'lstm_cell'"),
+        ("transformer_block", "branches", r"received multi_head_attention.*consumed by layer 'add"),
+        ("separable", "neurons", r"consumed by layer 'separable' \(SeparableConv2D\): exclude their layers"),
+        ("transformer_block", "layers", r"consumed by the inside of layer 'layer_norm.*use dropreg.prune_iteratively"),
     ],
 )
 def test_scorers_that_do_not_read_weights_alone_are_refused(name: str, kind: Any, text: str) -> None:

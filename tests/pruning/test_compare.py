@@ -45,7 +45,7 @@ def test_one_row_for_each_scorer_fraction_and_seed(model: keras.Model, data: Lab
     frame = compare(model, data, elements)
     assert tuple(frame.columns) == COLUMNS
     counts = frame.groupby("scorer", sort=False).size().to_dict()
-    assert counts == {"whole model": 1, "random": 2 * 2 * 3, "OBD": 4, "leave one out": 4, "gates": 4}
+    assert counts == {"original model": 1, "random": 2 * 2 * 3, "OBD": 4, "leave one out": 4, "gates": 4}
     whole = frame.iloc[0]
     expected = float((np.argmax(model(data[0]), axis=1) == data[1]).mean())
     assert whole["accuracy"] == pytest.approx(expected, abs=1e-6)
@@ -136,7 +136,10 @@ def test_the_best_element_of_every_layer_is_kept(elements: dr.Elements) -> None:
         ({"seeds": ()}, says("`seeds` must be one or more different integers")),
         ({"scorers": {}}, says("`scorers` must be a dict of names to scorers")),
         ({"scorers": {1: dr.scorers.obd}}, says("`scorers` must have names as keys, received 1: pass '1'.")),
-        ({"scorers": {"whole model": dr.scorers.obd}}, says("`scorers` must not be called 'whole model'", "rename it")),
+        (
+            {"scorers": {"original model": dr.scorers.obd}},
+            says("`scorers` must not be called 'original model'", "rename it"),
+        ),
         ({"scorers": {"obd": "obd"}}, says("scorer 'obd' must be callable, received 'obd'")),
     ],
 )
@@ -180,7 +183,7 @@ def test_scorers_may_have_any_name(
     called: list[int] = []
     first, again = (compare(model, data, elements, scorers={name: counting(called)}, out=tmp_path) for _ in range(2))
     assert called == [0, 1]
-    assert first["scorer"].tolist() == ["whole model", *[name] * 4]
+    assert first["scorer"].tolist() == ["original model", *[name] * 4]
     pd.testing.assert_frame_equal(again, first)
 
 
@@ -190,7 +193,7 @@ def test_a_damaged_comparison_is_refused(
 ) -> None:
     compare(model, data, elements, scorers={"x": dr.scorers.random}, out=tmp_path)
     (tmp_path / "comparison.csv").write_text(text)
-    with pytest.raises(RecordError, match=says("comparison.csv: expected the lines of a comparison", "remove")):
+    with pytest.raises(RecordError, match=says("comparison.csv: expected the rows of a comparison", "remove")):
         compare(model, data, elements, scorers={"x": dr.scorers.random}, out=tmp_path)
     (tmp_path / "comparison.csv").unlink()
     assert len(compare(model, data, elements, scorers={"x": dr.scorers.random}, out=tmp_path)) == 5, (
@@ -215,7 +218,7 @@ def test_another_comparison_in_the_folder_is_refused(
     more = compare(
         model, data, elements, scorers={"spread": dr.scorers.Scorer(dr.scorers.spread)}, seeds=(0,), out=tmp_path
     )
-    assert set(more["scorer"]) == {"whole model", "obd", "spread"}  # others join it
+    assert set(more["scorer"]) == {"original model", "obd", "spread"}  # others join it
     (tmp_path / "comparison.json").write_text("{")
     with pytest.raises(RecordError, match=says("expected the settings of a comparison")):
         compare(model, data, elements, out=tmp_path)

@@ -279,7 +279,7 @@ def test_elements_removed_with_a_branch_are_named() -> None:
             elements, np.array([0.0 if kind == "branch" else 1.0 + j for j, kind in enumerate(elements.kinds)])
         )
 
-    with pytest.raises(ModelError, match=r"after step 1 the smaller model must have the 10 elements that are left.*"):
+    with pytest.raises(ModelError, match=r"after step 1 the smaller model must have the 10 remaining elements.*"):
         iterate(model, ("neurons", "branches"), scorer=branches_first, schedule="linear", fraction=3 / 11)
     with pytest.raises(ModelError, match=r"received .*none of heads, branches.*Prune one kind after the other"):
         iterate(model_of_one_branch_and_a_head(), ("heads", "branches"), scorer=branches_first, schedule="linear")

@@ -18,8 +18,10 @@ from test_pruning import planted
 import dropreg as dr
 from dropreg.data._examples import check_data
 from dropreg.errors import TargetError
+from dropreg.graph import trace_graph
+from dropreg.pruning._annealing import _anneal as choosing
 from dropreg.pruning._annealing import _search as search
-from dropreg.pruning._targets import upper_limit
+from dropreg.pruning._targets import cross_measured, upper_limit
 
 QUICK: dict[str, Any] = {"rounds": 2, "rows_per_round": 256}
 
@@ -135,16 +137,18 @@ def test_an_accuracy_limit_is_checked_in_two_orders_that_end_with_a_failure(
     elements = dr.elements(keras.Sequential([keras.Input((6,)), layers.Dense(20), layers.Dense(3)]))
     found: list[tuple[int, float]] = []
 
-    def measure(selection: dr.Selection, at: float) -> float:
+    def bound(_: Any, selection: dr.Selection, __: Any, at: float) -> float:
         found.append((len(selection.dropped), at))
         return 1.0 if len(selection.dropped) > bearable else 0.0
 
     monkeypatch.setattr(
         search, "_candidates", lambda *_, **__: (dr.Selection.dropping(elements, range(n)) for n in range(1, 19))
     )
-    limit: Any = SimpleNamespace(most=0.3, level=0.95, measure=measure)
+    monkeypatch.setattr(search, "loss_limit", bound)
+    limit: Any = SimpleNamespace(most=0.3, level=0.95)
     guesses = iter(0.3 * rise ** (np.arange(1, 20) - hopeful - 0.5))
-    asked: Any = SimpleNamespace(elements=elements), lambda selection: selection, limit, None
+    run = SimpleNamespace(elements=elements, question=SimpleNamespace(graph=None))
+    asked: Any = run, lambda selection: SimpleNamespace(model=selection), limit, None
     selection = search.within(*asked, pilot=lambda _: next(guesses), progress=False)
     assert [size for size, _ in found] == list(measured)
     assert found[-1][1] == pytest.approx(level)
@@ -156,12 +160,12 @@ def test_an_accuracy_limit_is_checked_in_twentieths(monkeypatch: pytest.MonkeyPa
     rng, fractions = np.random.default_rng(0), list[float]()
     x, y = rng.normal(size=(160, 6)).astype(np.float32), rng.integers(0, 3, 160)
 
-    def measure(_: dr.AccuracyLimit, pruned: dr.Pruned, level: float) -> float:
-        fractions.append(pruned.selection.fraction)
-        return 1.0 if pruned.selection.fraction > 0.41 else 0.0
+    def bound(_: Any, smaller: Any, *__: Any) -> float:
+        fractions.append(1.0 - smaller.layers[0].units / 100)
+        return 1.0 if fractions[-1] > 0.41 else 0.0
 
-    monkeypatch.setattr(dr.AccuracyLimit, "measure", measure)
-    monkeypatch.setattr(dr.AccuracyLimit, "guess", lambda *_: 1.0)
+    monkeypatch.setattr(search, "loss_limit", bound)
+    monkeypatch.setattr(choosing, "cross_measured", lambda *_: 1.0)
     limit = dr.AccuracyLimit(0.3, (x[80:], y[80:]))
     monkeypatch.setattr(search, "_RISE", 0.0)  # nothing is left out
     selection = flat.anneal(model, (x[:80], y[:80]), dr.elements(model), target=limit, floor=10, **QUICK)
@@ -196,17 +200,14 @@ def test_returned_models_exceed_the_limit_no_more_often_than_the_level(
     sizes = [dr.Selection.dropping(elements, range(n)) for n in range(1, 6)] * 3
     monkeypatch.setattr(search, "_candidates", lambda *_, **__: iter(sizes[:12]))
     rng, handed_back, n_trials = np.random.default_rng(0), 0, 3000
-    limit: Any = SimpleNamespace(
-        most=0.01,
-        level=0.95,
-        measure=lambda _, level: 0.01 + 1e-9 + rng.normal() + stats.norm.ppf(level),
-        describe=str,
-    )
+    limit: Any = SimpleNamespace(most=0.01, level=0.95)
+    monkeypatch.setattr(search, "loss_limit", lambda *given: 0.01 + 1e-9 + rng.normal() + stats.norm.ppf(given[-1]))
+    run = SimpleNamespace(elements=elements, question=SimpleNamespace(graph=None))
     for _ in range(n_trials):
         guesses = iter([0.01 * rise ** (n - 30 * (n < n_hopeful)) * 1.001 for n in range(12)])
         try:
             search.within(
-                *(SimpleNamespace(elements=elements), lambda selection: selection, limit, None),  # pyright: ignore
+                *(run, lambda selection: SimpleNamespace(model=selection), limit, None),  # pyright: ignore
                 pilot=lambda _, guesses=guesses: next(guesses),
                 progress=False,
             )
@@ -230,9 +231,10 @@ def test_the_pilot_measures_each_half_with_the_model_of_the_other(merge: str) ->
     limit = dr.AccuracyLimit(0.5, models.data_for(model, 20), 0.9)
 
     def build(part: Any) -> dr.Pruned:
-        return dr.remove(model, selection, data=part, merge=merge)
+        return dr.remove(model, selection, data=(part.inputs[0], part.labels), merge=merge)
 
     assert lost.any()
-    assert limit.guess(model, check_data(model, (x, y)), build) == pytest.approx(expected, rel=1e-6)
-    assert limit.guess(model, check_data(model, (x, None)), build) == np.inf
-    assert limit.guess(model, check_data(model, (x[:3], y[:3])), build) == np.inf
+    graph = trace_graph(model)
+    assert cross_measured(limit, graph, check_data(model, (x, y)), build) == pytest.approx(expected, rel=1e-6)
+    assert cross_measured(limit, graph, check_data(model, (x, None)), build) == np.inf
+    assert cross_measured(limit, graph, check_data(model, (x[:3], y[:3])), build) == np.inf

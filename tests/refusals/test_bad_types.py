@@ -44,7 +44,7 @@ def record(model: keras.Model, data: Labelled, elements: dr.Elements) -> dr.Reco
         (lambda: untyped.designs.Fidelity(3.5, 10), "`masks` must be an integer of at least 3, received 3.5."),
         (lambda: untyped.designs.Fidelity(3, 1), "`examples` must be an integer of at least 2, received 1."),
         (lambda: untyped.Precision("loss", "fine"), "`std_error` must be positive and finite, received 'fine'."),
-        (lambda: untyped.Budget("params", "half"), "received 'half': the fraction that stays."),
+        (lambda: untyped.Budget("params", "half"), "received 'half': the fraction of the original model to keep."),
         (
             lambda: untyped.Budget("params", True),
             "`at_most` must lie strictly between 0 and 1, received True: the frac",
@@ -100,7 +100,7 @@ def test_settings(make: Callable[[], object], says: str) -> None:
         (lambda m, d, e: untyped.prune(m, data=d, fraction=1e-3), "`fraction` must drop at least one of the"),
         (
             lambda m, d, e: untyped.remove(m, d),
-            "received tuple: make one with dropreg.select; prune takes",
+            "received tuple: make one with dropreg.select, or call dropreg.prune with data and a",
         ),
         (
             lambda m, d, e: untyped.Selection.random(e, 0.5, seed=-1),
@@ -108,7 +108,7 @@ def test_settings(make: Callable[[], object], says: str) -> None:
         ),
         (
             lambda m, d, e: flat.anneal(m, d, untyped.elements(m, ["neurons", "weights"]), fraction=0.5),
-            "`elements` must hold no other kind beside weights, received neuron, weight: anneal one kind after the",
+            "`elements` must not mix weights with other kinds, received neuron, weight: anneal one kind after the",
         ),
         (
             lambda m, d, e: untyped.PruningCallback(e, d, fraction=0.5, start_epoch=0, end_epoch=1, seed=-1),

@@ -1,19 +1,26 @@
-"""Pruning in small steps: annealed dropout regression.
+"""Select elements by annealing keep-probabilities.
 
-Every element has a logit. Each round draws masks from the keep-probabilities that belong to the logits, estimates what
-dropping each element costs at these very masks, and moves the logits by a bounded step; the expected fraction that is
-dropped rises on a schedule. In the end the elements with the highest logits stay. Where units are deleted and not
-merged, a few of them are exchanged for others as long as that helps (`dropreg.pruning`), and as logits of one stage are
-prejudices in the next, which drops more, a second run without them is made as well. With F(p) the expected outcome
-under independent keep-probabilities p, a round estimates the gradient of F: by the coefficients of a regression on the
-masks, which equal it, or by the trapezoid rule from derivatives with respect to the masks at both ends of the step. One
-round at equal probabilities is plain dropout regression.
+1. Every element has a logit, from which its keep-probability follows.
+2. Each round draws random masks from these probabilities and estimates the impact of every element at these masks.
+3. Each logit changes by a bounded step in the direction of the impact. The probabilities are shifted so that the
+   expected removed fraction follows a schedule, which rises to the requested fraction.
+4. After the last round the elements with the highest logits, averaged over the last quarter of the rounds, are kept.
 
-Where what is dropped is merged, the outcome is the divergence from the whole model, which is nearly a square of what
-is dropped. Its second derivatives by single masks (Gauss-Newton) are averages of squares, far less noisy than
-differences between masks that keep an element and masks that drop it. With them every mask tells of both ends of the
-step, what an element costs by itself is told from its interactions, and how early a stage decides can be set
-(`dropreg.Annealing`: `interactions`, `exploration`, `carried`).
+With F(p) the expected outcome under independent keep-probabilities p, a round estimates the gradient of F in one of
+three ways:
+
+- without gradients, by the coefficients of a regression on the masks, whose expectation is the gradient;
+- with gradients, by the trapezoid rule from the derivatives by the masks at both ends of the step, kept and removed;
+- for "merged", where the outcome is the divergence from the original model, also by second derivatives (Gauss-Newton).
+  The divergence is nearly quadratic in the masks, and its second derivatives are averages of squares, far less noisy
+  than differences between masks that keep and masks that remove an element. They make every mask informative about
+  both ends and separate an element's own effect from its interactions (`Schedule.interactions`, `exploration`).
+
+A single round at equal probabilities is plain dropout regression.
+
+A search for several fractions or for a target runs in stages, each of which continues from the one before. Where units
+are deleted and not merged, a stage also runs a second time from the first logits, because the logits of the stage
+before favour its selection. The better selection is then improved by local search.
 """
 
 from collections.abc import Sequence
@@ -30,13 +37,13 @@ from ...errors import ParameterError
 from ...graph import trace_graph
 from ...network import Question
 from ...scorers import spread
-from ...surgery import OnBlocked, Original, Pruned, check_can_cut, cut, trace_original
+from ...surgery import Original, Pruned, check_can_cut, cut, trace_original
 from .._path import SelectionPath
-from .._targets import AccuracyLimit, Budget, Target
+from .._targets import AccuracyLimit, Budget, Target, check_limit, cross_measured
 from ._annealer import Ablation, Annealer, ask_annealing
 from ._logits import normal_scores
 from ._options import Annealing
-from ._search import Build, Make, down_to, within
+from ._search import Models, down_to, within
 
 if TYPE_CHECKING:
     import keras
@@ -56,34 +63,35 @@ def anneal(
     seed: int = 0,
     progress: bool | None = None,
 ) -> Selection:
-    """Select the kept elements in small steps, by annealed keep-probabilities.
+    """Select the kept elements by annealing keep-probabilities.
 
-    With a fraction, this is the selection of `anneal_path` for that fraction alone. With a target, smaller models for
-    rising fractions are built (merged with `data` where `ablation` is "merged") and measured.
+    With a fraction, the result is the selection of `anneal_path` for that fraction alone. With a target, the removed
+    fraction rises in stages, and the smaller models are built (merged with `data` for ``ablation="merged"``) and
+    measured.
 
-    For a budget the fractions rise until one model meets it; the number of elements is then found by bisection.
+    For a budget the search ends at the first stage whose model meets it; the number of elements is then found by
+    bisection.
 
-    For an accuracy limit a twentieth of the elements is added at a time until one model fails. Nothing is tried after
-    a failure, so the limit's confidence level holds for the result, however many models were measured. With labels,
-    models that are built with one half of `data` and measured on the other half tell where to begin: at the last
-    that keeps to the limit. If this first one fails, the search begins again at the first twentieth, with a tenth of
-    the error probability.
+    For an accuracy limit a twentieth of the elements is added at a time until a model fails. Nothing is tested after
+    a failure, so the confidence level holds for the result, however many models were measured. With labels, the first
+    test is at the last selection that meets the limit when models are built with one half of `data` and measured on
+    the other. If this test fails, earlier selections are tested with a tenth of the error probability.
 
     Parameters
     ----------
     model : keras.Model
         It is not changed.
     data : (x, y)
-        Held-out examples, as in `sample`; y may be None where the outcome needs no labels.
+        Held-out examples, as in `sample`; y may be None if the outcome requires no labels.
     elements : Elements
     fraction : float, optional
         Fraction of the elements to remove, strictly between 0 and 1.
     target : Budget or AccuracyLimit, optional
         Instead of a fraction: a size or latency to reach, or a limit on the loss of accuracy.
     ablation : {"zero", "merged"}
-        Replacement for removed activations while masks are drawn: zeros, for selections that will be deleted; or
-        their least-squares prediction from the kept ones, for selections that will be merged (the last layer is
-        refitted jointly; heads and whole layers are still replaced by zeros).
+        Replacement of removed activations under random masks: zeros, for selections that will be deleted; or their
+        least-squares prediction from the kept ones, for selections that will be merged (the last layer is refitted
+        jointly; heads and whole layers are replaced by zeros).
     annealing : Annealing, optional
         Rounds, rows, the outcome and the other options of the search.
     floor : int, float, "all" or mapping of str to one of them
@@ -91,24 +99,24 @@ def anneal(
     task : str, optional
         As in `sample`.
     seed : int
-        Decides the masks and the order of examples.
+        Seed of the masks and of the order of examples.
     progress : bool, optional
         Show a bar with the removed fraction and the outcome; by default on a terminal only.
 
     Returns
     -------
     Selection
-        The same for the same arguments.
+        Equal arguments give equal selections.
 
     Raises
     ------
     TargetError
-        If the target cannot be met; the error's `best` is the selection that came closest.
+        If the target cannot be met; the error's `best` is the closest selection.
     ParameterError
         If not exactly one of `fraction` and `target` is given, or an argument is out of range.
     DataError
-        If the data do not fit the model or the outcome, or an accuracy limit is of a regression or shares examples
-        with `data`.
+        If the data do not fit the model or the outcome, or an accuracy limit is used for a regression or shares
+        examples with `data`.
     ModelError
         If a layer has no gradient where gradients are used, derivatives are not finite, or there is a target and the
         elements cannot be cut.
@@ -126,21 +134,18 @@ def anneal(
     data, graph = read_once(data), trace_graph(model)
     options = Annealing() if annealing is None else annealing
     question = ask_annealing(graph, data, elements, ablation=ablation, options=options, task=task, seed=seed)
-    original = None if target is None else trace_original(graph)
+    models = None if target is None else _models(trace_original(graph), question.examples, ablation)
+    goal = target if fraction is None else float(fraction)
+    return choose(question, options, ablation, floor, goal=goal, data=data, models=models, progress=progress)
 
-    def build(selection: Selection, part: Examples | None) -> Pruned:
-        assert original is not None
+
+def _models(original: Original, examples: Examples, ablation: Ablation) -> Models:
+    """Return how a search builds models: without recovery, and merged for ``ablation="merged"``."""
+
+    def build(selection: Selection, part: Examples) -> Pruned:
         return cut(original, selection, part if ablation == "merged" else None)
 
-    return choose(
-        *(question, options, ablation, floor),
-        goal=target if fraction is None else float(fraction),
-        data=data,
-        original=original,
-        build=build,
-        make=lambda selection: build(selection, question.examples),
-        progress=progress,
-    )
+    return Models(original, build, lambda selection: build(selection, examples))
 
 
 def anneal_path(
@@ -158,10 +163,9 @@ def anneal_path(
 ) -> SelectionPath:
     """Select the kept elements for several fractions in one run; each selection is a subset of the one before.
 
-    Where units are deleted and not merged, every stage but the first makes a second run of as many rounds, which
-    starts from the first logits instead of those of the stage before; the selection with the better outcome on all
-    examples is taken. Every stage then ends with a local search: up to ten sweeps that exchange elements, each with
-    forward passes over 1,000 examples for up to 96 selections, and over all examples for 7.
+    Where units are deleted and not merged, every stage but the first makes a second run of as many rounds, from the
+    first logits. The selection with the better outcome on all examples is taken and improved by local search: up to
+    ten sweeps, each of which measures up to 96 selections on 1,000 examples and 7 on all examples.
 
     Parameters
     ----------
@@ -169,17 +173,17 @@ def anneal_path(
         As in `anneal`.
     fractions : sequence of float
         Fractions of the elements to remove, ascending, strictly between 0 and 1. Each is a stage that continues from
-        the one before; what a stage removes stays removed.
+        the one before; elements removed in a stage remain removed.
 
     Returns
     -------
     SelectionPath
-        The same for the same arguments.
+        Equal arguments give equal paths.
 
     Raises
     ------
     ParameterError
-        If an argument is out of range, or a fraction leaves less than the floors ask for.
+        If an argument is out of range, or a fraction leaves fewer elements than the floors require.
     DataError, ModelError
         As in `anneal`.
 
@@ -189,8 +193,8 @@ def anneal_path(
     >>> model = dr.datasets.load_model("mlp")
     >>> data = dr.datasets.fashion_mnist("estimation")
     >>> path = dr.anneal_path(model, data, dr.elements(model), fractions=(0.3, 0.6), annealing=dr.Annealing(rounds=3))
-    >>> [selection.fraction for selection in path.selections]
-    [0.3, 0.6]
+    >>> [len(selection.dropped) for selection in path.selections]
+    [120, 240]
     """
     check_path(elements, fractions, floor)
     options = Annealing() if annealing is None else annealing
@@ -233,42 +237,36 @@ def choose(
     *,
     goal: Any,
     data: Data,
-    original: Original | None,
-    build: Build,
-    make: Make,
-    on_blocked: OnBlocked = "raise",
+    models: Models | None,
     progress: bool | None,
 ) -> Selection:
-    """Select for a checked goal: a fraction, a budget, or an accuracy limit.
-
-    `make` builds the models that an accuracy limit measures, `build` those that tell where its search begins.
-    """
+    """Return the selection for a checked goal: a fraction (float), or a target for which `models` are built."""
     if isinstance(goal, float):
         run = Annealer(question, options, ablation, floor)
         n_rounds = run.rounds_of(100)
         with tqdm(total=n_rounds, unit="rounds", disable=hidden(progress)) as bar:
             return run.stage(goal, n_rounds, bar)
-    assert original is not None
-    if on_blocked == "raise":
-        check_can_cut(original, question.elements, floor)
-    shown = goal.check(question.graph, data) if isinstance(goal, AccuracyLimit) else None
-    run = Annealer(question, options, ablation, floor)
+    assert models is not None
     graph, examples, elements = question.graph, question.examples, question.elements
+    if models.on_blocked == "raise":
+        check_can_cut(models.original, elements, floor)
+    held_out = check_limit(goal, graph, data) if isinstance(goal, AccuracyLimit) else None
+    run = Annealer(question, options, ablation, floor)
     if options.start is None and ablation == "merged" and options.gradients and examples.labels is not None:
-        traced: Any = graph  # scorers take a traced model as well, which is not traced again
+        traced: Any = graph  # scorers accept a traced model, too
         run.begin_at(normal_scores(spread(traced, examples, elements, seed=question.seed).impact))
-    if shown is None:
-        assert isinstance(goal, Budget)
-        return down_to(run, original, goal, on_blocked=on_blocked, progress=progress)
-    return within(
-        *(run, make, goal, shown),
-        pilot=lambda selection: goal.guess(graph, examples, partial(build, selection)),
-        progress=progress,
-    )
+    if isinstance(goal, Budget):
+        return down_to(run, models, goal, progress=progress)
+    assert held_out is not None
+
+    def pilot(selection: Selection) -> float:
+        return cross_measured(goal, graph, examples, partial(models.build, selection))
+
+    return within(run, models.make, goal, held_out, pilot=pilot, progress=progress)
 
 
 def check_path(elements: Elements, fractions: Sequence[float], floor: Floor, name: str = "fractions") -> None:
-    """Raise ParameterError unless fractions ascend within (0, 1) and leave what the floors ask for."""
+    """Raise ParameterError unless fractions ascend within (0, 1) and leave the elements that floors require."""
     check_elements(elements)
     check_several("fractions", fractions)
     if not len(fractions):

@@ -1,4 +1,4 @@
-"""One run of annealing: logits that move round by round, stage after stage."""
+"""The state of one annealing run: logits that change from round to round, in one or more stages."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -22,7 +22,7 @@ from ._local_search import Swapper, exchange
 from ._logits import bounded, keep_probabilities
 from ._options import Annealing
 from ._round import Round
-from ._schedule import Schedule
+from ._schedule import MOST, Schedule, is_averaged, ramped
 
 if TYPE_CHECKING:
     import keras
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 Ablation = Literal["zero", "merged"]
 _ROWS, _SMALL, _MERGED = 2048, 256, 512
-_WORTH = 4
-"""Examples without positions that one with positions, such as pixels, stands for where rows share a mask."""
+_POSITIONS = 4
+"""Examples without positions that one with positions, such as pixels, replaces where examples share a mask."""
 _WEIGHTS = Schedule(learning_rate=0.03, sharpness=15.0)
 
 
 class _Run(NamedTuple):
-    """Logits after the rounds of a run, their means that decide, what these select, and a row for each round."""
+    """Logits after the rounds of a run, their means that decide, the selection, and one row of history a round."""
 
     logits: Array
     scores: Array
@@ -46,27 +46,20 @@ class _Run(NamedTuple):
 
 
 class Annealer:
-    """Anneals a model's elements in stages, each of which drops more than the one before.
+    """Anneal a model's elements in stages, each of which removes more than the one before.
 
     Parameters
     ----------
     question : Question
-        About the model, the elements and the outcome that is kept as good as possible.
+        The model, the elements and the outcome to preserve.
     options : Annealing
     ablation : {"zero", "merged"}
-    floor : see `dropreg.anneal_path`
+    floor : int, float, "all" or mapping of str to one of them
 
     Attributes
     ----------
-    elements : Elements
     start : ndarray of float64, shape (n_elements,)
         The first logits.
-    n_stages : int
-        Stages so far.
-    kept : ndarray of bool, shape (n_elements,)
-        What stays after them.
-    scores : ndarray of float64, shape (n_elements,)
-        What decided the last stage; NaN for elements that had gone before.
     """
 
     def __init__(self, question: Question, options: Annealing, ablation: Ablation, floor: Floor) -> None:
@@ -79,13 +72,13 @@ class Annealer:
                 f"`outcome` must have a gradient or a surrogate with one, received '{question.outcome.name}': "
                 "pass gradients=False, or outcome='divergence'."
             )
-        self._worth = _WORTH if ablation == "merged" and self.question.has_positions else 1
-        group = _examples_per_mask(elements, ablation, options.examples_per_mask, self._worth)
-        rows = _rows_per_round(elements, gradients, ablation, group, options.rows_per_round, self._worth)
+        self._weight = _POSITIONS if ablation == "merged" and self.question.has_positions else 1
+        group = _examples_per_mask(elements, ablation, options.examples_per_mask, self._weight)
+        rows = _rows_per_round(elements, gradients, ablation, group, options.rows_per_round, self._weight)
         if rows % group or rows < 2 * group:
             raise ParameterError(
-                f"`rows_per_round` must be a multiple of {group}, the examples of a mask, and pay for at least two "
-                f"masks, received {rows}: pass {max(rows // group, 2) * group}."
+                f"`rows_per_round` must be a multiple of {group}, the examples of a mask, and suffice for at least "
+                f"two masks, received {rows}: pass {max(rows // group, 2) * group}."
             )
         self.start = self._logits = _start(question, options.start)
         self._deletes_units = ablation == "zero" and not elements.one_mask_a_batch
@@ -93,9 +86,9 @@ class Annealer:
         evaluator = Evaluator(self.question, network=_merged(self.question) if ablation == "merged" else None)
         if isinstance(self.question.outcome, RetainedAccuracy) and not evaluator.original_values().any():
             raise DataError(
-                f"`data` must hold examples that the model decides right, received none among {len(evaluator):,}: "
-                "check that labels number the classes as the model's output does, or pass outcome='divergence' to "
-                "dropreg.anneal."
+                "`data` must hold examples that the model classifies correctly, received none among "
+                f"{len(evaluator):,}: check that labels number the classes as the model's output does, or pass "
+                "outcome='divergence' to dropreg.anneal."
             )
         layer = non_differentiable(evaluator) if gradients else None
         if layer is not None:
@@ -111,7 +104,7 @@ class Annealer:
         self._use(evaluator)
 
     def _use(self, evaluator: Evaluator) -> None:
-        """Measure on the network of a evaluator, which has the elements of `kept` or all of them."""
+        """Measure with an evaluator, whose network has all elements or those of `kept`."""
         n = len(self.elements)
         columns = np.arange(n) if evaluator.n_elements == n else np.flatnonzero(self.kept)
         self._evaluator = evaluator
@@ -121,7 +114,7 @@ class Annealer:
         self._swap = Swapper(self._round, self.elements, self.floor)
 
     def _narrow(self) -> None:
-        """Go on with a network without what has gone, where it can be cut: it computes the same in less time."""
+        """Continue with a network without the removed elements, if it can be cut: it computes the same faster."""
         if self._units is None:
             return
         try:
@@ -130,47 +123,50 @@ class Annealer:
         except ModelError:
             self._units = None
             return
-        left, self._spent = self._units.left, self._spent + self._evaluator.rows
-        everything = np.ones(len(left), dtype=bool)
-        question = replace(self.question, graph=trace_graph(self._units.model), elements=left, kept=everything)
+        self._spent += self._evaluator.rows
+        left, graph = self._units.left, trace_graph(self._units.model)
+        question = replace(self.question, graph=graph, elements=left, kept=np.ones(len(left), dtype=bool))
         self._use(Evaluator(question, original=self._evaluator.original))
 
     def begin_at(self, scores: Array) -> None:
-        """Start from the standardized `scores` (n_elements,), higher = rather kept."""
+        """Start from the standardized `scores` (n_elements,), higher = more likely kept."""
         self.start = self._logits = bounded(scores, np.inf)
 
     @property
     def n_stages(self) -> int:
+        """Number of finished stages."""
         return len(self._selections)
 
     @property
     def kept(self) -> npt.NDArray[np.bool_]:
+        """The kept elements after these stages, shape (n_elements,)."""
         return self._selections[-1].kept if self._selections else np.ones(len(self.elements), dtype=bool)
 
     @property
     def scores(self) -> Array:
+        """The mean logits that decided the last stage, NaN for elements removed before, shape (n_elements,)."""
         return self._decided[-1]
 
     def rounds_of(self, usual: int) -> int:
-        """The rounds asked for, by default as many as tell what `usual` ones of 2,048 rows do with gradients."""
+        """Return the rounds of a stage: those of the options, or with gradients the rows of `usual` rounds of 2,048."""
         if self.rounds is not None:
             return self.rounds
-        return max(usual * _ROWS // (self._rows * self._worth), 1) if self.gradients else usual
+        return max(usual * _ROWS // (self._rows * self._weight), 1) if self.gradients else usual
 
     def n_rounds(self, rounds: int, n_stages: int) -> int:
-        """Rounds of the first so many stages where every run has `rounds`."""
+        """Return the rounds of the first `n_stages` stages where every run has `rounds`."""
         return rounds * (2 * n_stages - 1 if self._deletes_units else n_stages)
 
     def stage(self, fraction: float, rounds: int, bar: Any) -> Selection:
-        """Go on until `fraction` of all elements is dropped, in runs of so many rounds, each shown on a tqdm bar.
+        """Run a stage, until `fraction` of all elements is removed, and show its rounds on a tqdm bar.
 
-        Where units are deleted, a second run of every stage but the first starts from the first logits again. Of the
-        two, the one is taken whose selection has the better outcome on all examples, and improved by swaps.
+        Where units are deleted, every stage but the first makes a second run, from the first logits. The run whose
+        selection has the better outcome on all examples is taken, and improved by local search.
         """
         alive = self.kept
         if self._evaluator.n_elements > alive.sum():
             self._narrow()
-        starts = [self._handed_on(alive)]
+        starts = [self._carried_logits(alive)]
         if self._deletes_units and self.n_stages:
             starts.append(self.start)
         runs = [self._run(fraction, rounds, alive, start.copy(), bar) for start in starts]
@@ -188,27 +184,27 @@ class Annealer:
         self._dropped = fraction
         return self._selections[-1]
 
-    def _handed_on(self, alive: npt.NDArray[np.bool_]) -> Array:
-        """Logits that a stage starts from: those of the one before, less extreme where exploration needs them so."""
+    def _carried_logits(self, alive: npt.NDArray[np.bool_]) -> Array:
+        """Return the logits of the stage before; with second derivatives rescaled, so that they decide less."""
         logits = self._logits.copy()
         if self._round.curved and self.n_stages:
             logits[alive] = self.schedule.carried * bounded(logits[alive], np.inf)
         return logits
 
     def _run(self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], logits: Array, bar: Any) -> _Run:
-        """The rounds of a run, which move `logits` and the weights of the last layer, and what they select."""
+        """Run rounds, which change `logits` and the weights of the last layer, and select."""
         n, schedule, history = len(alive), self.schedule, []
         decided, n_decided = np.zeros(n), 0
         for number in range(rounds):
-            dropped = self._dropped + (fraction - self._dropped) * schedule.progress(number, rounds)
-            share = max(1.0 - (1.0 - dropped) * n / alive.sum(), 0.0)  # of those that are left
+            dropped = self._dropped + (fraction - self._dropped) * ramped(number, rounds)
+            share = max(1.0 - (1.0 - dropped) * n / alive.sum(), 0.0)  # of the elements that are alive
             p = np.zeros(n)
             p[alive] = keep_probabilities(schedule.factor(number, rounds) * logits[alive], share)
             explored = schedule.explored(number, rounds)
             impact, outcome = self._round(self._number, alive, p, interactions=schedule.interactions, explored=explored)
             self._number += 1
-            logits[alive] += schedule.learning_rate * bounded(impact[alive], schedule.most)
-            if schedule.counts(number, rounds):
+            logits[alive] += schedule.learning_rate * bounded(impact[alive], MOST)
+            if is_averaged(number, rounds):
                 decided, n_decided = decided + logits, n_decided + 1
             certain = float(((p[alive] < 0.1) | (p[alive] > 0.9)).mean())
             history.append({"round": number, "dropped": dropped, "outcome": outcome, "decided": certain})
@@ -221,7 +217,7 @@ class Annealer:
         return _Run(logits, scores, kept, history)
 
     def _best(self, runs: list[_Run]) -> int:
-        """Which run's selection has the best outcome on all examples, the first of equals."""
+        """Return the number of the run whose selection has the best outcome on all examples, the first of equals."""
         if len(runs) == 1:
             return 0
         everything = np.arange(len(self._evaluator))
@@ -229,7 +225,7 @@ class Annealer:
         return int((-self.question.sign * np.array(outcomes)).argmax())
 
     def path(self) -> SelectionPath:
-        """All stages so far."""
+        """Return the finished stages."""
         return SelectionPath(
             tuple(self._selections),
             np.array(self._decided),
@@ -242,7 +238,7 @@ class Annealer:
 
 
 def _units(question: Question) -> Units | None:
-    """What makes the model smaller from stage to stage; None where the elements cannot be cut."""
+    """Return the state that cuts the model from stage to stage; None if the elements cannot be cut."""
     try:
         state = begin(question.graph, question.elements)
     except ModelError:
@@ -260,7 +256,7 @@ def ask_annealing(
     task: Task | None,
     seed: int,
 ) -> Question:
-    """Check the arguments of annealing, once; the default outcome depends on them."""
+    """Check the arguments of annealing and return its question; the default outcome depends on them."""
     check_type("annealing", options, Annealing, "pass dropreg.Annealing(rounds=...)")
     if ablation not in get_args(Ablation):
         raise ParameterError(f"`ablation` must be one of {', '.join(get_args(Ablation))}, received {ablation!r}.")
@@ -273,29 +269,29 @@ def ask_annealing(
     return ask_one(graph, examples, elements, outcome=outcome, task=task, seed=seed)
 
 
-def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None, worth: int) -> int:
+def _examples_per_mask(elements: Elements, ablation: Ablation, asked: int | None, weight: int) -> int:
     if asked is not None and asked != 1 and ablation == "zero" and not elements.one_mask_a_batch:
         raise ParameterError(
             f"`examples_per_mask` must be 1 where every row can have a mask of its own, received {asked}: leave it out."
         )
     if asked is not None:
         return asked
-    return 256 if elements.one_mask_a_batch else 64 // worth if ablation == "merged" else 1
+    return 256 if elements.one_mask_a_batch else 64 // weight if ablation == "merged" else 1
 
 
 def _rows_per_round(
-    elements: Elements, gradients: bool, ablation: Ablation, group: int, asked: int | None, worth: int
+    elements: Elements, gradients: bool, ablation: Ablation, group: int, asked: int | None, weight: int
 ) -> int:
     if asked is not None:
         return asked
     if gradients:
-        usual = _MERGED // worth if ablation == "merged" else _SMALL
+        usual = _MERGED // weight if ablation == "merged" else _SMALL
         return 2 * group if elements.one_mask_a_batch else max(usual // group, 8) * group
     return -(-max(8 * len(elements), 8192) // group) * group
 
 
 def _start(question: Question, start: Any) -> Array:
-    """The first logits."""
+    """Return the first logits."""
     elements = question.elements
     if start is None:
         if not elements.one_mask_a_batch:
@@ -303,7 +299,7 @@ def _start(question: Question, start: Any) -> Array:
         if elements.gates or any(gate.where != "kernel" for gate in elements.inner_gates):
             kinds = ", ".join(sorted(set(elements.kinds)))
             raise ParameterError(
-                f"`elements` must hold no other kind beside weights, received {kinds}: anneal one kind after the other."
+                f"`elements` must not mix weights with other kinds, received {kinds}: anneal one kind after the other."
             )
         start = magnitude(question.model, None, elements)
     values = start.impact if isinstance(start, ImpactTable) else start

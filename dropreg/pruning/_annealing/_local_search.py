@@ -1,4 +1,4 @@
-"""Swaps: exchanging a few elements that stay for a few that go, as long as the outcome gets better."""
+"""Local search: exchange a few kept elements for as many removed ones, as long as the outcome improves."""
 
 from itertools import takewhile
 
@@ -21,23 +21,23 @@ _STREAM = 1 << 40
 
 
 class Swapper:
-    """Local search among selections of one size.
+    """Local search among selections of one size, in at most ten sweeps.
 
-    A sweep measures what single removals and single returns would change where exactly the selection stays: the most
-    promising ones, by the derivatives there, or without gradients by the scores that chose the selection. Then 1, 2,
-    4 ... of the cheapest removals are exchanged for as many of the best returns at once, all of these are measured on
-    all examples, and the best is taken if it is better than the selection. There are ten sweeps at most; two in a row
-    without a gain are the last. In the end all exchanges together must have
-    gained three times the standard error of their gain, or none is made: the best of many selections that differ by
-    chance alone looks better by two or three.
+    1. A sweep measures single removals and single returns at the present selection, on 1,000 examples. The candidates
+       are chosen by the derivatives there, or without gradients by the scores of the selection.
+    2. The 1, 2, 4 ... cheapest removals are exchanged for as many of the best returns. Each of these selections is
+       measured on all examples, and the best is taken if it is better than the present one.
+    3. Two sweeps in a row without a gain end the search.
+    4. The exchanges are undone unless their total gain is at least three times its standard error: the best of many
+       selections that differ by chance alone looks better by two or three.
 
     Parameters
     ----------
     round_ : Round
-        What measures and differentiates.
+        Measures masks and their derivatives.
     elements : Elements
     floor : int, float, "all" or mapping of str to one of them
-        Elements that stay in every layer at least, as in `select`.
+        Fewest elements that every layer keeps, as in `select`.
     """
 
     def __init__(self, round_: Round, elements: Elements, floor: Floor) -> None:
@@ -46,20 +46,14 @@ class Swapper:
         self._sweep = 0
 
     def __call__(self, kept: Mask, allowed: Mask, scores: Array) -> tuple[Mask, list[tuple[int, int]]]:
-        """Improve a selection.
+        """Return the improved selection, and the exchanged elements as pairs (removed, returned), in order.
 
         Parameters
         ----------
         kept, allowed : ndarray of bool, shape (n_elements,)
-            The selection, and which elements may be in it.
+            The selection, and the elements that may be in it.
         scores : ndarray of float64, shape (n_elements,)
-            Of those that are allowed, higher = rather kept. Elements that are exchanged exchange theirs.
-
-        Returns
-        -------
-        kept : ndarray of bool, shape (n_elements,)
-        pairs : list of (int, int)
-            Elements that went and those that came in their places, in order.
+            Scores of the allowed elements, higher = more likely kept.
         """
         pairs: list[tuple[int, int]] = []
         start, failures, scores = kept, 0, scores.copy()
@@ -76,7 +70,7 @@ class Swapper:
         return kept, pairs
 
     def _best_exchange(self, kept: Mask, allowed: Mask, scores: Array) -> list[tuple[int, int]]:
-        """The exchange that is best and better than none, as pairs; empty if there is none."""
+        """Return the best exchange as pairs; empty if none improves the outcome."""
         removals, returns = self._ranked(kept, allowed, scores)
         pairs = list(zip(removals.tolist(), returns.tolist(), strict=False))
         choices = [pairs[:size] for size in takewhile(lambda size: size <= len(pairs), _SIZES)]
@@ -89,7 +83,7 @@ class Swapper:
         return choices[fitting[best - 1]] if best else []
 
     def _ranked(self, kept: Mask, allowed: Mask, scores: Array) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Elements whose removal costs least, and elements whose return gains most, the best first."""
+        """Return the elements whose removal costs least, and those whose return gains most, the best first."""
         n = len(self.evaluator)
         examples = examples_of_rows(self.evaluator.question.seed, _STREAM + self._sweep * EXAMPLES, min(EXAMPLES, n), n)
         self._sweep += 1
@@ -105,21 +99,21 @@ class Swapper:
         return inside[np.argsort(-removal, kind="stable")], outside[np.argsort(-back, kind="stable")]
 
     def _goodness(self, masks: npt.NDArray[np.bool_], examples: npt.NDArray[np.int64]) -> Array:
-        """Mean outcome of each mask, larger = better."""
+        """Return the mean outcome of each mask, larger = better."""
         return -self.evaluator.question.sign * self.round.means(masks, examples)
 
     def _values(self, kept: Mask) -> Array:
-        """Outcome of each example under one mask, larger = better."""
+        """Return the outcome of each example under one mask, larger = better."""
         return -self.evaluator.question.sign * self.round.values(kept)
 
 
 def _beyond_chance(gains: Array) -> bool:
-    """Whether the mean over examples exceeds three times its standard error."""
+    """Return whether the mean over examples exceeds three times its standard error."""
     return bool(gains.mean() > _ERRORS * gains.std() / np.sqrt(len(gains)))
 
 
 def exchange(values: Array, pairs: list[tuple[int, int]]) -> None:
-    """Let the elements of each pair have each other's values, in place."""
+    """Swap the values of the two elements of each pair, in place."""
     for pair in pairs:
         values[[*pair]] = values[[*pair[::-1]]]
 

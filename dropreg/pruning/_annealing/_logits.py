@@ -1,4 +1,4 @@
-"""The arithmetic of annealing: from logits to masks, from measurements to impacts, from impacts to a step."""
+"""Arithmetic of annealing: keep-probabilities from logits, random masks, and impacts from measurements."""
 
 import math
 from typing import Any
@@ -12,25 +12,20 @@ from scipy.stats import norm, rankdata
 from ..._utils import Array, BoolMasks, random_words
 
 LEAST_KEPT, MOST_KEPT = 0.01, 0.99
-"""Bounds of the keep-probabilities, so that no element is ever without observations."""
+"""Bounds of the keep-probabilities; within them, every element is both kept and removed now and then."""
 _MASK_STREAM, _SIGN_STREAM = 2, 3
 _RIDGE = 0.01
 
 
 def keep_probabilities(logits: Array, dropped: float) -> Array:
-    """Probabilities that drop a given fraction on average.
+    """Return ``expit(logits - b)`` with the b that makes the mean 1 - `dropped`, clipped to [.01, .99].
 
     Parameters
     ----------
     logits : ndarray of float64, shape (n,)
-        Higher = kept rather.
+        Higher = more likely kept.
     dropped : float
-        In [0, 1).
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        ``expit(logits - b)`` with the b that makes the mean 1 - `dropped`, then clipped to [.01, .99].
+        Expected fraction of removed elements, in [0, 1).
     """
     low, high = float(logits.min()) - 40.0, float(logits.max()) + 40.0
     shift = brentq(lambda b: float(expit(b - logits).mean()) - dropped, low, high) if dropped > 0 else low
@@ -38,46 +33,30 @@ def keep_probabilities(logits: Array, dropped: float) -> Array:
 
 
 def draw_masks(seed: int, number: int, n_masks: int, p: Array) -> BoolMasks:
-    """Independent masks of a round.
-
-    Parameters
-    ----------
-    seed, number : int
-        The masks depend on these, the shape and `p` alone.
-    n_masks : int
-    p : ndarray of float64, shape (n,)
-        Probability that each element is kept.
-
-    Returns
-    -------
-    ndarray of bool, shape (n_masks, n)
-        True = kept.
-    """
+    """Return independent masks (n_masks, n), True = kept with probability `p` (n,), for round `number`."""
     words = random_words(seed, number, _MASK_STREAM, n_masks * len(p)).reshape(n_masks, len(p))
     return words < np.round(p * 2.0**32).astype(np.uint32)
 
 
 def draw_signs(seed: int, number: int, shape: tuple[int, ...]) -> Array:
-    """Independent signs of a round, -1 or 1, of a shape; as `draw_masks`."""
+    """Return independent random signs, -1 or 1, for round `number`."""
     words = random_words(seed, number, _SIGN_STREAM, math.prod(shape)).reshape(shape)
     return np.where(words < 2**31, -1.0, 1.0)
 
 
 def trapezoid(sums: Array, n_kept: npt.NDArray[Any], n_masks: int) -> Array:
-    """The change of the expected outcome from dropped to kept, from derivatives at both ends.
+    """Return the change of the expected outcome from removed to kept, from derivatives at both ends.
+
+    It is the mean of the mean derivative where an element is kept and the one where it is removed; where only one of
+    the two was observed, that one.
 
     Parameters
     ----------
     sums : ndarray of float64, shape (2, n_elements)
-        Sums of d(outcome)/d(mask) over the masks that keep an element, and over those that drop it.
+        Sums of d(outcome)/d(mask) over the masks that keep an element, and over those that remove it.
     n_kept : ndarray of int, shape (n_elements,)
-        Masks that keep it.
+        Number of masks that keep each element.
     n_masks : int
-
-    Returns
-    -------
-    ndarray of float64, shape (n_elements,)
-        (Mean where kept + mean where dropped) / 2; where one of the two was not observed, the other alone.
     """
     n_dropped = n_masks - n_kept
     kept, dropped = sums[0] / np.maximum(n_kept, 1), sums[1] / np.maximum(n_dropped, 1)
@@ -87,12 +66,11 @@ def trapezoid(sums: Array, n_kept: npt.NDArray[Any], n_masks: int) -> Array:
 def expanded(
     sums: Array, squares: Array, n_kept: npt.NDArray[Any], n_masks: int, *, interactions: float, explored: float
 ) -> Array:
-    """As `trapezoid`, of an outcome that rises with the square of what is dropped, with the second derivatives known.
+    """Return the change as `trapezoid` does, for an outcome that is quadratic in the masks, from second derivatives.
 
-    With S_j the second derivative by mask j, derivatives where j is dropped differ from those where it is kept by S_j,
-    so that all masks tell of either end, however rarely j is dropped: the mean derivative at masks that keep j is the
-    mean of all plus (1 - p_j) S_j, the interactions of j with what else is dropped, and half of S_j is what j costs by
-    itself.
+    With S_j the second derivative by mask j, the derivative where j is removed differs from that where it is kept by
+    S_j, so every mask informs both ends. The mean derivative at masks that keep j is the mean over all masks plus
+    (1 - p_j) S_j: the interactions of j with other removed elements. S_j / 2 is the effect of removing j alone.
 
     Parameters
     ----------
@@ -101,14 +79,10 @@ def expanded(
     squares : ndarray of float64, shape (n_elements,)
         S.
     interactions : float
-        What the interactions are multiplied by.
+        Factor of the interactions.
     explored : float
-        Times (1/2 - p) S is added to what an element is worth: 1 judges it where it is, as the mean derivative does,
-        kept elements by their interactions alone; 0 judges all of them by the whole step.
-
-    Returns
-    -------
-    ndarray of float64, shape (n_elements,)
+        Multiple of (1/2 - p) S that is added. With 1 the change is the mean derivative at the masks; with 0 it is
+        that of the whole step from removed to kept.
     """
     p = n_kept / n_masks
     others = sums.sum(axis=0) / n_masks + (1.0 - p) * squares
@@ -116,21 +90,13 @@ def expanded(
 
 
 def differences(sums: Array, squares: Array, n_kept: npt.NDArray[Any], n_masks: int) -> Array:
-    """By how much derivatives differ between masks that keep an element and that drop it, and by how much they should.
+    """Return measured and expected differences of derivatives between removed and kept elements, (2, n_elements).
 
-    A mask of a recurrent unit acts at every step, so that its effect soon ceases to grow with the square of what the
-    derivatives say, and second derivatives promise far more than the derivatives at both ends show.
+    The expected ones are `squares`. On a quadratic both agree on average. The mask of a recurrent unit acts at every
+    step, its effect grows less than quadratically, and second derivatives overestimate the difference.
 
-    Parameters
-    ----------
-    sums, squares, n_kept, n_masks
-        As in `expanded`.
-
-    Returns
-    -------
-    ndarray of float64, shape (2, n_elements)
-        Measured, and `squares`; both times the weight of the measurement, the inverse of its variance if that of single
-        masks is 1, which is 0 where one of the ends was not observed. On a square they agree on average.
+    Both are multiplied by the measurement's precision (with unit variance of single masks), which is 0 where one of
+    the ends was not observed. Parameters are those of `expanded`.
     """
     n_dropped = n_masks - n_kept
     weight = n_kept * n_dropped / n_masks
@@ -139,22 +105,18 @@ def differences(sums: Array, squares: Array, n_kept: npt.NDArray[Any], n_masks: 
 
 
 def slopes(masks: BoolMasks, y: Array, p: Array) -> Array:
-    """Coefficients of the masks, which estimate the derivatives of the expected outcome.
+    """Return coefficients (n,) of a regression on masks, which estimate the derivatives of the expected outcome.
+
+    With at least two masks for each element: least squares with a ridge of one hundredth of the variances. With
+    fewer: cov(y, mask) over the known variance p (1 - p).
 
     Parameters
     ----------
     masks : ndarray of bool, shape (n_masks, n)
-        Drawn independently.
+        Drawn independently with probabilities `p` (n,).
     y : ndarray of float64, shape (n_masks,)
         Outcome of each mask.
     p : ndarray of float64, shape (n,)
-        Probability that each element is kept.
-
-    Returns
-    -------
-    ndarray of float64, shape (n,)
-        Least squares with a ridge of one hundredth of the variances where there are at least two masks for each
-        element; else cov(y, mask) over the known variance p (1 - p).
     """
     y = y - y.mean()
     if len(masks) < 2 * len(p):
@@ -166,12 +128,12 @@ def slopes(masks: BoolMasks, y: Array, p: Array) -> Array:
 
 
 def bounded(impact: Array, most: float) -> Array:
-    """Impacts minus their mean, in root mean squares, clipped to plus or minus `most`; all zero where they agree."""
+    """Return centred impacts in root mean squares, clipped to [-most, most]; zeros where all are equal."""
     centred = impact - impact.mean()
     rms = float(np.sqrt(np.mean(np.square(centred))))
     return centred if rms == 0 else np.clip(centred / rms, -most, most)
 
 
 def normal_scores(values: Array) -> Array:
-    """What a normal distribution has at the ranks of the values (n,)."""
+    """Return the normal quantiles of the ranks of `values` (n,)."""
     return norm.ppf((rankdata(values) - 0.5) / len(values))

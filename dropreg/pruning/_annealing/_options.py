@@ -1,4 +1,4 @@
-"""Options of annealing."""
+"""Options of selecting by annealing."""
 
 from dataclasses import dataclass
 
@@ -13,32 +13,32 @@ from ._schedule import Schedule
 
 @dataclass(frozen=True, eq=False)
 class Annealing:
-    """How `dropreg.anneal` and `dropreg.anneal_path` search.
+    """Options of `dropreg.anneal` and `dropreg.anneal_path`.
 
     Parameters
     ----------
     rounds : int, optional
-        Rounds of each stage of `anneal_path`. By default as many as make 102,400 rows with gradients (25,600 for
-        "merged" where outputs have positions), 50 without; `anneal` takes twice as many, and two fifths of that for
-        each step towards a target. More rounds find slightly better selections for "merged".
+        Rounds of each stage of `anneal_path`. By default the number that makes 102,400 rows with gradients (25,600 for
+        "merged" where outputs have positions), 50 without gradients. `anneal` runs twice as many, and two fifths as
+        many for each step towards a target. More rounds find slightly better selections for "merged".
     rows_per_round : int, optional
         Masked forward passes of one example in a round, a multiple of `examples_per_mask`. By default 256 with
-        gradients; 512 for "merged", 128 where outputs have positions; two masks where masks multiply weights; without
+        gradients (512 for "merged", 128 where outputs have positions); for single weights those of two masks; without
         gradients eight for each element and at least 8,192.
     examples_per_mask : int, optional
-        Consecutive rows that share a mask. By default 1; 64 for "merged", where every mask takes a matrix inverse, 16
-        where outputs have positions; 256 where masks multiply weights.
+        Consecutive rows that share a mask. By default 1; 64 for "merged", where every mask requires a matrix inverse,
+        16 where outputs have positions; 256 for single weights.
     outcome : str or Outcome, optional
-        What the search keeps as good as possible. By default "retained", the accuracy on what the model classifies
-        right (`RetainedAccuracy`), or the loss of a regression; the divergence from the original model without
-        labels, for single weights, and for "merged".
+        The outcome to preserve. By default "retained" (accuracy on the examples that the model classifies correctly,
+        see `RetainedAccuracy`) or the loss of a regression; for data without labels, for single weights and for
+        "merged" the divergence from the original model.
     gradients : bool
-        Use gradients with respect to the masks; False takes forward passes alone, which work with any model.
+        Use gradients by the masks; False uses forward passes only, which work with any model.
     start : ImpactTable or array of float, shape (n_elements,), optional
         Scores whose standardized values are the first logits. By default zero; for weights their magnitude; for a
         target with labels, gradients and "merged" the normal scores of the ranks by `dropreg.scorers.spread`.
     schedule : dropreg.pruning.Schedule, optional
-        How logits move.
+        How logits change from round to round.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Measured rounds of annealing: random masks or given ones, and the impacts that follow from them."""
+"""Rounds of annealing: run random or given masks, and estimate impacts from the outcomes."""
 
 from collections.abc import Callable
 from functools import cached_property
@@ -17,45 +17,46 @@ if TYPE_CHECKING:
     import tensorflow as tf
 
 _REMEMBERED = 0.95
-"""What a round leaves of the measured differences of the rounds before."""
+"""Factor of the differences that earlier rounds measured, in each round."""
 
 
 class _Measured(NamedTuple):
-    """Outcomes of masks, those of the whole model on the same examples, and sums of derivatives by the masks.
+    """Mean outcome of each mask and of the original model on its examples, and derivatives.
 
-    `squares` are second derivatives by the masks, zero where they are not asked for. `last` holds derivatives of the
-    mean divergence by the weights of the last layer, where it learns along.
+    `sums` are those of `trapezoid`, `squares` second derivatives by the masks (zero unless estimated), `last` the
+    derivatives of the mean divergence by the weights of the last layer, where it is refitted jointly.
     """
 
     outcomes: Array
-    whole: Array
+    original: Array
     sums: Array
     squares: Array
     last: list[Array]
 
 
 class Round:
-    """Draws the masks of a round and estimates impacts from them; a last layer that learns along takes a step.
+    """Draw masks, run them and estimate impacts; a last layer that is refitted jointly takes a step.
 
     Parameters
     ----------
     evaluator : Evaluator
-        Its network may have fewer elements than the masks; the others must be dropped by all of them.
+        Its network may have fewer elements than the masks; all masks must remove the others.
     gradients : bool
+        Estimate impacts from gradients by the masks.
     group, rows : int
-        Rows of a mask and of a round.
+        Examples of each mask, and of a round.
     columns : ndarray of int64, shape (evaluator.n_elements,)
-        Which elements the network has.
+        The elements that the network has.
     n_elements : int
-        Of the masks.
+        Number of elements of the masks.
     second_order : bool
-        Whether to estimate second derivatives where they are at hand.
+        Estimate second derivatives where possible.
 
     Attributes
     ----------
     curved : bool
-        Whether impacts come from first and second derivatives (`expanded`): where the outcome is the divergence, whose
-        second derivatives are squares, and masks are shared by rows.
+        Whether impacts come from first and second derivatives (`expanded`): with gradients, the divergence as outcome
+        and masks that several examples share.
     """
 
     def __init__(
@@ -71,8 +72,8 @@ class Round:
     ) -> None:
         self.evaluator, self.gradients, self.group, self.rows = evaluator, gradients, group, rows
         self.columns, self.n_elements = columns, n_elements
-        at_hand = gradients and evaluator.network.takes_groups and isinstance(evaluator.question.outcome, Divergence)
-        self.curved = second_order and at_hand
+        possible = gradients and evaluator.network.takes_groups and isinstance(evaluator.question.outcome, Divergence)
+        self.curved = second_order and possible
         self._recurrent = evaluator.network.recurrent
         self._differences = np.zeros((len(self._recurrent), 2))
         self._row = evaluator.original.shape[1:]
@@ -80,7 +81,7 @@ class Round:
 
     @cached_property
     def _step(self) -> Callable[..., Any]:
-        """Compiled when the first round runs, which a target that is refused never reaches."""
+        """The compiled step, made by the first round, because a rejected target never needs it."""
         import tensorflow as tf
 
         specs = [tf.TensorSpec([None, *shape], tf.float32) for shape in ((self.evaluator.n_elements,), self._row)]
@@ -90,15 +91,16 @@ class Round:
     def __call__(
         self, number: int, alive: npt.NDArray[np.bool_], p: Array, *, interactions: float, explored: float
     ) -> tuple[Array, float]:
-        """Impacts (n_elements,), those of dropped ones meaningless, and the mean outcome of round `number`.
+        """Run the random masks of round `number`; return impacts (n_elements,) and the mean outcome.
 
-        `interactions` and `explored` are as in `expanded`, and of use only where that is what estimates impacts.
+        Impacts of elements that are not `alive` are meaningless. `interactions` and `explored` are those of `expanded`
+        and have no effect where it is not used.
         """
         evaluator, group = self.evaluator, self.group
         masks = np.zeros((self.rows // group, self.n_elements), dtype=bool)
         masks[:, alive] = draw_masks(evaluator.question.seed, number, len(masks), p[alive])
         examples = examples_of_rows(evaluator.question.seed, number * self.rows, self.rows, len(evaluator))
-        outcomes, whole, sums, squares, last = self._run(masks, examples, number)
+        outcomes, original, sums, squares, last = self._run(masks, examples, number)
         if evaluator.network.last is not None:
             evaluator.network.last.step(last, self._curvature, self.rows)
         slope = np.zeros(self.n_elements)
@@ -109,11 +111,11 @@ class Round:
         elif self.gradients:
             slope[alive] = trapezoid(sums, *counts)[alive]
         else:
-            slope[alive] = slopes(masks[:, alive], outcomes - whole, p[alive])
+            slope[alive] = slopes(masks[:, alive], outcomes - original, p[alive])
         return self._impact(slope), float(outcomes.mean())
 
     def _calibrated(self, sums: Array, squares: Array, *counts: Any) -> Array:
-        """Second derivatives, those of recurrent units times the share of them that this and former rounds measured."""
+        """Return second derivatives; those of recurrent units are scaled by the measured share of `differences`."""
         scale = np.ones(self.n_elements)
         for number, units in enumerate(self._recurrent):
             self._differences[number] *= _REMEMBERED
@@ -123,34 +125,34 @@ class Round:
         return scale * squares
 
     def at(self, kept: npt.NDArray[np.bool_], examples: npt.NDArray[np.int64]) -> Array:
-        """Impacts (n_elements,) by the derivatives where exactly `kept` stay; each row has a mask of its own."""
+        """Return impacts (n_elements,) by the derivatives at the mask `kept`, each example with its own copy."""
         masks = np.repeat(kept[np.newaxis], len(examples), axis=0)
         sums = self._run(masks, examples).sums
         return self._impact(trapezoid(sums, masks.sum(axis=0), len(masks)))
 
     def means(self, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> Array:
-        """Mean outcome of each mask (n_masks, n_elements) on `examples`."""
+        """Return the mean outcome on `examples` of each mask (n_masks, n_elements)."""
         return self.evaluator.means(masks[:, self.columns], examples)
 
     def values(self, kept: npt.NDArray[np.bool_]) -> Array:
-        """Outcome of every example (n_examples,) where exactly `kept` stay."""
+        """Return the outcome of every example (n_examples,) under the mask `kept`."""
         self.evaluator.rows += len(self.evaluator)
         return self.evaluator.values_of_one(kept[self.columns], np.arange(len(self.evaluator)))
 
     def _run(self, masks: BoolMasks, examples: npt.NDArray[np.int64], number: int = 0) -> _Measured:
-        """Run masks on examples; second derivatives take random signs, those of round `number`."""
+        """Run masks on examples; second derivatives use the random signs of round `number`."""
         import tensorflow as tf
 
         evaluator, group, parts = self.evaluator, self.group, []
-        read: list[npt.NDArray[Any]] = [masks[:, self.columns]]
+        fed: list[npt.NDArray[Any]] = [masks[:, self.columns]]
         if self.curved:
-            read.append(draw_signs(evaluator.question.seed, number, (len(examples), *self._row)))
+            fed.append(draw_signs(evaluator.question.seed, number, (len(examples), *self._row)))
         for block in evaluator.blocks(len(masks), 1 if evaluator.one_mask else evaluator.batch_size // group):
             rows = slice(block[0] * group, (block[-1] + 1) * group)
-            floats = [tf.constant(values[part], tf.float32) for values, part in zip(read, (block, rows), strict=False)]
+            floats = [tf.constant(values[part], tf.float32) for values, part in zip(fed, (block, rows), strict=False)]
             parts.append(self._step(evaluator.bundle(examples[rows]), *floats))
         evaluator.rows += len(masks) * group * (5 if self.curved else 3 if self.gradients else 1)
-        outcomes, whole = (np.concatenate([part[k].numpy() for part in parts]).astype(np.float64) for k in (0, 1))
+        outcomes, original = (np.concatenate([part[k].numpy() for part in parts]).astype(np.float64) for k in (0, 1))
         sums = np.zeros((3, self.n_elements))
         if self.gradients:
             found = np.sum([part[2].numpy().astype(np.float64) for part in parts], axis=0)
@@ -160,7 +162,7 @@ class Round:
             np.average([value.numpy() for value in values], axis=0, weights=shares)
             for values in zip(*(part[3] for part in parts), strict=True)
         ]
-        return _Measured(outcomes, whole, sums[:2], sums[2] / len(masks), last)
+        return _Measured(outcomes, original, sums[:2], sums[2] / len(masks), last)
 
     def _impact(self, slope: Array) -> Array:
         impact = -self.evaluator.question.sign * slope
@@ -172,14 +174,13 @@ class Round:
         return impact
 
     def _differentiate(self, bundle: Any, masks: Any) -> Any:
-        """Mean outcome of each mask, that of the whole model, and what `trapezoid` and the last layer take."""
+        """Return mean outcomes of masks and of the original model, sums for `trapezoid`, and `_by_last`."""
         return self._expand(bundle, masks, None)
 
     def _expand(self, bundle: Any, masks: Any, signs: Any) -> Any:
-        """As `_differentiate`; by random `signs` (rows, ..., n_outputs) also the sum over masks of second derivatives.
+        """As `_differentiate`; with random `signs` (rows, ..., n_outputs) also sums over masks of second derivatives.
 
-        Rows of a mask have signs of their own, so that the square of their summed derivatives is on average the sum of
-        their squares.
+        Every row has signs of its own, so the expected square of a mask's summed derivatives is the sum of squares.
         """
         import tensorflow as tf
 
@@ -202,7 +203,7 @@ class Round:
         return *self._outcomes(prediction, bundle), tf.zeros(()), self._by_last(prediction, bundle)
 
     def _by_last(self, prediction: Prediction, bundle: Any) -> "list[tf.Tensor]":
-        """Derivatives by the last layer of the mean divergence, which it learns to lower, as merging does."""
+        """Return gradients of the mean divergence by the weights of the last layer, if it is refitted jointly."""
         import tensorflow as tf
 
         last = self.evaluator.network.last
@@ -211,11 +212,10 @@ class Round:
         missed = Divergence().measure(prediction, bundle.labels, self.evaluator.original_prediction(bundle))
         return tf.gradients(tf.reduce_mean(missed), last.variables, unconnected_gradients="zero")
 
-    def _outcomes(self, prediction: Prediction, bundle: Any) -> "tuple[tf.Tensor, tf.Tensor]":
-        """Mean outcome of each mask, and that of the whole model on the same examples."""
-        whole = self.evaluator.original_prediction(bundle)
-        measured = self.evaluator.measure(prediction, bundle), self.evaluator.measure(whole, bundle)
-        return self._by_mask(measured[0]), self._by_mask(measured[1])
+    def _outcomes(self, prediction: Prediction, bundle: Any) -> "tuple[tf.Tensor, ...]":
+        """Return the mean outcome of each mask, and of the original model on the same examples."""
+        original = self.evaluator.original_prediction(bundle)
+        return tuple(self._by_mask(self.evaluator.measure(each, bundle)) for each in (prediction, original))
 
     def _by_mask(self, values: "tf.Tensor") -> "tf.Tensor":
         import tensorflow as tf
