@@ -313,7 +313,7 @@ def test_bad_targets(model: keras.Model, data: Labelled, elements: dr.Elements) 
     text: Any = "half"
     with pytest.raises(ParameterError, match=r"`fraction` must .*between 0 and 1, received .half."):
         dr.prune(model, data=data, fraction=text)
-    with pytest.raises(ParameterError, match=r"`fraction` must drop at least one of the .* elements, received 0.001"):
+    with pytest.raises(ParameterError, match=r"`fraction` must remove at least one of the .* elements, received 0.001"):
         dr.prune(model, data=data, fraction=0.001)
     with pytest.raises(DataError, match=r"`data` must hold at least two examples to merge by least squares"):
         dr.prune(model, data=(data[0][:1], data[1][:1]), fraction=0.5)
