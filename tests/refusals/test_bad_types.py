@@ -97,7 +97,7 @@ def test_settings(make: Callable[[], object], says: str) -> None:
         (lambda m, d, e: flat.anneal(m, d, e, fraction=0.5, start="a"), "`start` must be finite numbers of shape ("),
         (lambda m, d, e: flat.anneal(m, d, e, fraction=0.5, schedule="cubic"), "`schedule` must be Schedule, receiv"),
         (lambda m, d, e: flat.anneal(m, d, e, fraction=0), "`fraction` must lie strictly between 0 and 1, received"),
-        (lambda m, d, e: untyped.prune(m, data=d, fraction=1e-3), "`fraction` must drop at least one of the"),
+        (lambda m, d, e: untyped.prune(m, data=d, fraction=1e-3), "`fraction` must remove at least one of the"),
         (
             lambda m, d, e: untyped.remove(m, d),
             "received tuple: make one with dropreg.select, or call dropreg.prune with data and a",

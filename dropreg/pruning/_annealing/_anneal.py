@@ -275,7 +275,7 @@ def check_path(elements: Elements, fractions: Sequence[float], floor: Floor, nam
         check_between(name, fraction, hint="it is the fraction to remove")
         if round(fraction * len(elements)) < 1:
             raise ParameterError(
-                f"`{name}` must drop at least one of the {len(elements)} elements, received {fraction!r}: pass "
+                f"`{name}` must remove at least one of the {len(elements)} elements, received {fraction!r}: pass "
                 f"more than {0.5 / len(elements):.2g}."
             )
     if any(b <= a for a, b in pairwise(fractions)):
