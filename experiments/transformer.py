@@ -18,8 +18,8 @@ from _lib.arguments import new_parser
 from _lib.results import save_settings
 
 import dropreg as dr
-from dropreg.network._masked import MaskedNetwork
-from dropreg.reporting._plots import plot_impacts
+from dropreg.network import MaskedNetwork
+from dropreg.reporting import plot_impacts
 
 KINDS = ("heads", "neurons", "branches")
 RATE = 0.1
@@ -51,9 +51,8 @@ def main() -> None:
         record = dr.sample(
             *(model, data, elements),
             rows=rows,
-            design=dr.designs.Bernoulli(RATE),
             outcomes=("accuracy", "loss"),
-            gradients=("accuracy", "loss"),
+            sampling=dr.Sampling(design=dr.designs.Bernoulli(RATE)),
             seed=seed,
             progress=False,
         )
