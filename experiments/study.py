@@ -122,8 +122,8 @@ def score(setting: Setting, model: "keras.Model", scorer: dr.scorers.Scorer, kep
 
 
 def remove(elements: dr.Elements, table: dr.ImpactTable, kept: Mask, fraction: float) -> Mask:
-    """Of what is kept, drop the lowest impacts until a fraction of all elements is gone."""
-    impact = np.where(kept, table.impact, table.impact.min() - 1.0)  # what is gone stays gone
+    """Of the kept elements, drop those of lowest impact until a fraction of all elements is dropped."""
+    impact = np.where(kept, table.impact, table.impact.min() - 1.0)  # dropped elements stay dropped
     return dr.select(elements, impact, fraction=fraction).kept & kept
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import dropreg as dr
+from dropreg.pruning._annealing import _annealer, _search
 from dropreg.recovery import _distill
 from dropreg.scorers import _estimate
 
@@ -24,12 +25,12 @@ def given(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(_estimate, "LEAST_ROWS", 2_000)
     monkeypatch.setattr(_estimate, "ROWS_PER_ELEMENT", 1)
-    monkeypatch.setattr(dr.pruning._annealing._annealer.Annealer, "rounds_of", lambda annealer, usual: 2)
+    monkeypatch.setattr(_annealer.Annealer, "rounds_of", lambda annealer, usual: 2)
+    monkeypatch.setattr(_search, "_CHECKED", 0.5)
     monkeypatch.setattr(_distill, "DISTILLATION", dr.Recovery(epochs=1, distill=1.0, mixup=0.5))
     model = dr.datasets.load_model("mlp")
-    elements = dr.elements(model)
-    model = dr.remove(model, dr.Selection.random(elements, 0.9)).model
     x, y = dr.datasets.fashion_mnist("estimation")
+    model = dr.remove(model, dr.Selection.random(dr.elements(model), 0.9), data=(x[:400], None)).model
     x_test, y_test = dr.datasets.fashion_mnist("test")
     return {
         **{"model": model, "elements": dr.elements(model), "x": x[:400], "y": y[:400]},
