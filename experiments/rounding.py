@@ -7,8 +7,8 @@ units removed: test accuracy of the network as deletion leaves it (plain), and m
 
 Methods: random; magnitude; activation (root mean square); weight x activation; leave one out; greedy; ablation
 regression as published (one mask a pass over 1,000 examples); dropout regression (OLS, one shot, 500,000 rows);
-annealed (`dropreg.anneal_path` with ``Annealing(gradients=False)``, on the retained accuracy). What is measured is accuracy, on 5,000
-estimation images; the other 5,000 are for merging.
+annealed (`dropreg.anneal_path` with ``Annealing(gradients=False)``, on the retained accuracy). What is measured is
+accuracy, on 5,000 estimation images; the other 5,000 are for merging.
 
 Writes rounding.csv, summary.csv (mean and SD over seeds) and settings.json.
 

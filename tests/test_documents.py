@@ -33,8 +33,12 @@ def given(tmp_path, monkeypatch):
     model = dr.remove(model, dr.Selection.random(dr.elements(model), 0.9), data=(x[:400], None)).model
     x_test, y_test = dr.datasets.fashion_mnist("test")
     return {
-        **{"model": model, "elements": dr.elements(model), "x": x[:400], "y": y[:400]},
-        **{"x_test": x_test[:400], "y_test": y_test[:400]},
+        "model": model,
+        "elements": dr.elements(model),
+        "x": x[:400],
+        "y": y[:400],
+        "x_test": x_test[:400],
+        "y_test": y_test[:400],
     }
 
 
