@@ -29,9 +29,19 @@ def runs(name: str, seed: int, largest: int) -> tuple[dr.Record, dict[str, dr.Re
     """The longest forward-only run, the longest run with gradients of each outcome, and their seconds."""
     model, data = dr.datasets.load_model(name), dr.datasets.fashion_mnist("estimation")
     elements = dr.elements(model)
-    common: dict[str, Any] = {"batch_size": BATCH[name], "fidelity": None, "progress": False}
+
+    def sampling(gradients: bool) -> dr.Sampling:
+        return dr.Sampling(gradients=gradients, fidelity=None, batch_size=BATCH[name])
+
     start = time.perf_counter()
-    forward = dr.sample(model, data, elements, rows=largest, outcomes=OUTCOMES, seed=seed, **common)
+    forward = dr.sample(
+        *(model, data, elements),
+        rows=largest,
+        outcomes=OUTCOMES,
+        sampling=sampling(gradients=False),
+        seed=seed,
+        progress=False,
+    )
     seconds = {"forward": time.perf_counter() - start}
     assisted = {}
     rows = largest // 3
@@ -41,9 +51,9 @@ def runs(name: str, seed: int, largest: int) -> tuple[dr.Record, dict[str, dr.Re
             *(model, data, elements),
             rows=rows,
             outcomes=outcome,
-            gradients=(outcome,),
+            sampling=sampling(gradients=True),
             seed=GRADIENT_SEED + seed,
-            **common,
+            progress=False,
         )
         seconds[outcome] = time.perf_counter() - start
     return forward, assisted, seconds

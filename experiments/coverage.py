@@ -24,7 +24,7 @@ from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
 import dropreg as dr
-from dropreg.network._masked import MaskedNetwork
+from dropreg.network import MaskedNetwork
 from dropreg.regression import _assisted as assisted
 from dropreg.regression import _compression as compression
 from dropreg.regression import _ols as regression
@@ -106,12 +106,9 @@ def within_data(case: str, replications: int, seed: int) -> list[dict[str, Any]]
             record = dr.sample(
                 *(model, data, elements),
                 rows=rows * replications,
-                design=design,
                 outcomes=outcome,
-                gradients=(outcome,),
-                batch_size=rows // 16,
+                sampling=dr.Sampling(design=design, fidelity=None, batch_size=rows // 16),
                 seed=seed,
-                fidelity=None,
                 progress=False,
             )
             for k in range(replications):

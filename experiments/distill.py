@@ -2,7 +2,7 @@
 
 For each model, seed (a trained network of its own), method and fraction of the units removed: test accuracy of the
 smaller network after least-squares merging, and after all its weights have learned the original model's predictions on
-the same images and mixtures of them (``dropreg.prune(..., recovery="distill")``, which needs no labels). Selections
+the same images and mixtures of them (``dropreg.remove(..., recovery="distill")``, which needs no labels). Selections
 are those of ``anneal.py``, from its anneal.csv: made with 5,000 estimation images, merged and distilled with the other
 5,000. No training image is used.
 

@@ -35,8 +35,9 @@ def measure(rows: int, seed: int) -> dict[str, float]:
     """Sample and regress in this process: one line of memory.csv."""
     shipped = load_shipped("mlp")
     before, start = peak_megabytes(), time.perf_counter()
+    sampling = dr.Sampling(gradients=False)
     record = dr.sample(
-        *(shipped.model, shipped.data, shipped.elements), rows=rows, outcomes=("loss",), seed=seed, progress=False
+        *(shipped.model, shipped.data, shipped.elements), rows=rows, sampling=sampling, seed=seed, progress=False
     )
     sampled, seconds = peak_megabytes(), time.perf_counter() - start
     dr.regress(record, outcome="loss", estimator="ols", covariance="HC1")

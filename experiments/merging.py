@@ -38,7 +38,7 @@ def spread(model: Any, elements: dr.Elements, x: np.ndarray, y: np.ndarray, batc
     """Standard deviation over examples of d(loss)/d(mask) at mask 1, shape (n_elements,)."""
     import tensorflow as tf
 
-    from dropreg.network._masked import MaskedNetwork
+    from dropreg.network import MaskedNetwork
 
     network = MaskedNetwork(model, elements)
 

@@ -89,8 +89,8 @@ def true_ranks(
     """Rank of the planted pair by its enumerated interaction on each outcome; NaN for too many units."""
     import tensorflow as tf
 
-    from dropreg.data._prediction import Prediction
-    from dropreg.network._masked import MaskedNetwork
+    from dropreg.data import Prediction
+    from dropreg.network import MaskedNetwork
 
     n = len(elements)
     if n > MOST_ENUMERATED:
@@ -124,10 +124,9 @@ def run_network(kind: str, n_units: int, row_counts: list[int], seed: int) -> It
         record = dr.sample(
             *(model, (x, labels), elements),
             rows=rows,
-            design=dr.designs.Bernoulli(RATE),
             outcomes=OUTCOMES,
+            sampling=dr.Sampling(design=dr.designs.Bernoulli(RATE), gradients=False, fidelity=None),
             seed=seed,
-            fidelity=None,
             progress=False,
         )
         for outcome, truth in zip(OUTCOMES, truths, strict=True):

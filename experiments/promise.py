@@ -30,6 +30,7 @@ from _lib.results import run_jobs, save_settings
 from _lib.selections import ITERATED, iterated
 
 import dropreg as dr
+from dropreg.pruning import Schedule
 
 FRACTIONS = (np.arange(1, 20) / 20).tolist()
 ONCE: dict[str, Callable[..., dr.ImpactTable]] = {
@@ -37,12 +38,12 @@ ONCE: dict[str, Callable[..., dr.ImpactTable]] = {
     "spread": dr.scorers.spread,
     "taylor": partial(dr.scorers.taylor, statistic="squared"),
     "gates": partial(dr.scorers.gates, fraction=0.5),
-    "gradient-assisted regression": dr.estimate,
+    "gradient-assisted regression": partial(dr.estimate, outcome="accuracy", progress=False),
 }
 AGAIN = "taylor, iterated"
 ANNEALED = {
     "annealed for merging": None,
-    "annealed for merging, first order": dr.pruning.Schedule(second_order=False),
+    "annealed for merging, first order": Schedule(second_order=False),
 }
 DISTILLED = ", distilled"
 DEFAULT = "annealed for merging" + DISTILLED
@@ -64,9 +65,12 @@ def make(method: str, model: Any, data: Pair, elements: dr.Elements, limit: dr.A
     if method == DEFAULT:
         return dr.prune(model, data=data, target=limit, seed=seed)
     if method in ANNEALED:
-        options = {"ablation": "merged", "schedule": ANNEALED[method], "seed": seed}
+        annealing = dr.Annealing(schedule=ANNEALED[method])
         try:
-            return dr.remove(model, dr.anneal(model, data, elements, target=limit, **options), data=data)
+            selection = dr.anneal(
+                model, data, elements, target=limit, ablation="merged", annealing=annealing, seed=seed
+            )
+            return dr.remove(model, selection, data=data)
         except dr.errors.TargetError as error:
             return dr.remove(model, error.best)
     best = dr.remove(model, dr.Selection.dropping(elements, []))

@@ -7,8 +7,8 @@ units removed: test accuracy of the network as deletion leaves it (plain), and m
 
 Methods: random; magnitude; activation (root mean square); weight x activation; leave one out; greedy; ablation
 regression as published (one mask a pass over 1,000 examples); dropout regression (OLS, one shot, 500,000 rows);
-annealed (`dropreg.anneal_path` with gradients=False, on the retained accuracy). What is measured is accuracy, on 5,000
-estimation images; the other 5,000 are for merging.
+annealed (`dropreg.anneal_path` with ``Annealing(gradients=False)``, on the retained accuracy). What is measured is
+accuracy, on 5,000 estimation images; the other 5,000 are for merging.
 
 Writes rounding.csv, summary.csv (mean and SD over seeds) and settings.json.
 
@@ -22,13 +22,12 @@ import keras
 import numpy as np
 import pandas as pd
 from _lib.arguments import new_parser
+from _lib.coar import ablation_regression
 from _lib.models import accuracy, load
 from _lib.results import save_settings, summarize
 from _lib.selections import Made, annealed, timed
-from coar import ablation_regression
 
 import dropreg as dr
-from dropreg.scorers._scorer import spent
 
 FRACTIONS = (0.5, 0.7, 0.8, 0.9)
 LEVELS = 16
@@ -66,8 +65,11 @@ def rounded(model: Any) -> Any:
 
 def regression(model: Any, data: Any, elements: dr.Elements, rows: int, seed: int) -> dr.ImpactTable:
     """Dropout regression on the accuracy, forward passes only."""
-    asked = {"rows": rows, "outcomes": ("accuracy",), "fidelity": None, "progress": False, "seed": seed}
-    return dr.regress(dr.sample(model, data, elements, **asked), outcome="accuracy")
+    sampling = dr.Sampling(gradients=False, fidelity=None)
+    record = dr.sample(
+        *(model, data, elements), rows=rows, outcomes="accuracy", sampling=sampling, seed=seed, progress=False
+    )
+    return dr.regress(record, outcome="accuracy")
 
 
 def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, fractions: Any, quick: bool) -> Made:
@@ -88,7 +90,7 @@ def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, f
         "dropout regression": lambda: regression(model, data, elements, rows, seed),
     }
     table, seconds = timed(jobs[method])
-    return [(dr.select(elements, table, fraction=fraction), seconds, spent(table)) for fraction in fractions]
+    return [(dr.select(elements, table, fraction=fraction), seconds, dr.scorers.spent(table)) for fraction in fractions]
 
 
 METHODS = (

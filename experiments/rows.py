@@ -85,8 +85,7 @@ def one_mask_a_row(shipped: Shipped, rows: int, rate: float, seed: int) -> tuple
     record = dr.sample(
         *(shipped.model, shipped.data, shipped.elements),
         rows=rows,
-        design=dr.designs.Bernoulli(rate),
-        outcomes=("loss",),
+        sampling=dr.Sampling(design=dr.designs.Bernoulli(rate), gradients=False),
         seed=seed,
         progress=False,
     )
@@ -100,7 +99,7 @@ def loss_of(shipped: Shipped) -> Callable[[npt.NDArray[np.int64], npt.NDArray[np
     """A function of (examples, kept) that gives the losses of these examples under one mask."""
     import tensorflow as tf
 
-    from dropreg.network._masked import MaskedNetwork
+    from dropreg.network import MaskedNetwork
 
     network, (x, y) = MaskedNetwork(shipped.model, shipped.elements), shipped.data
     forward = tf.function(lambda x, masks: network([x], masks))

@@ -31,12 +31,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 from _lib.arguments import new_parser
+from _lib.coar import ablation_regression
 from _lib.models import load
 from _lib.results import save_settings
-from coar import ablation_regression
 from scipy import stats
 
 import dropreg as dr
+from dropreg.reporting import plot_comparison
 
 if TYPE_CHECKING:
     import keras
@@ -49,9 +50,8 @@ RANDOM_DRAWS = 5
 
 def regression(model: "keras.Model", data: Any, elements: dr.Elements, *, rows: int, seed: int) -> dr.ImpactTable:
     """Dropout regression by OLS: forward passes only."""
-    record = dr.sample(
-        *(model, data, elements), rows=rows, outcomes=("loss",), seed=seed, fidelity=None, progress=False
-    )
+    sampling = dr.Sampling(gradients=False, fidelity=None)
+    record = dr.sample(model, data, elements, rows=rows, sampling=sampling, seed=seed, progress=False)
     return dr.regress(record, outcome="loss")
 
 
@@ -215,7 +215,7 @@ def main() -> None:
     for name in arguments.models:
         lines = frame[frame["model"] == name]
         title = f"{name}: test accuracy, mean and SD over trainings and draws (runs), no fine-tuning"
-        dr.reporting.plot_comparison(lines, arguments.out / f"{name}.png", title=title)
+        plot_comparison(lines, arguments.out / f"{name}.png", title=title)
         draw_ranks(agreement[agreement["model"] == name], name, arguments.out / f"ranks-{name}.png")
     save_settings(arguments.out, arguments)
     shown = summary.pivot_table(index=["model", "scorer"], columns="fraction", values="accuracy_mean", sort=False)

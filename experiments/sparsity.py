@@ -29,7 +29,6 @@ from _lib.results import run_jobs, save_settings
 from _lib.selections import DRAWS, Made, annealed, gated, iterated, timed
 
 import dropreg as dr
-from dropreg.scorers._scorer import spent
 
 FRACTIONS = (0.5, 0.7, 0.8, 0.9, 0.95)
 SCORED_EXAMPLES = 2_000
@@ -63,7 +62,7 @@ def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, q
         "obd": lambda: dr.scorers.obd(model, few, elements, curvature=dr.scorers.GaussNewton(2), seed=seed),
     }
     table, seconds = timed(jobs[method])
-    return [(dr.select(elements, table, fraction=fraction), seconds, spent(table)) for fraction in FRACTIONS]
+    return [(dr.select(elements, table, fraction=fraction), seconds, dr.scorers.spent(table)) for fraction in FRACTIONS]
 
 
 def measure(seed: int, method: str, quick: bool) -> pd.DataFrame:

@@ -47,7 +47,6 @@ from _lib.training import DEBIAN_FOLDER, N_TRAIN, full_training_set
 from scipy.special import log_softmax
 
 import dropreg as dr
-from dropreg.scorers._scorer import spent
 
 if TYPE_CHECKING:
     import keras
@@ -123,8 +122,8 @@ def score(setting: Setting, model: "keras.Model", scorer: dr.scorers.Scorer, kep
 
 
 def remove(elements: dr.Elements, table: dr.ImpactTable, kept: Mask, fraction: float) -> Mask:
-    """Of what is kept, drop the lowest impacts until a fraction of all elements is gone."""
-    impact = np.where(kept, table.impact, table.impact.min() - 1.0)  # what is gone stays gone
+    """Of the kept elements, drop those of lowest impact until a fraction of all elements is dropped."""
+    impact = np.where(kept, table.impact, table.impact.min() - 1.0)  # dropped elements stay dropped
     return dr.select(elements, impact, fraction=fraction).kept & kept
 
 
@@ -134,7 +133,7 @@ class Judge:
     def __init__(self, setting: Setting, model: "keras.Model") -> None:
         import tensorflow as tf
 
-        from dropreg.network._masked import MaskedNetwork
+        from dropreg.network import MaskedNetwork
 
         self.setting, self.n_elements = setting, len(setting.elements)
         self.logits = tf.function(MaskedNetwork(model, setting.elements), reduce_retracing=True)
@@ -165,7 +164,7 @@ def fine_tune(model: "keras.Model", elements: dr.Elements, kept: Mask, train: An
     import keras
     import tensorflow as tf
 
-    from dropreg.network._masked import MaskedNetwork
+    from dropreg.network import MaskedNetwork
 
     network, mask = MaskedNetwork(model, elements), tf.constant(kept[np.newaxis], tf.float32)
     variables = model.trainable_variables
@@ -210,7 +209,7 @@ def removals(
     for fraction in steps:
         if mode != "one shot" and not kept.all():
             table = score(setting, model, scorer, kept, seed)
-        rows += spent(table) if mode != "one shot" or kept.all() else 0
+        rows += dr.scorers.spent(table) if mode != "one shot" or kept.all() else 0
         kept = remove(setting.elements, table, np.ones_like(kept) if mode == "one shot" else kept, fraction)
         if mode == "iterated, fine-tuned":
             fine_tune(model, setting.elements, kept, setting.train, tune_steps, seed)

@@ -24,8 +24,7 @@ from _lib.models import load_shipped
 from _lib.results import save_settings
 
 import dropreg as dr
-from dropreg.data._examples import check_data
-from dropreg.network._outcomes import resolve_all
+from dropreg.network import ask
 from dropreg.sampling._runner import ChunkRunner
 
 BATCHES = {"mlp": (2048, 8192, 16384), "cnn": (64, 128, 512), "vit": (64, 128, 512), "resnet": (64, 128, 512)}
@@ -48,9 +47,8 @@ def plain(model: Any, x: np.ndarray, batch: int, xla: bool, rows: int) -> Callab
 def masked(name: str, batch: int, rows: int) -> Callable[[], None]:
     """A function that measures `rows` masked rows as a run does."""
     model, elements, data = load_shipped(name)
-    design = dr.designs.Bernoulli(0.3)
-    examples = check_data(model, data)
-    runner = ChunkRunner(model, elements, examples, design, resolve_all("loss"), (), 0, batch)
+    question = ask(model, data, elements, outcome="loss", task=None, kept=None, seed=0)
+    runner = ChunkRunner(question, dr.designs.Bernoulli(0.3), (), batch)
     chunks = [(chunk, min(runner.chunk_rows, rows)) for chunk in range(max(rows // runner.chunk_rows, 1))]
 
     def run() -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from _lib.training import DEBIAN_FOLDER, EPOCHS, N_TRAIN, fit, full_training_set
 from keras import layers
 
-from dropreg.data._datasets import as_inputs, fashion_mnist
+from dropreg.data import as_inputs, fashion_mnist
 
 NEWER = {
     **dict.fromkeys(("input_axes", "output_axes", "quantization_config", "sliding_window", "renorm_clipping")),

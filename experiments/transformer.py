@@ -19,7 +19,7 @@ from _lib.results import save_settings
 
 import dropreg as dr
 from dropreg.network import Evaluator, ask_one
-from dropreg.reporting._plots import plot_impacts
+from dropreg.reporting import plot_impacts
 
 KINDS = ("heads", "neurons", "branches")
 RATE = 0.1
@@ -56,9 +56,8 @@ def main() -> None:
         record = dr.sample(
             *(model, data, elements),
             rows=rows,
-            design=dr.designs.Bernoulli(RATE),
             outcomes=("accuracy", "loss"),
-            gradients=("accuracy", "loss"),
+            sampling=dr.Sampling(design=dr.designs.Bernoulli(RATE)),
             seed=seed,
             progress=False,
         )

@@ -43,7 +43,7 @@ from _lib.results import save_settings
 from sklearn.linear_model import LassoCV, RidgeCV
 
 import dropreg as dr
-from dropreg.data._prediction import Prediction
+from dropreg.data import Prediction
 from dropreg.regression._fidelity import fidelity_table
 from dropreg.sampling._unseen_masks import FidelityMasks
 
@@ -75,7 +75,7 @@ class Evaluator:
     def __init__(self, shipped: Shipped) -> None:
         import tensorflow as tf
 
-        from dropreg.network._masked import MaskedNetwork
+        from dropreg.network import MaskedNetwork
 
         self._network = MaskedNetwork(shipped.model, shipped.elements)
         self._x, self._y = shipped.data
@@ -160,10 +160,12 @@ def from_records(shipped: Shipped, budget: int, rate: float, seed: int) -> dict[
     Both outcomes share a record: each outcome's numbers are those of a record of its own.
     """
     case = (shipped.model, shipped.data, shipped.elements)
-    design = dr.designs.Bernoulli(rate)
-    options: dict[str, Any] = {"design": design, "outcomes": OUTCOMES, "seed": seed, "fidelity": None}
-    both = dr.sample(*case, rows=budget // ROW_COST, gradients=NAMES, progress=False, **options)
-    forward = dr.sample(*case, rows=budget, progress=False, **options)
+
+    def sampled(rows: int, gradients: bool) -> dr.Record:
+        sampling = dr.Sampling(design=dr.designs.Bernoulli(rate), gradients=gradients, fidelity=None)
+        return dr.sample(*case, rows=rows, outcomes=OUTCOMES, sampling=sampling, seed=seed, progress=False)
+
+    both, forward = sampled(budget // ROW_COST, gradients=True), sampled(budget, gradients=False)
     methods: list[tuple[str, dr.Record, Any]] = [
         ("assisted", both, "assisted"),
         ("gradient at dropout states", both, "gradient"),
@@ -224,10 +226,13 @@ def unseen_masks(shipped: Shipped, rate: float, masks: int, examples: int) -> Fi
     record = dr.sample(
         *(shipped.model, shipped.data, shipped.elements),
         rows=1,
-        design=dr.designs.Bernoulli(rate),
         outcomes=OUTCOMES,
+        sampling=dr.Sampling(
+            design=dr.designs.Bernoulli(rate),
+            gradients=False,
+            fidelity=dr.designs.Fidelity(masks=masks, examples=examples),
+        ),
         seed=JUDGE_SEED,
-        fidelity=dr.designs.Fidelity(masks=masks, examples=examples),
         progress=False,
     )
     assert record.fidelity_masks is not None

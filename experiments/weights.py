@@ -32,10 +32,8 @@ from _lib.results import save_settings
 from keras import layers
 
 import dropreg as dr
-from dropreg.data._examples import check_data
-from dropreg.data._prediction import Prediction
-from dropreg.network._masked import MaskedNetwork
-from dropreg.network._outcomes import Loss
+from dropreg.data import Prediction, check_data
+from dropreg.network import MaskedNetwork
 
 RATE = 0.3
 WIDTHS = {10_000: 98, 100_000: 314, 1_000_000: 998, 10_000_000: 3_160}
@@ -59,7 +57,7 @@ def measured_impacts(
             here = tf.tensor_scatter_nd_update(mask, [[0, column]], [value])
             outputs = network.suffix(network.prefix([batch]), here)
             prediction = Prediction(outputs, "classes", True)
-            return tf.reduce_mean(Loss().measure(prediction, labels, prediction))
+            return tf.reduce_mean(dr.outcomes.Loss().measure(prediction, labels, prediction))
 
         return tf.map_fn(lambda c: loss(c, 0.0) - loss(c, 1.0), tf.constant(chosen), fn_output_signature=tf.float32)
 
@@ -85,7 +83,7 @@ def table(arguments: argparse.Namespace) -> None:
         times.append({"method": assisted.method, "seed": seed, "rows": rows, "seconds": time.perf_counter() - start})
         start = time.perf_counter()
         forward = dr.estimate(
-            *(model, data, elements), outcome="loss", rows=rows, gradients=False, seed=seed, progress=False
+            *(model, data, elements), rows=rows, sampling=dr.Sampling(gradients=False), seed=seed, progress=False
         )
         times.append({"method": forward.method, "seed": seed, "rows": rows, "seconds": time.perf_counter() - start})
         rng = np.random.default_rng(seed)
@@ -135,9 +133,7 @@ def one_size(n_weights: int, masks: int) -> dict[str, float]:
     record = dr.sample(
         *(model, data, elements),
         rows=128 * masks,
-        outcomes="loss",
-        gradients=("loss",),
-        fidelity=None,
+        sampling=dr.Sampling(fidelity=None),
         progress=False,
     )
     sampled = time.perf_counter() - start

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 import dropreg as dr
-from dropreg.scorers._scorer import spent
+from dropreg.pruning import Schedule, fractions_by_step
 
 from .models import Pair
 
@@ -22,7 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "annealed on accuracy": ACCURACY,
     "annealed on accuracy, forward": {**ACCURACY, **FORWARD},
     "annealed for merging": {"ablation": "merged"},
-    "annealed for merging, first order": {"ablation": "merged", "schedule": dr.pruning.Schedule(second_order=False)},
+    "annealed for merging, first order": {"ablation": "merged", "schedule": Schedule(second_order=False)},
     "annealed for merging, 500 rounds": {"ablation": "merged", "rounds": 500},
     "annealed for merging, 1000 rounds": {"ablation": "merged", "rounds": 1000},
 }
@@ -53,7 +53,9 @@ def annealed(options: dict[str, Any], model: Any, data: Pair, elements: dr.Eleme
     """Selections of one path."""
     fractions, rounds = n
     asked = {"rounds": rounds, **options}
-    path, seconds = timed(lambda: dr.anneal_path(model, data, elements, fractions=fractions, seed=seed, **asked))
+    ablation = asked.pop("ablation", "zero")
+    common: dict[str, Any] = {"ablation": ablation, "annealing": dr.Annealing(**asked), "seed": seed}
+    path, seconds = timed(lambda: dr.anneal_path(model, data, elements, fractions=fractions, **common))
     shares = (np.arange(1, len(fractions) + 1) / len(fractions)).tolist()
     return [(s, seconds * share, round(path.rows * share)) for s, share in zip(path.selections, shares, strict=True)]
 
@@ -67,7 +69,7 @@ def iterated(
         table = scorer.function(model, data, elements, seed=seed, kept=kept, **scorer.settings)
         scores = np.where(kept, table.impact, table.impact.min() - 1.0)
         selection = dr.select(elements, scores, fraction=fraction)
-        kept, rows = selection.kept, rows + spent(table)
+        kept, rows = selection.kept, rows + dr.scorers.spent(table)
         if fraction in fractions:
             yield selection, time.perf_counter() - start, rows
 
@@ -77,19 +79,15 @@ def gated(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: A
     made: Made = []
     for fraction in fractions:
         table, seconds = timed(lambda at=fraction: dr.scorers.gates(model, data, elements, fraction=at, seed=seed))
-        made.append((dr.select(elements, table, fraction=fraction), seconds, spent(table)))
+        made.append((dr.select(elements, table, fraction=fraction), seconds, dr.scorers.spent(table)))
     return made
 
 
 def regression(model: Any, data: Pair, elements: dr.Elements, rows: int, seed: int) -> dr.ImpactTable:
     """Dropout regression at one rate, forward passes alone."""
-    asked: dict[str, Any] = {
-        "design": dr.designs.Bernoulli(0.7),
-        "outcomes": ("loss",),
-        "fidelity": None,
-        "progress": False,
-    }
-    return dr.regress(dr.sample(model, data, elements, rows=rows, seed=seed, **asked), outcome="loss")
+    sampling = dr.Sampling(design=dr.designs.Bernoulli(0.7), gradients=False, fidelity=None)
+    record = dr.sample(model, data, elements, rows=rows, sampling=sampling, seed=seed, progress=False)
+    return dr.regress(record, outcome="loss")
 
 
 def make(
@@ -111,7 +109,7 @@ def make(
         **{n: lambda s=s: s.function(model, data, elements, seed=seed, **s.settings) for n, s in ONE_SHOT.items()},
     }
     table, seconds = timed(jobs[method])
-    return [(dr.select(elements, table, fraction=fraction), seconds, spent(table)) for fraction in fractions]
+    return [(dr.select(elements, table, fraction=fraction), seconds, dr.scorers.spent(table)) for fraction in fractions]
 
 
 def in_steps(method: str, model: Any, data: Pair, seed: int, fractions: Any) -> list[tuple[Any, float]]:
@@ -120,8 +118,9 @@ def in_steps(method: str, model: Any, data: Pair, seed: int, fractions: Any) -> 
     gone, seconds = 0.0, 0.0
     for fraction in fractions:
         steps = max(round(STEPS * (fraction - gone) / max(fractions)), 1)
-        asked = {"scorer": IN_STEPS[method], "steps": steps, "schedule": "linear", "seed": seed}
-        asked["fraction"] = 1.0 - (1.0 - fraction) / (1.0 - gone)  # of the kept units
+        of_kept = 1.0 - (1.0 - fraction) / (1.0 - gone)
+        in_between = fractions_by_step(of_kept, steps, "linear")
+        asked: dict[str, Any] = {"scorer": IN_STEPS[method], "fractions": in_between, "seed": seed}
         small, more = timed(
             lambda model=model, asked=asked: dr.prune_iteratively(model, data, dr.elements(model), **asked)
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dropreg.data._datasets import read_idx
+from dropreg.data import read_idx
 from dropreg.errors import DataError
 
 N_TRAIN = 50_000

@@ -16,7 +16,7 @@ SCRIPTS = Path(__file__).parents[2] / "experiments"
 def test_ablation_regression_comes_near_leave_one_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """At keep .97 of few elements, few other elements are dropped."""
     monkeypatch.syspath_prepend(SCRIPTS)
-    coar = importlib.import_module("coar")
+    coar = importlib.import_module("_lib.coar")
     model, data, elements, _ = given("mlp")
     table = coar.ablation_regression(model, data, elements, rows=30_000, keep=0.97, outcome="loss")
     measured = dr.scorers.leave_one_out(model, data, elements)

@@ -6,12 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 import dropreg as dr
-from dropreg._utils._types import Array
-from dropreg.data._examples import Data, check_data, read_once
-from dropreg.data._tasks import Task
-from dropreg.network._evaluator import Evaluator
-from dropreg.network._question import ask
-from dropreg.regression._impact import impact_table
+from dropreg._utils import Array
+from dropreg.data import Data, Task, check_data, read_once
+from dropreg.network import Evaluator, ask
+from dropreg.regression import impact_table
 from dropreg.scorers._scorer import affordable
 
 if TYPE_CHECKING:
