@@ -59,7 +59,7 @@ def runs(name: str, seed: int, largest: int) -> tuple[dr.Record, dict[str, dr.Re
     return forward, assisted, seconds
 
 
-def impacts_at(record: dr.Record, budget: int, outcome: str, estimators: tuple[str, ...]) -> dict[str, np.ndarray]:
+def impacts_at(record: dr.Record, budget: int, outcome: str, estimators: tuple[Any, ...]) -> dict[str, np.ndarray]:
     """Impacts from the first chunks of a run that cost `budget` row-equivalents."""
     n_chunks = max(round(budget / record.settings.row_cost / record.settings.chunk_rows), 1)
     head = record.head(n_chunks)

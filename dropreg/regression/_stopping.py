@@ -1,14 +1,15 @@
 """The rule that ends a run once the impacts are precise enough."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 from .._utils import check_positive
+from ..errors import UnidentifiedError
 from ..sampling import StopRule
+from ._regress import regress
 
 if TYPE_CHECKING:
     from ..sampling import Record
-    from ._impact import ImpactTable
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,20 @@ class Precision(StopRule):
     Precision(outcome='accuracy', std_error=0.002)
     """
 
+    outcome: str
     std_error: float
-    effect: ClassVar[str] = "error bars are as good as without the rule, which does not look at the impacts"
 
     def __post_init__(self) -> None:
         check_positive("std_error", self.std_error)
 
-    def reached(self, table: "ImpactTable", record: "Record") -> str | None:
-        largest = float(table.std_error.max())
-        return f"all standard errors are at most {self.std_error:g}" if largest <= self.std_error else None
+    def check(self, record: "Record") -> str | None:
+        try:
+            table = regress(record, outcome=self.outcome, estimator="ols")
+        except UnidentifiedError:
+            return None
+        if table.std_error.max() > self.std_error:
+            return None
+        return (
+            f"stopped after {record.rows:,} rows because all standard errors are at most {self.std_error:g}; error "
+            "bars are as good as without the rule, which does not look at the impacts"
+        )

@@ -1,6 +1,7 @@
 """The record of a run: masks and outcomes, read and written chunk by chunk."""
 
 import copy
+import json
 import operator
 from collections.abc import Iterator
 from dataclasses import fields
@@ -18,7 +19,7 @@ from ..errors import RecordError
 from ._chunks import Chunk, ChunkResult, GradientSums, examples_of_masks
 from ._designs import Design, design_from
 from ._parquet import mask_column, read_table, unpack_masks, write_table
-from ._settings import RunSettings
+from ._settings import BASELINE, ELEMENTS, FIDELITY, STOP, RunSettings
 from ._unseen_masks import FidelityMasks
 
 MOST_STORED = 8_000
@@ -113,9 +114,31 @@ class Record:
         ...     dr.Record.load(folder).rows
         500
         """
-        from ._storage import load_record
-
-        return load_record(folder)
+        place = Path(folder)
+        settings = RunSettings.read(place)
+        try:
+            elements, baseline = (pd.read_parquet(place / name) for name in (ELEMENTS, BASELINE))
+        except (OSError, pa.ArrowException) as error:
+            raise RecordError(
+                f"folder {place}: expected a record with {ELEMENTS} and {BASELINE}, received {error}: "
+                "sample into the same folder again."
+            ) from error
+        fidelity = None
+        if (place / FIDELITY).exists():
+            fidelity = FidelityMasks.read(place / FIDELITY, settings.outcomes, settings.n_elements)
+        record = cls(place, settings, elements, baseline, fidelity_masks=fidelity)
+        path = place / STOP
+        if path.exists():
+            try:
+                values = json.loads(path.read_text())
+                record.stop, n_chunks = str(values["stop"]), int(values["chunks"])
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise RecordError(
+                    f"{path}: expected why a run was stopped and after how many chunks, received {error!r}: sample "
+                    "into the same folder again to replace it."
+                ) from error
+            record._keep_first(n_chunks)
+        return record
 
     @property
     def rows(self) -> int:

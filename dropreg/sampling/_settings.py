@@ -1,7 +1,15 @@
 """The settings of a run, which determine its record."""
 
+import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+
+from ..errors import RecordError
+
+SETTINGS, ELEMENTS, BASELINE = "run.json", "elements.parquet", "baseline.parquet"
+FIDELITY, STOP = "fidelity.parquet", "stop.json"
+"""Files in the folder of a record, besides the chunks."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +67,19 @@ class RunSettings:
     output: int = 0
     gradient_unit: str = "row"
     metrics: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> "RunSettings":
+        """Return the settings of the record in a folder; raise RecordError if there is none, or a damaged one."""
+        path = folder / SETTINGS
+        if not path.exists():
+            raise RecordError(f"folder {folder}: expected a record with {SETTINGS}, received none: check the path.")
+        try:
+            values = json.loads(path.read_text())
+            values |= {name: tuple(values[name]) for name in ("outcomes", "greater_is_better", "gradients")}
+            return cls(**values)
+        except (ValueError, KeyError, TypeError) as error:
+            raise RecordError(f"{path}: expected the settings of a run, received {error}.") from error
 
     @property
     def n_chunks(self) -> int:

@@ -1,4 +1,4 @@
-"""Create and load the folder of a record: Parquet and JSON files."""
+"""Create the folder of a record: Parquet and JSON files."""
 
 import json
 import shutil
@@ -8,18 +8,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
-import pyarrow as pa
 
 from .._utils import write_atomically
 from ..element import Elements
 from ..errors import RecordError
 from ._designs import Design
 from ._record import Record
-from ._settings import RunSettings
+from ._settings import BASELINE, ELEMENTS, FIDELITY, SETTINGS, STOP, RunSettings
 from ._unseen_masks import FidelityMasks
-
-_SETTINGS, _ELEMENTS, _BASELINE = "run.json", "elements.parquet", "baseline.parquet"
-_FIDELITY, _STOP = "fidelity.parquet", "stop.json"
 
 
 def create_record(
@@ -41,7 +37,7 @@ def create_record(
         weakref.finalize(record, shutil.rmtree, place, ignore_errors=True)
         return record
     place = Path(folder)
-    if (place / _SETTINGS).exists():
+    if (place / SETTINGS).exists():
         _check_same_run(place, settings)
     elif place.is_file() or (place.exists() and any(place.iterdir())):
         raise RecordError(f"folder {place}: expected an empty or new folder, received one with other files.")
@@ -51,73 +47,32 @@ def create_record(
         raise RecordError(f"folder {place}: cannot be made ({error.strerror}): choose another.") from error
     text = json.dumps(asdict(settings), indent=1) + "\n"
     # the settings are written first: they mark the folder as this run's, even if the run is interrupted here
-    write_atomically(place / _SETTINGS, lambda part: part.write_text(text), 0)
-    write_atomically(place / _ELEMENTS, frame.to_parquet, 0)
-    write_atomically(place / _BASELINE, baseline.to_parquet, 0)
+    write_atomically(place / SETTINGS, lambda part: part.write_text(text), 0)
+    write_atomically(place / ELEMENTS, frame.to_parquet, 0)
+    write_atomically(place / BASELINE, baseline.to_parquet, 0)
     if fidelity_masks is not None:
-        fidelity_masks.write(place / _FIDELITY, settings.outcomes)
+        fidelity_masks.write(place / FIDELITY, settings.outcomes)
     record = Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks)
     record._forget_damaged()
-    return record
-
-
-def load_record(folder: str | Path) -> Record:
-    """Open a record, see `Record.load`."""
-    place = Path(folder)
-    settings = _read_settings(place)
-    try:
-        elements, baseline = (pd.read_parquet(place / name) for name in (_ELEMENTS, _BASELINE))
-    except (OSError, pa.ArrowException) as error:
-        raise RecordError(
-            f"folder {place}: expected a record with {_ELEMENTS} and {_BASELINE}, received {error}: "
-            "sample into the same folder again."
-        ) from error
-    fidelity = None
-    if (place / _FIDELITY).exists():
-        fidelity = FidelityMasks.read(place / _FIDELITY, settings.outcomes, settings.n_elements)
-    record = Record(place, settings, elements, baseline, fidelity_masks=fidelity)
-    path = place / _STOP
-    if path.exists():
-        try:
-            values = json.loads(path.read_text())
-            record.stop, n_chunks = str(values["stop"]), int(values["chunks"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RecordError(
-                f"{path}: expected why a run was stopped and after how many chunks, received {error!r}: sample into "
-                "the same folder again to replace it."
-            ) from error
-        record._keep_first(n_chunks)
     return record
 
 
 def write_stop(record: Record, reason: str, n_chunks: int) -> None:
     """Store the reason why the run was stopped after its first `n_chunks` chunks."""
     text = json.dumps({"stop": reason, "chunks": n_chunks}) + "\n"
-    write_atomically(record.folder / _STOP, lambda part: part.write_text(text), record.rows)
+    write_atomically(record.folder / STOP, lambda part: part.write_text(text), record.rows)
     record.stop = reason
     record._keep_first(n_chunks)
 
 
 def clear_stop(record: Record) -> None:
     """Delete the reason of an earlier stop, because the run resumes."""
-    (record.folder / _STOP).unlink(missing_ok=True)
+    (record.folder / STOP).unlink(missing_ok=True)
     record.stop = None
 
 
-def _read_settings(place: Path) -> RunSettings:
-    path = place / _SETTINGS
-    if not path.exists():
-        raise RecordError(f"folder {place}: expected a record with {_SETTINGS}, received none: check the path.")
-    try:
-        values = json.loads(path.read_text())
-        values |= {name: tuple(values[name]) for name in ("outcomes", "greater_is_better", "gradients")}
-        return RunSettings(**values)
-    except (ValueError, KeyError, TypeError) as error:
-        raise RecordError(f"{path}: expected the settings of a run, received {error}.") from error
-
-
 def _check_same_run(place: Path, settings: RunSettings) -> None:
-    there = _read_settings(place)
+    there = RunSettings.read(place)
     if there.rows > settings.rows:
         raise RecordError(
             f"folder {place} holds a run of {there.rows:,} rows, received rows={settings.rows:,}: open it with "
