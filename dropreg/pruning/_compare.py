@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -69,7 +70,7 @@ def compare(
     out : str or Path, optional
         Folder for finished results; a comparison that was interrupted resumes when called with the same arguments.
     progress : bool, optional
-        Print a line after each scorer; by default nothing is printed.
+        Print a line for each result; by default on a terminal only.
 
     Returns
     -------
@@ -111,7 +112,7 @@ def compare(
                 if not done.has(name, given, len(fractions)):
                     lines = _run(judge, data, name, scorer, fractions, given, floor)
                     done.add(lines)
-                    if progress:
+                    if sys.stdout.isatty() if progress is None else progress:
                         shown = ", ".join(f"{line['fraction']:g}: {line['accuracy']:.3f}" for line in lines)
                         print(f"{name}, seed {given}: {shown} ({lines[0]['seconds']:.1f} s)", flush=True)
     return done.frame()
