@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from _lib.arguments import new_parser
+from _lib.gates import gates
 from _lib.models import accuracy, load
 from _lib.results import run_jobs, save_settings
 from _lib.selections import ITERATED, iterated
@@ -37,7 +38,7 @@ ONCE: dict[str, Callable[..., dr.ImpactTable]] = {
     "random": dr.scorers.random,
     "spread": dr.scorers.spread,
     "taylor": partial(dr.scorers.taylor, statistic="squared"),
-    "gates": partial(dr.scorers.gates, fraction=0.5),
+    "gates": partial(gates, fraction=0.5),
     "gradient-assisted regression": partial(dr.estimate, outcome="accuracy", progress=False),
 }
 AGAIN = "taylor, iterated"

@@ -23,6 +23,7 @@ import numpy as np
 import pandas as pd
 from _lib.arguments import new_parser
 from _lib.coar import ablation_regression
+from _lib.gates import gates
 from _lib.models import accuracy, load
 from _lib.results import save_settings, summarize
 from _lib.selections import Made, annealed, timed
@@ -110,7 +111,7 @@ def refusals(model: Any, data: Any, elements: dr.Elements) -> dict[str, str]:
     """What methods that need derivatives say."""
     jobs: dict[str, Callable[[], Any]] = {
         "taylor": lambda: dr.scorers.taylor(model, data, elements),
-        "gates": lambda: dr.scorers.gates(model, data, elements, fraction=0.5),
+        "gates": lambda: gates(model, data, elements, fraction=0.5),
         "annealed with gradients": lambda: dr.anneal(model, data, elements, fraction=0.5),
     }
     said = {}

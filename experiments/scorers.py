@@ -32,8 +32,10 @@ import numpy as np
 import pandas as pd
 from _lib.arguments import new_parser
 from _lib.coar import ablation_regression
+from _lib.gates import gates
 from _lib.models import load
 from _lib.results import save_settings
+from _lib.shapley import shapley
 from scipy import stats
 
 import dropreg as dr
@@ -82,9 +84,9 @@ def scorers_at(rows: int) -> dict[str, dr.scorers.Scorer]:
         "OBD": dr.scorers.Scorer(dr.scorers.obd, budget),
         "leave one out": dr.scorers.Scorer(dr.scorers.leave_one_out, budget),
         "greedy": dr.scorers.Scorer(dr.scorers.greedy, budget),
-        "gates": dr.scorers.Scorer(dr.scorers.gates, budget, per_fraction=True),
+        "gates": dr.scorers.Scorer(gates, budget, per_fraction=True),
         "ablation regression": dr.scorers.Scorer(ablation_regression, budget | {"examples": 1000, "outcome": "loss"}),
-        "Shapley": dr.scorers.Scorer(dr.scorers.shapley, budget),
+        "Shapley": dr.scorers.Scorer(shapley, budget),
         "dropout regression": dr.scorers.Scorer(regression, budget),
         "dropout regression, gradient-assisted": dr.scorers.Scorer(assisted, budget),
     }

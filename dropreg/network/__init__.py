@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ._masked import MaskedNetwork
     from ._merged import MergedNetwork, can_predict
     from ._padding import idle_masks, idle_slots
-    from ._question import DEFAULT_ROWS, Question, ask, ask_one
+    from ._question import Question, ask, ask_one
 
 __all__ = ["Accuracy", "Divergence", "Loss", "Margin", "Outcome", "PerExample", "PerMask", "RetainedAccuracy"]
 
@@ -37,7 +37,7 @@ _MODULES = {
     "_masked": ("MaskedNetwork",),
     "_merged": ("MergedNetwork", "can_predict"),
     "_padding": ("idle_masks", "idle_slots"),
-    "_question": ("DEFAULT_ROWS", "Question", "ask", "ask_one"),
+    "_question": ("Question", "ask", "ask_one"),
 }
 
 __getattr__ = lazy_names(__name__, {name: module for module, names in _MODULES.items() for name in names})

@@ -23,9 +23,6 @@ from ._outcomes import Outcome, check_outcomes, resolve, resolve_all
 if TYPE_CHECKING:
     import keras
 
-DEFAULT_ROWS = 600_000
-"""Default budget of scorers that can use any number of rows."""
-
 
 @dataclass(frozen=True)
 class Question:

@@ -5,13 +5,11 @@ from ._defaults import default_scorers
 from ._derivatives import Curvature, Exact, GaussNewton
 from ._estimate import estimate
 from ._game import MaskedGame, masked_game
-from ._gates import gates
 from ._greedy import greedy
 from ._leave_one_out import leave_one_out
 from ._magnitude import magnitude
 from ._random import random
 from ._scorer import Scorer, spent
-from ._shapley import shapley
 from ._taylor import obd, spread, taylor
 
 __all__ = [
@@ -23,14 +21,12 @@ __all__ = [
     "activation",
     "default_scorers",
     "estimate",
-    "gates",
     "greedy",
     "leave_one_out",
     "magnitude",
     "masked_game",
     "obd",
     "random",
-    "shapley",
     "spent",
     "spread",
     "taylor",

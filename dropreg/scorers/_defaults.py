@@ -1,13 +1,11 @@
 """The scorers that `dropreg.compare` compares by default."""
 
 from ._activation import activation, weight_activation
-from ._gates import gates
 from ._greedy import greedy
 from ._leave_one_out import leave_one_out
 from ._magnitude import magnitude
 from ._random import random
 from ._scorer import Scorer
-from ._shapley import shapley
 from ._taylor import obd, spread, taylor
 
 
@@ -44,6 +42,4 @@ def default_scorers(rows: int = 1_000_000) -> dict[str, Scorer]:
         "spread": Scorer(spread, budget),
         "leave one out": Scorer(leave_one_out, budget),
         "greedy": Scorer(greedy, budget),
-        "gates": Scorer(gates, budget, per_fraction=True),
-        "Shapley": Scorer(shapley, budget),
     }

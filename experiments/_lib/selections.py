@@ -9,6 +9,7 @@ import numpy as np
 import dropreg as dr
 from dropreg.pruning import Schedule, fractions_by_step
 
+from .gates import gates
 from .models import Pair
 
 FRACTIONS = (0.3, 0.5, 0.7, 0.8, 0.9)
@@ -78,7 +79,7 @@ def gated(model: Any, data: Pair, elements: dr.Elements, seed: int, fractions: A
     """Selections of gates, which are trained for each fraction."""
     made: Made = []
     for fraction in fractions:
-        table, seconds = timed(lambda at=fraction: dr.scorers.gates(model, data, elements, fraction=at, seed=seed))
+        table, seconds = timed(lambda at=fraction: gates(model, data, elements, fraction=at, seed=seed))
         made.append((dr.select(elements, table, fraction=fraction), seconds, dr.scorers.spent(table)))
     return made
 

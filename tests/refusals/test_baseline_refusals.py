@@ -21,7 +21,7 @@ class RoundLayer(layers.Layer):
         return tf.round(inputs)
 
 
-@pytest.mark.parametrize("scorer", [dr.scorers.taylor, dr.scorers.obd, dr.scorers.spread, dr.scorers.gates])
+@pytest.mark.parametrize("scorer", [dr.scorers.taylor, dr.scorers.obd, dr.scorers.spread])
 def test_a_layer_without_gradient_is_named(scorer: Any) -> None:
     keras.utils.set_random_seed(0)
     dr.layers.register(RoundLayer, rule=dr.layers.Carry())
@@ -30,8 +30,7 @@ def test_a_layer_without_gradient_is_named(scorer: Any) -> None:
     through = RoundLayer(name="rounds")(layers.Dense(4, name="b")(x))  # a gradient is left on the other way
     model = keras.Model(inputs, layers.Dense(3, name="out")(layers.Concatenate()([x, through])))
     data = (np.ones((5, 3), np.float32), np.array([0, 1, 2, 0, 1]))
-    other = "greedy" if scorer is dr.scorers.gates else "leave_one_out"
-    with pytest.raises(ModelError, match=says("gradient", "'rounds' (RoundLayer)", other)):
+    with pytest.raises(ModelError, match=says("gradient", "'rounds' (RoundLayer)", "leave_one_out")):
         scorer(model, data, dr.elements(model))
 
 
@@ -91,14 +90,6 @@ def test_arguments_out_of_range(
         (dr.scorers.magnitude, {"norm": "L1"}, says("`norm` must be one of incoming, outgoing, both, received 'L1'")),
         (dr.scorers.activation, {"moment": "max"}, says("`moment` must be one of mean, rms, zeros, received 'max'")),
         (dr.scorers.greedy, {"step": 0}, says("`step` must be a fraction above 0", "received 0")),
-        (dr.scorers.gates, {"fraction": 1.0}, says("`fraction` must lie strictly between 0 and 1, received 1.0")),
-        (dr.scorers.gates, {"learning_rate": 0}, says("`learning_rate` must be positive and finite, received 0")),
-        (
-            dr.scorers.shapley,
-            {"rows": 100},
-            says("`rows` must pay for two permutations of 9 elements, 320 rows, received 100"),
-        ),
-        (dr.scorers.shapley, {"rows": 1000, "tolerance": 1}, says("`tolerance` must lie in [0, 1), received 1")),
         (dr.scorers.random, {"seed": -3}, says("`seed` must be an integer from 0 to 2**64 - 1, received -3")),
         (
             dr.scorers.leave_one_out,
@@ -120,25 +111,20 @@ def test_missing_labels_are_refused(model: keras.Model, data: Labelled, elements
     assert np.isfinite(dr.scorers.obd(model, (data[0], None), elements, outcome="divergence").impact).all()
 
 
-SCORERS_OF_MASKS = [
-    (dr.scorers.leave_one_out, {}),
-    (dr.scorers.greedy, {}),
-    (dr.scorers.shapley, {"rows": 1000}),
-    (dr.scorers.gates, {"rows": 300}),
-]
+SCORERS_OF_MASKS = [dr.scorers.leave_one_out, dr.scorers.greedy]
 
 
 @pytest.mark.parametrize(
-    ("scorer", "settings", "outcome"),
+    ("scorer", "outcome"),
     [
-        *((*scorer, outcome) for scorer in SCORERS_OF_MASKS for outcome in ("accuracy", "retained", "margin")),
-        (dr.scorers.taylor, {}, "margin"),
+        *((scorer, outcome) for scorer in SCORERS_OF_MASKS for outcome in ("accuracy", "retained", "margin")),
+        (dr.scorers.taylor, "margin"),
     ],
 )
-def test_a_regression_has_no_classes(scorer: Any, settings: dict, outcome: str, data: Labelled) -> None:
+def test_a_regression_has_no_classes(scorer: Any, outcome: str, data: Labelled) -> None:
     model = regression()
     with pytest.raises(ParameterError, match=says(f"'{outcome}' must have classes, received a regression task")):
-        scorer(model, (data[0], data[0].sum(axis=1)), dr.elements(model), outcome=outcome, **settings)
+        scorer(model, (data[0], data[0].sum(axis=1)), dr.elements(model), outcome=outcome)
 
 
 def regression() -> keras.Model:
@@ -146,37 +132,34 @@ def regression() -> keras.Model:
     return keras.Sequential([keras.Input((4,)), layers.Dense(3, "relu", name="first"), layers.Dense(1, name="out")])
 
 
-@pytest.mark.parametrize(("scorer", "settings"), SCORERS_OF_MASKS)
+@pytest.mark.parametrize("scorer", SCORERS_OF_MASKS)
 @pytest.mark.parametrize("function", [lambda y, p: p, lambda y, p: p[:1, 0]])
 def test_a_metric_of_another_shape_is_refused(
-    scorer: Any, settings: dict, function: Any, model: keras.Model, data: Labelled, elements: dr.Elements
+    scorer: Any, function: Any, model: keras.Model, data: Labelled, elements: dr.Elements
 ) -> None:
     own = dr.outcomes.PerExample(function, "own", greater_is_better=True, differentiable=True)
     with pytest.raises(ParameterError, match=says("'own' must return one number for each row", "received shape")):
-        scorer(model, data, elements, outcome=own, **settings)
+        scorer(model, data, elements, outcome=own)
 
 
-@pytest.mark.parametrize(("scorer", "settings"), SCORERS_OF_MASKS)
+@pytest.mark.parametrize("scorer", SCORERS_OF_MASKS)
 @pytest.mark.parametrize("function", [tf.math.log, lambda values: -1.0 / tf.nn.relu(values)])
 def test_outcomes_that_are_not_finite_are_refused(
-    scorer: Any, settings: dict, function: Any, model: keras.Model, data: Labelled, elements: dr.Elements
+    scorer: Any, function: Any, model: keras.Model, data: Labelled, elements: dr.Elements
 ) -> None:
     own = dr.outcomes.PerExample(
         lambda labels, outputs: function(outputs[:, 0]), "own", greater_is_better=True, differentiable=True
     )
     with pytest.raises(ModelError, match=says("outcome 'own' must be finite, received NaN or infinity")):
-        scorer(model, data, elements, outcome=own, **settings)
+        scorer(model, data, elements, outcome=own)
 
 
-@pytest.mark.parametrize("scorer", [dr.scorers.taylor, dr.scorers.gates])
-def test_gradients_that_are_not_finite_are_refused(
-    scorer: Any, model: keras.Model, data: Labelled, elements: dr.Elements
-) -> None:
+def test_gradients_that_are_not_finite_are_refused(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
     norm = dr.outcomes.PerExample(
         lambda labels, outputs: tf.norm(tf.nn.relu(outputs - 5.0), axis=-1), "norm", False, differentiable=True
     )
     with pytest.raises(ModelError, match=says("derivatives of outcome 'norm' must be finite", "forward passes")):
-        scorer(model, data, elements, outcome=norm, rows=300)
+        dr.scorers.taylor(model, data, elements, outcome=norm, rows=300)
 
 
 def test_refusals_while_tensorflow_traces_keep_their_text(

@@ -1,4 +1,4 @@
-"""Gates trained by backpropagation, with the hard concrete distribution."""
+"""Gates trained by backpropagation, with the hard concrete distribution: a competitor that scripts measure."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -6,14 +6,13 @@ import numpy as np
 from scipy import optimize
 from scipy.special import expit
 
-from .._utils import Array, check_between, check_positive, examples_of_rows
-from ..data import Data, Task
-from ..element import Elements
-from ..errors import ModelError, ParameterError
-from ..network import DEFAULT_ROWS, Evaluator, Outcome, ask_one, non_differentiable
-from ..regression import ImpactTable
-from ._derivatives import check_finite
-from ._scorer import affordable, table_of
+import dropreg as dr
+from dropreg._utils import Array, check_between, check_positive, examples_of_rows
+from dropreg.data import Data, Task
+from dropreg.network import Evaluator, ask_one, non_differentiable
+from dropreg.regression import impact_table
+from dropreg.scorers._derivatives import check_finite
+from dropreg.scorers._scorer import affordable
 
 if TYPE_CHECKING:
     import keras
@@ -28,16 +27,16 @@ _OFFSET = -_TEMPERATURE * float(np.log(-_LOW / _HIGH))
 def gates(
     model: "keras.Model",
     data: Data,
-    elements: Elements,
+    elements: dr.Elements,
     *,
     fraction: float = 0.5,
     learning_rate: float = 0.3,
     batch_size: int = 256,
-    outcome: str | Outcome = "loss",
-    rows: int | None = None,
+    outcome: str | dr.outcomes.Outcome = "loss",
+    rows: int = 600_000,
     task: Task | None = None,
     seed: int = 0,
-) -> ImpactTable:
+) -> dr.ImpactTable:
     """Score each element by a gate that is trained while the model's weights are constant.
 
     Each row draws its own gates from hard concrete distributions [1]_, and Adam updates their log alpha along the
@@ -51,61 +50,53 @@ def gates(
     fraction : float
         Share of the gates that are closed at the end, strictly between 0 and 1.
     learning_rate : float
-        Of Adam, on log alpha; positive.
+        Of Adam, on log alpha.
     batch_size : int
         Rows of a step.
     outcome : str or Outcome
         Must be differentiable or have a differentiable surrogate, as "accuracy" has.
-    rows : int, optional
-        Budget in row-equivalents, by default 600,000. Each training row costs three.
+    rows : int
+        Budget in row-equivalents. Each training row costs three.
     seed : int
         Chooses the noise and the order of the examples.
 
     Returns
     -------
     ImpactTable
-        Impacts are log-odds of a gate being open; they are to be compared with each other only. No standard errors.
+        Log-odds of each gate being open, to be compared with each other only. No standard errors.
 
     Raises
     ------
-    ParameterError, DataError
-        If an argument is out of range, the data does not fit the model, or `rows` pays for no step.
-    ModelError
-        If a layer has no gradient.
+    ParameterError, DataError, ModelError
+        If the arguments do not fit together, `rows` pays for no step, or a layer has no gradient.
 
     References
     ----------
     .. [1] Louizos, Welling, Kingma (2018), "Learning sparse neural networks through L0 regularization", section 2.2.
-
-    Examples
-    --------
-    >>> import dropreg as dr
-    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
-    >>> table = dr.scorers.gates(model, data, dr.elements(model), fraction=0.3, batch_size=64, rows=2_000)
-    >>> table.details
-    {'fraction': 0.3, 'steps': 10, 'rows a step': 64}
     """
     check_between("fraction", fraction)
     check_positive("learning_rate", learning_rate)
     question = ask_one(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
     if not question.outcome.differentiable:
-        raise ParameterError(
+        raise dr.errors.ParameterError(
             f"`outcome` must have a gradient or a surrogate with one, received '{question.outcome.name}': use 'loss'."
         )
     size = affordable(batch_size, 1, len(question.examples), "example")
-    n_steps = affordable(DEFAULT_ROWS if rows is None else rows, _ROW_COST * size, 2**62, f"step of {size} rows")
+    n_steps = affordable(rows, _ROW_COST * size, 2**62, f"step of {size} rows")
     evaluator = Evaluator(question)
     layer = non_differentiable(evaluator)
     if layer is not None:
-        raise ModelError(
+        raise dr.errors.ModelError(
             f"every layer between the elements and the output must have a gradient to train gates, received layer "
             f"{layer} without: use a scorer of forward passes, such as greedy."
         )
-    return table_of(
-        question,
+    return impact_table(
+        elements.to_frame(),
         _train(evaluator, fraction, n_steps, size, learning_rate) + _OFFSET,
         method="hard concrete gates",
+        outcome=question.outcome.name,
         rows=n_steps * size * _ROW_COST,
+        seed=question.seed,
         details={"fraction": fraction, "steps": n_steps, "rows a step": size},
     )
 

@@ -1,17 +1,15 @@
-"""Shapley values by sampled permutations with truncation."""
+"""Shapley values by sampled permutations with truncation: a competitor that scripts measure."""
 
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from .._utils import Array, positive
-from ..data import Data, Task
-from ..element import Elements
-from ..errors import ParameterError
-from ..network import DEFAULT_ROWS, Evaluator, Outcome, ask_one
-from ..regression import ImpactTable
-from ._scorer import table_of
+import dropreg as dr
+from dropreg._utils import Array, positive
+from dropreg.data import Data, Task
+from dropreg.network import Evaluator, ask_one
+from dropreg.regression import impact_table
 
 if TYPE_CHECKING:
     import keras
@@ -23,15 +21,15 @@ _SEGMENT = 16
 def shapley(
     model: "keras.Model",
     data: Data,
-    elements: Elements,
+    elements: dr.Elements,
     *,
     examples_per_mask: int = 16,
     tolerance: float = 0.05,
-    outcome: str | Outcome = "loss",
-    rows: int | None = None,
+    outcome: str | dr.outcomes.Outcome = "loss",
+    rows: int = 600_000,
     task: Task | None = None,
     seed: int = 0,
-) -> ImpactTable:
+) -> dr.ImpactTable:
     """Estimate the Shapley value of each element from random permutations.
 
     The elements are removed one by one in random order; each is credited with how much worse its removal makes the
@@ -49,43 +47,33 @@ def shapley(
         permutation early.
     outcome : str or Outcome
         As in `leave_one_out`.
-    rows : int, optional
-        Budget in masked forward passes, by default 600,000. It sets the number of permutations.
+    rows : int
+        Budget in masked forward passes. It sets the number of permutations.
     seed : int
         Chooses permutations and examples.
 
     Returns
     -------
     ImpactTable
-        Impacts in the outcome's unit, positive = removing the element hurts; standard errors over permutations.
+        In the outcome's unit, positive = removing the element hurts; standard errors over permutations.
 
     Raises
     ------
     ParameterError, DataError, ModelError
-        As in `leave_one_out`, or if `rows` pays for fewer than two permutations.
+        If the arguments do not fit together, or `rows` pays for fewer than two permutations.
 
     References
     ----------
     .. [1] Ghorbani, Zou (2020), "Neuron Shapley", section 3.2 (truncation; their method also stops early for elements
        that are clearly outside the top k).
-
-    Examples
-    --------
-    >>> import dropreg as dr
-    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
-    >>> elements = dr.elements(model, include=["dense_2"])
-    >>> table = dr.scorers.shapley(model, data, elements, rows=10_000)
-    >>> table.method, table.rows <= 10_000
-    ('Shapley sampling', True)
     """
     question = ask_one(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
     n = min(positive("examples_per_mask", examples_per_mask), len(question.examples))
     if not 0 <= tolerance < 1:
-        raise ParameterError(f"`tolerance` must lie in [0, 1), received {tolerance}.")
-    rows = DEFAULT_ROWS if rows is None else rows
+        raise dr.errors.ParameterError(f"`tolerance` must lie in [0, 1), received {tolerance}.")
     longest = (len(elements) + 1) * n
     if positive("rows", rows) < 2 * longest:
-        raise ParameterError(
+        raise dr.errors.ParameterError(
             f"`rows` must pay for two permutations of {len(elements):,} elements, {2 * longest:,} rows, received "
             f"{rows:,}: pass more, or fewer examples_per_mask."
         )
@@ -97,12 +85,14 @@ def shapley(
         credits.append(question.sign * credit)
         lengths.append(length)
     values = np.array(credits)
-    return table_of(
-        question,
+    return impact_table(
+        elements.to_frame(),
         values.mean(axis=0),
         values.std(axis=0, ddof=1) / np.sqrt(len(values)),
         method="Shapley sampling",
+        outcome=question.outcome.name,
         rows=evaluator.rows,
+        seed=question.seed,
         details={"permutations": len(values), "examples a mask": n, "mean length": float(np.mean(lengths))},
     )
 
