@@ -76,11 +76,6 @@ def quantization_of(layer: Any) -> str | None:
     return getattr(layer, "quantization_mode", None)
 
 
-def takes_training(layer: Any) -> bool:
-    """Return whether the layer's ``call`` has an argument ``training``."""
-    return getattr(layer, "_call_has_training_arg", False)
-
-
 def built_shapes(model: Any) -> dict[str, Any]:
     """Return the shapes that `model` was built with, by argument of its ``call``; empty if it is not built."""
     return model._build_shapes_dict or {}
