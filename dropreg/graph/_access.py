@@ -106,6 +106,15 @@ def functional_of(model: Any) -> Any:
     return model._functional if isinstance(model, keras.Sequential) else model
 
 
+def output_names_of(functional: Any) -> tuple[str, ...]:
+    """Return the names that Keras gives the outputs of a Functional model: the keys of a dict, else names of layers."""
+    structure = functional._outputs_struct
+    if isinstance(structure, dict) and all(isinstance(value, keras.KerasTensor) for value in structure.values()):
+        keys = {id(value): str(key) for key, value in structure.items()}
+        return tuple(keys[id(tensor)] for tensor in functional.outputs)
+    return tuple(functional.output_names)
+
+
 def nodes_of(functional: Any) -> Iterator[Any]:
     """Yield the nodes of a Functional model in an order in which they can run."""
     for depth in sorted(functional._nodes_by_depth, reverse=True):
