@@ -118,7 +118,7 @@ def regress(
     fit = _fit(record, rows, outcome, name, covariance, penalty)
     if not np.any(fit.coefficients) and (fit.std_errors is None or not np.any(fit.std_errors)):
         raise ParameterError(
-            f"outcome {outcome!r} must change with the masks, received the same outcomes as the original model's in all "
+            f"outcome {outcome!r} must change with the masks, received no change in all "
             f"{record.rows:,} rows: sample another outcome, such as 'loss', or at a higher rate."
         )
     if paired:  # the intercept cancels in differences, so take it from the single rows

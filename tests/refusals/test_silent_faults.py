@@ -1,5 +1,6 @@
 """Inputs that used to give a wrong number without a word: now the right one, or a refusal."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from keras import layers
 
 import dropreg as dr
 from dropreg._utils import spread_rows
-from dropreg.errors import ParameterError
+from dropreg.errors import DataError, ParameterError
 
 
 def predicted(model: keras.Model, x: np.ndarray) -> Any:
@@ -99,3 +100,60 @@ def test_a_part_that_a_killed_run_left_does_not_stop_the_next(tmp_path: Path) ->
     model = models.ready("mlp")
     record = flat.sample(model, models.data_for(model, 10), dr.elements(model), rows=10, out=tmp_path)
     assert record.is_complete
+
+
+def classifier(n_outputs: int, activation: str) -> tuple[keras.Model, np.ndarray]:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(8), layers.Dense(n_outputs, activation)])
+    return model, np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("second_label", [False, True])
+def test_one_hot_labels_of_sigmoid_outputs_are_labels_of_their_own(second_label: bool) -> None:
+    model, x = classifier(4, "sigmoid")
+    y = np.eye(4)[np.arange(30) % 4]
+    y[0] += second_label * np.roll(y[0], 1)
+    p = predicted(model, x)
+    expected = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    record = flat.sample(model, (x, y), dr.elements(model), rows=30, outcomes="loss")
+    assert record.settings.task == "multilabel"
+    assert record.baseline["loss"].mean() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("n_outputs", "labels", "text"),
+    [
+        (1, [-1, 1], "received -1, 1: relabel them, or pass task='regression'"),
+        (1, [1, 2], "received 1, 2: relabel them, or pass task='regression'"),
+        (4, [0, 3], "must have 4 labels of 0 or 1 for each example where outputs have a sigmoid activation"),
+    ],
+)
+def test_labels_that_a_sigmoid_cannot_give_are_refused(n_outputs: int, labels: list[int], text: str) -> None:
+    model, x = classifier(n_outputs, "sigmoid")
+    with pytest.raises(DataError, match=says(text)):
+        flat.sample(model, (x, np.resize(labels, 30)), dr.elements(model), rows=30, outcomes="loss")
+
+
+@dataclass(frozen=True)
+class Halves(dr.designs.Design):
+    """Removes either half of the elements: not a design of dropreg."""
+
+    rate: float = 0.5
+
+    def draw(self, seed: int, chunk: int, n_masks: int, n_elements: int) -> np.ndarray:
+        first = np.random.default_rng([seed, chunk]).random((n_masks, 1)) < self.rate
+        other = np.random.default_rng([seed, chunk, 1]).random((n_masks, n_elements)) < self.rate
+        return first ^ other
+
+    def keep_probabilities(self, n_elements: int) -> np.ndarray:
+        return np.full(n_elements, 1.0 - self.rate)
+
+
+def test_a_design_of_ones_own_can_be_regressed(tmp_path: Path) -> None:
+    model = models.ready("mlp")
+    run: dict[str, Any] = {"rows": 400, "outcomes": "loss", "design": Halves(0.5), "gradients": True}
+    record = flat.sample(model, models.data_for(model, 30), dr.elements(model), **run, out=tmp_path)
+    assert np.isfinite(dr.regress(record).impact).all()
+    assert np.isfinite(dr.regress(record, estimator="ols").impact).all()
+    with pytest.raises(ParameterError, match=says("must have a design of dropreg", "'Halves'", "same folder again")):
+        dr.regress(dr.Record.load(tmp_path), estimator="marginal")
