@@ -16,8 +16,8 @@ from ._checks import (
     is_number,
     positive,
 )
-from ._draws import examples_of_rows, random_words
-from ._files import write_atomically
+from ._draws import examples_of_rows, random_words, spread_rows
+from ._files import is_leftover, write_atomically
 from ._fingerprints import function_fingerprint
 from ._lazy import lazy_names
 from ._moments import Running

@@ -30,3 +30,13 @@ def examples_of_rows(seed: int, first: int, count: int, n_examples: int) -> npt.
     epochs = range(start // n_examples, -(-(first + count) // n_examples))
     orders = [_example_order(seed, epoch, n_examples) for epoch in epochs]
     return np.concatenate([np.empty(0, np.int64), *orders])[first - start :][:count]
+
+
+def spread_rows(n_examples: int, most: int) -> "slice | npt.NDArray[np.int64]":
+    """Return the rows of at most `most` examples, drawn at random and ascending; the order of the data does not matter.
+
+    The draw is the same for the same two numbers.
+    """
+    if n_examples <= most:
+        return slice(None)
+    return np.sort(np.random.default_rng(n_examples).permutation(n_examples)[:most])

@@ -23,3 +23,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any], rows: int) -> Non
                 "and sample into the same folder again: the run resumes where it stopped."
             ) from error
         raise RecordError(f"{path}: cannot be written ({error}): choose another folder.") from error
+
+
+def is_leftover(path: Path) -> bool:
+    """Return whether a file is what `write_atomically` left when it was killed; it is overwritten or ignored."""
+    return path.name.startswith(".") and path.name.endswith(".part")

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from .._utils import lazy_names
 from ._datasets import MODELS, as_inputs, fashion_mnist, load_model, model_path, read_idx
-from ._examples import Data, Examples, as_data, check_apart, check_data, read_once
+from ._examples import Data, Examples, check_apart, check_data, read_once
 from ._npz import load_npz
 from ._prediction import Prediction, in_float32
 from ._streams import stream
@@ -19,7 +19,6 @@ __all__ = [
     "Examples",
     "Prediction",
     "Task",
-    "as_data",
     "as_inputs",
     "check_apart",
     "check_data",

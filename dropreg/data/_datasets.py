@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, ParameterError
 
 if TYPE_CHECKING:
     import keras
@@ -105,7 +105,7 @@ def fashion_mnist(split: Literal["estimation", "test"] = "estimation") -> tuple[
 
     Raises
     ------
-    DataError
+    ParameterError
         If `split` is unknown.
 
     References
@@ -120,7 +120,7 @@ def fashion_mnist(split: Literal["estimation", "test"] = "estimation") -> tuple[
     ((10000, 28, 28, 1), [9, 2, 1, 1, 6])
     """
     if split not in _SPLITS:
-        raise DataError(f"`split` must be one of {', '.join(_SPLITS)}, received {split!r}.")
+        raise ParameterError(f"`split` must be one of {', '.join(_SPLITS)}, received {split!r}.")
     folder, name = data_folder() / "fashion-mnist", _SPLITS[split]
     x = as_inputs(read_idx(folder / f"{name}-images-idx3-ubyte.gz"))
     return x, read_idx(folder / f"{name}-labels-idx1-ubyte.gz").astype(np.int64)
@@ -139,7 +139,7 @@ def model_path(name: str) -> Path:
 
     Raises
     ------
-    DataError
+    ParameterError
         If `name` is unknown.
 
     Examples
@@ -149,7 +149,7 @@ def model_path(name: str) -> Path:
     'mlp.keras'
     """
     if name not in MODELS:
-        raise DataError(f"`name` must be one of {', '.join(MODELS)}, received {name!r}.")
+        raise ParameterError(f"`name` must be one of {', '.join(MODELS)}, received {name!r}.")
     return data_folder() / "models" / f"{name}.keras"
 
 
@@ -167,7 +167,7 @@ def load_model(name: str) -> "keras.Model":
 
     Raises
     ------
-    DataError
+    ParameterError
         If `name` is unknown.
 
     Examples

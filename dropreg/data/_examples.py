@@ -171,23 +171,16 @@ def check_data(
     y = _labels_of(y, number, graph.output_names)
     if task is not None and task not in TASKS:
         raise ParameterError(f"`task` must be one of {', '.join(TASKS)}, received {task!r}.")
+    from ..layers import last_activation
+
     counted = counted_positions(graph, inputs, number)
     if y is None:
         return Examples(inputs, None, task or ("classes" if n_outputs > 1 else "regression"), number, counted)
     labels = _without_hidden(_numeric_labels(y, n_examples), counted)
     expected = (n_examples, *shape[1:])
-    task = task or _guess_task(labels, len(expected), n_outputs)
+    task = task or _guess_task(labels, len(expected), n_outputs, last_activation(graph, number))
     checked = _checked_classes(labels, expected) if task == "classes" else _checked_targets(labels, expected, task)
     return Examples(inputs, checked, task, number, counted)
-
-
-def as_data(model: "keras.Model", examples: Examples) -> tuple[Any, Any]:
-    """Return the (x, y) from which `check_data` makes these examples."""
-    from ..graph import trace_graph
-
-    names, x = trace_graph(model).output_names, list(examples.inputs)
-    y = {names[examples.output]: examples.labels} if len(names) > 1 else examples.labels
-    return x if len(x) > 1 else x[0], y
 
 
 def check_apart(name: str, data: Data, other_name: str, other: Data) -> None:
@@ -270,14 +263,31 @@ def _without_hidden(labels: npt.NDArray[Any], counted: npt.NDArray[np.bool_] | N
     return labels
 
 
-def _guess_task(labels: npt.NDArray[Any], rank: int, n_outputs: int) -> Task:
-    """Guess the task from labels for an output of a rank, with a last axis of length `n_outputs`."""
-    zero_one = bool(((labels == 0) | (labels == 1)).all())
+def _guess_task(labels: npt.NDArray[Any], rank: int, n_outputs: int, activation: str | None) -> Task:
+    """Guess the task from labels for an output of a rank, with a last axis of length `n_outputs` and an activation."""
+    zero_one, sigmoid = bool(((labels == 0) | (labels == 1)).all()), activation == "sigmoid"
     if n_outputs == 1:
+        if sigmoid and not zero_one:
+            raise DataError(
+                f"`y` must be 0 or 1 for an output with a sigmoid activation, received {_values(labels)}: relabel "
+                "them, or pass task='regression'."
+            )
         return "binary" if zero_one else "regression"
-    if labels.ndim != rank or labels.shape[-1] != n_outputs or (zero_one and (labels.sum(axis=-1) == 1).all()):
+    if labels.ndim != rank or labels.shape[-1] != n_outputs:
+        if sigmoid:
+            raise DataError(
+                f"`y` must have {n_outputs} labels of 0 or 1 for each example where outputs have a sigmoid activation, "
+                f"received shape {labels.shape}: pass such labels, or task='classes' if one class is right."
+            )
         return "classes"
-    return "multilabel" if zero_one else "regression"
+    if not zero_one:
+        return "regression"
+    return "classes" if not sigmoid and (labels.sum(axis=-1) == 1).all() else "multilabel"
+
+
+def _values(labels: npt.NDArray[Any]) -> str:
+    """Return the first few different labels as text."""
+    return concatenate_names([f"{value:g}" for value in np.unique(labels)], 3)
 
 
 def _checked_targets(labels: npt.NDArray[Any], expected: "Shape", task: Task) -> npt.NDArray[np.float32]:

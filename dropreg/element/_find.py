@@ -9,6 +9,7 @@ import numpy as np
 
 from ..errors import ModelError, ParameterError
 from ..graph import Graph, all_layers, trace_graph
+from ..layers import Unknown, rule_for
 from . import _blocks, _heads, _subclassed, _units, _weights
 from ._gates import Columns
 from ._groups import Groups
@@ -124,7 +125,22 @@ def elements(
             f"model '{traced.name}' has none of {', '.join(kinds)} that can be dropped ({reasons or missing}): "
             f"expected {needed}."
         )
-    return _join([part.elements for part in parts], model_signature(graph))
+    joined = _join([part.elements for part in parts], model_signature(graph))
+    return joined if kinds == ["weights"] else replace(joined, left_out=(*joined.left_out, *_unknown(graph, joined)))
+
+
+def _unknown(graph: Graph, elements: Elements) -> list[tuple[str, str]]:
+    """Return the layers with weights that have no rule and are not named yet, with the remedy."""
+    named = {*elements.layers, *(name for name, _ in elements.left_out)}
+    remedy = "register one with dropreg.layers.register"
+    return [
+        (call.name, f"its class {call.kind} has no rule: {remedy}")
+        for call in {call.name: call for call in graph.calls}.values()
+        if graph.inside is None
+        and call.name not in named
+        and getattr(call.layer, "weights", ())
+        and isinstance(rule_for(call.layer), Unknown)
+    ]
 
 
 def _names_by_entry(

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 
 from .._utils import check_several, concatenate_names, is_number, positive
 from ..errors import ParameterError
@@ -149,14 +150,29 @@ def _guarded(scores: Scores, layers: dict[str, Columns], floors: dict[str, int])
     return kept
 
 
-def finite_numbers(name: str, values: Any, n_elements: int) -> Scores:
-    """Return `values` as an array of finite numbers, shape (n_elements,), or raise ParameterError."""
-    what = f"`{name}` must be finite numbers of shape ({n_elements},), one for each element, received"
+def finite_numbers(name: str, values: Any, elements: Elements) -> Scores:
+    """Return one finite number for each element, shape (n_elements,), or raise ParameterError.
+
+    A Series is aligned by its index: names of elements, or their numbers from 0.
+    """
+    n = len(elements)
+    what = f"`{name}` must be finite numbers of shape ({n},), one for each element, received"
+    if isinstance(values, pd.Series):
+        for keys in (list(elements.names), list(range(n))):
+            if len(values) == n and values.index.is_unique and set(values.index) == set(keys):
+                values = values.loc[keys]
+                break
+        else:
+            raise ParameterError(
+                f"`{name}` must have an index of all {n} names of the elements, or of their numbers, received a Series "
+                f"of {len(values)} with the index {concatenate_names(list(map(str, values.index)), 3)}: pass "
+                "table.to_frame().set_index('element')['impact'], or an array in the order of the elements."
+            )
     try:
         found = np.array(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise ParameterError(f"{what} {type(values).__name__}: pass numbers, or an ImpactTable.") from error
-    if found.shape != (n_elements,) or not np.isfinite(found).all():
+    if found.shape != (n,) or not np.isfinite(found).all():
         n_others = int((~np.isfinite(found)).sum())
         raise ParameterError(f"{what} shape {found.shape} with {n_others} that are not finite.")
     return found

@@ -76,11 +76,6 @@ def quantization_of(layer: Any) -> str | None:
     return getattr(layer, "quantization_mode", None)
 
 
-def takes_training(layer: Any) -> bool:
-    """Return whether the layer's ``call`` has an argument ``training``."""
-    return getattr(layer, "_call_has_training_arg", False)
-
-
 def built_shapes(model: Any) -> dict[str, Any]:
     """Return the shapes that `model` was built with, by argument of its ``call``; empty if it is not built."""
     return model._build_shapes_dict or {}
@@ -109,6 +104,15 @@ def is_nested(layer: Any) -> bool:
 def functional_of(model: Any) -> Any:
     """Return `model`, or the Functional model inside a Sequential one (None if that is not built)."""
     return model._functional if isinstance(model, keras.Sequential) else model
+
+
+def output_names_of(functional: Any) -> tuple[str, ...]:
+    """Return the names that Keras gives the outputs of a Functional model: the keys of a dict, else names of layers."""
+    structure = functional._outputs_struct
+    if isinstance(structure, dict) and all(isinstance(value, keras.KerasTensor) for value in structure.values()):
+        keys = {id(value): str(key) for key, value in structure.items()}
+        return tuple(keys[id(tensor)] for tensor in functional.outputs)
+    return tuple(functional.output_names)
 
 
 def nodes_of(functional: Any) -> Iterator[Any]:

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from ..errors import ParameterError
-from ._access import all_layers, takes_training
+from ._access import all_layers
 from ._timesteps import step_mask, with_step_mask
 
 Shape = tuple[int | None, ...]
@@ -84,7 +84,7 @@ class Call:
 
         args: Any = keras.tree.map_structure(fill, self.args)
         kwargs: Any = keras.tree.map_structure(fill, self.kwargs)
-        if takes_training(self.layer):
+        if isinstance(self.layer, keras.layers.Layer):  # also without the argument: layers inside it may have it
             kwargs = {**kwargs, "training": False}
         return keras.tree.flatten(self.layer(*args, **kwargs))
 

@@ -8,7 +8,7 @@ import keras
 import tensorflow as tf
 
 from ..errors import ModelError
-from ._access import functional_of, is_nested, is_opaque, names_of, nodes_of
+from ._access import functional_of, is_nested, is_opaque, names_of, nodes_of, output_names_of
 from ._calls import Call, Graph, Ref, Shape
 from ._padding import StepMasks, observe
 from ._timesteps import step_mask
@@ -72,7 +72,7 @@ def _trace(model: keras.Model) -> Graph:
         outputs=outputs,
         shapes=tuple(shapes),
         input_names=tuple(tensor.name for tensor in functional.inputs),
-        output_names=tuple(functional.output_names),
+        output_names=output_names_of(functional),
         input_dtypes=tuple(str(tensor.dtype) for tensor in functional.inputs),
         names=names,
         mask_ranks=tuple(masks.ranks.get(slot) for slot in range(len(shapes))),

@@ -3,7 +3,9 @@
 `register` adds a rule for a layer class of your own; `rule_for` returns the rule of a layer.
 """
 
-from . import (  # noqa: F401 (their rules register themselves)
+# ruff: noqa: F401 (families register their rules; some names are for other packages)
+
+from . import (
     _activation,
     _attention,
     _combine,
@@ -15,6 +17,7 @@ from . import (  # noqa: F401 (their rules register themselves)
     _recurrent,
     _shape,
 )
+from ._activation import last_activation
 from ._channels import Channels, Labels, fixed
 from ._common import Carry, LinearReader, Mix, Unknown, n_channels, positions, readout
 from ._kernels import Kernel, kernel_of, register_kernels

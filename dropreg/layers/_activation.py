@@ -2,9 +2,10 @@
 
 from typing import Any
 
+import keras
 from keras import layers
 
-from ..graph import Call
+from ..graph import Call, Graph
 from ._channels import Channels, Labels
 from ._common import Carry, Mix, Unknown, is_elementwise, pin_all
 from ._registry import register, register_operations
@@ -40,3 +41,28 @@ register_operations(
     *("Softplus", "Softsign", "LeakyRelu", "Tanh", "Abs", "Absolute", "Negative", "Square", "Sqrt", "Exp"),
     rule=Carry(),
 )
+
+
+def last_activation(graph: Graph, output: int) -> str | None:
+    """Return the name of the last activation before an output; None if no layer defines it."""
+    writer = {slot: call for call in graph.calls for slot in call.outputs}
+    call = writer.get(graph.outputs[output])
+    while call is not None and _is_identity(call.layer):
+        call = writer.get(call.inputs[0])
+    layer = None if call is None else call.layer
+    while isinstance(layer, keras.layers.TimeDistributed):
+        layer = layer.layer
+    kind = type(layer).__name__
+    if kind in ("Softmax", "Sigmoid"):
+        return kind.lower() if getattr(layer, "axis", -1) == -1 else None
+    known = (keras.layers.Dense, keras.layers.EinsumDense, keras.layers.Activation, keras.layers.Conv1D)
+    if isinstance(layer, (*known, keras.layers.Conv2D, keras.layers.Conv3D)):
+        return getattr(layer.activation, "__name__", None)
+    return None
+
+
+def _is_identity(layer: Any) -> bool:
+    """Return whether a layer is the identity, up to precision."""
+    if isinstance(layer, keras.layers.Activation):
+        return layer.activation is keras.activations.linear
+    return isinstance(layer, keras.layers.Identity)

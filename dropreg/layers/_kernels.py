@@ -9,6 +9,7 @@ from keras import layers
 
 from .._utils import Array
 from ..errors import ModelError
+from ._registry import inherited_from
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ _KERNELS: dict[type, Callable[[Any], Kernel]] = {}
 
 
 def register_kernels(*kinds: type, kernel: Callable[[Any], Kernel]) -> None:
-    """Register the function that summarizes the kernel of a layer class; subclasses inherit it.
+    """Register the function that summarizes the kernel of a layer class; subclasses inherit it as they do rules.
 
     Parameters
     ----------
@@ -106,9 +107,9 @@ def kernel_of(layer: Any) -> Kernel:
     >>> dr.layers.kernel_of(layer).outgoing.shape
     (784,)
     """
-    for kind in type(layer).__mro__:
-        if kind in _KERNELS:
-            return _KERNELS[kind](layer)
+    kind = inherited_from(type(layer), _KERNELS)
+    if kind in _KERNELS:
+        return _KERNELS[kind](layer)
     raise ModelError(
         f"layer '{layer.name}' ({type(layer).__name__}) must have a kernel with known axes for channels and units, "
         "received a class without: exclude it, or register a function with dropreg.layers.register_kernels."

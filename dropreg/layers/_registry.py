@@ -1,5 +1,6 @@
 """The registry of layer rules."""
 
+from collections.abc import Collection
 from typing import Any
 
 import keras
@@ -18,7 +19,7 @@ def register(*layers: type, rule: Rule) -> None:
     Parameters
     ----------
     *layers : type
-        Layer classes; subclasses without a rule of their own inherit it.
+        Layer classes. Subclasses inherit the rule unless they override a computation of the class.
     rule : Rule
         For example ``Carry()`` for a layer that computes each channel from the same channel of its input.
 
@@ -61,8 +62,9 @@ def rule_for(layer: Any) -> Rule:
     Returns
     -------
     Rule
-        That of the first class in its method resolution order that has one, else `Unknown`. Operations are found by
-        the name of their class.
+        That of the first class in its method resolution order that has one, else `Unknown`, also for a subclass that
+        overrides a computation such as ``call``: register a rule for it. Operations are found by the name of their
+        class.
 
     Examples
     --------
@@ -72,7 +74,26 @@ def rule_for(layer: Any) -> Rule:
     """
     if not isinstance(layer, keras.layers.Layer):
         return _OPERATION_RULES.get(type(layer).__name__, Unknown())
-    for kind in type(layer).__mro__:
-        if kind in _RULES:
-            return _RULES[kind]
-    return Unknown()
+    return _RULES.get(inherited_from(type(layer), _RULES), Unknown())
+
+
+def inherited_from(kind: type, registered: Collection[type]) -> type:
+    """Return the registered class whose computations a layer class has unchanged, else the class itself."""
+    overridden: set[str] = set()
+    for base in kind.__mro__:
+        if base in registered:
+            return base if not any(hasattr(base, name) for name in overridden) else kind
+        if not base.__module__.startswith("keras.src."):
+            overridden |= {name for name, value in vars(base).items() if _computes(name, value)}
+    return kind
+
+
+def _computes(name: str, value: Any) -> bool:
+    """Return whether an attribute of a class is a method that a computation may depend on."""
+    harmless = name.startswith("__") or name in (
+        "get_config",
+        "from_config",
+        "compute_output_shape",
+        "compute_output_spec",
+    )
+    return not harmless and (callable(value) or isinstance(value, property | classmethod | staticmethod))

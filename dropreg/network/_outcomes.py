@@ -244,12 +244,15 @@ class Divergence(Outcome):
 
 
 def _correct(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
-    """Return whether decisions are correct, 0 or 1, in the shape of `labels`."""
+    """Return whether decisions are correct, 0 or 1, in the shape of `labels`; outputs that are not finite are wrong."""
     import tensorflow as tf
 
+    finite = tf.math.is_finite(prediction.outputs)
     if prediction.task == "classes":
-        return tf.cast(tf.equal(tf.argmax(prediction.outputs, axis=-1), labels), tf.float32)
-    return tf.cast(tf.equal(prediction.logits() > 0, labels > 0.5), tf.float32)
+        decided, finite = tf.equal(tf.argmax(prediction.outputs, axis=-1), labels), tf.reduce_all(finite, axis=-1)
+    else:
+        decided = tf.equal(prediction.logits() > 0, labels > 0.5)
+    return tf.cast(tf.logical_and(decided, finite), tf.float32)
 
 
 def _nearly_correct(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
@@ -330,6 +333,12 @@ def resolve_all(outcomes: "Sequence[str | Outcome] | str | Outcome") -> tuple[Ou
     names = [outcome.name for outcome in resolved]
     if not names or len(set(names)) != len(names):
         raise ParameterError(f"`outcomes` must be one or more different outcomes, received {names}.")
+    taken = {"mask", "masks", "example", "examples", "rate", *(f"{name}_change" for name in names)}
+    if clash := taken.intersection(names):
+        raise ParameterError(
+            f"the name of an outcome must not be one of the record's columns, received {sorted(clash)[0]!r}: choose "
+            "another name."
+        )
     return resolved
 
 

@@ -79,5 +79,5 @@ def _scores(elements: Elements, impact: Any, by: str) -> Scores:
                 f"others{detail}: pass the elements that it was estimated for."
             )
         impact = impact.impact
-    scores = finite_numbers("impact", impact, len(elements))
+    scores = finite_numbers("impact", impact, elements)
     return np.abs(scores) if by == "absolute" else scores

@@ -8,6 +8,7 @@ Compression"). Half of the examples are mixed with others (mixup), so that many 
 
 from dataclasses import replace
 
+from .._utils import spread_rows
 from ..data import Examples
 from ..errors import DataError, ParameterError
 from ..graph import BATCH, Graph, trace_graph
@@ -55,7 +56,7 @@ def resolve_recovery(
 def distilled(
     pruned: Pruned, original: Graph, examples: Examples, recovery: Recovery, *, progress: bool | None
 ) -> Pruned:
-    """Train the smaller model on the first 10,000 of the checked examples; the original model is the teacher.
+    """Train the smaller model on 10,000 of the checked examples, drawn at random; the original model is the teacher.
 
     Without labels the task is guessed; outputs that are not probabilities are learned by their squared error.
 
@@ -69,7 +70,7 @@ def distilled(
             "`data` must hold at least two examples to learn from, one of them to be held out, received one: pass "
             "more, or recovery='none'."
         )
-    examples = examples.part(slice(_MOST_EXAMPLES))
+    examples = examples.part(spread_rows(len(examples), _MOST_EXAMPLES))
     if examples.labels is None:
         task = guess_task(run_model(original, examples.part(slice(BATCH))))
         examples = replace(examples, task=task)

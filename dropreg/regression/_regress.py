@@ -116,6 +116,11 @@ def regress(
         paired = settings.masks_per_group == 2 and name != "marginal"
     rows = observations(record, paired=paired)
     fit = _fit(record, rows, outcome, name, covariance, penalty)
+    if not np.any(fit.coefficients) and (fit.std_errors is None or not np.any(fit.std_errors)):
+        raise ParameterError(
+            f"outcome {outcome!r} must change with the masks, received no change in all "
+            f"{record.rows:,} rows: sample another outcome, such as 'loss', or at a higher rate."
+        )
     if paired:  # the intercept cancels in differences, so take it from the single rows
         unexplained = [residuals(block, column, fit.coefficients, 0.0) for block in observations(record).blocks()]
         fit = replace(fit, intercept=float(np.concatenate(unexplained).mean()))

@@ -221,5 +221,8 @@ def design_from(settings: dict[str, Any]) -> Design:
     kinds = {kind.__name__: kind for kind in (Bernoulli, Paired)}
     values: Any = {name: tuple(v) if isinstance(v, list) else v for name, v in settings.items() if name != "name"}
     if settings["name"] not in kinds:
-        raise ParameterError(f"a design must be one of {', '.join(kinds)}, received {settings['name']!r}.")
+        raise ParameterError(
+            f"a record that is opened from a folder must have a design of dropreg ({', '.join(kinds)}), received "
+            f"{settings['name']!r}: sample into the same folder again with your design, and use what it returns."
+        )
     return kinds[settings["name"]](**values)

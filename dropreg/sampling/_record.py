@@ -180,8 +180,8 @@ class Record:
         -------
         ndarray of float64, shape (n_elements,)
         """
-        s = self.settings
-        return design_from(s.design).keep_probabilities(s.n_elements)
+        design = self._design or design_from(self.settings.design)
+        return design.keep_probabilities(self.settings.n_elements)
 
     def to_frame(self) -> pd.DataFrame:
         """Return all masks and their outcomes as a table of about rows x elements bytes.

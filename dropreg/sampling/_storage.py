@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from .._utils import write_atomically
+from .._utils import is_leftover, write_atomically
 from ..element import Elements
 from ..errors import RecordError
 from ._designs import Design
@@ -39,7 +39,7 @@ def create_record(
     place = Path(folder)
     if (place / SETTINGS).exists():
         _check_same_run(place, settings)
-    elif place.is_file() or (place.exists() and any(place.iterdir())):
+    elif place.is_file() or (place.exists() and any(not is_leftover(path) for path in place.iterdir())):
         raise RecordError(f"folder {place}: expected an empty or new folder, received one with other files.")
     try:
         place.mkdir(parents=True, exist_ok=True)

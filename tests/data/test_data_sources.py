@@ -14,7 +14,7 @@ from keras import layers
 from kinds import inputs, masked, randomized, reads_text, two_outputs
 
 import dropreg as dr
-from dropreg.data._examples import as_data, check_data
+from dropreg.data._examples import check_data
 from dropreg.errors import DataError, ModelError
 
 
@@ -244,8 +244,7 @@ def test_examples_and_data_convert_both_ways(name: str, n_outputs: int) -> None:
     for labels in (y, {model.output_names[1]: None} if n_outputs == 2 else None):
         examples = check_data(model, (x, labels))
         assert examples.output == n_outputs - 1
-        assert check_data(model, as_data(model, examples)).fingerprint() == examples.fingerprint()
-        part = check_data(model, as_data(model, examples.part(slice(1, None, 3))))
+        part = examples.part(slice(1, None, 3))
         assert part.output == examples.output
         assert len(part) == 4
         for mine, whole in zip(part.inputs, examples.inputs, strict=True):

@@ -303,7 +303,7 @@ def _start(question: Question, start: Any) -> Array:
             )
         start = magnitude(question.model, None, elements)
     values = start.impact if isinstance(start, ImpactTable) else start
-    return bounded(finite_numbers("start", values, len(elements)), np.inf)
+    return bounded(finite_numbers("start", values, elements), np.inf)
 
 
 def _merged(question: Question) -> "MaskedNetwork":

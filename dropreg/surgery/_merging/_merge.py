@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy.special import log_softmax
 
-from ..._utils import Array
+from ..._utils import Array, spread_rows
 from ...errors import DataError
 from ...graph import Call
 from ...layers import Carry, LinearReader, Moments, readout, rule_for
@@ -49,7 +49,8 @@ def merge_into(
     With `classes`, outputs that are not probabilities are logits. Raises DataError if there is a single example, or
     activations are not finite.
     """
-    examples = [array[: strategy.most_examples] for array in inputs]
+    rows = spread_rows(len(inputs[0]), strategy.most_examples)
+    examples = [array[rows] for array in inputs]
     if len(examples[0]) < 2:
         raise DataError(
             "`data` must hold at least two examples to merge by least squares, one of them to be held out, received "

@@ -1,0 +1,127 @@
+"""Layers of a user: inference mode reaches the layers inside, and rules need the same computation."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flat
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import dropreg as dr
+from dropreg.layers import Unknown, rule_for
+from dropreg.network import MaskedNetwork
+
+
+class Augment(layers.Layer):
+    """Random augmentation without a `training` argument."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.flip, self.rotation = layers.RandomFlip(), layers.RandomRotation(0.3)
+
+    def call(self, x: Any) -> Any:
+        return self.rotation(self.flip(x))
+
+
+class Noisy(layers.Layer):
+    """Dropout and normalization without a `training` argument."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.normalization, self.dropout = layers.BatchNormalization(), layers.Dropout(0.5)
+
+    def call(self, x: Any) -> Any:
+        return self.dropout(self.normalization(x))
+
+
+class Centred(layers.Dense):
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return keras.ops.matmul(inputs, self.kernel - keras.ops.mean(self.kernel, axis=0)) + self.bias
+
+
+class Standardized(layers.Conv2D):
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        return super().convolution_op(inputs, kernel - keras.ops.mean(kernel, axis=(0, 1, 2)))
+
+
+class Scaled(layers.Embedding):
+    def call(self, inputs: Any) -> Any:
+        return super().call(inputs) * self.output_dim**0.5
+
+
+class Shifted(layers.BatchNormalization):
+    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
+        return super().call(inputs, training=training, mask=mask) - keras.ops.mean(inputs, axis=-1, keepdims=True)
+
+
+class Renamed(layers.Dense):
+    """Another configuration, the same computation."""
+
+    def get_config(self) -> dict[str, Any]:
+        return super().get_config()
+
+
+@pytest.mark.parametrize("layer", [Augment, Noisy])
+def test_all_kept_equals_predict(layer: Callable[[], keras.layers.Layer]) -> None:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 2)), layer(), layers.Flatten(), layers.Dense(12, activation="relu"), layers.Dense(4)]
+    )
+    x = np.random.default_rng(0).normal(size=(60, 8, 8, 2)).astype(np.float32)
+    quiet: Any = 0
+    predicted = model.predict(x, verbose=quiet)
+    y = predicted.argmax(axis=-1)
+    elements = dr.elements(model)
+    masked = MaskedNetwork(model, elements)([x], np.ones((1, len(elements)), bool))
+    np.testing.assert_allclose(masked, predicted, rtol=1e-4, atol=1e-5)
+    assert flat.sample(model, (x, y), elements, rows=60).baseline["accuracy"].mean() == 1.0
+
+
+def conv(x: Any) -> Any:
+    return layers.GlobalAveragePooling2D()(Standardized(5, 3, name="own")(layers.Conv2D(6, 3, name="before")(x)))
+
+
+OVERRIDING: dict[str, tuple[tuple[int, ...], str, Callable[[Any], Any]]] = {
+    "Dense": ((6,), "float32", lambda x: Centred(8, name="own")(layers.Dense(10, activation="relu", name="before")(x))),
+    "Conv2D": ((6, 6, 2), "float32", conv),
+    "Embedding": (
+        (5,),
+        "int32",
+        lambda x: layers.Dense(6, name="before")(layers.Flatten()(Scaled(9, 4, name="own")(x))),
+    ),
+    "BatchNormalization": ((6,), "float32", lambda x: Shifted(name="own")(layers.Dense(10, name="before")(x))),
+}
+
+
+@pytest.mark.parametrize("case", OVERRIDING)
+def test_layers_that_override_a_computation_are_unknown(case: str) -> None:
+    shape, dtype, build = OVERRIDING[case]
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input(shape, dtype=dtype)
+    hidden = layers.Dense(7, activation="tanh", name="after")(build(inputs))
+    model = keras.Model(inputs, layers.Dense(3)(hidden))
+    own = model.get_layer("own")
+    assert isinstance(rule_for(own), Unknown)
+    elements = dr.elements(model)
+    assert "own" not in elements.layers
+    assert "own" in repr(elements)
+    x = np.random.default_rng(0).integers(0, 4, (20, *shape)).astype(dtype)
+    selection = dr.Selection.random(elements, 0.5)
+    small = dr.remove(model, selection)
+    masked = MaskedNetwork(model, elements)([x], selection.kept[np.newaxis])
+    np.testing.assert_allclose(small.model(x), masked, rtol=1e-4, atol=1e-4)
+
+
+def test_a_subclass_that_computes_the_same_inherits_the_rule() -> None:
+    assert type(rule_for(Renamed(3))) is type(rule_for(layers.Dense(3)))
+
+
+def test_a_registered_subclass_has_its_own_rule() -> None:
+    class Other(Centred):
+        pass
+
+    assert isinstance(rule_for(Other(3)), Unknown)
+    dr.layers.register(Other, rule=dr.layers.Mix())
+    assert isinstance(rule_for(Other(3)), dr.layers.Mix)

@@ -1,0 +1,159 @@
+"""Inputs that used to give a wrong number without a word: now the right one, or a refusal."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import flat
+import keras
+import models
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import says
+from keras import layers
+
+import dropreg as dr
+from dropreg._utils import spread_rows
+from dropreg.errors import DataError, ParameterError
+
+
+def predicted(model: keras.Model, x: np.ndarray) -> Any:
+    quiet: Any = 0
+    return model.predict(x, verbose=quiet)
+
+
+def test_outputs_that_are_not_finite_under_a_mask_are_wrong() -> None:
+    inputs = keras.Input((2,))
+    hidden = layers.Dense(4, name="h")
+    model = keras.Model(inputs, layers.Dense(3, activation="exponential", name="out")(hidden(inputs)))
+    first, second = np.zeros((2, 4)), np.zeros((4, 3))
+    second[:2, 0] = 1.0, -1.0
+    bias = np.array([1.0, 0.0, 0.0])
+    hidden.set_weights([first, np.array([300.0, 300.0, 0.0, 0.0])])
+    model.get_layer("out").set_weights([second, bias])
+    x = np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32)
+    assert (predicted(model, x).argmax(axis=-1) == 0).all()
+    y = np.zeros(50, np.int64)
+    table = flat.estimate(model, (x, y), dr.elements(model), outcome="accuracy", gradients=False, rows=4_000)
+    assert table.impact[1] > 0.3  # .7 - .3: it is right with both of the first two units, or none
+
+
+@pytest.mark.parametrize("estimator", ["ols", "ridge", "marginal"])
+def test_an_outcome_that_never_changes_is_refused(estimator: Any) -> None:
+    model = models.ready("mlp")
+    x, _ = models.data_for(model, 30)
+    record = flat.sample(
+        *(model, (x, np.zeros(30, np.int64)), dr.elements(model)),
+        rows=300,
+        outcomes=dr.outcomes.PerExample(lambda labels, outputs: 0.0 * outputs[:, 0], "nothing", True),
+    )
+    with pytest.raises(ParameterError, match=says("'nothing' must change with the masks", "300 rows", "higher rate")):
+        dr.regress(record, estimator=estimator)
+
+
+def test_a_series_is_aligned_by_its_index() -> None:
+    elements = dr.elements(models.ready("mlp"))
+    impact = pd.Series(np.random.default_rng(0).random(len(elements)))
+    expected = dr.select(elements, impact.to_numpy(), fraction=0.5).kept
+    by_name = pd.Series(impact.to_numpy(), index=list(elements.names))
+    several: list[Any] = [impact, impact.sort_values(), by_name, by_name.sort_values()]
+    for series in several:
+        np.testing.assert_array_equal(dr.select(elements, series, fraction=0.5).kept, expected)
+    twice = pd.concat([impact.iloc[:-1], impact[:1]])
+    bad: list[Any] = [impact.iloc[1:], by_name.rename({elements.names[0]: "x"}), twice]
+    for wrong in bad:
+        with pytest.raises(ParameterError, match=says("`impact` must have an index of all 9 names", "or an array")):
+            dr.select(elements, wrong, fraction=0.5)
+
+
+def test_examples_of_every_class_are_drawn_from_sorted_data() -> None:
+    y = np.repeat(np.arange(10), 2_000)
+    rows = spread_rows(len(y), 10_000)
+    assert isinstance(rows, np.ndarray)
+    assert (np.diff(rows) > 0).all()
+    assert np.bincount(y[rows]).min() > 900
+    assert spread_rows(10, 10) == slice(None)
+
+
+def test_outputs_of_a_dict_have_the_keys_of_keras() -> None:
+    inputs = keras.Input((3,))
+    h = layers.Dense(5, name="h")(inputs)
+    heads = {"tail": layers.Dense(3, name="head")(h), "head": layers.Dense(3, name="tail")(h)}
+    model = keras.Model(inputs, heads)
+    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    y = predicted(model, x)["tail"].argmax(axis=-1)
+    record = flat.sample(model, (x, {"tail": y}), dr.elements(model), rows=40)
+    assert record.baseline["accuracy"].mean() == 1.0
+
+
+@pytest.mark.parametrize("names", [("mask",), ("example",), ("x", "x_change"), ("rate",)])
+def test_names_of_outcomes_that_are_columns_of_a_record_are_refused(names: tuple[str, ...]) -> None:
+    model = models.ready("mlp")
+    outcomes = [dr.outcomes.PerExample(lambda labels, outputs: outputs[:, 0], name, True) for name in names]
+    with pytest.raises(ParameterError, match=says("must not be one of the record's columns", names[-1])):
+        flat.sample(model, models.data_for(model, 10), dr.elements(model), rows=10, outcomes=outcomes)
+
+
+def test_a_part_that_a_killed_run_left_does_not_stop_the_next(tmp_path: Path) -> None:
+    (tmp_path / ".run.json.part").write_text("{")
+    model = models.ready("mlp")
+    record = flat.sample(model, models.data_for(model, 10), dr.elements(model), rows=10, out=tmp_path)
+    assert record.is_complete
+
+
+def classifier(n_outputs: int, activation: str) -> tuple[keras.Model, np.ndarray]:
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(8), layers.Dense(n_outputs, activation)])
+    return model, np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
+
+
+@pytest.mark.parametrize("second_label", [False, True])
+def test_one_hot_labels_of_sigmoid_outputs_are_labels_of_their_own(second_label: bool) -> None:
+    model, x = classifier(4, "sigmoid")
+    y = np.eye(4)[np.arange(30) % 4]
+    y[0] += second_label * np.roll(y[0], 1)
+    p = predicted(model, x)
+    expected = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+    record = flat.sample(model, (x, y), dr.elements(model), rows=30, outcomes="loss")
+    assert record.settings.task == "multilabel"
+    assert record.baseline["loss"].mean() == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("n_outputs", "labels", "text"),
+    [
+        (1, [-1, 1], "received -1, 1: relabel them, or pass task='regression'"),
+        (1, [1, 2], "received 1, 2: relabel them, or pass task='regression'"),
+        (4, [0, 3], "must have 4 labels of 0 or 1 for each example where outputs have a sigmoid activation"),
+    ],
+)
+def test_labels_that_a_sigmoid_cannot_give_are_refused(n_outputs: int, labels: list[int], text: str) -> None:
+    model, x = classifier(n_outputs, "sigmoid")
+    with pytest.raises(DataError, match=says(text)):
+        flat.sample(model, (x, np.resize(labels, 30)), dr.elements(model), rows=30, outcomes="loss")
+
+
+@dataclass(frozen=True)
+class Halves(dr.designs.Design):
+    """Removes either half of the elements: not a design of dropreg."""
+
+    rate: float = 0.5
+
+    def draw(self, seed: int, chunk: int, n_masks: int, n_elements: int) -> np.ndarray:
+        first = np.random.default_rng([seed, chunk]).random((n_masks, 1)) < self.rate
+        other = np.random.default_rng([seed, chunk, 1]).random((n_masks, n_elements)) < self.rate
+        return first ^ other
+
+    def keep_probabilities(self, n_elements: int) -> np.ndarray:
+        return np.full(n_elements, 1.0 - self.rate)
+
+
+def test_a_design_of_ones_own_can_be_regressed(tmp_path: Path) -> None:
+    model = models.ready("mlp")
+    run: dict[str, Any] = {"rows": 400, "outcomes": "loss", "design": Halves(0.5), "gradients": True}
+    record = flat.sample(model, models.data_for(model, 30), dr.elements(model), **run, out=tmp_path)
+    assert np.isfinite(dr.regress(record).impact).all()
+    assert np.isfinite(dr.regress(record, estimator="ols").impact).all()
+    with pytest.raises(ParameterError, match=says("must have a design of dropreg", "'Halves'", "same folder again")):
+        dr.regress(dr.Record.load(tmp_path), estimator="marginal")
