@@ -2,6 +2,4 @@
 
 from .surgery import LeastSquares
 
-__all__ = [
-    "LeastSquares",
-]
+__all__ = ["LeastSquares"]

@@ -88,10 +88,7 @@ def fits(record: dr.Record, column: int, outcome: str) -> Iterator[tuple[str, re
     yield "OLS, HC1", regression.ols(design, rows, column, "HC1")
     yield "marginal", regression.marginal(rows, column, np.full(design.n_elements, RATE))
     yield "ridge, posterior", shrinkage.ridge(design, rows, column, "evidence")
-    yield (
-        "gradient-assisted, posterior",
-        assisted.assisted(design, column, record.gradient_sums(outcome)),
-    )
+    yield ("gradient-assisted, posterior", assisted.assisted(design, column, record.gradient_sums(outcome)))
 
 
 def within_data(case: str, replications: int, seed: int) -> list[dict[str, Any]]:

@@ -42,10 +42,7 @@ ONCE: dict[str, Callable[..., dr.ImpactTable]] = {
     "gradient-assisted regression": partial(dr.estimate, outcome="accuracy", progress=False),
 }
 AGAIN = "taylor, iterated"
-ANNEALED = {
-    "annealed for merging": None,
-    "annealed for merging, first order": Schedule(second_order=False),
-}
+ANNEALED = {"annealed for merging": None, "annealed for merging, first order": Schedule(second_order=False)}
 DISTILLED = ", distilled"
 DEFAULT = "annealed for merging" + DISTILLED
 USUAL = (*ONCE, AGAIN, "annealed for merging", DEFAULT)

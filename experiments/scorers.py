@@ -178,11 +178,7 @@ def run_model(name: str, arguments: argparse.Namespace) -> tuple[pd.DataFrame, p
         elements, out = dr.elements(model), arguments.out / "runs" / f"{name}-{seed}"
         scorers = remembered(scorers_at(arguments.rows))
         frame = dr.compare(
-            *(model, data, elements),
-            scorers=scorers,
-            fractions=arguments.fractions,
-            test_data=test,
-            out=out,
+            *(model, data, elements), scorers=scorers, fractions=arguments.fractions, test_data=test, out=out
         )
         frames.append(frame.assign(model=name, training=seed))
         rows = {"rows": arguments.rows, "reference_rows": arguments.reference_rows}

@@ -35,12 +35,7 @@ SCORED_EXAMPLES = 2_000
 """Examples of a score: one backward pass each, of the second order three."""
 SQUARED = dr.scorers.Scorer(dr.scorers.taylor, {"statistic": "squared"})
 ITERATED = {"taylor, iterated": SQUARED, "spread, iterated": dr.scorers.Scorer(dr.scorers.spread)}
-METHODS = (
-    *("random", "magnitude", "weight x activation", "taylor", "spread", "obd"),
-    *ITERATED,
-    "gates",
-    "annealed",
-)
+METHODS = (*("random", "magnitude", "weight x activation", "taylor", "spread", "obd"), *ITERATED, "gates", "annealed")
 
 
 def make(method: str, model: Any, data: Any, elements: dr.Elements, seed: int, quick: bool) -> Made:

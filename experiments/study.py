@@ -282,14 +282,7 @@ def kept_in(path: Path, make: Any) -> pd.DataFrame:
 
 def run_setting(setting: Setting, arguments: argparse.Namespace) -> dict[str, pd.DataFrame]:
     """All parts of the study for one model, kind and training seed."""
-    used = (
-        arguments.fractions,
-        arguments.steps,
-        arguments.tune_steps,
-        setting.rows,
-        arguments.draws,
-        arguments.quick,
-    )
+    used = (arguments.fractions, arguments.steps, arguments.tune_steps, setting.rows, arguments.draws, arguments.quick)
     kept = hashlib.sha256(repr(used).encode()).hexdigest()[:8]  # what other settings left is not taken for this run's
     folder = arguments.out / "runs" / f"{setting.name}-{setting.kind}-{setting.seed}-{kept}"
     modes = [mode for mode in MODES if setting.train is not None or mode != "iterated, fine-tuned"]

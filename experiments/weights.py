@@ -130,12 +130,7 @@ def one_size(n_weights: int, masks: int) -> dict[str, float]:
     found = time.perf_counter() - start
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
-    record = dr.sample(
-        *(model, data, elements),
-        rows=128 * masks,
-        sampling=dr.Sampling(fidelity=None),
-        progress=False,
-    )
+    record = dr.sample(*(model, data, elements), rows=128 * masks, sampling=dr.Sampling(fidelity=None), progress=False)
     sampled = time.perf_counter() - start
     start = time.perf_counter()
     impact = dr.regress(record, outcome="loss")

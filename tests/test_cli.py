@@ -125,10 +125,7 @@ def test_seed_and_on_blocked_are_passed_to_the_library(files: tuple[str, str], m
 
 
 def test_bad_outputs_are_refused_before_the_run(
-    files: tuple[str, str],
-    data: Labelled,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    files: tuple[str, str], data: Labelled, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def work(*arguments: Any, **options: Any) -> None:
         raise AssertionError("nothing may be pruned")

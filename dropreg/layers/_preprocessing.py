@@ -43,7 +43,4 @@ class LookupRule(Mix):
 
 register(layers.Normalization, rule=NormalizationRule())
 register(layers.IntegerLookup, layers.StringLookup, layers.TextVectorization, rule=LookupRule())
-register(
-    *(layers.CategoryEncoding, layers.Discretization, layers.Hashing, layers.HashedCrossing),
-    rule=Mix(),
-)
+register(*(layers.CategoryEncoding, layers.Discretization, layers.Hashing, layers.HashedCrossing), rule=Mix())

@@ -44,11 +44,7 @@ def _bypass(original: Callable[..., Any], columns: Columns, masks: tf.Tensor, *a
     return value + apply_mask(result - value, masks, np.repeat(columns, result.shape[-1]))
 
 
-MASKED_CALLS: dict[str, Callable[..., Any]] = {
-    "heads": _mask_heads,
-    "output": _mask_output,
-    "bypass": _bypass,
-}
+MASKED_CALLS: dict[str, Callable[..., Any]] = {"heads": _mask_heads, "output": _mask_output, "bypass": _bypass}
 
 
 def masked_variable(layer: Any, gate: InnerGate, masks: tf.Tensor) -> tuple[Any, tf.Tensor]:

@@ -143,13 +143,7 @@ def _checked_scorers(
 
 
 def _run(
-    judge: "_Judge",
-    data: Data,
-    name: str,
-    scorer: Scorer,
-    fractions: Sequence[float],
-    seed: int,
-    floor: Floor,
+    judge: "_Judge", data: Data, name: str, scorer: Scorer, fractions: Sequence[float], seed: int, floor: Floor
 ) -> list[dict[str, Any]]:
     """Return the rows of one scorer and seed."""
     question, lines, table, seconds = judge.question, [], None, 0.0

@@ -18,17 +18,7 @@ from ..errors import ModelError, ParameterError
 from ..graph import Graph, all_layers
 from ..regression import ImpactTable
 from ..scorers import Scorer
-from ..surgery import (
-    LeastSquares,
-    OnBlocked,
-    Original,
-    Pruned,
-    copy_model,
-    cut,
-    hold_at,
-    kernel_masks,
-    trace_original,
-)
+from ..surgery import LeastSquares, OnBlocked, Original, Pruned, copy_model, cut, hold_at, kernel_masks, trace_original
 from ._select import select
 
 AnyScorer = Scorer | Callable[..., ImpactTable]

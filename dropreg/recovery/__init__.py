@@ -4,11 +4,4 @@ from ._distill import distilled, resolve_recovery
 from ._recover import Recovered, check_tuning, recover
 from ._settings import Recovery
 
-__all__ = [
-    "Recovered",
-    "Recovery",
-    "check_tuning",
-    "distilled",
-    "recover",
-    "resolve_recovery",
-]
+__all__ = ["Recovered", "Recovery", "check_tuning", "distilled", "recover", "resolve_recovery"]

@@ -5,12 +5,4 @@ from ._interactions import Interactions
 from ._regress import MOST_DENSE, regress, to_statsmodels
 from ._stopping import Precision
 
-__all__ = [
-    "MOST_DENSE",
-    "ImpactTable",
-    "Interactions",
-    "Precision",
-    "impact_table",
-    "regress",
-    "to_statsmodels",
-]
+__all__ = ["MOST_DENSE", "ImpactTable", "Interactions", "Precision", "impact_table", "regress", "to_statsmodels"]

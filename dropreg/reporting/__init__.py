@@ -2,7 +2,4 @@
 
 from ._plots import plot_comparison, plot_impacts
 
-__all__ = [
-    "plot_comparison",
-    "plot_impacts",
-]
+__all__ = ["plot_comparison", "plot_impacts"]

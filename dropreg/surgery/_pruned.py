@@ -71,11 +71,7 @@ class Pruned:
     recovered: "Recovered | None" = None
 
     def measure(
-        self,
-        data: Data,
-        outcomes: Sequence[str | Outcome] | str | Outcome | None = None,
-        *,
-        task: Task | None = None,
+        self, data: Data, outcomes: Sequence[str | Outcome] | str | Outcome | None = None, *, task: Task | None = None
     ) -> pd.DataFrame:
         """Measure the original and the smaller model on the same examples.
 

@@ -122,12 +122,7 @@ def test_mixed_precision(policy: str) -> None:
     randomized(model)
     for kind in ("neurons", "weights"):
         elements, x = dr.elements(model, kind), inputs(model, 5)
-        record = flat.sample(
-            *(model, (x, np.arange(5) % 3), elements),
-            rows=1280,
-            gradients=("loss",),
-            progress=False,
-        )
+        record = flat.sample(*(model, (x, np.arange(5) % 3), elements), rows=1280, gradients=("loss",), progress=False)
         assert np.isfinite(dr.regress(record, outcome="loss").impact).all()
     mask = np.array([[True, False, True, False, True]])
     found = masked(model, dr.elements(model), x, np.repeat(mask, 5, axis=0)).astype(np.float32)

@@ -205,10 +205,7 @@ def true_impacts(model: keras.Model, data: tuple, elements: dr.Elements, rate: f
     labels = np.repeat(y, n_masks)
     log_p = scores - np.log(np.exp(scores - scores.max(1, keepdims=True)).sum(1, keepdims=True))
     log_p -= scores.max(1, keepdims=True)
-    measured = {
-        "accuracy": (scores.argmax(1) == labels).astype(float),
-        "loss": -log_p[np.arange(len(labels)), labels],
-    }
+    measured = {"accuracy": (scores.argmax(1) == labels).astype(float), "loss": -log_p[np.arange(len(labels)), labels]}
     impacts = {}
     for outcome, values in measured.items():
         mean = values.reshape(n_examples, n_masks).mean(axis=0)

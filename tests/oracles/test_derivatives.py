@@ -108,11 +108,7 @@ def test_statistics_are_those_of_single_examples() -> None:
     model, (x, y), elements, _ = given("mlp", 7)
     single = [dr.scorers.taylor(model, (x[i : i + 1], y[i : i + 1]), elements, order=2) for i in range(7)]
     changes = np.array([table.frame["change_mean"] for table in single])
-    expected = {
-        "mean": changes.mean(axis=0),
-        "squared": changes.mean(axis=0) ** 2,
-        "sd": changes.std(axis=0, ddof=1),
-    }
+    expected = {"mean": changes.mean(axis=0), "squared": changes.mean(axis=0) ** 2, "sd": changes.std(axis=0, ddof=1)}
     for statistic, values in expected.items():
         table = dr.scorers.taylor(model, (x, y), elements, order=2, statistic=statistic)  # type: ignore[arg-type]
         np.testing.assert_allclose(table.impact, values, rtol=1e-3, atol=1e-6)

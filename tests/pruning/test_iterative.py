@@ -328,11 +328,7 @@ X, Y = models.data_for(models.ready("mlp"), 40)
         ({"floor": 4}, ParameterError, r"leaves 7 of 9 elements.*at least 8 \(4 for each layer\)"),
         ({"merge": "best"}, ParameterError, "`merge` must be one of"),
         ({"scorer": "taylor"}, ParameterError, "`scorer` must be a Scorer or callable, received 'taylor'"),
-        (
-            {"scorer": lambda *_, seed: 3},
-            ParameterError,
-            "must return an ImpactTable of the 9 elements .*received int",
-        ),
+        ({"scorer": lambda *_, seed: 3}, ParameterError, "must return an ImpactTable of the 9 elements .*received int"),
         ({"on_blocked": "skip"}, ParameterError, "`on_blocked` must be one of raise, keep"),
         (
             {"recovery": FAST, "tuning": (X, Y)},

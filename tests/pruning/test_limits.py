@@ -126,12 +126,7 @@ def test_losses_of_another_size_have_limits_of_that_size() -> None:
     ],
 )
 def test_an_accuracy_limit_is_checked_in_two_orders_that_end_with_a_failure(
-    hopeful: int,
-    rise: float,
-    bearable: int,
-    measured: tuple[int, ...],
-    level: float,
-    monkeypatch: pytest.MonkeyPatch,
+    hopeful: int, rise: float, bearable: int, measured: tuple[int, ...], level: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Eighteen sizes: until where the pilot passes, and until where the limit is kept to."""
     elements = dr.elements(keras.Sequential([keras.Input((6,)), layers.Dense(20), layers.Dense(3)]))

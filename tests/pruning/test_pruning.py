@@ -178,12 +178,7 @@ def test_small_rounds_cost_what_few_large_ones_do(
 
 
 @pytest.mark.parametrize(
-    ("mode", "runs"),
-    [
-        ({}, 2),
-        ({"gradients": False}, 2),
-        ({"ablation": "merged", "examples_per_mask": 16}, 1),
-    ],
+    ("mode", "runs"), [({}, 2), ({"gradients": False}, 2), ({"ablation": "merged", "examples_per_mask": 16}, 1)]
 )
 def test_the_better_of_two_runs_is_returned(mode: dict[str, Any], runs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """From the second stage on one run continues and one restarts from equal keep-probabilities."""
@@ -363,10 +358,7 @@ def run(model: keras.Model, data: Any, elements: dr.Elements, **more: Any) -> dr
         ({"start": np.zeros(3)}, r"`start` must be finite numbers of shape \(9,\)"),
         ({"outcome": "losss"}, r"`outcome` must be one of"),
         ({"floor": {"nowhere": 2}}, r"`floor` must name layers of the elements \(.*\), received nowhere"),
-        (
-            {"floor": {"first": 1.5}},
-            r"`floor` of layer 'first' must be a number of.*a share of.*received 1\.5\.",
-        ),
+        ({"floor": {"first": 1.5}}, r"`floor` of layer 'first' must be a number of.*a share of.*received 1\.5\."),
         ({"seed": -1}, r"`seed` must be an integer"),
     ],
 )

@@ -110,11 +110,7 @@ def test_swaps_never_lower_the_outcome(*, gradients: bool, monkeypatch: pytest.M
 
     def outcome() -> float:
         path = flat.anneal_path(
-            *(model, data, elements),
-            fractions=(0.5,),
-            outcome="loss",
-            gradients=gradients,
-            **QUICK,
+            *(model, data, elements), fractions=(0.5,), outcome="loss", gradients=gradients, **QUICK
         )
         run = annealed(model, data, elements, outcome="loss")
         return float(run._evaluator.means(path.selections[0].kept[np.newaxis], np.arange(60))[0])

@@ -198,10 +198,7 @@ BAD_DATA: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
         for name, (change, says) in BAD_LABELS.items()
     },
     "no examples": (lambda x, y: (x[:0], y[:0]), ("`data` must hold at least one example, received none.",)),
-    "no pair": (
-        lambda x, y: x,
-        ("`data` must be a pair (x, y) or come in batches, received ndarray: pass (x, y).",),
-    ),
+    "no pair": (lambda x, y: x, ("`data` must be a pair (x, y) or come in batches, received ndarray: pass (x, y).",)),
 }
 
 

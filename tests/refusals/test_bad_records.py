@@ -277,11 +277,7 @@ def assert_same_rows(one: dr.Record, other: dr.Record) -> None:
 
 
 def test_full_disk(
-    model: keras.Model,
-    data: Labelled,
-    elements: dr.Elements,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
     with (
@@ -324,11 +320,7 @@ def test_full_disk_before_the_first_row(
 
 
 def test_folder_that_cannot_be_written(
-    model: keras.Model,
-    data: Labelled,
-    elements: dr.Elements,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(table: Any, where: Any, *args: Any, **options: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(where))

@@ -95,11 +95,7 @@ CASES: list[tuple[Use, type[DropregError], str]] = [
         DataError,
         r"`data` and `validation` must be different examples.*share memory",
     ),
-    (
-        lambda m, x, y: dr.recover(m, (x[:1], y[:1])),
-        DataError,
-        r"must hold at least two examples.*pass validation=",
-    ),
+    (lambda m, x, y: dr.recover(m, (x[:1], y[:1])), DataError, r"must hold at least two examples.*pass validation="),
     (
         lambda m, x, y: dr.recover(m, (x, y), teacher=models.build("cnn"), recovery=HALF),
         DataError,

@@ -37,31 +37,19 @@ def of_images_of_any_size() -> dr.Pruned:
 
 Use = Callable[[keras.Model, Labelled, dr.Elements], object]
 CASES: list[tuple[Use, type[DropregError], str]] = [
-    (
-        flat.anneal,
-        ParameterError,
-        r"exactly one of `fraction` and `target`.*received none",
-    ),
+    (flat.anneal, ParameterError, r"exactly one of `fraction` and `target`.*received none"),
     (
         lambda m, d, e: flat.anneal(m, d, e, fraction=0.5, target=HALF),
         ParameterError,
         r"exactly one of `fraction` and `target`.*received both",
     ),
-    (
-        lambda m, d, e: untyped.Budget("x", 0.5),
-        ParameterError,
-        r"`quantity` must be one of params, .*, received 'x'",
-    ),
+    (lambda m, d, e: untyped.Budget("x", 0.5), ParameterError, r"`quantity` must be one of params, .*, received 'x'"),
     (
         lambda m, d, e: dr.Budget("params", 1.5),
         ParameterError,
         r"`at_most` must lie strictly between 0 and 1, received 1.5",
     ),
-    (
-        lambda m, d, e: dr.AccuracyLimit(0, d),
-        ParameterError,
-        r"`most` must lie strictly between 0 and 1, received 0",
-    ),
+    (lambda m, d, e: dr.AccuracyLimit(0, d), ParameterError, r"`most` must lie strictly between 0 and 1, received 0"),
     (
         lambda m, d, e: dr.AccuracyLimit(0.1, d, 0.1),
         ParameterError,
@@ -72,16 +60,8 @@ CASES: list[tuple[Use, type[DropregError], str]] = [
         DataError,
         r"at least 598 examples to show a loss of at most 0.005.*received 10",
     ),
-    (
-        lambda m, d, e: dr.AccuracyLimit(0.005, (d[0], None)),
-        DataError,
-        r"must be a pair \(x, y\) with labels",
-    ),
-    (
-        lambda m, d, e: of_a_regression(d),
-        DataError,
-        r"accuracy limit must have classes.*pass a fraction or a Budget",
-    ),
+    (lambda m, d, e: dr.AccuracyLimit(0.005, (d[0], None)), DataError, r"must be a pair \(x, y\) with labels"),
+    (lambda m, d, e: of_a_regression(d), DataError, r"accuracy limit must have classes.*pass a fraction or a Budget"),
     (
         lambda m, d, e: of_names(m, d),
         DataError,

@@ -171,8 +171,7 @@ def test_refusals_while_tensorflow_traces_keep_their_text(
         differentiable=True,
     )
     with pytest.raises(
-        ModelError,
-        match=says("outcome 'step' must be differentiable", "dropreg.Sampling(gradients=False)"),
+        ModelError, match=says("outcome 'step' must be differentiable", "dropreg.Sampling(gradients=False)")
     ):
         flat.sample(model, data, elements, rows=40, outcomes=step, gradients=("step",), progress=False)
 

@@ -202,12 +202,7 @@ class Counter:
 )
 @pytest.mark.parametrize("as_one_mask", [False, True])
 def test_rows_reported_are_rows_measured(
-    scorer: Any,
-    settings: dict,
-    as_one_mask: bool,
-    model: keras.Model,
-    data: Labelled,
-    elements: dr.Elements,
+    scorer: Any, settings: dict, as_one_mask: bool, model: keras.Model, data: Labelled, elements: dr.Elements
 ) -> None:
     counter = Counter()
     asked = one_mask(elements) if as_one_mask else elements
@@ -271,12 +266,7 @@ def test_scorers_take_the_same_arguments_in_the_same_order(scorer: Any) -> None:
 def test_same_seed_same_table_and_unchanged_model(make_model: Any, data: Labelled, elements: dr.Elements) -> None:
     model = make_model()
     before = [np.array(weight) for weight in model.get_weights()]
-    for scorer in (
-        dr.scorers.taylor,
-        dr.scorers.obd,
-        dr.scorers.leave_one_out,
-        dr.scorers.greedy,
-    ):
+    for scorer in (dr.scorers.taylor, dr.scorers.obd, dr.scorers.leave_one_out, dr.scorers.greedy):
         first, again = (scorer(model, data, elements, rows=2_000, seed=5).frame for _ in range(2))
         assert first.equals(again)
     for old, new in zip(before, model.get_weights(), strict=True):

@@ -87,10 +87,7 @@ def test_the_mean_input_of_recurrent_layers_is_preserved(kind: Any) -> None:
         before = [before[0][:, columns], before[1][:, columns], before[2][..., columns]]
         means = read.reshape(-1, 4).mean(axis=0), states.mean(axis=0)
         responses = []
-        for (kernel, recurrent, bias), x_mean, h_mean in (
-            (before, *means),
-            (after, means[0][inputs], means[1][kept]),
-        ):
+        for (kernel, recurrent, bias), x_mean, h_mean in ((before, *means), (after, means[0][inputs], means[1][kept])):
             parts = np.stack([x_mean @ kernel, h_mean @ recurrent])
             responses.append(parts + bias if bias.ndim > 1 else parts.sum(axis=0) + bias)
         np.testing.assert_allclose(*responses, atol=1e-3)

@@ -3,8 +3,4 @@
 from ._merge import merge_into
 from ._strategies import LeastSquares, resolve_merge
 
-__all__ = [
-    "LeastSquares",
-    "merge_into",
-    "resolve_merge",
-]
+__all__ = ["LeastSquares", "merge_into", "resolve_merge"]
