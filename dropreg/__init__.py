@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         Annealing,
         Budget,
         FineTuning,
-        PruningCallback,
         SelectionPath,
         anneal,
         anneal_path,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
         remove,
         select,
     )
-    from .recovery import Recovery, recover
+    from .recovery import Recovered, Recovery, recover
     from .regression import ImpactTable, Precision, regress
     from .sampling import Record, Sampling, sample
     from .scorers import estimate
@@ -48,8 +47,8 @@ __all__ = [
     "ImpactTable",
     "Precision",
     "Pruned",
-    "PruningCallback",
     "Record",
+    "Recovered",
     "Recovery",
     "Sampling",
     "Selection",
@@ -84,7 +83,6 @@ _PACKAGES = {
         "Annealing",
         "Budget",
         "FineTuning",
-        "PruningCallback",
         "SelectionPath",
         "anneal",
         "anneal_path",
@@ -94,7 +92,7 @@ _PACKAGES = {
         "remove",
         "select",
     ),
-    "recovery": ("Recovery", "recover"),
+    "recovery": ("Recovered", "Recovery", "recover"),
     "regression": ("ImpactTable", "Precision", "regress"),
     "sampling": ("Record", "Sampling", "sample"),
     "scorers": ("estimate",),

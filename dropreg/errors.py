@@ -68,7 +68,14 @@ class ParameterError(DropregError, ValueError):
 
 
 class UnidentifiedError(ParameterError):
-    """The rows of a regression do not determine the impacts of all elements; more rows may do so."""
+    """The rows of a regression do not determine the impacts of all elements; more rows may do so.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> issubclass(dr.errors.UnidentifiedError, dr.errors.ParameterError)
+    True
+    """
 
 
 class RecordError(DropregError, RuntimeError):
@@ -93,6 +100,16 @@ class TargetError(DropregError, RuntimeError):
     message : str
     best : Selection
         The selection that comes closest to the target.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("estimation")
+    >>> try:
+    ...     dr.anneal(model, data, dr.elements(model), target=dr.Budget("params", 1e-6))
+    ... except dr.errors.TargetError as error:
+    ...     print(len(error.best.dropped))
+    398
     """
 
     def __init__(self, message: str, best: "Selection") -> None:

@@ -252,7 +252,7 @@ def test_stopped_run_is_resumed(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(dr.Record, "write", press_ctrl_c)
+        patch.setattr(dr.Record, "_write", press_ctrl_c)
         assert estimate(files, "--quiet", "--record", "run") == 130
     assert capsys.readouterr().err == "dropreg: stopped; with --record the same command resumes from here.\n"
     assert not dr.Record.load("run").is_complete

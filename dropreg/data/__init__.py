@@ -1,4 +1,8 @@
-"""Examples and labels, checked against a model, and the data sets that ship with dropreg."""
+"""Examples and labels, checked against a model, and the data sets that ship with dropreg.
+
+`_inputs` checks shapes and values of x, `_examples` labels and tasks, `_streams` writes batches to disk, `_npz` reads
+files for the command line, `_datasets` has the images and models that ship with the package.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,8 @@
-"""Elements: the parts of a model that can be removed, and selections of them."""
+"""Elements, the parts of a model that can be masked, and selections of them.
+
+`_find` looks for elements, with one file for each kind (`_units`, `_heads`, `_blocks`, `_weights`, `_subclassed`).
+`_table` is the table of elements, `_keep` decides which are kept by score and floor.
+"""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,8 @@
-"""A Keras model as a graph of calls. Only ``_access`` reads private parts of Keras."""
+"""A Keras model as a graph of calls.
+
+`_trace` writes a model out as calls (`_calls`), `_subclassed` does so for subclassed models. Only `_access` reads
+private parts of Keras. `_compile` compiles functions and runs them in batches.
+"""
 
 # ruff: noqa: F401 (the names are for other packages)
 

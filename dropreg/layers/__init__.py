@@ -1,6 +1,7 @@
 """Rules of layers, with one file for each family of layers.
 
-`register` adds a rule for a layer class of your own; `rule_for` returns the rule of a layer.
+`register` adds a rule for a layer class of your own; `rule_for` returns the rule of a layer. A family with a kernel is
+also listed in `_kernels`. `_rule` says what a rule is, `_common` has the rules that families share.
 """
 
 # ruff: noqa: F401 (families register their rules; some names are for other packages)
@@ -29,22 +30,15 @@ __all__ = [
     "Carry",
     "Channels",
     "Cut",
-    "Kept",
     "Kernel",
-    "Labels",
-    "LinearReader",
     "Mix",
-    "Moments",
-    "RecurrentRule",
     "Rule",
     "Unknown",
     "fixed",
     "kernel_of",
     "n_channels",
     "positions",
-    "readout",
     "register",
     "register_kernels",
     "rule_for",
-    "unchanged",
 ]

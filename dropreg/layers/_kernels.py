@@ -28,6 +28,12 @@ class Kernel:
         Number of weights that act on single input channels before these are mixed.
     on_input : bool
         Whether the kernel is applied at the positions of the input (else of the output).
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> dr.layers.kernel_of(dr.datasets.load_model("mlp").layers[0]).pair
+    1.0
     """
 
     incoming: Array
@@ -79,6 +85,14 @@ def register_kernels(*kinds: type, kernel: Callable[[Any], Kernel]) -> None:
         Layer classes.
     kernel : callable
         Takes a layer and returns its `Kernel`.
+
+    Examples
+    --------
+    >>> import dropreg as dr, keras
+    >>> class Own(keras.layers.Dense):
+    ...     def call(self, inputs):
+    ...         return super().call(2 * inputs)
+    >>> dr.layers.register_kernels(Own, kernel=lambda layer: dr.layers.kernel_of(keras.layers.Dense(3)))
     """
     for kind in kinds:
         _KERNELS[kind] = kernel

@@ -1,4 +1,8 @@
-"""The masked network: outputs and outcomes of examples under masks."""
+"""Run the masked network: examples and masks in, outputs and outcomes out.
+
+`_outcomes` and `_metrics` say what is measured, `_masked` and `_merged` run a model under masks, `_evaluator` measures
+many masks on the examples of a `_question`.
+"""
 
 # ruff: noqa: F401 (some names are for other packages)
 

@@ -99,7 +99,7 @@ class Evaluator:
     def _run_original(self) -> npt.NDArray[np.float32]:
         """Return the original model's outputs for all examples."""
         specs = [tf.TensorSpec([None, *x.shape[1:]], x.dtype) for x in self._source]
-        forward = compiled(lambda *source: self.outputs(source, None), specs)
+        forward = compiled(lambda *source: self.outputs(source, None), specs).get_concrete_function()
         parts = [
             forward(*(tf.convert_to_tensor(x[block[0] : block[-1] + 1]) for x in self._source)).numpy()
             for block in self.blocks(len(self))

@@ -1,7 +1,10 @@
-"""From impacts to a smaller model: select, anneal, search for a target, prune, compare."""
+"""From impacts to a smaller model: select, anneal, search for a target, prune, compare.
+
+`_prune` has the verbs `prune` and `remove`; `_annealing` selects in small steps and searches for `_targets`;
+`_stepwise` keeps the state of pruning in steps (`_iterative`).
+"""
 
 from ._annealing import Annealing, Schedule, anneal, anneal_path
-from ._callback import PruningCallback
 from ._compare import compare
 from ._iterative import FineTuning, prune_iteratively
 from ._path import SelectionPath
@@ -15,7 +18,6 @@ __all__ = [
     "Annealing",
     "Budget",
     "FineTuning",
-    "PruningCallback",
     "Quantity",
     "Schedule",
     "SelectionPath",

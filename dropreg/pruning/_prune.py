@@ -7,7 +7,7 @@ from .._utils import check_type
 from ..data import Data, Examples, check_data, read_once
 from ..element import Elements, Floor, Selection
 from ..element import elements as find_elements
-from ..errors import DataError
+from ..errors import DataError, ParameterError
 from ..network import can_predict
 from ..recovery import Recovery, distilled, resolve_recovery
 from ..surgery import LeastSquares, OnBlocked, Pruned, check_can_cut, cut, resolve_merge, trace_original
@@ -92,6 +92,8 @@ def prune(
     >>> small.model.count_params() < 0.2 * model.count_params()
     True
     """
+    if isinstance(data, Selection):
+        raise ParameterError("`data` must be examples, received a Selection: call dropreg.remove(model, selection).")
     data, original = read_once(data), trace_original(model)
     elements = find_elements(original.graph) if elements is None else elements
     check_goal(elements, fraction, target, floor)

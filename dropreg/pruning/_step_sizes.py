@@ -7,7 +7,7 @@ import numpy as np
 from .._utils import check_between, positive
 from ..errors import ParameterError
 
-StepSizes = Literal["cubic", "linear", "one_shot"]
+StepSizes = Literal["cubic", "linear"]
 
 
 def fractions_by_step(fraction: float, steps: int, schedule: StepSizes = "cubic") -> list[float]:
@@ -19,9 +19,9 @@ def fractions_by_step(fraction: float, steps: int, schedule: StepSizes = "cubic"
         Removed fraction after the last step, strictly between 0 and 1.
     steps : int
         Number of steps, at least 1.
-    schedule : {"cubic", "linear", "one_shot"}
+    schedule : {"cubic", "linear"}
         Removed share of `fraction` after step k of n: k / n for "linear"; 1 - (1 - k / n)^3 for "cubic", which removes
-        most in the first steps [1]_; all in a single step for "one_shot", whatever `steps` is.
+        most in the first steps [1]_.
 
     Returns
     -------
@@ -47,18 +47,5 @@ def fractions_by_step(fraction: float, steps: int, schedule: StepSizes = "cubic"
     positive("steps", steps)
     if schedule not in get_args(StepSizes):
         raise ParameterError(f"`schedule` must be one of {', '.join(get_args(StepSizes))}, received {schedule!r}.")
-    if schedule == "one_shot":
-        return [fraction]
     done = np.arange(1, steps + 1) / steps
     return [fraction * float(share) for share in (done if schedule == "linear" else 1.0 - (1.0 - done) ** 3)]
-
-
-def counts_by_step(n_elements: int, fraction: float, steps: int, schedule: StepSizes) -> list[int]:
-    """Return the number of removed elements after each step, ascending."""
-    counts = [round(share * n_elements) for share in fractions_by_step(fraction, steps, schedule)]
-    if counts[-1] == 0:
-        raise ParameterError(
-            f"`fraction` must remove at least one of the {n_elements} elements, received {fraction:g}: pass more than "
-            f"{0.5 / n_elements:.3g}."
-        )
-    return counts

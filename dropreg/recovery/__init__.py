@@ -1,4 +1,7 @@
-"""Train a smaller model: fine-tuning on labels and distillation from the original model."""
+"""Train a smaller model: fine-tuning on labels, distillation from the original model.
+
+`_settings` are the options of both, `_distill` those of ``recovery="distill"``, `_trainer` runs the epochs.
+"""
 
 from ._distill import distilled, resolve_recovery
 from ._recover import Recovered, check_tuning, recover

@@ -19,6 +19,7 @@ from ._settings import Recovery
 
 DISTILLATION = Recovery(
     epochs=40,
+    batch_size=64,
     learning_rate=(3e-3, 1e-3, 3e-4, 1e-4),
     bold_rate=1e-2,
     patience=None,

@@ -1,8 +1,12 @@
-"""Estimate impacts from a record: OLS, ridge, lasso, gradient-assisted regression, interactions, fidelity."""
+"""Estimate impacts from a record: OLS, ridge, lasso, gradient-assisted regression, interactions, fidelity.
+
+`_regress` chooses among the estimators (one file each); `_impact` is the table with its text and columns; `_precision`
+ends a run once standard errors are small enough.
+"""
 
 from ._impact import ImpactTable, impact_table
 from ._interactions import Interactions
+from ._precision import Precision
 from ._regress import MOST_DENSE, regress, to_statsmodels
-from ._stopping import Precision
 
 __all__ = ["MOST_DENSE", "ImpactTable", "Interactions", "Precision", "impact_table", "regress", "to_statsmodels"]

@@ -66,7 +66,7 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
     if size == 0:
         raise ParameterError(
             "gradient-assisted regression must have gradients other than zero, received only zeros: the outcome may "
-            "not depend on the elements at all; pass gradients=False to estimate, or estimator='ols' to regress."
+            "not depend on the elements at all; pass Sampling(gradients=False), or estimator='ols' to regress."
         )
     ratios = np.logspace(-3, 1, 81)
     posterior = _Posterior(design, outcome, b0)

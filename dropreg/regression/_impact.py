@@ -285,7 +285,7 @@ class ImpactTable:
         ]
         if self.fidelity is not None:
             parts = [
-                f"{row.correlation:.2f} of at most {row.ceiling:.2f} at rate {row.rate:.2g}"
+                f"{row.correlation:.2f} of at most {row.ceiling:.2f} at rate {row.rate:.2g}".replace("nan", "unknown")
                 for row in self.fidelity.itertuples()
             ]
             lines.append(f"correlation with unseen masks: {'; '.join(parts)}")

@@ -110,6 +110,11 @@ def regress(
     if name == "auto":
         is_dense = settings.n_elements <= MOST_DENSE
         name = "assisted" if outcome in settings.gradients else "ols" if is_dense else "marginal"
+    if covariance != "HC1" and name != "ols":
+        raise ParameterError(
+            f"`covariance` must be 'HC1', its default, for other estimators than OLS, received {covariance!r} with "
+            f"{name!r}: pass estimator='ols'."
+        )
     if paired and name == "marginal":
         raise ParameterError("`paired` must be False or None with estimator='marginal', received True.")
     if paired is None:

@@ -1,4 +1,8 @@
-"""Sample random masks and record the outcomes of the masked forward passes."""
+"""Sample random masks and record the outcomes of the masked forward passes.
+
+`_sample` runs the chunks of a `_runner`, here or on `_executors`; `_designs` draw masks, `_stop_rule` is what may end a
+run early, `_record` keeps the results and `_storage` their folder.
+"""
 
 # ruff: noqa: F401 (some names are for other packages)
 
@@ -9,7 +13,7 @@ from ._chunks import GradientSums
 from ._designs import Bernoulli, Design, Paired
 from ._options import Sampling
 from ._record import Record
-from ._stop import StopRule
+from ._stop_rule import StopRule
 from ._unseen_masks import Fidelity, FidelityMasks
 
 if TYPE_CHECKING:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from .._utils import check_type, positive
 from ..errors import ParameterError
 from ._designs import Design
-from ._stop import StopRule
+from ._stop_rule import StopRule
 from ._unseen_masks import Fidelity
 
 DEFAULT_FIDELITY = Fidelity()

@@ -1,5 +1,7 @@
 """All ways to score elements, each returning an impact table: regression, Taylor, leave-one-out and others."""
 
+# ruff: noqa: F401 (Curvature is for type hints)
+
 from ._activation import activation, weight_activation
 from ._defaults import default_scorers
 from ._derivatives import Curvature, Exact, GaussNewton
@@ -13,7 +15,6 @@ from ._scorer import Scorer, spent
 from ._taylor import obd, spread, taylor
 
 __all__ = [
-    "Curvature",
     "Exact",
     "GaussNewton",
     "MaskedGame",

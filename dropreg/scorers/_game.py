@@ -30,6 +30,10 @@ class MaskedGame:
         The coalitions of each call.
     values : list of ndarray of float64, each of shape (n_coalitions,)
         The values that each call returned.
+
+    Examples
+    --------
+    See `masked_game`.
     """
 
     def __init__(self, evaluator: Evaluator) -> None:

@@ -1,4 +1,7 @@
-"""Build physically smaller models: cut layers, merge by least squares, hold zeros, measure sizes and latency."""
+"""Build physically smaller models: cut layers, merge, hold zeros, measure sizes and latency.
+
+`_cut` removes what a selection drops, by a `_plan` and `_rebuild`; `_merging` refits the layers that consume it.
+"""
 
 from ._copying import copy_model, seed_layers
 from ._cut import check_can_cut, cut

@@ -83,14 +83,6 @@ def test_one_step_is_pruning_at_once(name: str, kind: Any, merge: str | None) ->
     assert expected.history is None
 
 
-def test_one_shot_is_one_step() -> None:
-    model = models.ready("mlp")
-    one = iterate(model, steps=1)
-    assert_same(weights_of(iterate(model, schedule="one_shot").model), weights_of(one.model))
-    assert one.history is not None
-    assert len(one.history) == 1
-
-
 @pytest.mark.parametrize("name", [name for name in UNITS if name != "residual"])
 @pytest.mark.parametrize("schedule", ["linear", "cubic"])
 def test_selections_refer_to_the_elements_of_the_original(name: str, schedule: Any) -> None:
@@ -304,7 +296,6 @@ def test_batches_are_read_once() -> None:
 def test_fractions_by_step() -> None:
     np.testing.assert_allclose(fractions_by_step(0.8, 4, "linear"), [0.2, 0.4, 0.6, 0.8])
     np.testing.assert_allclose(fractions_by_step(0.8, 2, "cubic"), [0.8 * 7 / 8, 0.8])
-    assert fractions_by_step(0.8, 5, "one_shot") == [0.8]
 
 
 X, Y = models.data_for(models.ready("mlp"), 40)
@@ -320,11 +311,7 @@ X, Y = models.data_for(models.ready("mlp"), 40)
             "must remove at least one of the 9 elements, received 0.01: pass more than 0.056",
         ),
         ({"steps": 0}, ParameterError, "`steps` must be an integer of at least 1, received 0"),
-        (
-            {"schedule": "square"},
-            ParameterError,
-            "`schedule` must be one of cubic, linear, one_shot, received 'square'",
-        ),
+        ({"schedule": "square"}, ParameterError, "`schedule` must be one of cubic, linear, received 'square'"),
         ({"floor": 4}, ParameterError, r"leaves 7 of 9 elements.*at least 8 \(4 for each layer\)"),
         ({"merge": "best"}, ParameterError, "`merge` must be one of"),
         ({"scorer": "taylor"}, ParameterError, "`scorer` must be a Scorer or callable, received 'taylor'"),

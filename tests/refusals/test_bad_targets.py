@@ -90,7 +90,7 @@ CASES: list[tuple[Use, type[DropregError], str]] = [
     (
         lambda m, d, e: dr.prune(m, data=d, fraction=0.001),
         ParameterError,
-        r"`fraction` must drop at least one of the .* elements, received 0.001",
+        r"`fraction` must remove at least one of the .* elements, received 0.001",
     ),
     (
         lambda m, d, e: dr.prune(m, data=(d[0][:1], d[1][:1]), fraction=0.5),

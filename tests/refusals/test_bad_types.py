@@ -110,14 +110,6 @@ def test_settings(make: Callable[[], object], says: str) -> None:
             lambda m, d, e: flat.anneal(m, d, untyped.elements(m, ["neurons", "weights"]), fraction=0.5),
             "`elements` must not mix weights with other kinds, received neuron, weight: anneal one kind after the",
         ),
-        (
-            lambda m, d, e: untyped.PruningCallback(e, d, fraction=0.5, start_epoch=0, end_epoch=1, seed=-1),
-            "`seed` must be an integer of at least 0, received -1.",
-        ),
-        (
-            lambda m, d, e: untyped.PruningCallback(e, d, fraction=0.5, start_epoch=0, end_epoch=1, scorer="x"),
-            "`scorer` must be a Scorer or callable, received 'x': pass dropreg.scorers.taylor.",
-        ),
     ],
 )
 def test_arguments_of_pruning(

@@ -174,4 +174,4 @@ def test_elements_that_are_never_dropped_are_refused_by_ols_and_taken_by_ridge()
     rare = flat.sample(*small(), rows=40, design=dr.designs.Bernoulli(0.001), progress=False)
     with pytest.raises(ParameterError, match=r"that never change .*draw more rows, or pass estimator='ridge'"):
         dr.regress(rare, estimator="ols")
-    assert np.isfinite(dr.regress(rare, estimator="ridge").impact).all()
+    assert np.isfinite(dr.regress(rare, outcome="loss", estimator="ridge").impact).all()

@@ -291,7 +291,7 @@ def test_an_empty_layer_is_refused() -> None:
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ({"selection": np.ones(9, bool)}, "`selection` must be a Selection, received ndarray"),
+        ({"selection": np.ones(9, bool)}, "`selection` must be Selection, received ndarray"),
         ({"merge": "least_squares"}, "`merge` 'least_squares' must have examples to learn from, received none"),
         ({"merge": "best"}, "`merge` must be one of least_squares, none or a LeastSquares, received 'best'"),
         ({"on_blocked": "skip"}, "`on_blocked` must be one of raise, keep, received 'skip'"),
@@ -300,6 +300,6 @@ def test_an_empty_layer_is_refused() -> None:
 def test_bad_arguments_of_selections_are_refused(arguments: dict[str, Any], text: str) -> None:
     model = models.ready("mlp")
     selection = dr.Selection.random(dr.elements(model), 0.5)
-    call = partial(dr.prune, model, **{"selection": selection, **arguments})
+    call = partial(dr.remove, model, **{"selection": selection, **arguments})
     with pytest.raises(ParameterError, match=text):
         call()

@@ -28,7 +28,7 @@ from ...graph import Call
 from ...layers import Carry, LinearReader, Moments, readout, rule_for
 from .._rebuild import Rebuilt
 from .._zeros import HoldZeros
-from ._fit_layer import fit_rows
+from ._fit_rows import fit_rows
 from ._merged_layer import MergedLayer
 from ._ridge import fit_predictions
 from ._side_by_side import SideBySide
