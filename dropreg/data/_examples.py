@@ -268,8 +268,9 @@ def _guess_task(labels: npt.NDArray[Any], rank: int, n_outputs: int, activation:
     zero_one, sigmoid = bool(((labels == 0) | (labels == 1)).all()), activation == "sigmoid"
     if n_outputs == 1:
         if sigmoid and not zero_one:
+            values = concatenate_names([f"{value:g}" for value in np.unique(labels)], 3)
             raise DataError(
-                f"`y` must be 0 or 1 for an output with a sigmoid activation, received {_values(labels)}: relabel "
+                f"`y` must be 0 or 1 for an output with a sigmoid activation, received {values}: relabel "
                 "them, or pass task='regression'."
             )
         return "binary" if zero_one else "regression"
@@ -283,11 +284,6 @@ def _guess_task(labels: npt.NDArray[Any], rank: int, n_outputs: int, activation:
     if not zero_one:
         return "regression"
     return "classes" if not sigmoid and (labels.sum(axis=-1) == 1).all() else "multilabel"
-
-
-def _values(labels: npt.NDArray[Any]) -> str:
-    """Return the first few different labels as text."""
-    return concatenate_names([f"{value:g}" for value in np.unique(labels)], 3)
 
 
 def _checked_targets(labels: npt.NDArray[Any], expected: "Shape", task: Task) -> npt.NDArray[np.float32]:

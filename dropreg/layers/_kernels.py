@@ -32,7 +32,7 @@ class Kernel:
     Examples
     --------
     >>> import dropreg as dr
-    >>> dr.layers.kernel_of(dr.datasets.load_model("mlp").layers[0]).pair
+    >>> dr.layers.kernel_of(dr.datasets.load_model("mlp").layers[1]).pair
     1.0
     """
 
