@@ -75,8 +75,8 @@ def stream(batches: Any, folder: str | Path | None = None) -> tuple[Any, Any]:
     Parameters
     ----------
     batches : tf.data.Dataset, keras.utils.PyDataset, generator or other iterable of (x, y)
-        Batched and finite; x and y are arrays or tensors, or lists or dicts of them. A batch of x alone is unlabelled;
-        sample weights (a third value) are refused.
+        Batched and finite; x and y are arrays or tensors, or lists or dicts of them. A batch of a single x array is
+        unlabelled; sample weights (a third value) are refused.
     folder : str or Path, optional
         Where to write; by default a temporary folder, which is removed with the arrays.
 

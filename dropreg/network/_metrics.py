@@ -1,7 +1,7 @@
 """Outcomes that are user-defined metrics."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,9 +26,9 @@ class PerExample(Outcome):
     ----------
     function : callable
         ``function(labels, outputs)`` returns a tensor of shape (rows,). Labels are as in `Outcome.measure`, outputs
-        (rows, ..., n_outputs) as the network returns them, at all positions; positions that the model masks have
-        label 0. The function is made of TensorFlow or ``keras.ops`` calls, with ``keras.ops.where`` or ``cond`` in
-        place of Python's ``if`` on a tensor, as in a Keras model, or is decorated with ``tf.function``.
+        (rows, ..., n_outputs) as the network returns them, at all positions; positions that the model masks have the
+        first class as label. The function is made of TensorFlow or ``keras.ops`` calls, not of NumPy, with
+        ``keras.ops.where`` or ``cond`` in place of Python's ``if`` on a tensor, or is decorated with ``tf.function``.
     name : str
     greater_is_better : bool
     differentiable : bool
@@ -77,8 +77,6 @@ class PerMask(Outcome):
         in `PerExample`.
     name : str
     greater_is_better : bool
-    differentiable : bool
-        Must be False, because such a metric is computed from arrays.
 
     Examples
     --------
@@ -95,7 +93,7 @@ class PerMask(Outcome):
     function: Callable[[np.ndarray, np.ndarray], float]
     name: str
     greater_is_better: bool
-    differentiable: bool = False
+    differentiable: bool = field(default=False, init=False)
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
         raise TypeError("PerMask is measured over the examples of a mask, not row by row")

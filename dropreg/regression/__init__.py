@@ -1,4 +1,4 @@
-"""Estimate impacts from a record: OLS, ridge, lasso, gradient-assisted regression, interactions, fidelity.
+"""Estimate impacts from a record: OLS, ridge, gradient-assisted regression, interactions, fidelity.
 
 `_regress` chooses among the estimators (one file each); `_impact` is the table with its text and columns; `_precision`
 ends a run once standard errors are small enough.

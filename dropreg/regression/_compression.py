@@ -44,19 +44,6 @@ class Rows:
 
     blocks: Callable[[], Iterator[RowBlock]]
 
-    def every(self, n: int, first: int) -> "Rows":
-        """Return every n-th observation, starting with number `first`, whatever the sizes of the blocks."""
-
-        def blocks() -> Iterator[RowBlock]:
-            seen = 0
-            for block in self.blocks():
-                taken = slice((first - seen) % n, None, n)
-                seen += len(block.x)
-                if len(block.x[taken]):
-                    yield RowBlock(block.x[taken], block.y[taken], block.clusters[taken])
-
-        return Rows(blocks)
-
 
 def observations(record: "Record", *, paired: bool = False) -> Rows:
     """Return the observations of a record, or with `paired` their differences within pairs of masks."""
@@ -127,10 +114,6 @@ class CrossProducts(NamedTuple):
     yy: Array
     x: Array
     y: Array
-
-    def without(self, held_out: "CrossProducts") -> "CrossProducts":
-        """Subtract the sums of some of the observations."""
-        return CrossProducts._make(a - b for a, b in zip(self, held_out, strict=True))
 
     def compress(self) -> CompressedDesign:
         """Compute the compressed design, exact up to rounding in float64."""

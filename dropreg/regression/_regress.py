@@ -16,15 +16,14 @@ from ._impact import ImpactTable, impact_table
 from ._interactions import Interactions
 from ._interactions import interactions as pairwise
 from ._ols import CovarianceType, Fit, check_identified, marginal, ols, residuals
-from ._penalized import Penalty, lasso, ridge
+from ._penalized import Penalty, ridge
 
-Estimator = Literal["auto", "assisted", "gradient", "ols", "ridge", "lasso", "marginal"]
+Estimator = Literal["auto", "assisted", "gradient", "ols", "ridge", "marginal"]
 _LABELS = {
     "assisted": "gradient-assisted regression",
     "gradient": "gradient at the dropout states",
     "ols": "OLS",
     "ridge": "ridge",
-    "lasso": "lasso",
     "marginal": "marginal regression",
 }
 MOST_DENSE = 8_000
@@ -56,19 +55,19 @@ def regress(
         One of the record's outcomes; by default its first.
     estimator : str
         "assisted": regression that shrinks towards the recorded gradients. "gradient": the gradients alone. "ols": by
-        statsmodels. "ridge" and "lasso": by scikit-learn. "marginal": each element by itself, for very many elements.
-        "auto" is "assisted" if the record holds gradients of the outcome, else "ols". More than 8,000
-        elements need "marginal", "assisted" or "gradient", which then use the known covariance of independent masks
-        in memory proportional to the number of elements; "auto" without gradients is then "marginal".
+        statsmodels. "ridge": by scikit-learn. "marginal": each element by itself, for very many elements.
+        "auto" is "assisted" if the record holds gradients of the outcome, else "ols". Above 8,000 elements there are
+        "marginal", "assisted" and "gradient" only, in memory proportional to the elements, and "auto" without gradients
+        is "marginal".
     covariance : {"HC1", "cluster", "nonrobust"}
         Standard errors of OLS: "HC1" for inference about this data set, "cluster" (by example) about the population
-        that the examples came from, "nonrobust" for rows of equal variance. Those of ridge and "assisted" come from
-        their posterior; lasso has none.
-    penalty : float, "evidence" or "cv", optional
-        Of ridge (on squared coefficients; default "evidence") or lasso (default "cv").
+        that the examples came from, "nonrobust" for rows of equal variance. Other estimators take "HC1" only: ridge
+        and "assisted" have those of a posterior, "gradient" its sampling error, "marginal" heteroscedastic ones.
+    penalty : float or "evidence", optional
+        Of ridge, on squared coefficients; by default the one with the largest marginal likelihood.
     paired : bool, optional
-        Regress the differences within pairs of masks. By default done if the design is `Paired` and the estimator is
-        not "marginal".
+        Regress the differences within pairs of masks. By default done if the design is `Paired`, but not by "marginal"
+        nor above 8,000 elements.
     interactions : bool
         Also estimate all pairwise interactions. Memory grows with the square of the number of elements.
     level : float
@@ -118,7 +117,7 @@ def regress(
     if paired and name == "marginal":
         raise ParameterError("`paired` must be False or None with estimator='marginal', received True.")
     if paired is None:
-        paired = settings.masks_per_group == 2 and name != "marginal"
+        paired = settings.masks_per_group == 2 and name != "marginal" and settings.n_elements <= MOST_DENSE
     rows = observations(record, paired=paired)
     fit = _fit(record, rows, outcome, name, covariance, penalty)
     if not np.any(fit.coefficients) and (fit.std_errors is None or not np.any(fit.std_errors)):
@@ -179,12 +178,12 @@ def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: s
         )
     if penalty is None:
         return
-    if estimator not in ("ridge", "lasso"):
+    if estimator != "ridge":
         raise ParameterError(
-            f"`penalty` must be None unless estimator is 'ridge' or 'lasso', received {penalty} with {estimator!r}."
+            f"`penalty` must be None unless estimator is 'ridge', received {penalty} with {estimator!r}."
         )
-    if not (penalty in ("evidence", "cv") if isinstance(penalty, str) else is_number(penalty) and 0 < penalty < np.inf):
-        raise ParameterError(f"`penalty` must be positive and finite, 'evidence' or 'cv', received {penalty!r}.")
+    if penalty != "evidence" and not (is_number(penalty) and 0 < penalty < np.inf):
+        raise ParameterError(f"`penalty` must be positive and finite, or 'evidence', received {penalty!r}.")
 
 
 def _fit(
@@ -213,9 +212,7 @@ def _fit(
         )
     design = _compress(rows)
     if name == "ridge":
-        return ridge(design, rows, column, penalty or "evidence")
-    if name == "lasso":
-        return lasso(design, rows, column, penalty or "cv")
+        return ridge(design, column, penalty or "evidence")
     check_identified(design, record.elements["element"].tolist())
     return ols(design, rows, column, covariance)
 

@@ -1,9 +1,11 @@
 """Run and measure the masked forward passes of a chunk."""
 
 import hashlib
+import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -12,6 +14,7 @@ import pandas as pd
 
 from .._utils import BoolMasks, examples_of_rows, function_fingerprint
 from ..errors import ModelError, ParameterError
+from ..graph import all_layers
 from ..network import Bundle, Evaluator, MaskedNetwork, PerExample, PerMask, Question
 from ._chunks import ChunkResult, GradientSums, examples_of_masks
 from ._designs import Bernoulli, Design
@@ -118,6 +121,8 @@ class ChunkRunner:
 
     def settings(self, rows: int) -> RunSettings:
         """Return the settings of a run of `rows` rows."""
+        from .. import __version__
+
         weights, data = self._fingerprints
         return RunSettings(
             rows=rows,
@@ -135,6 +140,7 @@ class ChunkRunner:
             batch_size=self.batch_size,
             from_logits=self.evaluator.from_logits,
             model=self.question.elements.signature,
+            configuration=_configuration(self.question.model),
             weights=weights,
             data=data,
             output=self.question.examples.output,
@@ -144,6 +150,7 @@ class ChunkRunner:
                 for outcome in self.question.outcomes
                 if isinstance(outcome, PerExample | PerMask)
             },
+            versions={"dropreg": __version__, **{name: version(name) for name in ("keras", "numpy", "tensorflow")}},
         )
 
     def draw(self, chunk: int, n_masks: int) -> BoolMasks:
@@ -272,3 +279,22 @@ def share_of_noise(first: int, count: int, n_examples: int) -> float:
     """
     _, sizes = np.unique(np.arange(first, first + count) // n_examples, return_counts=True)
     return float((sizes * (1.0 - sizes / n_examples)).sum()) / count**2
+
+
+def _configuration(model: Any) -> str:
+    """Return a hash of the configuration of all layers, whatever their names."""
+    import keras
+
+    lines = []
+    for layer in all_layers(model):
+        try:
+            config = {} if isinstance(layer, keras.Model) else {**layer.get_config(), "name": None}
+        except NotImplementedError:
+            config = {}
+        lines.append(f"{type(layer).__name__} {json.dumps(config, sort_keys=True, default=_plain)}")
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _plain(value: Any) -> str:
+    """Return what tells a value of a configuration that JSON does not know from others."""
+    return function_fingerprint(value) if callable(value) else type(value).__name__

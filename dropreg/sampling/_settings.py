@@ -37,14 +37,16 @@ class RunSettings:
         Rows of a chunk and of one forward pass.
     from_logits : bool
         Whether the model's outputs are logits, not probabilities.
-    model, weights, data : str
-        Hashes of the model's structure, its weights and the examples.
+    model, configuration, weights, data : str
+        Hashes of the model's structure, the configuration of its layers, its weights and the examples.
     output : int
         Number of the measured output of the model.
     gradient_unit : {"row", "mask"}
         What squares of gradients are summed over: "mask" where one mask serves a batch.
     metrics : dict of str to str
         Hashes of the functions of `PerExample` and `PerMask` outcomes, by name.
+    versions : dict of str to str
+        Of the packages that compute.
     """
 
     rows: int
@@ -62,11 +64,13 @@ class RunSettings:
     batch_size: int
     from_logits: bool
     model: str
+    configuration: str
     weights: str
     data: str
     output: int = 0
     gradient_unit: str = "row"
     metrics: dict[str, str] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "RunSettings":

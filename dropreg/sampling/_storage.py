@@ -17,6 +17,13 @@ from ._record import Record
 from ._settings import BASELINE, ELEMENTS, FIDELITY, SETTINGS, STOP, RunSettings
 from ._unseen_masks import FidelityMasks
 
+_HASHED = {
+    "model": "the model has another structure",
+    "configuration": "layers have another configuration",
+    "weights": "the model has other weights, or other elements were asked for",
+    "data": "the examples are others",
+}
+
 
 def create_record(
     folder: str | Path | None,
@@ -79,6 +86,10 @@ def _check_same_run(place: Path, settings: RunSettings) -> None:
             "dropreg.Record.load, or choose another folder."
         )
     here, found = asdict(settings), asdict(replace(there, rows=settings.rows))
-    differing = [f"{name} is {found[name]} there and {here[name]} here" for name in here if here[name] != found[name]]
+    differing = [
+        f"{_HASHED[name]} there" if name in _HASHED else f"{name} is {found[name]} there and {here[name]} here"
+        for name in here
+        if here[name] != found[name]
+    ]
     if differing:
         raise RecordError(f"folder {place} holds another run: {'; '.join(differing)}. Choose another folder.")

@@ -5,11 +5,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from .._utils import Array
+from .._utils import Array, positive
 from ..data import Data, Task
 from ..element import Elements
 from ..network import Evaluator, Outcome, ask_one
-from ._scorer import affordable
 
 if TYPE_CHECKING:
     import keras
@@ -65,7 +64,7 @@ def masked_game(
     task: Task | None = None,
     seed: int = 0,
 ) -> MaskedGame:
-    """Return the masked model as a cooperative game, for shapiq or any other estimator of set functions.
+    """Return the masked model as a cooperative game, for shapiq [1]_ or any other estimator of set functions.
 
     Parameters
     ----------
@@ -81,6 +80,8 @@ def masked_game(
     Returns
     -------
     MaskedGame
+        Callable on coalitions, an array of bool (n_coalitions, n_elements) with True = kept; returns their values, the
+        mean outcome, or minus it for outcomes of which less is better (the loss). All calls are recorded.
 
     Raises
     ------
@@ -104,5 +105,5 @@ def masked_game(
     """
     question = ask_one(model, data, elements, outcome=outcome, task=task, kept=None, seed=seed)
     if examples is not None:
-        question = question.first(affordable(examples, 1, len(question.examples), "example"))
+        question = question.first(positive("examples", examples))
     return MaskedGame(Evaluator(question))

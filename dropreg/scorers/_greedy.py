@@ -31,16 +31,16 @@ def greedy(
 ) -> ImpactTable:
     """Rank elements by removing the least harmful ones first, and measuring the others again.
 
-    Every round measures each remaining element by leave-one-out around the remaining elements, and removes those that
-    hurt least. Rounds end when nothing is left.
+    Every round removes each remaining element alone, measures the outcome, and removes those for good that hurt least.
+    Rounds end when no element remains.
 
     Parameters
     ----------
     model, data, elements, task, kept, seed
         As in `taylor`.
     step : float
-        Share of all elements that a round removes (at least one element), above 0 and at most 1. A larger share is
-        cheaper and less exact.
+        Share of the elements kept at first that each round removes (at least one), above 0 and at most 1. A larger
+        share is cheaper and less exact.
     outcome : str or Outcome
         As in `leave_one_out`.
     rows : int, optional

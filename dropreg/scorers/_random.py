@@ -19,7 +19,7 @@ def random(model: "keras.Model", data: Data | None, elements: Elements, *, seed:
     Parameters
     ----------
     model, data
-        Not used: all scorers are called alike. May be None.
+        Not used: all scorers are called alike. `data` may be None.
     elements : Elements
         Of any kind.
     seed : int
@@ -33,7 +33,7 @@ def random(model: "keras.Model", data: Data | None, elements: Elements, *, seed:
     Raises
     ------
     ParameterError
-        If `seed` is not an integer of at least 0.
+        If `seed` is not an integer from 0 to 2**64 - 1.
 
     Examples
     --------

@@ -87,14 +87,14 @@ class Scorer:
     Parameters
     ----------
     function : callable
-        Called as ``function(model, data, elements, *, seed, **settings)``; returns an `ImpactTable`.
+        Called as ``function(model, data, elements, *, seed, **settings)``, also with ``kept=`` if it takes that and
+        weights are pruned in steps; returns an `ImpactTable`.
     settings : dict
         Keyword arguments of every call.
     per_fraction : bool
         Whether `function` takes ``fraction=`` and is called again for every fraction, as for trained gates.
     draws : int
-        Number of calls with different seeds for each seed of the comparison; random scores need several. The column
-        ``seed`` shows seed, seed + 1000, seed + 2000 and so on.
+        For `compare`: number of calls for each seed, shown as seed, seed + 1000 and so on; random scores need several.
 
     Examples
     --------

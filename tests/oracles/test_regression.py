@@ -1,6 +1,6 @@
 """The regression on the compressed design against statsmodels and scikit-learn on all rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,13 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.linear_model import Lasso, Ridge
+from sklearn.linear_model import Ridge
 
 from dropreg.regression._assisted import assisted
 from dropreg.regression._compression import RowBlock, Rows, compress, gram
 from dropreg.regression._impact import impact_table
-from dropreg.regression._ols import CovarianceType, Fit, check_identified, marginal, ols
-from dropreg.regression._penalized import best_penalty, lasso, ridge
+from dropreg.regression._ols import CovarianceType, check_identified, marginal, ols
+from dropreg.regression._penalized import best_penalty, ridge
 from dropreg.sampling._chunks import GradientSums
 
 TOLERANCE = 1e-6  # the meat is summed in float32 within a chunk
@@ -78,7 +78,7 @@ def test_ols_is_statsmodels_on_all_rows(n_elements: int, rows: int, outcome: int
 def test_ridge_is_scikit_learn_on_all_rows(penalty: float, rows: int) -> None:
     data = simulate(rows, 25, seed=rows)
     again = chunked(data, 64)
-    fit = ridge(compress(again), again, 1, penalty)
+    fit = ridge(compress(again), 1, penalty)
     reference = Ridge(alpha=penalty).fit((~data.masks).astype(float), data.effects[:, 1])
     np.testing.assert_allclose(fit.coefficients, reference.coef_, rtol=TOLERANCE, atol=1e-9)
     assert fit.intercept == pytest.approx(reference.intercept_, rel=TOLERANCE)
@@ -130,7 +130,7 @@ def test_estimates_converge_on_a_set_function_with_pairs() -> None:
     data = Simulated(masks, np.arange(len(masks)) % 100, y[:, None])
     again = chunked(data, 2**16)
     expected = b + np.array([0.8 * 0.3, 0.8 * 0.3, 0, 0, 0])
-    for fit in (ols(compress(again), again, 0, "HC1"), ridge(compress(again), again, 0, "evidence")):
+    for fit in (ols(compress(again), again, 0, "HC1"), ridge(compress(again), 0, "evidence")):
         assert (np.abs(fit.coefficients - expected) < 5 * fit.std_errors + 1e-6).all()
         np.testing.assert_allclose(fit.coefficients, expected, atol=0.01)
 
@@ -189,39 +189,6 @@ def test_unidentified_elements_are_named() -> None:
         compress(Rows(lambda: iter([])))
 
 
-def test_lasso_is_scikit_learn_on_all_rows() -> None:
-    data = simulate(900, 12, seed=4)
-    again = chunked(data, 100)
-    fit = lasso(compress(again), again, 1, 0.03)
-    reference = Lasso(alpha=0.03, tol=1e-10).fit((~data.masks).astype(float), data.effects[:, 1])
-    np.testing.assert_allclose(fit.coefficients, reference.coef_, atol=1e-4)
-
-
-@pytest.mark.parametrize("kind", [ridge, lasso])
-def test_cross_validation_leaves_rows_out(kind: object) -> None:
-    """The penalty that cross-validation picks predicts unseen rows nearly as well as the best of a wide range."""
-    unseen = simulate(4260, 40, seed=6)
-    again = chunked(Simulated(unseen.masks[:260], unseen.examples[:260], unseen.effects[:260]), 50)
-    design = compress(again)
-
-    def error(penalty: float | str) -> float:
-        fit = kind(design, again, 0, penalty)  # type: ignore[operator]
-        x = (~unseen.masks[260:]).astype(float)
-        return float(((unseen.effects[260:, 0] - fit.intercept - x @ fit.coefficients) ** 2).mean())
-
-    scale = 100.0 if kind is ridge else 1.0
-    assert error("cv") < 1.05 * min(error(scale * penalty) for penalty in (1e-4, 1e-3, 1e-2, 0.1, 1.0))
-
-
-@pytest.mark.parametrize("kind", [ridge, lasso])
-@pytest.mark.parametrize("size", [1, 7, 200])
-def test_folds_do_not_depend_on_chunks(kind: Callable[..., Fit], size: int) -> None:
-    data = simulate(200, 12, seed=8)
-    chunks, whole = (chunked(data, n) for n in (size, 50))
-    found, expected = (kind(compress(rows), rows, 0, "cv") for rows in (chunks, whole))
-    np.testing.assert_allclose(found.coefficients, expected.coefficients, rtol=1e-6, atol=1e-9)
-
-
 def test_marginal_regression_agrees_with_the_covariances_written_out() -> None:
     data = simulate(5000, 8, seed=7)
     x, y = (~data.masks).astype(float), data.effects[:, 0]
@@ -229,12 +196,6 @@ def test_marginal_regression_agrees_with_the_covariances_written_out() -> None:
     each = (x - 0.3) * (y - y.mean())[:, None] / (0.3 * 0.7)
     np.testing.assert_allclose(fit.coefficients, each.mean(axis=0), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(fit.std_errors, each.std(axis=0) / np.sqrt(4999), rtol=1e-3)
-
-
-def test_lasso_has_no_penalty_by_evidence() -> None:
-    again = chunked(simulate(100, 4, seed=0), 50)
-    with pytest.raises(ValueError, match=r"a number or 'cv' for estimator='lasso', received 'evidence'"):
-        lasso(compress(again), again, 0, "evidence")
 
 
 def test_precise_gradients_reduce_the_noise_of_few_rows() -> None:

@@ -315,18 +315,12 @@ def test_bad_arguments_of_estimate(
         ({"outcome": "f1"}, "one of the record's (accuracy, loss, margin), received 'f1': sample again with outcomes="),
         (
             {"estimator": "forest"},
-            "`estimator` must be one of auto, assisted, gradient, ols, ridge, lasso, marginal, received 'forest'.",
+            "`estimator` must be one of auto, assisted, gradient, ols, ridge, marginal, received 'forest'.",
         ),
         ({"covariance": "HC3"}, "`covariance` must be one of HC1, cluster, nonrobust, received 'HC3'."),
-        ({"penalty": 1.0}, "`penalty` must be None unless estimator is 'ridge' or 'lasso', received 1.0 with 'auto'."),
-        (
-            {"penalty": -1.0, "estimator": "ridge"},
-            "`penalty` must be positive and finite, 'evidence' or 'cv', received ",
-        ),
-        (
-            {"penalty": np.nan, "estimator": "ridge"},
-            "`penalty` must be positive and finite, 'evidence' or 'cv', received ",
-        ),
+        ({"penalty": 1.0}, "`penalty` must be None unless estimator is 'ridge', received 1.0 with 'auto'."),
+        ({"penalty": -1.0, "estimator": "ridge"}, "`penalty` must be positive and finite, or 'evidence', received "),
+        ({"penalty": np.nan, "estimator": "ridge"}, "`penalty` must be positive and finite, or 'evidence', received "),
         *[
             ({"level": level}, f"`level` must lie strictly between 0 and 1, received {level}.")
             for level in (0, 1, -0.5, 95, np.nan)
@@ -354,19 +348,10 @@ def test_a_single_row_is_too_few(model: keras.Model, data: Labelled, elements: d
     with refused(ParameterError, says, model=model):
         flat.estimate(model, data, elements, rows=1, progress=False)
     single = sample(model, data, elements, rows=1)
-    for estimator in ("ols", "ridge", "lasso"):
+    for estimator in ("ols", "ridge"):
         with refused(ParameterError, says):
             dr.regress(single, estimator=estimator)
     assert np.isfinite(flat.estimate(model, data, elements, rows=2, outcome="loss", progress=False).impact).all()
-
-
-def test_fewer_rows_than_cross_validation_needs(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:
-    short = sample(model, data, elements, rows=9)
-    says = "`penalty='cv'` must have at least 10 masks (or pairs) for 5-fold cross-validation, received 9: draw more"
-    for estimator in ("lasso", "ridge"):
-        with refused(ParameterError, says):
-            dr.regress(short, estimator=estimator, penalty="cv")
-        assert np.isfinite(dr.regress(short, estimator=estimator, penalty=0.1).impact).all(), "the remedy must work"
 
 
 def test_clusters_of_one_example(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:

@@ -181,15 +181,12 @@ def test_arguments_of_sample(
     [
         ({"level": "95"}, "`level` must lie strictly between 0 and 1, received '95'."),
         *[
-            (
-                {"estimator": "ridge", "penalty": penalty},
-                "`penalty` must be positive and finite, 'evidence' or 'cv', rec",
-            )
+            ({"estimator": "ridge", "penalty": penalty}, "`penalty` must be positive and finite, or 'evidence', recei")
             for penalty in (np.inf, True, [1.0, 2.0])
         ],
         (
             {"estimator": LogisticRegression()},
-            "`estimator` must be one of auto, assisted, gradient, ols, ridge, lasso, marginal, received Logi",
+            "`estimator` must be one of auto, assisted, gradient, ols, ridge, marginal, received Logi",
         ),
     ],
 )

@@ -15,7 +15,7 @@ from keras import layers
 
 import dropreg as dr
 from dropreg._utils import spread_rows
-from dropreg.errors import DataError, ParameterError
+from dropreg.errors import DataError, ParameterError, RecordError
 
 
 def predicted(model: keras.Model, x: np.ndarray) -> Any:
@@ -157,3 +157,37 @@ def test_a_design_of_ones_own_can_be_regressed(tmp_path: Path) -> None:
     assert np.isfinite(dr.regress(record, estimator="ols").impact).all()
     with pytest.raises(ParameterError, match=says("must have a design of dropreg", "'Halves'", "same folder again")):
         dr.regress(dr.Record.load(tmp_path), estimator="marginal")
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda slope: layers.Dense(12, "sigmoid" if slope > 0.2 else "relu", name="a"),
+        lambda slope: layers.LeakyReLU(slope, name="a"),
+        lambda slope: layers.LayerNormalization(epsilon=slope, name="a"),
+        lambda slope: layers.Lambda((lambda x: x * 2) if slope > 0.2 else (lambda x: x * 3), name="a"),
+    ],
+    ids=["activation", "slope", "epsilon", "lambda"],
+)
+def test_a_run_of_another_configuration_is_not_resumed(build: Any, tmp_path: Path) -> None:
+    def model(slope: float) -> keras.Model:
+        keras.utils.set_random_seed(0)
+        parts = [keras.Input((5,)), build(slope), layers.Dense(6, name="first"), layers.Dense(3, name="out")]
+        return keras.Sequential(parts)
+
+    data = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32), np.arange(20) % 3
+    first, second = model(0.1), model(0.3)
+    flat.sample(first, data, dr.elements(first), rows=20, out=tmp_path)
+    flat.sample(model(0.1), data, dr.elements(first), rows=40, out=tmp_path)
+    with pytest.raises(RecordError, match=says("holds another run", "layers have another configuration")):
+        flat.sample(second, data, dr.elements(second), rows=40, out=tmp_path)
+
+
+def test_pairs_of_many_elements_are_not_taken_for_single_masks(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = models.ready("mlp")
+    run: dict[str, Any] = {"rows": 6_000, "outcomes": "loss", "design": dr.designs.Paired(0.2), "gradients": True}
+    record = flat.sample(model, models.data_for(model, 60), dr.elements(model), **run)
+    expected = dr.regress(record, estimator="marginal").impact
+    monkeypatch.setattr("dropreg.regression._regress.MOST_DENSE", 2)
+    found = dr.regress(record, estimator="assisted").impact
+    assert np.abs(found).max() < 1.5 * np.abs(expected).max()

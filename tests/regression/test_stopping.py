@@ -1,14 +1,9 @@
 """Laws of stop rules: what they look at, and that they say so."""
 
-from typing import Any
-
 import flat
-import numpy as np
-import pytest
 from runs import small
 
 import dropreg as dr
-from dropreg.regression._compression import observations
 
 
 def test_stop_rules_end_the_run_and_are_reported() -> None:
@@ -33,19 +28,6 @@ def test_stop_rules_count_pairs() -> None:
     )
     assert record.stop is not None
     assert record.rows < 20_000
-
-
-@pytest.mark.parametrize("examples", [16, 4])
-def test_halves_do_not_depend_on_chunks(examples: int) -> None:
-    """A chunk of one mask has nothing for one of the halves."""
-    settings: dict[str, Any] = {"outcomes": "loss", "design": dr.designs.Bernoulli(0.4, examples_per_mask=examples)}
-    record = flat.sample(*small(), rows=40 * examples, batch_size=1, fidelity=None, progress=False, **settings)
-    halves = [list(observations(record).every(2, first).blocks()) for first in (0, 1)]
-    whole = list(observations(record).blocks())
-    assert {len(block.y) for block in whole} == {16 // examples}
-    for first, half in enumerate(halves):
-        expected = np.concatenate([block.y for block in whole])[first::2]
-        np.testing.assert_array_equal(np.concatenate([block.y for block in half]), expected)
 
 
 def test_a_run_whose_rule_is_not_met_is_complete() -> None:

@@ -25,7 +25,7 @@ class LeastSquares:
     held_out : float
         Fraction of the examples that the penalties are chosen with, strictly between 0 and 1.
     most_examples : int
-        Largest number of examples that are used; these are the first ones.
+        Largest number of examples that are used, drawn at random.
     batch_size : int
         Number of examples in a forward pass.
     ridges : tuple of float
