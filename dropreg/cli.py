@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from ._utils import check_writable
 from .element import KINDS
 from .errors import DataError, DropregError, ModelError
+from .network import NAMES
 
 if TYPE_CHECKING:
     import keras
@@ -91,8 +92,7 @@ def _parser() -> argparse.ArgumentParser:
 
     estimate = command("estimate", "impact table of a model", _ESTIMATE_HELP, _estimate)
     _add_model(estimate)
-    outcomes = ["accuracy", "retained", "loss", "margin", "divergence"]
-    estimate.add_argument("--outcome", choices=outcomes, default="loss", help="what is measured (default: loss)")
+    estimate.add_argument("--outcome", choices=NAMES, default="loss", help="what is measured (default: loss)")
     estimate.add_argument("--rows", type=int, help="masked forward passes (default: 500 an element, at least 50,000)")
     estimate.add_argument("--rate", type=float, default=0.3, help="probability of removing an element (default: 0.3)")
     estimate.add_argument("--forward-only", action="store_true", help="do not use gradients, for models without")

@@ -9,9 +9,9 @@ many masks on the examples of a `_question`.
 from typing import TYPE_CHECKING
 
 from .._utils import lazy_names
-from ._logits import are_logits, guess_task
 from ._metrics import PerExample, PerMask
 from ._outcomes import (
+    NAMES,
     Accuracy,
     Divergence,
     Loss,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from ._differentiable import check_differentiable, non_differentiable
     from ._evaluate import changes, measure, run_model
     from ._evaluator import Bundle, Evaluator
+    from ._logits import are_logits, guess_task
     from ._masked import MaskedNetwork
     from ._merged import MergedNetwork, can_predict
     from ._padding import idle_masks, idle_slots
@@ -38,6 +39,7 @@ _MODULES = {
     "_differentiable": ("check_differentiable", "non_differentiable"),
     "_evaluate": ("changes", "measure", "run_model"),
     "_evaluator": ("Bundle", "Evaluator"),
+    "_logits": ("are_logits", "guess_task"),
     "_masked": ("MaskedNetwork",),
     "_merged": ("MergedNetwork", "can_predict"),
     "_padding": ("idle_masks", "idle_slots"),

@@ -314,6 +314,7 @@ def _margins(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
 
 _KINDS: tuple[type[Outcome], ...] = (Accuracy, RetainedAccuracy, Loss, Margin, Divergence)
 _BY_NAME = {kind.name: kind for kind in _KINDS}
+NAMES = tuple(_BY_NAME)
 
 
 def resolve(outcome: str | Outcome) -> Outcome:
