@@ -87,7 +87,7 @@ def fits(record: dr.Record, column: int, outcome: str) -> Iterator[tuple[str, re
     design = compression.compress(rows)
     yield "OLS, HC1", regression.ols(design, rows, column, "HC1")
     yield "marginal", regression.marginal(rows, column, np.full(design.n_elements, RATE))
-    yield "ridge, posterior", shrinkage.ridge(design, rows, column, "evidence")
+    yield "ridge, posterior", shrinkage.ridge(design, column, "evidence")
     yield ("gradient-assisted, posterior", assisted.assisted(design, column, record.gradient_sums(outcome)))
 
 
