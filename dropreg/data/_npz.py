@@ -21,7 +21,7 @@ def load_npz(path: str | Path, input_names: Sequence[str], *, labelled: bool = T
     """
     path = Path(path)
     if not path.is_file():
-        raise DataError(f"data file {path}: expected an .npz file, received no such file.")
+        raise DataError(f"data file {path}: expected an .npz file, received no such file: check the path.")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

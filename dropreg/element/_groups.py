@@ -15,14 +15,14 @@ from ..errors import ParameterError
 class Block:
     """Divide a kernel into blocks of weights, each of which is one element.
 
-    The kernel counts as a matrix whose columns are its last axis, the outputs, and whose rows are all other axes, the
-    inputs. ``Block(4, 1)`` holds four consecutive inputs of one output, the groups of 2:4 sparsity. Blocks at the edge
-    are smaller where the sizes do not divide.
+    The kernel counts as a matrix whose columns are its last axis, the outputs of Dense and convolution layers, and
+    whose rows are all other axes. ``Block(4, 1)`` holds four consecutive inputs of one output, which are kept or
+    removed together. Blocks at the edge are smaller where the sizes do not divide.
 
     Parameters
     ----------
     rows, columns : int
-        Inputs and outputs of a block, at least 1.
+        Size of a block, at least 1.
 
     Raises
     ------

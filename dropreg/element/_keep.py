@@ -135,9 +135,9 @@ def _n_kept(elements: Elements, fraction: float, needed: int, floor: Floor) -> i
     if n_kept < max(needed, 1):
         asked = floor if isinstance(floor, Mapping) else f"{floor} for each layer"
         raise ParameterError(
-            f"`fraction` {fraction:g} leaves {n_kept} of {len(elements)} elements, which would empty a layer: expected "
-            f"at least {max(needed, 1)} ({asked}), so pass a fraction of at most "
-            f"{1 - max(needed, 1) / len(elements):.3g}."
+            f"`fraction` {fraction:g} leaves {n_kept} of {len(elements)} elements, fewer than `floor` asks for: "
+            f"expected at least {max(needed, 1)} ({asked}), so pass a fraction of at most "
+            f"{1 - max(needed, 1) / len(elements):.3g}, or a lower floor."
         )
     return n_kept
 

@@ -47,6 +47,8 @@ class State:
 class Channels:
     """The labels of a model, with their ties, pins, costs and gates.
 
+    `units` makes the labels of a layer; `tie`, `pin` and `charge` change them.
+
     Parameters
     ----------
     names : mapping of int to str
@@ -58,13 +60,16 @@ class Channels:
     slots : dict of int to Labels
         Labels of every tensor of the graph, once all calls have been followed.
     equal : dict
-        Pairs of layers that must keep equal numbers of units.
+        Its keys are pairs of layers that must keep equal numbers of units.
 
     Examples
     --------
-    >>> import dropreg as dr
+    >>> import dropreg as dr, keras
     >>> channels = dr.layers.Channels(names={})
-    >>> channels.pin(dr.layers.fixed(2), "the model's output needs it")
+    >>> labels = channels.units(keras.layers.Dense(2), 2, "neuron")
+    >>> channels.pin(labels, "the model's output needs it")
+    >>> channels.pinned(0)
+    "the model's output needs it"
     """
 
     names: Mapping[int, str]

@@ -322,7 +322,9 @@ def resolve(outcome: str | Outcome) -> Outcome:
     if isinstance(outcome, Outcome):
         return outcome
     if outcome not in _BY_NAME:
-        raise ParameterError(f"`outcome` must be one of {', '.join(_BY_NAME)}, received {outcome!r}.")
+        remedy = "wrap a function as dropreg.outcomes.PerExample(function, name, greater_is_better)"
+        remedy = f": {remedy}" if callable(outcome) else ""
+        raise ParameterError(f"`outcome` must be one of {', '.join(_BY_NAME)}, received {outcome!r}{remedy}.")
     return _BY_NAME[outcome]()
 
 

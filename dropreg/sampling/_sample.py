@@ -38,11 +38,12 @@ def sample(
     out: str | Path | None = None,
     progress: bool | None = None,
 ) -> Record:
-    """Run a model under random masks, one mask for each row, and record the outcomes.
+    """Run a model under random masks, by default one for each row, and record the outcomes.
 
-    Rows use the examples in random order, each example once before any is used again, and every row draws its own
-    mask. The same seed gives the same record bit for bit, whatever the executor. A run that was stopped resumes when
-    `sample` is called again with the same arguments and folder.
+    A row is one example under one mask. Elements that are weights share a mask among 128 examples, and a design can
+    say how many. Masks take the examples in random order, each once before any is used again. The same seed gives
+    the same record bit for bit, whatever the executor. A run that was stopped resumes when `sample` is called again
+    with the same arguments and folder.
 
     Parameters
     ----------
@@ -55,7 +56,8 @@ def sample(
     elements : Elements
         From ``dropreg.elements(model)``.
     rows : int
-        Masked forward passes of one example, the unit of cost.
+        Masked forward passes of one example, the unit of cost; with a stop rule the largest number. A multiple of the
+        examples that share a mask, and of two for `Paired`.
     outcomes : str, Outcome or sequence of them
         Outcomes to measure in the same forward passes: "loss", "accuracy", "retained" (`RetainedAccuracy`), "margin",
         "divergence" (nats), or metrics of your own (`PerExample`, `PerMask`).

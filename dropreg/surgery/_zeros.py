@@ -48,13 +48,14 @@ def hold_zeros(model: keras.Model) -> int:
     Parameters
     ----------
     model : keras.Model
-        It is changed: every kernel (variable of rank 2 or more) that contains zeros and has no constraint gets one
-        that sets these entries to zero after every optimizer step.
+        It is changed: every kernel (variable of rank 2 or more, except biases) that contains zeros and has no
+        constraint gets one that sets these entries to zero after every optimizer step.
 
     Returns
     -------
     int
-        Number of weights that are now held at zero.
+        Number of zeros that this call has constrained. Kernels that had a constraint, also from an earlier call, are
+        left alone and not counted.
 
     Examples
     --------
@@ -70,7 +71,8 @@ def hold_zeros(model: keras.Model) -> int:
     for layer in all_layers(model):
         for variable in variables_of(layer):
             values = as_array(variable)
-            if values.ndim > 1 and variable.constraint is None and not values.all():
+            is_kernel = values.ndim > 1 and variable.name != "bias"
+            if is_kernel and variable.constraint is None and not values.all():
                 variable.constraint = HoldZeros(values != 0)
                 held += int((values == 0).sum())
     return held

@@ -137,10 +137,10 @@ def test_the_best_element_of_every_layer_is_kept(elements: dr.Elements) -> None:
     [
         (
             {"fractions": (0.5, 0.9)},
-            says("`fraction` 0.9 leaves 1 of 9 elements", "would empty a layer", "at most 0.778"),
+            says("`fraction` 0.9 leaves 1 of 9 elements", "fewer than `floor` asks for", "at most 0.778"),
         ),
         ({"fractions": (1.0,)}, says("`fraction` must lie in [0, 1), received 1.0")),
-        ({"floor": 5}, says("would empty a layer", "5 for each layer")),
+        ({"floor": 5}, says("fewer than `floor` asks for", "5 for each layer")),
         ({"floor": -1}, says("`floor` must be a number of elements (an int of at least 0)", "or 'all', received -1.")),
         ({"seeds": ()}, says("`seeds` must be one or more different integers")),
         ({"scorers": {}}, says("`scorers` must be a dict of names to scorers")),

@@ -191,3 +191,33 @@ def test_pairs_of_many_elements_are_not_taken_for_single_masks(monkeypatch: pyte
     monkeypatch.setattr("dropreg.regression._regress.MOST_DENSE", 2)
     found = dr.regress(record, estimator="assisted").impact
     assert np.abs(found).max() < 1.5 * np.abs(expected).max()
+
+
+def test_a_plain_function_is_no_outcome_but_says_how_to_make_one() -> None:
+    model = models.ready("mlp")
+    with pytest.raises(ParameterError, match=says("`outcome` must be one of", "PerExample(function, name")):
+        flat.estimate(model, models.data_for(model, 10), dr.elements(model), outcome=lambda y, p: p[:, 0])
+
+
+def test_a_selection_goes_to_remove() -> None:
+    model: Any = models.ready("mlp")
+    selection: Any = dr.Selection.random(dr.elements(model), 0.5)
+    with pytest.raises(ParameterError, match=says("received a Selection: call dropreg.remove(model, selection)")):
+        dr.prune(model, selection, fraction=0.5)
+
+
+@pytest.mark.parametrize("estimator", ["ridge", "marginal", "assisted"])
+def test_a_covariance_that_would_be_ignored_is_refused(estimator: Any) -> None:
+    model = models.ready("mlp")
+    record = flat.sample(
+        model, models.data_for(model, 20), dr.elements(model), rows=200, outcomes="loss", gradients=True
+    )
+    with pytest.raises(ParameterError, match=says("for other estimators than OLS", "'cluster'", estimator, "'ols'")):
+        dr.regress(record, estimator=estimator, covariance="cluster")
+
+
+def test_biases_of_zero_are_not_held() -> None:
+    model = keras.Sequential([keras.Input((4, 3)), layers.GRU(3, reset_after=True), layers.Dense(2)])
+    assert len(model.layers[0].weights[-1].shape) == 2
+    assert dr.hold_zeros(model) == 0
+    assert all(weight.constraint is None for weight in model.weights)

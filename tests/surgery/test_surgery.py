@@ -233,7 +233,7 @@ def test_selections_keep_the_top_and_a_floor() -> None:
         ),
         (
             lambda e: dr.select(e, np.ones(9), fraction=0.8, floor=2),
-            "leaves 2 of 9 elements, which would empty a layer",
+            "leaves 2 of 9 elements, fewer than `floor` asks for",
         ),
         (
             lambda e: dr.select(e, np.ones(9), fraction=0.5, by=cast(Any, "size")),
