@@ -21,6 +21,7 @@ def examples() -> dict[str, doctest.DocTest]:
     return {test.name: test for module in modules for test in doctest.DocTestFinder().find(module) if test.examples}
 
 
+@pytest.mark.usefixtures("few_rounds")
 @pytest.mark.parametrize("name", examples())
 def test_examples_print_what_they_show(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In an empty folder, in which examples may write files."""

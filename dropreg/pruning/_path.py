@@ -35,12 +35,13 @@ class SelectionPath:
     --------
     >>> import dropreg as dr
     >>> model = dr.datasets.load_model("mlp")
-    >>> data = dr.datasets.fashion_mnist("estimation")
-    >>> path = dr.anneal_path(model, data, dr.elements(model), fractions=(0.3, 0.6), annealing=dr.Annealing(rounds=3))
+    >>> x, y = dr.datasets.fashion_mnist("estimation")
+    >>> data, elements = (x[:500], y[:500]), dr.elements(model, include="dense_2")
+    >>> path = dr.anneal_path(model, data, elements, fractions=(0.3, 0.6), annealing=dr.Annealing(rounds=3))
     >>> [round(fraction, 2) for fraction in path.fractions]
     [0.3, 0.6]
     >>> len(path.at(0.6).dropped)
-    240
+    60
     >>> bool(path.to_impact().impact[path.at(0.6).kept].min() > 0.5)
     True
     """

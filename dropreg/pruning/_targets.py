@@ -46,9 +46,10 @@ class Budget:
     >>> import dropreg as dr
     >>> model = dr.datasets.load_model("mlp")
     >>> x, y = dr.datasets.fashion_mnist("estimation")
-    >>> target = dr.Budget("params", 0.5)
-    >>> selection = dr.anneal(model, (x, y), dr.elements(model), target=target, annealing=dr.Annealing(rounds=2))
-    >>> bool(target.measure(dr.remove(model, selection)) <= 0.5)
+    >>> data, elements = (x[:500], y[:500]), dr.elements(model, include="dense_2")
+    >>> target = dr.Budget("params", 0.95)
+    >>> selection = dr.anneal(model, data, elements, target=target, annealing=dr.Annealing(rounds=1))
+    >>> bool(target.measure(dr.remove(model, selection)) <= 0.95)
     True
     """
 

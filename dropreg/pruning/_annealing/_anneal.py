@@ -125,10 +125,11 @@ def anneal(
     --------
     >>> import dropreg as dr
     >>> model = dr.datasets.load_model("mlp")
-    >>> data = dr.datasets.fashion_mnist("estimation")
-    >>> selection = dr.anneal(model, data, dr.elements(model), fraction=0.5, annealing=dr.Annealing(rounds=5))
+    >>> x, y = dr.datasets.fashion_mnist("estimation")
+    >>> data, elements = (x[:500], y[:500]), dr.elements(model, include="dense_2")
+    >>> selection = dr.anneal(model, data, elements, fraction=0.5, annealing=dr.Annealing(rounds=5))
     >>> len(selection.dropped)
-    200
+    50
     """
     check_goal(elements, fraction, target, floor)
     data, graph = read_once(data), trace_graph(model)
@@ -191,10 +192,11 @@ def anneal_path(
     --------
     >>> import dropreg as dr
     >>> model = dr.datasets.load_model("mlp")
-    >>> data = dr.datasets.fashion_mnist("estimation")
-    >>> path = dr.anneal_path(model, data, dr.elements(model), fractions=(0.3, 0.6), annealing=dr.Annealing(rounds=3))
+    >>> x, y = dr.datasets.fashion_mnist("estimation")
+    >>> data, elements = (x[:500], y[:500]), dr.elements(model, include="dense_2")
+    >>> path = dr.anneal_path(model, data, elements, fractions=(0.3, 0.6), annealing=dr.Annealing(rounds=3))
     >>> [len(selection.dropped) for selection in path.selections]
-    [120, 240]
+    [30, 60]
     """
     check_path(elements, fractions, floor)
     options = Annealing() if annealing is None else annealing
