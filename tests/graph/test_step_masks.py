@@ -195,7 +195,7 @@ ONLY = {
     expanded: [attention],
     diverging: [encoder],
     merged_heads: [encoder],
-    annealed: [tagger, encoder],
+    annealed: [encoder],
     distilled: [tagger],
     tuned: [attention, numbers],
 }
