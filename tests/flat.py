@@ -15,7 +15,7 @@ def _options(kind: Any, given: dict[str, Any]) -> dict[str, Any]:
 
 
 def sample(*arguments: Any, **given: Any) -> dr.Record:
-    defaults = {"outcomes": ("accuracy", "loss", "margin"), "gradients": False, "progress": False}
+    defaults = {"outcomes": ("accuracy", "loss", "margin"), "gradients": False, "flips": 0, "progress": False}
     return dr.sample(*arguments, **_options(dr.Sampling, {**defaults, **given}))
 
 

@@ -79,6 +79,19 @@ class Outcome(ABC):
         """
         return self.measure(prediction, labels, original)
 
+    def decision(
+        self, prediction: Prediction, labels: "tf.Tensor", original: Prediction
+    ) -> "tuple[tf.Tensor, tf.Tensor] | None":
+        """Return margin t and weight c, both (rows,), where the outcome of each row is c if t > 0 and else 0.
+
+        None, the default, where the outcome is no such step function.
+        """
+        return None
+
+    def surrogate_of(self, margin: "tf.Tensor", weight: "tf.Tensor") -> "tf.Tensor":
+        """Return `surrogate` from what `decision` returns, shape (rows,)."""
+        raise NotImplementedError
+
 
 class Accuracy(Outcome):
     """1 for a correct decision and 0 for a wrong one; the mean over several labels or positions.
@@ -106,6 +119,26 @@ class Accuracy(Outcome):
     def surrogate(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
         return _mean(_nearly_correct(prediction, labels), prediction)
 
+    def decision(
+        self, prediction: Prediction, labels: "tf.Tensor", original: Prediction
+    ) -> "tuple[tf.Tensor, tf.Tensor] | None":
+        import tensorflow as tf
+
+        if prediction.counted is not None or any(size != 1 for size in labels.shape[1:]):
+            return None
+        margin = tf.reshape(_margins(prediction, labels), [-1])
+        return margin, self._weight(original, labels)
+
+    def _weight(self, original: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+
+        return tf.ones([tf.shape(labels)[0]])
+
+    def surrogate_of(self, margin: "tf.Tensor", weight: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+
+        return weight * tf.sigmoid(margin / _BANDWIDTH)
+
 
 class RetainedAccuracy(Accuracy):
     """1 for a decision that is correct and was correct in the original model, otherwise 0; else as `Accuracy`.
@@ -127,6 +160,11 @@ class RetainedAccuracy(Accuracy):
 
     def surrogate(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
         return _mean(_nearly_correct(prediction, labels) * _correct(original, labels), prediction)
+
+    def _weight(self, original: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
+        import tensorflow as tf
+
+        return tf.reshape(_correct(original, labels), [-1])
 
 
 class Loss(Outcome):

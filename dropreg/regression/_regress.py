@@ -11,6 +11,7 @@ from ..errors import ParameterError, UnidentifiedError
 from ..sampling import Record
 from ._assisted import assisted, assisted_marginal, gradient_only
 from ._compression import CompressedDesign, Rows, compress, observations
+from ._corrected import combined, corrected, unmeasured
 from ._fidelity import fidelity_table
 from ._impact import ImpactTable, impact_table
 from ._interactions import Interactions
@@ -18,14 +19,17 @@ from ._interactions import interactions as pairwise
 from ._ols import CovarianceType, Fit, check_identified, marginal, ols, residuals
 from ._penalized import Penalty, ridge
 
-Estimator = Literal["auto", "assisted", "gradient", "ols", "ridge", "marginal"]
+Estimator = Literal["auto", "corrected", "assisted", "gradient", "ols", "ridge", "marginal"]
 _LABELS = {
+    "corrected": "gradients corrected by flips",
     "assisted": "gradient-assisted regression",
     "gradient": "gradient at the dropout states",
     "ols": "OLS",
     "ridge": "ridge",
     "marginal": "marginal regression",
 }
+_ROWS_FOR_OLS = 2
+"""Rows for each element from which OLS, and not marginal regression, stands in for elements without flips."""
 MOST_DENSE = 8_000
 """Most elements for estimators whose memory grows with the square of the number of elements."""
 _MOST_STATSMODELS_BYTES = 2**31
@@ -54,15 +58,17 @@ def regress(
     outcome : str, optional
         One of the record's outcomes; by default its first.
     estimator : str
-        "assisted": regression that shrinks towards the recorded gradients. "gradient": the gradients alone. "ols": by
-        statsmodels. "ridge": by scikit-learn. "marginal": each element by itself, for very many elements.
-        "auto" is "assisted" if the record holds gradients of the outcome, else "ols". Above 8,000 elements there are
-        "marginal", "assisted" and "gradient" only, in memory proportional to the elements, and "auto" without gradients
-        is "marginal".
+        "corrected": the recorded gradients, corrected by rows in which one element is flipped; unbiased, with
+        intervals that hold. "assisted": regression that shrinks towards the recorded gradients. "gradient": the
+        gradients alone. "ols": by statsmodels. "ridge": by scikit-learn. "marginal": each element by itself, for very
+        many elements. "auto" is "corrected" if the record holds flips, "assisted" if it holds gradients only, else
+        "ols". Above 8,000 elements there are all but "ols" and "ridge", in memory proportional to the elements, and
+        "auto" without gradients is "marginal".
     covariance : {"HC1", "cluster", "nonrobust"}
-        Standard errors of OLS: "HC1" for inference about this data set, "cluster" (by example) about the population
-        that the examples came from, "nonrobust" for rows of equal variance. Other estimators take "HC1" only: ridge
-        and "assisted" have those of a posterior, "gradient" its sampling error, "marginal" heteroscedastic ones.
+        Standard errors of OLS and "corrected": "HC1" for inference about this data set, "cluster" (by example) about
+        the population that the examples came from, "nonrobust" (OLS only) for rows of equal variance. Other estimators
+        take "HC1" only: ridge and "assisted" have those of a posterior, "gradient" its sampling error, "marginal"
+        heteroscedastic ones.
     penalty : float or "evidence", optional
         Of ridge, on squared coefficients; by default the one with the largest marginal likelihood.
     paired : bool, optional
@@ -108,8 +114,11 @@ def regress(
     name = estimator
     if name == "auto":
         is_dense = settings.n_elements <= MOST_DENSE
-        name = "assisted" if outcome in settings.gradients else "ols" if is_dense else "marginal"
-    if covariance != "HC1" and name != "ols":
+        has_gradients = outcome in settings.gradients
+        name = "ols" if is_dense else "marginal"
+        name = ("corrected" if settings.flips else "assisted") if has_gradients else name
+    allowed = {"ols": ("HC1", "cluster", "nonrobust"), "corrected": ("HC1", "cluster")}
+    if covariance not in allowed.get(name, ("HC1",)):
         raise ParameterError(
             f"`covariance` must be 'HC1', its default, for other estimators than OLS, received {covariance!r} with "
             f"{name!r}: pass estimator='ols'."
@@ -193,6 +202,8 @@ def _fit(
     rates = 1.0 - record.keep_probabilities()
     if name == "marginal":
         return marginal(rows, column, rates)
+    if name == "corrected":
+        return _corrected(record, rows, outcome, covariance)
     if name in ("assisted", "gradient"):
         sums = record.gradient_sums(outcome)
         if n_elements <= MOST_DENSE:
@@ -215,6 +226,21 @@ def _fit(
         return ridge(design, column, penalty or "evidence")
     check_identified(design, record.elements["element"].tolist())
     return ols(design, rows, column, covariance)
+
+
+def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceType) -> Fit:
+    """Return the corrected gradients; elements without a standard error of their own get that of OLS."""
+    sums, n_elements = record.flip_sums(outcome), record.settings.n_elements
+    fit = corrected(sums, record.rows_of_examples(), by_example=covariance == "cluster")
+    unknown = unmeasured(sums)
+    if unknown.any():
+        enough = record.rows // record.settings.examples_per_mask >= _ROWS_FOR_OLS * n_elements
+        name: Estimator = "ols" if n_elements <= MOST_DENSE and enough else "marginal"
+        other = _fit(record, rows, outcome, name, covariance if name == "ols" else "HC1", None)
+        fit = combined(fit, other, unknown)
+        fit = replace(fit, details={f"elements estimated by {_LABELS[name]}": int(unknown.sum())})
+    rates, change = 1.0 - record.keep_probabilities(), record.mean_change(outcome)
+    return replace(fit, intercept=change - float(rates @ fit.coefficients))
 
 
 def _compress(rows: Rows) -> CompressedDesign:

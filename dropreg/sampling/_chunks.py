@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._utils import BoolMasks, examples_of_rows
+from ._flip_sums import FlipSums
 from ._settings import RunSettings
 
 
@@ -39,12 +40,14 @@ class GradientSums:
 class ChunkResult:
     """Measurements of one chunk, as `ChunkRunner` returns them.
 
-    `outcomes` and `effects` are as in `Chunk`, in float32; `gradients` holds the sums for each outcome by name.
+    `outcomes` and `effects` are as in `Chunk`, in float32; `gradients` and `flips` hold the sums for each outcome by
+    name.
     """
 
     outcomes: npt.NDArray[np.float32]
     effects: npt.NDArray[np.float32]
     gradients: dict[str, GradientSums]
+    flips: dict[str, FlipSums]
 
 
 @dataclass(frozen=True)

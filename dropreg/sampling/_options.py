@@ -26,6 +26,10 @@ class Sampling:
         Outcomes whose gradients with respect to the masks are summed, for gradient-assisted regression: True for every
         measured outcome that has one, False for none, or their names. A backward pass costs as much as two rows and
         needs differentiable layers.
+    flips : int
+        How often, on average, each row is run again with one element flipped, for intervals that hold with gradients
+        ("corrected" of `regress`); 0 for none. A flip costs one row-equivalent. Without gradients, in pairs of masks
+        and where a mask of neurons serves several examples there are no flips.
     fidelity : Fidelity or None
         Additional masks that the regression does not use, on which its predictions are judged; by default 3 x 50 masks
         on 100 examples each. Their rows are not part of `rows`.
@@ -51,6 +55,7 @@ class Sampling:
 
     design: Design | None = None
     gradients: bool | Sequence[str] = True
+    flips: int = 4
     fidelity: Fidelity | None = DEFAULT_FIDELITY
     stop: StopRule | None = None
     batch_size: int | None = None
@@ -65,6 +70,7 @@ class Sampling:
             check_type("fidelity", self.fidelity, Fidelity, "pass dropreg.designs.Fidelity(masks, examples)")
         if self.batch_size is not None:
             positive("batch_size", self.batch_size)
+        positive("flips", self.flips, least=0)
         if isinstance(self.gradients, str) or not isinstance(self.gradients, bool | Sequence):
             raise ParameterError(
                 f"`gradients` must be True, False or a sequence of names of outcomes, received {self.gradients!r}: "

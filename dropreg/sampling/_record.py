@@ -4,7 +4,7 @@ import copy
 import json
 import operator
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import reduce
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from .._utils import BoolMasks
 from ..errors import RecordError
 from ._chunks import Chunk, ChunkResult, GradientSums, examples_of_masks
 from ._designs import Design, design_from
+from ._flip_cells import groups_of_examples
+from ._flip_sums import FlipSums, read_flips, write_flips
 from ._parquet import mask_column, read_table, unpack_masks, write_table
 from ._settings import BASELINE, ELEMENTS, FIDELITY, STOP, RunSettings
 from ._unseen_masks import FidelityMasks
@@ -247,6 +249,69 @@ class Record:
         parts = (GradientSums(*(t[name].to_numpy().astype(np.float64) for name in names)) for t in tables)
         return reduce(operator.add, parts)
 
+    def flip_sums(self, outcome: str) -> FlipSums:
+        """Return the effects of the elements on an outcome, corrected by flips and summed over all rows.
+
+        Parameters
+        ----------
+        outcome : str
+            An outcome whose gradients were recorded.
+
+        Returns
+        -------
+        FlipSums
+            Arrays of float64, shape (n_elements,), and the sums of each group of examples.
+
+        Raises
+        ------
+        RecordError
+            If there were no flips.
+        """
+        if not self.settings.flips or outcome not in self.settings.gradients or not self._chunks:
+            raise RecordError(
+                f"the record must hold flips for '{outcome}', received none: sample with gradients and "
+                "sampling=dropreg.Sampling(flips=4), or pass another estimator, such as 'ols'."
+            )
+        sums = None
+        for chunk in self._chunks:
+            part = read_flips(self._path(chunk, "flips"), outcome)
+            sums = part if sums is None else sums + part
+        assert sums is not None
+        groups = groups_of_examples(self.settings.seed, self.settings.n_examples)
+        by_group = self.settings.examples_per_mask == 1
+        counts = np.bincount(groups, self.rows_of_examples()) if by_group else np.zeros(0)
+        return replace(sums, rows_of_groups=counts)
+
+    def mean_change(self, outcome: str) -> float:
+        """Return the mean change of an outcome under the masks, from the original model on the same examples.
+
+        Parameters
+        ----------
+        outcome : str
+            One of the record's outcomes.
+
+        Returns
+        -------
+        float
+        """
+        column = [self._table(k)[f"{outcome}_change"].to_numpy().astype(np.float64) for k in self._chunks]
+        return float(np.concatenate(column).mean())
+
+    def rows_of_examples(self) -> npt.NDArray[np.int64]:
+        """Return how many rows used each example; where one mask serves several examples, one for each mask.
+
+        Returns
+        -------
+        ndarray of int64, shape (n_examples,) or (n_masks,)
+        """
+        s = self.settings
+        if s.examples_per_mask > 1:
+            return np.ones(self.rows // s.examples_per_mask, np.int64)
+        counts = np.zeros(s.n_examples, np.int64)
+        for chunk in self._chunks:
+            counts += np.bincount(self._examples(chunk).reshape(-1), minlength=s.n_examples)
+        return counts
+
     def head(self, n_chunks: int) -> "Record":
         """Return a view of the first `n_chunks` chunks, valid as long as this record exists.
 
@@ -283,6 +348,8 @@ class Record:
     def _is_readable(self, chunk: int) -> bool:
         try:
             self._table(chunk)
+            for name in self.settings.gradients if self.settings.flips else ():
+                read_flips(self._path(chunk, "flips"), name)
             return not self.settings.gradients or self._gradient_table(chunk).num_rows == self.settings.n_elements
         except RecordError:
             return False
@@ -325,6 +392,8 @@ class Record:
             sums = {f"{name}_{key}": value for name, g in result.gradients.items() for key, value in vars(g).items()}
             sums = sums if s.n_elements <= MOST_STORED else {k: v.astype(np.float32) for k, v in sums.items()}
             write_table(pa.table(sums), self._path(chunk, "gradients"), self.rows)
+        if result.flips:
+            write_flips(self._path(chunk, "flips"), result.flips, self.rows)
         write_table(pa.table(columns), self._path(chunk), self.rows)
         self._chunks = sorted({*self._chunks, chunk})
 

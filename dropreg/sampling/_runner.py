@@ -18,6 +18,9 @@ from ..graph import all_layers
 from ..network import Bundle, Evaluator, MaskedNetwork, PerExample, PerMask, Question
 from ._chunks import ChunkResult, GradientSums, examples_of_masks
 from ._designs import Bernoulli, Design
+from ._flip_cells import choose_cells
+from ._flip_sums import FlipSums
+from ._flips import Derivative, Flips, Terms, differentiate, shares, summed
 from ._settings import RunSettings
 from ._unseen_masks import Fidelity, FidelityMasks
 
@@ -38,7 +41,14 @@ class ChunkRunner:
     chosen from the size of the activations.
     """
 
-    def __init__(self, question: Question, design: Design, gradients: tuple[str, ...], batch_size: int | None) -> None:
+    def __init__(
+        self,
+        question: Question,
+        design: Design,
+        gradients: tuple[str, ...],
+        batch_size: int | None = None,
+        flips: int = 0,
+    ) -> None:
         import tensorflow as tf
 
         self.question, self.design, self.gradients = question, design, gradients
@@ -52,11 +62,16 @@ class ChunkRunner:
             fitting = masks * design.examples_per_mask
         self.chunk_rows = max(fitting // unit, 1) * unit
         self.evaluator = Evaluator(question, network=network, batch_size=self.batch_size)
-        self._step = self.evaluator.function(self._measure, tf.TensorSpec([None, n_elements], tf.bool))
+        by_name = {outcome.name: outcome for outcome in question.outcomes}
+        self._differentiated = tuple(by_name[name] for name in gradients)
+        self.flips = Flips(self.evaluator, self._differentiated, flips) if flips and gradients else None
+        specs = tf.TensorSpec([None, n_elements], tf.bool), tf.TensorSpec([None], tf.int64)
+        self._step = self.evaluator.function(self._measure, *specs)
         self.baseline = self.evaluator.original_values()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ChunkRunner, (self.question, self.design, self.gradients, self.batch_size)
+        flips = 0 if self.flips is None else self.flips.per_row
+        return ChunkRunner, (self.question, self.design, self.gradients, self.batch_size, flips)
 
     def _choose_batch_size(self, network: MaskedNetwork, asked: int | None) -> int:
         """Return the rows of one forward pass: all examples of a mask where one mask serves a batch."""
@@ -73,20 +88,35 @@ class ChunkRunner:
         fitting = 2 ** int(np.log2(max(_BATCH_FLOATS // max(network.floats_per_row(), 1), 1)))
         return int(np.clip(fitting, _LEAST_BATCH, _MOST_BATCH))
 
-    def _measure(self, bundle: Bundle, masks: "tf.Tensor") -> "tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]":
-        """Return outcomes (rows, n_row_outcomes), outputs, and sums (4, n_elements) for each of `gradients`."""
+    def _measure(self, bundle: Bundle, masks: "tf.Tensor", groups: "tf.Tensor") -> "_Step":
+        """Return the outcomes of a batch and, if there are flips, which share of them each cell should receive."""
         import tensorflow as tf
 
         kept, evaluator = tf.cast(masks, tf.float32), self.evaluator
         prediction = evaluator.prediction(evaluator.outputs(bundle.gathered, kept), bundle.counted)
         original = evaluator.original_prediction(bundle)
-        by_name = {outcome.name: outcome for outcome in self.question.outcomes}
-        surrogates = [by_name[name].surrogate(prediction, bundle.labels, original) for name in self.gradients]
-        sums = [
-            self._gradient_sums(name, tf.gradients(surrogate, kept)[0], kept)
-            for name, surrogate in zip(self.gradients, surrogates, strict=True)
+        measured = evaluator.measure_all(prediction, bundle.labels, original)
+        if self.flips is None:
+            surrogates = [o.surrogate(prediction, bundle.labels, original) for o in self._differentiated]
+            gradients = [tf.gradients(surrogate, kept)[0] for surrogate in surrogates]
+            return _Step(measured, prediction.outputs, self._all_sums(gradients, kept), [], [])
+        one_mask = self.question.elements.one_mask_a_batch
+        found = [
+            differentiate(o, prediction, bundle.labels, original, kept, one_mask=one_mask) for o in self._differentiated
         ]
-        return evaluator.measure_all(prediction, bundle.labels, original), prediction.outputs, sums
+        sums = self._all_sums([None if one is None else one.gradient for one in found], kept)
+        derivatives = [self._scaled(one) for one in found if one is not None]
+        terms = [summed(one, groups, self.flips.n_groups) for one in derivatives]
+        return _Step(measured, prediction.outputs, sums, terms, [shares([one.score for one in derivatives])])
+
+    def _scaled(self, derivative: Derivative) -> Derivative:
+        """Return the derivative of the mean over the examples of a mask, where one mask serves them all."""
+        if not self.question.elements.one_mask_a_batch:
+            return derivative
+        return derivative._replace(predicted=derivative.predicted / float(self.design.examples_per_mask))
+
+    def _all_sums(self, gradients: list[Any], kept: "tf.Tensor") -> "list[tf.Tensor]":
+        return [self._gradient_sums(name, g, kept) for name, g in zip(self.gradients, gradients, strict=True)]
 
     def _gradient_sums(self, name: str, gradient: Any, kept: "tf.Tensor") -> "tf.Tensor":
         import tensorflow as tf
@@ -131,6 +161,7 @@ class ChunkRunner:
             outcomes=tuple(outcome.name for outcome in self.question.outcomes),
             greater_is_better=tuple(outcome.greater_is_better for outcome in self.question.outcomes),
             gradients=self.gradients,
+            flips=0 if self.flips is None else self.flips.per_row,
             task=self.question.examples.task,
             n_elements=len(self.question.elements),
             n_examples=len(self.question.examples),
@@ -173,7 +204,7 @@ class ChunkRunner:
         """Run `masks`, the first masks of a chunk."""
         n_masks = len(masks)
         examples = examples_of_masks(self.settings(self.chunk_rows), chunk, n_masks)
-        rows = self._run_rows(masks, examples, progress)
+        rows = self._run_rows(masks, examples, progress, chunk)
         n = examples.shape[1]
         outcomes = self._in_order(rows.measured.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask)
         changes = rows.measured - self.baseline[examples.reshape(-1)]
@@ -184,7 +215,7 @@ class ChunkRunner:
         gradients = {
             name: GradientSums(*g[:4], n_kept=n_kept, n_dropped=n_dropped) for name, g in rows.gradients.items()
         }
-        return ChunkResult(outcomes, effects, gradients)
+        return ChunkResult(outcomes, effects, gradients, rows.flips)
 
     def run_fidelity(self, fidelity: Fidelity) -> FidelityMasks:
         """Run masks that the regression does not use, at the rates of `Fidelity.rates`."""
@@ -203,7 +234,7 @@ class ChunkRunner:
             )
             packed[chosen.start : chosen.stop] = np.packbits(masks, axis=1)
             parts.append(self._run_rows(masks, examples[chosen.start : chosen.stop], lambda rows: None))
-        rows = _Rows(*(np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[:3]), gradients={})
+        rows = _Rows(*(np.concatenate(arrays) for arrays in list(zip(*parts, strict=True))[:3]), gradients={}, flips={})
         changes = (rows.measured - self.baseline[examples.reshape(-1)]).reshape(n_masks, n, -1).astype(np.float64)
         unknown = np.full(rows.per_mask.shape, np.nan)
         noise = [share_of_noise(first + k * n, n, len(self.evaluator)) for k in range(n_masks)]
@@ -222,30 +253,57 @@ class ChunkRunner:
         columns = [next(masks if isinstance(outcome, PerMask) else rows) for outcome in self.question.outcomes]
         return np.stack(columns, axis=1).astype(by_row.dtype)
 
-    def _run_rows(self, masks: BoolMasks, examples: npt.NDArray[np.int64], progress: Callable[[int], Any]) -> "_Rows":
-        """Run each of `masks` (n_masks, n_elements) on its `examples` (n_masks, n)."""
-        import tensorflow as tf
-
+    def _run_rows(
+        self,
+        masks: BoolMasks,
+        examples: npt.NDArray[np.int64],
+        progress: Callable[[int], Any],
+        chunk: int | None = None,
+    ) -> "_Rows":
+        """Run each of `masks` (n_masks, n_elements) on its `examples` (n_masks, n); flips are those of a `chunk`."""
         n_masks, n = examples.shape
         order = examples.reshape(-1)
         measured, outputs = [], []
         gradients = {name: np.zeros((4, masks.shape[1])) for name in self.gradients}
+        flips: dict[str, FlipSums] = {}
         n_batch = n if self.question.elements.one_mask_a_batch else self.batch_size
-        for start in range(0, n_masks * n, n_batch):
+        for number, start in enumerate(range(0, n_masks * n, n_batch)):
             batch = order[start : start + n_batch]
             chosen = self._masks_of_batch(masks, start, len(batch), n)
-            part = self._step(self.evaluator.bundle(batch), tf.constant(chosen))
-            measured.append(part[0].numpy())
+            part = self._step(*self._arguments(batch, chosen))
+            measured.append(part.measured.numpy())
             if self._mask_outcomes:
-                outputs.append(part[1].numpy())
-            for name, sums in zip(self.gradients, part[2], strict=True):
+                outputs.append(part.outputs.numpy())
+            for name, sums in zip(self.gradients, part.sums, strict=True):
                 gradients[name] += sums.numpy()
+            if self.flips is not None and chunk is not None:
+                for name, sums in self._flip(part, chosen, batch, chunk, number).items():
+                    flips[name] = flips[name] + sums if name in flips else sums
             progress(len(batch))
         per_mask, per_mask_original = np.zeros((n_masks, 0)), np.zeros((n_masks, 0))
         if self._mask_outcomes:
             per_mask = self._measure_masks(np.concatenate(outputs), order, n)
             per_mask_original = self._measure_masks(self.evaluator.original[order], order, n)
-        return _Rows(np.concatenate(measured), per_mask, per_mask_original, gradients)
+        return _Rows(np.concatenate(measured), per_mask, per_mask_original, gradients, flips)
+
+    def _arguments(self, batch: npt.NDArray[np.int64], masks: BoolMasks) -> list[Any]:
+        """Return the arguments of a step: a bundle, masks and the group of the example of each mask."""
+        import tensorflow as tf
+
+        groups = np.zeros(len(masks), np.int64)
+        if self.flips is not None and self.flips.n_groups:
+            groups = self.flips.groups[batch]
+        return [self.evaluator.bundle(batch), tf.constant(masks), tf.constant(groups)]
+
+    def _flip(
+        self, part: "_Step", masks: BoolMasks, examples: npt.NDArray[np.int64], chunk: int, batch: int
+    ) -> dict[str, FlipSums]:
+        """Return the sums of corrected effects of a batch, for each outcome with gradients."""
+        assert self.flips is not None
+        count = self.flips.per_row * len(masks)
+        cells = choose_cells(part.shares[0].numpy(), count, self.question.seed, chunk, batch)
+        sums = self.flips.corrected(part.terms, cells, part.measured.numpy(), masks, examples)
+        return dict(zip(self.gradients, sums, strict=True))
 
     def _masks_of_batch(self, masks: BoolMasks, start: int, count: int, n: int) -> BoolMasks:
         """Return the masks of `count` rows from `start` on, with n rows per mask: one per row, or one for all rows."""
@@ -269,6 +327,20 @@ class _Rows(NamedTuple):
     per_mask: npt.NDArray[np.float64]
     per_mask_original: npt.NDArray[np.float64]
     gradients: dict[str, npt.NDArray[np.float64]]
+    flips: dict[str, FlipSums]
+
+
+class _Step(NamedTuple):
+    """Tensors of one batch: outcomes (rows, n_row_outcomes), outputs, and for each outcome with gradients their sums.
+
+    If there are flips, `terms` holds what gradients predict, for each outcome, and `shares` one tensor.
+    """
+
+    measured: Any
+    outputs: Any
+    sums: list[Any]
+    terms: list[Terms]
+    shares: list[Any]
 
 
 def share_of_noise(first: int, count: int, n_examples: int) -> float:

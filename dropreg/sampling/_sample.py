@@ -113,7 +113,8 @@ def sample(
                 "sampling=dropreg.Sampling(design=dropreg.designs.Bernoulli(rate, examples_per_mask=100))."
             )
     question = ask(model, data, elements, outcome=measured, task=task, output=output, seed=seed)
-    runner = ChunkRunner(question, design, gradients, options.batch_size)
+    has_flips = design.masks_per_group == 1 and (design.examples_per_mask == 1 or elements.one_mask_a_batch)
+    runner = ChunkRunner(question, design, gradients, options.batch_size, options.flips if has_flips else 0)
     unseen = None if options.fidelity is None else runner.run_fidelity(options.fidelity)
     record = create_record(out, runner.settings(rows), elements, runner.baseline_frame(), design, unseen)
     with tqdm(total=rows, initial=record.rows, unit="rows", unit_scale=True, disable=hidden(progress)) as bar:

@@ -41,6 +41,8 @@ class RunSettings:
         Hashes of the model's structure, the configuration of its layers, its weights and the examples.
     output : int
         Number of the measured output of the model.
+    flips : int
+        Mean number of flips in each row (`FlipSums`); 0 for none.
     gradient_unit : {"row", "mask"}
         What squares of gradients are summed over: "mask" where one mask serves a batch.
     metrics : dict of str to str
@@ -68,6 +70,7 @@ class RunSettings:
     weights: str
     data: str
     output: int = 0
+    flips: int = 0
     gradient_unit: str = "row"
     metrics: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -99,5 +102,5 @@ class RunSettings:
 
     @property
     def row_cost(self) -> int:
-        """Cost of one row in forward passes; a backward pass counts as two."""
-        return 1 + 2 * len(self.gradients)
+        """Cost of one row in forward passes; a backward pass counts as two, a flip as one."""
+        return 1 + 2 * len(self.gradients) + self.flips

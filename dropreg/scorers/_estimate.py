@@ -10,13 +10,15 @@ from ..element import Elements, check_elements
 from ..errors import ParameterError
 from ..network import Outcome, resolve
 from ..regression import MOST_DENSE, ImpactTable, regress
-from ..sampling import Sampling, default_design, sample
+from ..sampling import Design, Sampling, default_design, sample
 
 if TYPE_CHECKING:
     import keras
 
-ROWS_PER_ELEMENT = 500
-LEAST_ROWS, MOST_DEFAULT_ROWS = 50_000, 1_000_000
+ROWS_PER_ELEMENT = 200
+LEAST_ROWS, MOST_DEFAULT_ROWS = 20_000, 400_000
+FORWARD_ROWS = 2.5
+"""How many times more rows are taken by default where a row is a forward pass alone."""
 
 
 def estimate(
@@ -44,10 +46,11 @@ def estimate(
     outcome : str or Outcome
         "loss", "accuracy", "retained", "margin", "divergence", or an own outcome from `dropreg.outcomes`.
     rows : int, optional
-        Number of masked forward passes; by default 500 for each element, at least 50,000 and at most 1,000,000.
+        Number of masks; by default 200 for each element, at least 20,000 and at most 400,000. Where gradients are not
+        recorded, the default is two and a half times as many.
     sampling : Sampling, optional
-        As in `sample`. By default gradients are recorded: a row costs three row-equivalents, and the estimates are far
-        more precise. ``Sampling(gradients=False)`` uses forward passes only.
+        As in `sample`. By default gradients are recorded and corrected by flips: a row costs seven row-equivalents, and
+        the estimates are far more precise than those of forward passes alone, ``Sampling(gradients=False)``.
 
     Returns
     -------
@@ -65,7 +68,7 @@ def estimate(
     >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
     >>> table = dr.estimate(model, data, dr.elements(model), rows=2_000, progress=False)
     >>> table.outcome, table.method, table.rows
-    ('loss', 'gradient-assisted regression', 2000)
+    ('loss', 'gradients corrected by flips', 2000)
     >>> table.top(3).columns.tolist()[:3]
     ['element', 'layer', 'kind']
     """
@@ -74,10 +77,9 @@ def estimate(
     options = Sampling() if sampling is None else sampling
     check_type("sampling", options, Sampling, "pass dropreg.Sampling(design=...)")
     design = default_design(elements) if options.design is None else options.design
-    n_rows = min(max(LEAST_ROWS, ROWS_PER_ELEMENT * len(elements)), MOST_DEFAULT_ROWS) if rows is None else rows
-    if rows is None:
-        n_rows += -n_rows % design.rows_per_group
-    by_ols = len(elements) <= MOST_DENSE and not (options.gradients and measured.differentiable)
+    has_gradients = bool(options.gradients) and measured.differentiable
+    n_rows = _default_rows(len(elements), design, has_gradients) if rows is None else rows
+    by_ols = len(elements) <= MOST_DENSE and not has_gradients
     if by_ols and isinstance(n_rows, int) and not isinstance(n_rows, bool) and 0 < n_rows < len(elements) + 2:
         raise ParameterError(
             f"{n_rows:,} rows cannot identify {len(elements):,} elements by OLS: draw at least "
@@ -95,3 +97,10 @@ def estimate(
         progress=progress,
     )
     return regress(record, outcome=measured.name)
+
+
+def _default_rows(n_elements: int, design: Design, has_gradients: bool) -> int:
+    """Return the rows of a run, a multiple of those that the design needs together."""
+    rows = min(max(LEAST_ROWS, ROWS_PER_ELEMENT * n_elements), MOST_DEFAULT_ROWS)
+    rows = rows if has_gradients else int(FORWARD_ROWS * rows)
+    return rows + -rows % design.rows_per_group

@@ -1,0 +1,97 @@
+"""Effects that gradients predict and flips correct: unbiased, with standard errors that hold."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .._utils import Array
+from ._ols import Fit
+
+if TYPE_CHECKING:
+    from ..sampling import FlipSums
+
+_MOST_WRONG = 8.0
+"""Corrections per prediction, in squares over all elements, above which an element needs a correction of its own."""
+
+
+def corrected(sums: "FlipSums", rows_of_examples: Array, *, by_example: bool) -> Fit:
+    """Estimate effects by the mean over rows of what gradients predict, corrected by flips.
+
+    The estimator is a difference estimator [1]_: the mean over rows of ``T + I / p (D - T)``, with T the effect that
+    the gradient predicts, D the measured effect, I whether it was measured and p the probability of that. It is
+    unbiased for any T, because masks are independent.
+
+    Parameters
+    ----------
+    sums : FlipSums
+    rows_of_examples : ndarray of int64, shape (n_examples,)
+        Rows of each example; the masks, each as a single row, where a mask serves several examples.
+    by_example : bool
+        Whether standard errors are about new examples, of groups of examples, or about this data set. In the latter
+        the differences between examples do not count, as far as all examples have the same number of rows.
+
+    Returns
+    -------
+    Fit
+        With an intercept of zero.
+
+    References
+    ----------
+    .. [1] Särndal, Swensson, Wretman (1992), "Model Assisted Survey Sampling", section 6.3.
+    """
+    n_rows = int(rows_of_examples.sum())
+    mean = sums.total / n_rows
+    around = np.maximum(sums.squares - n_rows * mean**2, 0.0)
+    if by_example:
+        n_groups = sums.groups.shape[1]
+        variance, df = _between_groups(sums, mean) / n_rows**2, float(n_groups - 1)
+    else:
+        between = _between_examples(sums, mean, around, rows_of_examples)
+        rest = int((rows_of_examples == rows_of_examples.max()).sum())  # of the last round through the examples
+        left = rest * (1.0 - rest / len(rows_of_examples))
+        variance = (around / max(n_rows - 1, 1) - between) / n_rows + between * left / n_rows**2
+        df = np.inf
+    return Fit(-mean, np.sqrt(variance), "cluster" if by_example else "HC1", 0.0, {}, df)
+
+
+def _between_groups(sums: "FlipSums", mean: Array) -> Array:
+    """Return the sum over groups of squared deviations from the mean, unbiased, shape (n_elements,)."""
+    n_groups = sums.groups.shape[1]
+    deviations = sums.groups - mean[:, np.newaxis] * sums.rows_of_groups
+    return (deviations**2).sum(axis=1) * n_groups / (n_groups - 1)
+
+
+def _between_examples(sums: "FlipSums", mean: Array, around: Array, rows_of_examples: Array) -> Array:
+    """Return the variance between examples of the mean over their rows, a cautious estimate, shape (n_elements,).
+
+    Sums over groups of examples have a larger variance than sums over as many independent rows: by this variance times
+    the number of pairs of rows with the same example. The estimate is one standard error below what they say.
+    """
+    n_rows, n_groups = int(rows_of_examples.sum()), sums.groups.shape[1]
+    pairs = float((rows_of_examples.astype(np.float64) ** 2).sum()) - n_rows
+    if n_groups < 2 or pairs <= 0:
+        return np.zeros(len(mean))
+    groups = _between_groups(sums, mean)
+    return np.clip((groups - around - groups * np.sqrt(2 / (n_groups - 1))) / pairs, 0.0, around / n_rows)
+
+
+def unmeasured(sums: "FlipSums") -> Array:
+    """Return which elements have no standard error, bool, shape (n_elements,).
+
+    These are elements without any effect in the rows, and elements without a correction where the predictions are so
+    poor that corrections make up almost all of the variance, as at high rates.
+    """
+    predicted = np.maximum(sums.squares - sums.corrections, 0.0).sum()
+    poor = sums.corrections.sum() > _MOST_WRONG * predicted
+    return (sums.squares == 0) | (poor & (sums.events == 0))
+
+
+def combined(fit: Fit, other: Fit, elements: Array) -> Fit:
+    """Return `fit` with the coefficients and standard errors of `other` for `elements`, bool, (n_elements,)."""
+    return replace(
+        fit,
+        coefficients=np.where(elements, other.coefficients, fit.coefficients),
+        std_errors=np.where(elements, other.std_errors, fit.std_errors),
+        df=min(fit.df, other.df),
+    )
