@@ -29,7 +29,7 @@ while others are missing too; positive means that removing it hurts. The model i
 
 {_DATA_HELP}
 Example
-  dropreg estimate model.keras --data heldout.npz --outcome accuracy --rows 200000 --out impact.csv
+  dropreg estimate model.keras --data heldout.npz --outcome accuracy --rows 100000 --out impact.csv
 
 More rows give smaller standard errors: four times the rows halve them. A run with --record can be
 stopped; the same command resumes it.
@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     estimate = command("estimate", "impact table of a model", _ESTIMATE_HELP, _estimate)
     _add_model(estimate)
     estimate.add_argument("--outcome", choices=NAMES, default="loss", help="what is measured (default: loss)")
-    estimate.add_argument("--rows", type=int, help="masked forward passes (default: 500 an element, at least 50,000)")
+    estimate.add_argument("--rows", type=int, help="masks (default: 200 an element, at least 20,000)")
     estimate.add_argument("--rate", type=float, default=0.3, help="probability of removing an element (default: 0.3)")
     estimate.add_argument("--forward-only", action="store_true", help="do not use gradients, for models without")
     _add_path(estimate, "--out", "FILE", "table to write, .csv or .parquet", "impact.csv")
@@ -120,7 +120,9 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = command("demo", "impacts of the shipped CNN on shipped images", _DEMO_HELP, _demo)
     _add_path(demo, "--out", "FOLDER", "folder for impact.csv and impact.png", "dropreg-demo")
-    demo.add_argument("--rows", type=int, default=60_000, help="masked forward passes (default: 60,000)")
+    demo.add_argument(
+        "--rows", type=int, default=20_000, help="masks, each as costly as seven forward passes (default: 20,000)"
+    )
     _add_common(demo)
     return parser
 

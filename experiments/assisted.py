@@ -31,7 +31,7 @@ def runs(name: str, seed: int, largest: int) -> tuple[dr.Record, dict[str, dr.Re
     elements = dr.elements(model)
 
     def sampling(gradients: bool) -> dr.Sampling:
-        return dr.Sampling(gradients=gradients, fidelity=None, batch_size=BATCH[name])
+        return dr.Sampling(gradients=gradients, flips=0, fidelity=None, batch_size=BATCH[name])
 
     start = time.perf_counter()
     forward = dr.sample(

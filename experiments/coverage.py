@@ -104,7 +104,7 @@ def within_data(case: str, replications: int, seed: int) -> list[dict[str, Any]]
                 *(model, data, elements),
                 rows=rows * replications,
                 outcomes=outcome,
-                sampling=dr.Sampling(design=design, fidelity=None, batch_size=rows // 16),
+                sampling=dr.Sampling(design=design, flips=0, fidelity=None, batch_size=rows // 16),
                 seed=seed,
                 progress=False,
             )

@@ -57,7 +57,7 @@ def main() -> None:
             *(model, data, elements),
             rows=rows,
             outcomes=("accuracy", "loss"),
-            sampling=dr.Sampling(design=dr.designs.Bernoulli(RATE)),
+            sampling=dr.Sampling(design=dr.designs.Bernoulli(RATE), flips=0),
             seed=seed,
             progress=False,
         )

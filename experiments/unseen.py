@@ -162,7 +162,7 @@ def from_records(shipped: Shipped, budget: int, rate: float, seed: int) -> dict[
     case = (shipped.model, shipped.data, shipped.elements)
 
     def sampled(rows: int, gradients: bool) -> dr.Record:
-        sampling = dr.Sampling(design=dr.designs.Bernoulli(rate), gradients=gradients, fidelity=None)
+        sampling = dr.Sampling(design=dr.designs.Bernoulli(rate), gradients=gradients, flips=0, fidelity=None)
         return dr.sample(*case, rows=rows, outcomes=OUTCOMES, sampling=sampling, seed=seed, progress=False)
 
     both, forward = sampled(budget // ROW_COST, gradients=True), sampled(budget, gradients=False)

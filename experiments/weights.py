@@ -79,7 +79,9 @@ def table(arguments: argparse.Namespace) -> None:
     times, checks = [], []
     for seed in arguments.seeds:
         start = time.perf_counter()
-        assisted = dr.estimate(model, data, elements, outcome="loss", rows=rows, seed=seed, progress=False)
+        assisted = dr.estimate(
+            model, data, elements, outcome="loss", rows=rows, sampling=dr.Sampling(flips=0), seed=seed, progress=False
+        )
         times.append({"method": assisted.method, "seed": seed, "rows": rows, "seconds": time.perf_counter() - start})
         start = time.perf_counter()
         forward = dr.estimate(
@@ -130,7 +132,9 @@ def one_size(n_weights: int, masks: int) -> dict[str, float]:
     found = time.perf_counter() - start
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     start = time.perf_counter()
-    record = dr.sample(*(model, data, elements), rows=128 * masks, sampling=dr.Sampling(fidelity=None), progress=False)
+    record = dr.sample(
+        *(model, data, elements), rows=128 * masks, sampling=dr.Sampling(flips=0, fidelity=None), progress=False
+    )
     sampled = time.perf_counter() - start
     start = time.perf_counter()
     impact = dr.regress(record, outcome="loss")

@@ -66,14 +66,16 @@ def _between_examples(sums: "FlipSums", mean: Array, around: Array, rows_of_exam
     """Return the variance between examples of the mean over their rows, a cautious estimate, shape (n_elements,).
 
     Sums over groups of examples have a larger variance than sums over as many independent rows: by this variance times
-    the number of pairs of rows with the same example. The estimate is one standard error below what they say.
+    the number of pairs of rows with the same example. The estimate is one standard error below what they say, or
+    exactly that where every example is a group of its own.
     """
     n_rows, n_groups = int(rows_of_examples.sum()), sums.groups.shape[1]
     pairs = float((rows_of_examples.astype(np.float64) ** 2).sum()) - n_rows
     if n_groups < 2 or pairs <= 0:
         return np.zeros(len(mean))
     groups = _between_groups(sums, mean)
-    return np.clip((groups - around - groups * np.sqrt(2 / (n_groups - 1))) / pairs, 0.0, around / n_rows)
+    caution = np.sqrt(2 / (n_groups - 1)) if n_groups < len(rows_of_examples) else 0.0
+    return np.clip(((1.0 - caution) * groups - around) / pairs, 0.0, around / n_rows)
 
 
 def unmeasured(sums: "FlipSums") -> Array:

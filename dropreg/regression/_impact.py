@@ -56,7 +56,7 @@ class ImpactTable:
     >>> elements = dr.elements(model, include=["dense_2"])
     >>> table = dr.estimate(model, data, elements, outcome="loss", rows=2000, progress=False)
     >>> len(table), table.impact.shape, table.intervals
-    (100, (100,), '95% posterior intervals')
+    (100, (100,), '95% intervals')
     >>> table.top(3)["rank"].tolist()
     [1, 2, 3]
     >>> table.by_layer()["elements"].tolist()

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import flat
+import models
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,7 +18,7 @@ from dropreg.regression import _corrected
 from dropreg.sampling import _runner
 from dropreg.sampling._flip_cells import choose_cells
 
-OUTCOMES = ("loss", "accuracy", "margin", "divergence", "retained")
+OUTCOMES = ("loss", "accuracy", "divergence", "retained")
 QUIET: dict[str, Any] = {"fidelity": None, "batch_size": 1024}
 
 
@@ -25,7 +26,7 @@ def flipped(rows: int, outcomes: Any, **options: Any) -> dr.Record:
     return flat.sample(*small(), rows=rows, outcomes=outcomes, gradients=True, **({"flips": 3} | QUIET | options))
 
 
-@pytest.mark.parametrize("rate", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("rate", [0.2, 0.7])
 def test_estimates_agree_with_enumeration(rate: float) -> None:
     case = small()
     record = flipped(20_000, ("loss", "accuracy", "margin"), design=dr.designs.Bernoulli(rate), seed=1)
@@ -43,21 +44,21 @@ def replications() -> dr.Record:
     """A run whose chunks are replications of 1,024 rows."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_runner, "_BATCHES_PER_CHUNK", 1)
-        return flipped(1024 * 100, OUTCOMES, seed=3, batch_size=1024)
+        return flipped(1024 * 60, OUTCOMES, seed=3, batch_size=1024)
 
 
 @pytest.mark.parametrize("outcome", OUTCOMES)
 def test_intervals_cover_over_replications(outcome: str, replications: dr.Record) -> None:
     """The truth is the mean of all replications."""
     tables = []
-    for chunk in range(100):
-        one = replications.head(100)
+    for chunk in range(60):
+        one = replications.head(60)
         one._chunks = [chunk]
         tables.append(dr.regress(one, outcome=outcome))
     impacts, errors = (np.array([getattr(t, name) for t in tables]) for name in ("impact", "std_error"))
     covered = np.abs(impacts - impacts.mean(axis=0)) < 1.96 * errors
     assert 0.925 < covered.mean() < 0.985
-    assert covered.mean(axis=0).min() > 0.85
+    assert covered.mean(axis=0).min() > 0.83
 
 
 def test_they_are_far_more_precise_than_regression_at_the_same_cost() -> None:
@@ -69,12 +70,12 @@ def test_they_are_far_more_precise_than_regression_at_the_same_cost() -> None:
 def test_a_linear_outcome_needs_no_correction() -> None:
     """The gradient is exact, so every row gives the effects of its example, and nothing else varies."""
     model, (x, y), _ = small()
-    elements = dr.elements(model, include=["second"])
+    elements = dr.elements(model, include=["b"])
     total = dr.outcomes.PerExample(lambda y, p: p[:, 0], "first output", True)
     record = flat.sample(model, (x, y), elements, rows=len(x) * 64, outcomes=total, gradients=True, flips=2, **QUIET)
     sums, table = record.flip_sums("first output"), dr.regress(record)
     assert sums.corrections.max() < 1e-6 * sums.squares.max()
-    inner = np.asarray(keras_layer_output(model, "second", x))
+    inner = np.asarray(keras_layer_output(model, "b", x))
     expected = (inner * model.get_layer("out").get_weights()[0][:, 0]).mean(axis=0)
     np.testing.assert_allclose(table.impact, expected, rtol=1e-4, atol=1e-5)
     exact = dr.regress(record, covariance="cluster").std_error
@@ -106,7 +107,8 @@ def test_the_same_sums_on_threads_and_after_resuming(tmp_path: Path) -> None:
 
 def test_elements_without_any_effect_are_left_to_regression() -> None:
     """They have a standard error all the same, and the table says how many there are."""
-    model, data, elements = small()
+    model, (_, data, _) = models.build("mlp"), small()
+    elements = dr.elements(model)
     kernel, bias = model.get_layer("out").get_weights()
     kernel[1] = 0.0
     model.get_layer("out").set_weights([kernel, bias])
@@ -114,8 +116,8 @@ def test_elements_without_any_effect_are_left_to_regression() -> None:
     table = dr.regress(record).frame.set_index("element")
     assert _corrected.unmeasured(record.flip_sums("loss")).sum() == 1
     assert dr.regress(record).details["elements estimated by OLS"] == 1
-    assert table.loc["second[1]", "std_error"] > 0
-    assert abs(table.loc["second[1]", "z"]) < 4
+    assert table.loc["b[1]", "std_error"] > 0
+    assert abs(table.loc["b[1]", "z"]) < 4
 
 
 def test_weights_share_a_mask_among_examples() -> None:
