@@ -69,12 +69,12 @@ def _between_examples(sums: "FlipSums", mean: Array, around: Array, rows_of_exam
     the number of pairs of rows with the same example. The estimate is one standard error below what they say, or
     exactly that where every example is a group of its own.
     """
-    n_rows, n_groups = int(rows_of_examples.sum()), sums.groups.shape[1]
+    n_rows, n_groups, n_examples = int(rows_of_examples.sum()), sums.groups.shape[1], len(rows_of_examples)
     pairs = float((rows_of_examples.astype(np.float64) ** 2).sum()) - n_rows
     if n_groups < 2 or pairs <= 0:
         return np.zeros(len(mean))
-    groups = _between_groups(sums, mean)
-    caution = np.sqrt(2 / (n_groups - 1)) if n_groups < len(rows_of_examples) else 0.0
+    groups = _between_groups(sums, mean) * (n_examples - 1) / n_examples  # the examples are all that there are
+    caution = np.sqrt(2 / (n_groups - 1)) if n_groups < n_examples else 0.0
     return np.clip(((1.0 - caution) * groups - around) / pairs, 0.0, around / n_rows)
 
 
