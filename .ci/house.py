@@ -16,7 +16,7 @@ PRIVATE_KERAS = "graph/_access.py"
 LIMITS = {
     "Python files in the top folder": 8,
     "first-level packages": 13,
-    "names in dropreg.__all__": 36,
+    "names in dropreg.__all__": 40,
     "arguments of the longest signature": 11,
     "lines of the package": 23_000,
     "imports from a file of another package": 0,

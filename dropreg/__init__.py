@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from .recovery import Recovered, Recovery, recover
     from .regression import ImpactTable, Precision, regress
     from .sampling import Record, Sampling, sample
-    from .scorers import estimate
+    from .scorers import Plan, estimate, plan
     from .surgery import Pruned, hold_zeros, measure_latency
 
 __version__ = "0.2.0"
@@ -45,6 +45,7 @@ __all__ = [
     "Elements",
     "FineTuning",
     "ImpactTable",
+    "Plan",
     "Precision",
     "Pruned",
     "Record",
@@ -66,6 +67,7 @@ __all__ = [
     "measure_latency",
     "merging",
     "outcomes",
+    "plan",
     "prune",
     "prune_iteratively",
     "recover",
@@ -95,7 +97,7 @@ _PACKAGES = {
     "recovery": ("Recovered", "Recovery", "recover"),
     "regression": ("ImpactTable", "Precision", "regress"),
     "sampling": ("Record", "Sampling", "sample"),
-    "scorers": ("estimate",),
+    "scorers": ("Plan", "estimate", "plan"),
     "surgery": ("Pruned", "hold_zeros", "measure_latency"),
 }
 

@@ -10,6 +10,7 @@ from ._game import MaskedGame, masked_game
 from ._greedy import greedy
 from ._leave_one_out import leave_one_out
 from ._magnitude import magnitude
+from ._plan import Plan, plan
 from ._random import random
 from ._scorer import Scorer, spent
 from ._taylor import obd, spread, taylor
@@ -18,6 +19,7 @@ __all__ = [
     "Exact",
     "GaussNewton",
     "MaskedGame",
+    "Plan",
     "Scorer",
     "activation",
     "default_scorers",
@@ -27,6 +29,7 @@ __all__ = [
     "magnitude",
     "masked_game",
     "obd",
+    "plan",
     "random",
     "spent",
     "spread",
