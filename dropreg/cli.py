@@ -140,7 +140,7 @@ def _add_common(command: argparse.ArgumentParser) -> None:
 def _add_model(command: argparse.ArgumentParser) -> None:
     """Add the arguments of commands that take a model of the user's."""
     command.add_argument("model", metavar="MODEL.keras", type=Path, help="a saved model")
-    data_help = "arrays x and y of held-out examples"
+    data_help = "arrays x and y of held-out examples, and w, their weights, if they have some"
     command.add_argument("--data", metavar="FILE.npz", type=Path, required=True, help=data_help)
     command.add_argument(
         "--elements",
@@ -237,8 +237,8 @@ def _prune(options: argparse.Namespace) -> None:
     names = trace_graph(model).input_names
 
     def load(path: Path) -> Any:
-        x, y = load_npz(path, names)
-        return x, y if options.output is None else {options.output: y}
+        x, y, *weights = load_npz(path, names)
+        return x, y if options.output is None else {options.output: y}, *weights
 
     data, test = load(options.data), None if options.test is None else load(options.test)
     if test is not None:

@@ -1,7 +1,7 @@
 """Examples and labels, checked against a model, and the data sets that ship with dropreg.
 
-`_inputs` checks shapes and values of x, `_examples` labels and tasks, `_streams` writes batches to disk, `_npz` reads
-files for the command line, `_datasets` has the images and models that ship with the package.
+`_inputs` checks shapes and values of x, `_labels` labels and tasks, `_weights` weights, `_streams` writes batches to
+disk, `_npz` reads files for the command line, `_datasets` has the images and models that ship with the package.
 """
 
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from ._npz import load_npz
 from ._prediction import Prediction, in_float32
 from ._streams import stream
 from ._tasks import Task
+from ._weights import class_weights
 
 if TYPE_CHECKING:
     from ._positions import counted_positions
@@ -26,6 +27,7 @@ __all__ = [
     "as_inputs",
     "check_apart",
     "check_data",
+    "class_weights",
     "counted_positions",
     "fashion_mnist",
     "in_float32",

@@ -1,31 +1,46 @@
 """Examples and labels, checked against the model."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from .._utils import concatenate_names
 from ..errors import DataError, ParameterError
-from ._inputs import as_list, blocks, check_ids, checked_input, fits, written
+from ._inputs import as_list, blocks, check_ids, checked_input
+from ._labels import checked_classes, checked_targets, guess_task, numeric_labels, of_output, without_hidden
 from ._prediction import Prediction
 from ._streams import stream
 from ._tasks import TASKS, Task
+from ._weights import checked_weights, shares, without_zeros
 
 if TYPE_CHECKING:
     import keras
 
-    from ..graph import Graph, Shape
+    from ..graph import Graph
 
 Data = Any
 """(x, y), with x an array, or a list, tuple or dict of arrays for several inputs, and y the labels, or None.
 
-Or a tf.data.Dataset, a keras.utils.PyDataset or an iterable of batches (x, y), which `dropreg.datasets.stream` writes
-to disk first. Labels by name, ``{"mood": y}``, choose which of several outputs is measured; y may be None.
+Or (x, y, w) with the weights of examples (n,), or of the positions of their outputs (n, ...), as in Keras: means are
+weighted means, and examples of weight 0 are left out. Or a tf.data.Dataset, a keras.utils.PyDataset or an iterable of
+batches of these, which `dropreg.datasets.stream` writes to disk first. Labels by name, ``{"mood": y}``, choose which of
+several outputs is measured; y may be None.
 """
+
+
+class Carried(NamedTuple):
+    """Arrays for tensors, one entry for each example, which stand in for None, too.
+
+    Labels are zeros (n_examples,) in place of None, `counted` and `weights` are empty, (n_examples, 0).
+    """
+
+    labels: npt.NDArray[Any]
+    counted: npt.NDArray[Any]
+    weights: npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
@@ -43,34 +58,52 @@ class Examples:
         "classes", "binary", "multilabel" or "regression".
     output : int
         Number of the measured output of the model.
-    counted : ndarray of bool, shape (n_examples, ...), or None
+    counted : ndarray of bool or float32, shape (n_examples, ...), or None
         Positions of the output that count: those that the model's own mask, such as that of an Embedding with
-        mask_zero, does not hide. None where all count.
+        mask_zero, does not hide. Their weights, in float32, where the data has weights of positions. None where all
+        count equally.
+    weights : ndarray of float32, shape (n_examples,), or None
+        Weights of the examples. The mean over all examples of the data is 1. None where all are equal.
     """
 
     inputs: tuple[npt.NDArray[Any], ...]
     labels: npt.NDArray[Any] | None
     task: Task
     output: int = 0
-    counted: npt.NDArray[np.bool_] | None = None
+    counted: npt.NDArray[Any] | None = None
+    weights: npt.NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.inputs[0])
 
     def part(self, rows: slice | npt.NDArray[np.int64]) -> "Examples":
-        """Return some of the examples."""
-        labels, counted = (None if array is None else array[rows] for array in (self.labels, self.counted))
-        return replace(self, inputs=tuple(array[rows] for array in self.inputs), labels=labels, counted=counted)
+        """Return some of the examples; their weights do not change."""
+        given = self.labels, self.counted, self.weights
+        labels, counted, weights = (None if array is None else array[rows] for array in given)
+        inputs = tuple(array[rows] for array in self.inputs)
+        return replace(self, inputs=inputs, labels=labels, counted=counted, weights=weights)
 
-    def carried(self) -> tuple[npt.NDArray[Any], npt.NDArray[np.bool_]]:
-        """Return labels and `counted` for tensors: zeros (n_examples,) and an empty (n_examples, 0) for None."""
+    @property
+    def has_position_weights(self) -> bool:
+        """Whether the data has weights of positions."""
+        return self.counted is not None and self.counted.dtype != bool
+
+    def carried(self) -> Carried:
+        """Return labels, `counted` and `weights` for tensors."""
         n = len(self)
-        labels = np.zeros(n, np.int64) if self.labels is None else self.labels
-        return labels, np.ones((n, 0), dtype=bool) if self.counted is None else self.counted
+        return Carried(
+            np.zeros(n, np.int64) if self.labels is None else self.labels,
+            np.ones((n, 0), dtype=bool) if self.counted is None else self.counted,
+            np.ones((n, 0), np.float32) if self.weights is None else self.weights,
+        )
 
     def predicted(self, outputs: Any, counted: Any, *, from_logits: bool) -> Prediction:
         """Return the prediction for some examples, with their part of `counted` from `carried`."""
         return Prediction(outputs, self.task, from_logits, None if self.counted is None else counted)
+
+    def weighted(self, values: Any, weights: Any) -> Any:
+        """Return values (rows,) times the weights of their examples, a part of `weights` from `carried`."""
+        return values if self.weights is None else values * weights
 
     def check_outputs(self, outputs: npt.NDArray[np.float32], name: str) -> npt.NDArray[np.float32]:
         """Return the outputs (n_examples, ..., n_outputs) of model `name`; raise DataError if they do not fit."""
@@ -91,11 +124,14 @@ class Examples:
         for array in self.inputs:
             for _, block in blocks(array):
                 digest.update(block.tobytes() if block.dtype.kind != "O" else b"\0".join(block.ravel()))
+        for name, array in (("counted", self.counted), ("weights", self.weights)):
+            if array is not None:
+                digest.update(name.encode() + array.tobytes())
         return digest.hexdigest()[:16]
 
 
 def read_once(data: Data) -> Any:
-    """Return (x, y); batches are written to disk (`stream`), because a generator can be read only once."""
+    """Return (x, y) or (x, y, w); batches are written to disk (`stream`), because a generator can be read only once."""
     return data if isinstance(data, tuple | list) else stream(data)
 
 
@@ -107,7 +143,7 @@ def check_data(
     *,
     measured: bool = True,
 ) -> Examples:
-    """Check (x, y) against a model's inputs and outputs, and return them as `Examples`.
+    """Check (x, y), or (x, y, w), against a model's inputs and outputs, and return them as `Examples`.
 
     Parameters
     ----------
@@ -115,11 +151,13 @@ def check_data(
         The measured output must have shape (batch, ..., n_outputs). The axes between are positions, such as pixels or
         tokens, which count equally; those that the model's own mask hides (padded steps) do not count, as in Keras'
         losses and metrics, and may have any label.
-    data : (x, y), dataset or iterable of batches
+    data : (x, y), (x, y, w), dataset or iterable of batches
         Arrays may lie on disk (numpy.memmap); batches are written there first, see `stream`. y is a list or dict
         where the model has several outputs. Classes are integers (n, ...) or (n, ..., 1), or one-hot
         (n, ..., classes), with the output's positions; binary labels are 0 and 1 of shape (n, ...) or (n, ..., 1);
-        several labels and regression targets have shape (n, ..., n_outputs). None stands for no labels.
+        several labels and regression targets have shape (n, ..., n_outputs). None stands for no labels. w holds
+        weights of at least 0, of shape (n,), or (n, ...) with the output's positions; a list or dict where y is one.
+        Examples of weight 0 are left out before anything else is checked.
     task : str, optional
         By default found from y: with one output, labels 0 and 1 make "binary" and other numbers "regression"; with
         several, integer or one-hot labels make "classes", other rows of 0 and 1 "multilabel", other numbers
@@ -134,17 +172,21 @@ def check_data(
     DataError
         If shapes, dtypes, lengths or values do not fit, or all positions of an example are hidden.
     """
-    data = read_once(data)
-    if len(data) != 2:
-        raise DataError(f"`data` must be a pair (x, y), received {len(data)} values: pass (x, y).")
-    x, y = data
     from ..graph import trace_graph
-    from ..layers import rule_for
+    from ..layers import last_activation, rule_for
     from ._positions import counted_positions
 
+    x, y, w = _three(read_once(data))
     graph = trace_graph(model)
     names = graph.input_names
-    each = zip(as_list(x, names), names, graph.inputs, graph.input_dtypes, strict=True)
+    arrays = as_list(x, names)
+    number = _output_of(graph, y, output, measured=measured)
+    shape = graph.shapes[graph.outputs[number]]
+    y, w = of_output(y, number, graph.output_names), of_output(w, number, graph.output_names, "w", "weights")
+    if w is not None:
+        w = checked_weights(w, shape[1:-1])
+        arrays, y, w = without_zeros(arrays, y, w)
+    each = zip(arrays, names, graph.inputs, graph.input_dtypes, strict=True)
     inputs = tuple(checked_input(array, name, graph.shapes[slot], dtype) for array, name, slot, dtype in each)
     for call in graph.calls:
         size = rule_for(call.layer).vocabulary(call.layer)
@@ -160,27 +202,33 @@ def check_data(
             )
     if n_examples == 0:
         raise DataError("`data` must hold at least one example, received none.")
-    number = _output_of(graph, y, output, measured=measured)
-    shape = graph.shapes[graph.outputs[number]]
     if len(shape) < 2 or shape[-1] is None:
         raise DataError(
             f"the model's output '{graph.output_names[number]}' must have shape (batch, ..., n_outputs), received "
             f"{shape}: pass a model whose output ends with an axis of known length."
         )
     n_outputs = shape[-1]
-    y = _labels_of(y, number, graph.output_names)
     if task is not None and task not in TASKS:
         raise ParameterError(f"`task` must be one of {', '.join(TASKS)}, received {task!r}.")
-    from ..layers import last_activation
-
-    counted = counted_positions(graph, inputs, number)
+    weights, counted = shares(w, counted_positions(graph, inputs, number))
     if y is None:
-        return Examples(inputs, None, task or ("classes" if n_outputs > 1 else "regression"), number, counted)
-    labels = _without_hidden(_numeric_labels(y, n_examples), counted)
+        task = task or ("classes" if n_outputs > 1 else "regression")
+        return Examples(inputs, None, task, number, counted, weights)
+    labels = without_hidden(numeric_labels(y, n_examples), counted)
     expected = (n_examples, *shape[1:])
-    task = task or _guess_task(labels, len(expected), n_outputs, last_activation(graph, number))
-    checked = _checked_classes(labels, expected) if task == "classes" else _checked_targets(labels, expected, task)
-    return Examples(inputs, checked, task, number, counted)
+    task = task or guess_task(labels, len(expected), n_outputs, last_activation(graph, number))
+    checked = checked_classes(labels, expected) if task == "classes" else checked_targets(labels, expected, task)
+    return Examples(inputs, checked, task, number, counted, weights)
+
+
+def _three(data: Any) -> tuple[Any, Any, Any]:
+    """Return (x, y, w), with None for no weights."""
+    if len(data) not in (2, 3):
+        raise DataError(
+            f"`data` must be a pair (x, y), or (x, y, w) with weights, received {len(data)} values: pass (x, y)."
+        )
+    x, y, *more = data
+    return x, y, more[0] if more else None
 
 
 def check_apart(name: str, data: Data, other_name: str, other: Data) -> None:
@@ -220,103 +268,3 @@ def _output_of(graph: "Graph", y: Any, output: int | str | None, *, measured: bo
             f"pass (x, {{{names[0]!r}: y}}), where y may be None; on the command line, --output {names[0]}."
         )
     return 0
-
-
-def _labels_of(y: Any, number: int, names: Sequence[str]) -> Any:
-    """Return the labels of one output, where `y` holds those of several."""
-    if isinstance(y, Mapping):
-        if names[number] not in y:
-            raise DataError(
-                f"`y` must have labels of output '{names[number]}', one of the model's ({', '.join(names)}), received "
-                f"those of {', '.join(map(str, y))}."
-            )
-        return y[names[number]]
-    if isinstance(y, tuple | list) and len(names) > 1:
-        if len(y) != len(names):
-            raise DataError(f"`y` must hold labels of {len(names)} outputs ({', '.join(names)}), received {len(y)}.")
-        return y[number]
-    return y
-
-
-def _numeric_labels(y: Any, n_examples: int) -> npt.NDArray[Any]:
-    """Return labels as an array of numbers, one entry for each example."""
-    try:
-        labels = np.asarray(y)
-    except ValueError as error:
-        raise DataError("`y` must be one array, received rows of different lengths.") from error
-    if labels.ndim == 0 or len(labels) != n_examples:
-        received = "a single value" if labels.ndim == 0 else f"{len(labels)} labels"
-        raise DataError(f"`y` must have one label for each of {n_examples} examples, received {received}.")
-    if labels.dtype.kind not in "fiub":
-        raise DataError(f"`y` must be integer classes or one-hot rows, received dtype {labels.dtype}.")
-    return labels
-
-
-def _without_hidden(labels: npt.NDArray[Any], counted: npt.NDArray[np.bool_] | None) -> npt.NDArray[Any]:
-    """Return labels with class 0, or its one-hot row, at positions that do not count."""
-    if counted is None or labels.shape[: counted.ndim] != counted.shape:
-        return labels
-    labels = labels.copy()
-    labels[~counted] = 0
-    if labels.ndim > counted.ndim and labels.shape[-1] > 1:
-        labels[~counted, ..., 0] = 1
-    return labels
-
-
-def _guess_task(labels: npt.NDArray[Any], rank: int, n_outputs: int, activation: str | None) -> Task:
-    """Guess the task from labels for an output of a rank, with a last axis of length `n_outputs` and an activation."""
-    zero_one, sigmoid = bool(((labels == 0) | (labels == 1)).all()), activation == "sigmoid"
-    if n_outputs == 1:
-        if sigmoid and not zero_one:
-            values = concatenate_names([f"{value:g}" for value in np.unique(labels)], 3)
-            raise DataError(
-                f"`y` must be 0 or 1 for an output with a sigmoid activation, received {values}: relabel "
-                "them, or pass task='regression'."
-            )
-        return "binary" if zero_one else "regression"
-    if labels.ndim != rank or labels.shape[-1] != n_outputs:
-        if sigmoid:
-            raise DataError(
-                f"`y` must have {n_outputs} labels of 0 or 1 for each example where outputs have a sigmoid activation, "
-                f"received shape {labels.shape}: pass such labels, or task='classes' if one class is right."
-            )
-        return "classes"
-    if not zero_one:
-        return "regression"
-    return "classes" if not sigmoid and (labels.sum(axis=-1) == 1).all() else "multilabel"
-
-
-def _checked_targets(labels: npt.NDArray[Any], expected: "Shape", task: Task) -> npt.NDArray[np.float32]:
-    """Return targets of a binary, multi-label or regression task in the shape of the output."""
-    targets = labels[..., np.newaxis] if labels.ndim == len(expected) - 1 else labels
-    if not fits(targets, expected):
-        raise DataError(f"`y` must have shape {written(expected)} for task '{task}', received {labels.shape}.")
-    if not np.isfinite(targets).all():
-        raise DataError(f"`y` must be finite, received {int((~np.isfinite(targets)).sum())} NaN or infinite values.")
-    if task != "regression" and not ((targets == 0) | (targets == 1)).all():
-        raise DataError(f"`y` must be 0 or 1 for task '{task}', received other values: pass task='regression'?")
-    return targets.astype(np.float32)
-
-
-def _checked_classes(labels: npt.NDArray[Any], expected: "Shape") -> npt.NDArray[np.int64]:
-    """Return classes as integers in the shape of the output without its last axis."""
-    n_classes = expected[-1] or 0
-    if n_classes < 2:
-        raise DataError("the model's output must have at least two classes for task 'classes', received one.")
-    if fits(labels, expected):
-        one_hot = ((labels == 0) | (labels == 1)).all() and (labels.sum(axis=-1) == 1).all()
-        if not one_hot:
-            raise DataError(f"`y` of shape {labels.shape} must be one-hot, received rows that are not.")
-        return labels.argmax(axis=-1).astype(np.int64)
-    received = labels.shape
-    labels = labels[..., 0] if labels.ndim == len(expected) and labels.shape[-1] == 1 else labels
-    if not fits(labels, expected[:-1]):
-        raise DataError(f"`y` must have shape {written(expected[:-1])} or {written(expected)}, received {received}.")
-    wrong = ~np.isfinite(labels) | (labels != np.round(labels)) | (labels < 0) | (labels >= n_classes)
-    if wrong.any():
-        first = int(np.argwhere(wrong)[0][0])
-        raise DataError(
-            f"`y` must be classes 0 to {n_classes - 1}, received {labels[wrong].flat[0]!s} at example {first} "
-            f"({int(wrong.sum())} such labels): renumber the classes from 0."
-        )
-    return labels.astype(np.int64)

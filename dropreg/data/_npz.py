@@ -16,7 +16,8 @@ _BROKEN = (OSError, ValueError, EOFError, AttributeError, TypeError, RuntimeErro
 def load_npz(path: str | Path, input_names: Sequence[str], *, labelled: bool = True) -> Data:
     """Read (x, y) from an ``.npz`` file with ``x`` (or one array named like each input) and ``y``.
 
-    Raise DataError if the file is missing, is no ``.npz`` file, or lacks an array; y may be missing, and is None then,
+    With an array ``w`` that is no input, the result is (x, y, w). Raise DataError if the file is missing, is no
+    ``.npz`` file, or lacks an array; y may be missing, and is None then,
     unless `labelled`.
     """
     path = Path(path)
@@ -34,4 +35,5 @@ def load_npz(path: str | Path, input_names: Sequence[str], *, labelled: bool = T
             f"data file {path}: expected {expected}, received {holds}: write it with np.savez(path, {saved})."
         )
     x = arrays["x"] if "x" in arrays else {name: arrays[name] for name in input_names}
-    return x, arrays.get("y")
+    weights = [arrays["w"]] if "w" in arrays and "w" not in input_names else []
+    return x, arrays.get("y"), *weights

@@ -24,9 +24,9 @@ class Prediction:
         "classes" is one class of several.
     from_logits : bool
         Whether the outputs of a classifier are logits, not probabilities.
-    counted : Tensor of bool, shape (rows, ...), or None
-        Positions that the mean is taken over, without those that the model's own mask hides, such as padded steps.
-        None for all.
+    counted : Tensor of bool or float32, shape (rows, ...), or None
+        Positions that the mean is taken over, without those that the model's own mask hides, such as padded steps; or
+        their weights. None for all.
     """
 
     outputs: "tf.Tensor"

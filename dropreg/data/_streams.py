@@ -67,8 +67,8 @@ def _as_type(array: npt.NDArray[Any], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
     return values
 
 
-def stream(batches: Any, folder: str | Path | None = None) -> tuple[Any, Any]:
-    """Write batches of (x, y) to disk, in one pass, and return them as arrays on disk.
+def stream(batches: Any, folder: str | Path | None = None) -> tuple[Any, ...]:
+    """Write batches of (x, y), or (x, y, w), to disk, in one pass, and return them as arrays on disk.
 
     Examples are drawn in random order and several times, which needs arrays; these may be larger than memory.
 
@@ -76,13 +76,13 @@ def stream(batches: Any, folder: str | Path | None = None) -> tuple[Any, Any]:
     ----------
     batches : tf.data.Dataset, keras.utils.PyDataset, generator or other iterable of (x, y)
         Batched and finite; x and y are arrays or tensors, or lists or dicts of them. A batch of a single x array is
-        unlabelled; sample weights (a third value) are refused.
+        unlabelled. A third value w holds the weights of examples or positions.
     folder : str or Path, optional
         Where to write; by default a temporary folder, which is removed with the arrays.
 
     Returns
     -------
-    (x, y)
+    (x, y) or (x, y, w)
         Arrays of numpy.memmap in the structure of the batches; y is None without labels.
 
     Raises
@@ -127,7 +127,7 @@ def stream(batches: Any, folder: str | Path | None = None) -> tuple[Any, Any]:
         for array in arrays:
             weakref.finalize(array, _release, remaining, place)
     packed = keras.tree.pack_sequence_as(structure, arrays)
-    return packed if len(packed) == 2 else (packed[0], None)
+    return packed if len(packed) > 1 else (packed[0], None)
 
 
 def _release(remaining: list[int], place: Path) -> None:
@@ -158,12 +158,15 @@ def _iterate(batches: Any) -> Iterator[Any]:
 
 
 def _pair(batch: Any) -> tuple[Any, ...]:
-    """Return (x, y) of a batch, or (x,) if it has no labels."""
+    """Return (x, y) of a batch, (x,) if it has no labels, or (x, y, w) if it has weights."""
     if not isinstance(batch, tuple | list):
         return (batch,)
-    if len(batch) > 2:
-        raise DataError(f"a batch must be (x, y), received {len(batch)} values: leave sample weights out.")
-    return tuple(batch) if len(batch) == 2 and batch[1] is not None else tuple(batch[:1])
+    if len(batch) > 3:
+        raise DataError(f"a batch must be (x, y), or (x, y, w) with weights, received {len(batch)} values.")
+    x, y, w = [*batch, None, None][:3]
+    if w is not None and y is None:
+        raise DataError("a batch with weights must have labels, received y=None: pass whole arrays (x, None, w).")
+    return tuple(value for value in (x, y, w) if value is not None)
 
 
 def _leaves(pair: tuple[Any, ...]) -> list[npt.NDArray[Any]]:
@@ -180,7 +183,8 @@ def _leaves(pair: tuple[Any, ...]) -> list[npt.NDArray[Any]]:
             )
         if array.dtype.kind not in "fiub":
             raise DataError(
-                f"batches must hold numbers, received dtype {array.dtype}: pass text as whole arrays (x, y)."
+                f"batches must hold numbers, received dtype {array.dtype}: pass text as whole arrays (x, y), and "
+                "number labels that are names."
             )
         leaves.append(array)
     return leaves

@@ -22,13 +22,17 @@ from ._compile import compiled, map_batches, run_batches, traced
 from ._padding import with_same_masks
 from ._timesteps import (
     at_positions,
+    by_row,
     channel_means,
     counted_steps,
+    measured_as,
     packed,
+    row_weights,
     step_mask,
     unpacked,
     weights_of,
     with_counted,
+    with_row_weights,
     with_step_mask,
 )
 from ._trace import trace_graph

@@ -48,18 +48,41 @@ def counted_steps(value: Any) -> Any:
     return getattr(value, "_dropreg_counted", None)
 
 
+def with_row_weights(value: Any, weights: Any) -> Any:
+    """Attach to `value` the weights (rows,) of its rows in measurements, unless they are None; layers ignore them."""
+    if weights is not None:
+        value._dropreg_row_weights = weights
+    return value
+
+
+def row_weights(value: Any) -> Any:
+    """Return the weights that `with_row_weights` has attached; None if all rows count equally."""
+    return getattr(value, "_dropreg_row_weights", None)
+
+
+def measured_as(value: Any, other: Any) -> Any:
+    """Attach to `value` the mask of steps to measure and the weights of rows of another tensor."""
+    return with_row_weights(with_counted(value, counted_steps(other)), row_weights(other))
+
+
+def by_row(weights: Any, value: Any) -> tf.Tensor:
+    """Return weights (rows,) in the shape (rows, 1, ..., 1) of the rank of `value`."""
+    return tf.reshape(weights, [-1, *[1] * (len(value.shape) - 1)])
+
+
 def weights_of(value: Any) -> tf.Tensor | None:
     """Return the weight (rows, ..., 1) of each position of a tensor (rows, ..., channels); None if all are equal.
 
-    Every row with measured steps has the same total weight, shared equally by these steps. All weights sum to 1, or
-    to 0 if no step is measured.
+    Every row with measured steps has the same total weight, or its own (`row_weights`), shared equally by these steps.
+    All weights sum to 1, or to 0 if no step is measured.
     """
-    mask = counted_steps(value)
-    if mask is None:
+    mask, rows = counted_steps(value), row_weights(value)
+    if mask is None and rows is None:
         return None
     weights = tf.cast(tf.expand_dims(at_positions(value, mask), -1), tf.float32)
     axes = list(range(1, len(weights.shape)))
     weights = tf.math.divide_no_nan(weights, tf.reduce_sum(weights, axis=axes, keepdims=True))
+    weights = weights if rows is None else weights * by_row(rows, weights)
     return tf.math.divide_no_nan(weights, tf.reduce_sum(weights))
 
 

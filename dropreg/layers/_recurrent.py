@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from ..graph import Call, counted_steps, patched, with_counted
+from ..graph import Call, counted_steps, measured_as, patched, with_counted
 from ._channels import Channels, Labels, State
 from ._common import LinearReader, add_gate, is_elementwise, pin_all, positions
 from ._registry import register, rule_for
@@ -81,7 +81,7 @@ class RecurrentRule(LinearReader):
             before = keras.ops.concatenate([keras.ops.expand_dims(first, 1), after[:, :-1]], axis=1)
             counted = counted_steps(values[0])
             counted = counted[:, ::-1] if counted is not None and part.go_backwards else counted
-            found.append(with_counted(before, counted))
+            found.append(with_counted(measured_as(before, values[0]), counted))
         return found
 
     def of_states(self, call: Call, outputs: Sequence[Array]) -> list[Array]:

@@ -28,7 +28,7 @@ def measure(
     graph = trace_graph(before)
     examples = check_data(graph, data, task)
     chosen = resolve_all(_default_outcomes(examples) if outcomes is None else outcomes)
-    check_outcomes(chosen, examples.labels, examples.task)
+    check_outcomes(chosen, examples)
     predictions = _predict(graph, after, examples)
     rows = []
     for outcome in chosen:
@@ -54,17 +54,20 @@ def _default_outcomes(examples: Examples) -> tuple[str, ...]:
 def _predict(before: keras.Model | Graph, after: keras.Model, examples: Examples) -> list[Prediction]:
     both = run_model(before, examples), run_model(after, examples)
     from_logits = are_logits(before, examples.output, examples.task, both[0])
-    counted = examples.carried()[1]
+    counted = examples.carried().counted
     return [examples.predicted(tf.constant(outputs), counted, from_logits=from_logits) for outputs in both]
 
 
 def _values(predictions: Sequence[Prediction], examples: Examples, outcome: Outcome) -> Array:
-    """Return the outcome before and after, shape (2, n_examples), or (2, 1) for an outcome of all examples together."""
-    labels = examples.carried()[0]
+    """Return the outcome before and after, shape (2, n_examples), or (2, 1) for an outcome of all examples together.
+
+    Outcomes of examples are multiplied by their weights.
+    """
+    labels, _, weights = examples.carried()
     if isinstance(outcome, PerMask):
-        return np.array([[outcome.measure_mask(labels, found.outputs.numpy())] for found in predictions])
-    measured = [outcome.measure(found, tf.constant(labels), predictions[0]).numpy() for found in predictions]
-    return np.array(measured, dtype=np.float64)
+        return np.array([[outcome.measure_mask(labels, found.outputs.numpy(), weights)] for found in predictions])
+    measured = [outcome.measure(found, tf.constant(labels), predictions[0]) for found in predictions]
+    return np.array([examples.weighted(values, weights).numpy() for values in measured], dtype=np.float64)
 
 
 def run_model(model: keras.Model | Graph, examples: Examples) -> npt.NDArray[np.float32]:

@@ -13,6 +13,7 @@ from ..errors import ModelError
 from ..graph import compiled
 from ._logits import are_logits
 from ._masked import MaskedNetwork
+from ._outcomes import Outcome
 from ._question import Question
 
 _PREFIX_BYTES = 2**30
@@ -26,17 +27,20 @@ class Bundle(NamedTuple):
     """All that some rows need besides their masks.
 
     `gathered` holds values (rows, ...) at the network's frontier or its inputs, `original` the outputs (rows, ...,
-    n_outputs) of the original model; `labels` and `counted` are parts of `Examples.carried`.
+    n_outputs) of the original model; `labels`, `counted` and `weights` are parts of `Examples.carried`.
     """
 
     gathered: list[Any]
     original: Any
     labels: Any
     counted: Any
+    weights: Any
 
 
 class Evaluator:
     """Computes outputs, outcomes and gradients under masks, and counts the row-equivalents spent.
+
+    The outcome of a row is multiplied by the weight of its example, so that means over rows estimate weighted means.
 
     Values that no mask can change and the outputs of the original model are computed once per example.
 
@@ -85,12 +89,16 @@ class Evaluator:
         self._cached = cache is not None
         self._source: list[Any] = list(examples.inputs) if cache is None else cache
         self.original: npt.NDArray[np.float32] = self._run_original() if original is None else original
-        self.labels, self.counted = examples.carried()
+        self.labels, self.counted, self.weights = examples.carried()
         self.from_logits: bool = are_logits(question.graph, examples.output, examples.task, self.original)
         self._check_metrics()
 
     def __len__(self) -> int:
         return len(self.question.examples)
+
+    def weights_of(self, examples: npt.NDArray[np.int64]) -> npt.NDArray[np.float32] | None:
+        """Return the weights of some examples (their numbers), None if those of all are equal."""
+        return None if self.question.examples.weights is None else self.weights[examples]
 
     def keep(self, kept: npt.NDArray[np.bool_]) -> None:
         """Drop all elements but `kept` (n_elements,) in every mask from now on."""
@@ -113,14 +121,18 @@ class Evaluator:
 
     def _check_metrics(self) -> None:
         """Raise ParameterError unless every row outcome returns one number per row; only traces, runs nothing."""
+        specs = [tf.TensorSpec([_TRIAL_ROWS, *x.shape[1:]], x.dtype) for x in self._carried]
+        compiled(self._measured_original, specs).get_concrete_function()
 
-        def measured(outputs: Any, labels: Any, counted: Any) -> Any:
-            prediction = self.prediction(outputs, counted)
-            return self.measure_all(prediction, labels, prediction)
+    @property
+    def _carried(self) -> tuple[npt.NDArray[Any], ...]:
+        """The arrays of a `Bundle` besides `gathered`."""
+        return self.original, self.labels, self.counted, self.weights
 
-        carried = self.original, self.labels, self.counted
-        specs = [tf.TensorSpec([_TRIAL_ROWS, *x.shape[1:]], x.dtype) for x in carried]
-        compiled(measured, specs).get_concrete_function()
+    def _measured_original(self, *carried: Any) -> Any:
+        """Return all row outcomes of the original model for parts of `_carried`."""
+        bundle = Bundle([], *carried)
+        return self.measure_all(self.original_prediction(bundle), bundle)
 
     def prediction(self, outputs: Any, counted: Any) -> Prediction:
         """Return the prediction of some rows from their outputs and their part of `counted`."""
@@ -129,7 +141,7 @@ class Evaluator:
     def bundle(self, examples: npt.NDArray[np.int64]) -> Bundle:
         """Return the bundle of rows that use `examples` (their numbers)."""
         gathered = [tf.gather(x, examples) if self._cached else tf.constant(x[examples]) for x in self._source]
-        return Bundle(gathered, *(tf.constant(x[examples]) for x in (self.original, self.labels, self.counted)))
+        return Bundle(gathered, *(tf.constant(x[examples]) for x in self._carried))
 
     def predict(self, bundle: Bundle, masks: tf.Tensor) -> Prediction:
         """Return the network's prediction under masks (rows, n_elements), or (1, n_elements) for all rows."""
@@ -144,23 +156,34 @@ class Evaluator:
 
     def measure(self, prediction: Prediction, bundle: Bundle) -> tf.Tensor:
         """Return the outcome of each row, shape (rows,)."""
-        return self.question.outcome.measure(prediction, bundle.labels, self.original_prediction(bundle))
+        return self.measure_one(self.question.outcome, prediction, bundle)
 
-    def measure_all(self, prediction: Prediction, labels: tf.Tensor, original: Prediction) -> tf.Tensor:
+    def measure_one(self, outcome: Outcome, prediction: Prediction, bundle: Bundle) -> tf.Tensor:
+        """Return an outcome of each row times the weight of its example, shape (rows,)."""
+        values = outcome.measure(prediction, bundle.labels, self.original_prediction(bundle))
+        return self.question.examples.weighted(values, bundle.weights)
+
+    def measure_all(self, prediction: Prediction, bundle: Bundle) -> tf.Tensor:
         """Return all row outcomes of the question, shape (rows, n_row_outcomes)."""
         outcomes = self.question.row_outcomes
         if not outcomes:
             return tf.zeros([tf.shape(prediction.outputs)[0], 0])
-        return tf.stack([outcome.measure(prediction, labels, original) for outcome in outcomes], axis=1)
+        return tf.stack([self.measure_one(outcome, prediction, bundle) for outcome in outcomes], axis=1)
 
-    def surrogate(self, prediction: Prediction, bundle: Bundle) -> tf.Tensor:
-        """Return the differentiable surrogate of each row's outcome, shape (rows,)."""
-        return self.question.outcome.surrogate(prediction, bundle.labels, self.original_prediction(bundle))
+    def surrogate(self, prediction: Prediction, bundle: Bundle, outcome: Outcome | None = None) -> tf.Tensor:
+        """Return the differentiable surrogate of each row's (first) outcome, shape (rows,)."""
+        outcome = self.question.outcome if outcome is None else outcome
+        values = outcome.surrogate(prediction, bundle.labels, self.original_prediction(bundle))
+        return self.question.examples.weighted(values, bundle.weights)
+
+    def decision(self, outcome: Outcome, prediction: Prediction, bundle: Bundle) -> tuple[tf.Tensor, tf.Tensor] | None:
+        """Return `Outcome.decision` with weights times those of the examples."""
+        found = outcome.decision(prediction, bundle.labels, self.original_prediction(bundle))
+        return None if found is None else (found[0], self.question.examples.weighted(found[1], bundle.weights))
 
     def original_values(self) -> npt.NDArray[np.float32]:
         """Return the row outcomes of the original model, shape (n_examples, n_row_outcomes); costs no rows."""
-        prediction = self.prediction(tf.constant(self.original), tf.constant(self.counted))
-        return self.measure_all(prediction, tf.constant(self.labels), prediction).numpy()
+        return self._measured_original(*(tf.constant(x) for x in self._carried)).numpy()
 
     def value(self, bundle: Bundle, masks: tf.Tensor) -> tf.Tensor:
         """Return the outcome of each row under its mask, shape (rows,)."""
@@ -168,7 +191,7 @@ class Evaluator:
 
     def function(self, body: Callable[..., Any], *specs: Any) -> Callable[..., Any]:
         """Compile `body` (bundle, *arguments) for any number of rows; `specs` describe the arguments."""
-        arrays = Bundle(list(self._source), self.original, self.labels, self.counted)
+        arrays = Bundle(list(self._source), *self._carried)
         bundle = tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), arrays)
         return compiled(body, [bundle, *specs]).get_concrete_function()
 

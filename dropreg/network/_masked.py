@@ -26,6 +26,7 @@ from ..graph import (
     step_mask,
     trace_graph,
     with_counted,
+    with_row_weights,
     with_step_mask,
 )
 from ._gating import MASKED_CALLS, apply_mask, change_state, masked_variable
@@ -168,20 +169,26 @@ class MaskedNetwork:
     ) -> list[npt.NDArray[np.float64]]:
         """Return the means over examples of tensors that `function` computes from the original model's activations.
 
-        `function` takes the activations of a batch by slot, with `counted_steps`, and returns means over its rows.
+        `function` takes the activations of a batch by slot, with `counted_steps` and `row_weights`, and returns
+        (weighted) means over its rows.
         """
 
         def of_batch(*batch: tf.Tensor) -> list[tf.Tensor]:
-            values = dict(zip(self.graph.inputs, batch, strict=True))
+            values = dict(zip(self.graph.inputs, batch, strict=False))
+            inputs, rest = batch[: len(values)], batch[len(values) :]
             self._run(dict(enumerate(self.graph.calls)), values, None)
-            return function(
-                values | {k: with_counted(values[k], mask) for k, mask in idle_masks(self.graph, batch).items()}
-            )
+            for slot, mask in idle_masks(self.graph, inputs).items():
+                with_counted(values[slot], mask)
+            return function({slot: with_row_weights(value, *rest) if rest else value for slot, value in values.items()})
 
         totals: list[Any] = []
+        weights = [] if examples.weights is None else [examples.weights]
         starts = range(0, len(examples), batch_size)
-        for start, means in zip(starts, run_batches(of_batch, examples.inputs, batch_size), strict=True):
+        batches = run_batches(of_batch, [*examples.inputs, *weights], batch_size)
+        for start, means in zip(starts, batches, strict=True):
             share = min(batch_size, len(examples) - start) / len(examples)
+            for given in weights:
+                share = float(given[start : start + batch_size].sum(dtype=np.float64) / given.sum(dtype=np.float64))
             parts = [share * np.asarray(mean, np.float64) for mean in means]
             totals = [a + b for a, b in zip(totals, parts, strict=True)] if totals else parts
         return totals

@@ -1,5 +1,6 @@
 """Outcomes that are user-defined metrics."""
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -68,7 +69,8 @@ class PerMask(Outcome):
     """A user-defined metric of several examples, such as F1 or AUC.
 
     It needs a design with `examples_per_mask` greater than 1. A run resumes only with the same function, see
-    `PerExample`.
+    `PerExample`. If examples have weights, `function` must have a parameter `sample_weight`, as metrics of scikit-learn
+    have, which gets their weights (n_examples,).
 
     Parameters
     ----------
@@ -98,12 +100,19 @@ class PerMask(Outcome):
     def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
         raise TypeError("PerMask is measured over the examples of a mask, not row by row")
 
-    def measure_mask(self, labels: np.ndarray, outputs: np.ndarray) -> float:
+    @property
+    def takes_weights(self) -> bool:
+        """Whether the function has a parameter ``sample_weight``."""
+        return "sample_weight" in inspect.signature(self.function).parameters
+
+    def measure_mask(self, labels: np.ndarray, outputs: np.ndarray, weights: np.ndarray) -> float:
         """Return the metric of labels (n_examples, ...) and outputs (n_examples, ..., n_outputs) of one mask.
 
-        Raises ParameterError if the function does not return a single number.
+        `weights` has shape (n_examples,), or (n_examples, 0) if all are equal. Raises ParameterError if the function
+        does not return a single number.
         """
-        value = np.asarray(self.function(labels, outputs))
+        more = {"sample_weight": weights} if weights.ndim == 1 else {}
+        value = np.asarray(self.function(labels, outputs, **more))
         if value.ndim != 0:
             raise ParameterError(
                 f"outcome '{self.name}' must return one number for each mask, received shape {value.shape}."

@@ -5,11 +5,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..data import Prediction, Task
+from ..data import Examples, Prediction, Task
 from ..errors import DataError, ParameterError
 
 if TYPE_CHECKING:
-    import numpy as np
     import tensorflow as tf
 
 _BANDWIDTH = 0.2
@@ -31,7 +30,8 @@ class Outcome(ABC):
     differentiable : bool
         Whether `surrogate` has a gradient.
     averages : bool
-        Whether the outcome of a row is the mean over its positions, where outputs have positions.
+        Whether the outcome of a row is the mean over its positions, where outputs have positions; needed for weights
+        of positions.
 
     Examples
     --------
@@ -47,6 +47,11 @@ class Outcome(ABC):
     needs_classes: bool = False
     differentiable: bool = True
     averages: bool = False
+
+    @property
+    def takes_weights(self) -> bool:
+        """Whether the outcome can be measured on examples with weights."""
+        return True
 
     @abstractmethod
     def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
@@ -301,7 +306,7 @@ def _nearly_correct(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
 
 
 def _mean(values: "tf.Tensor", prediction: Prediction) -> "tf.Tensor":
-    """Return the mean of each row over the positions that count, shape (rows,)."""
+    """Return the (weighted) mean of each row over the positions that count, shape (rows,)."""
     import tensorflow as tf
 
     rows, counted = _by_row(values, prediction)
@@ -311,16 +316,22 @@ def _mean(values: "tf.Tensor", prediction: Prediction) -> "tf.Tensor":
 
 
 def _root_mean(values: "tf.Tensor", prediction: Prediction) -> "tf.Tensor":
-    """Return each row's sum divided by the root of the number of its positions that count, shape (rows,)."""
+    """Return each row's sum divided by the root of the number of its positions that count, shape (rows,).
+
+    Where positions have weights, values are multiplied by their roots, and the sum of weights is the number.
+    """
     import tensorflow as tf
 
-    rows, counted = _by_row(values, prediction)
+    rows, counted = _by_row(values, prediction, power=0.5)
     count = tf.cast(tf.shape(rows)[1], tf.float32) if counted is None else tf.reduce_sum(counted, axis=1)
     return tf.reduce_sum(rows, axis=1) / tf.sqrt(count)
 
 
-def _by_row(values: "tf.Tensor", prediction: Prediction) -> "tuple[tf.Tensor, tf.Tensor | None]":
-    """Return values (rows, k), zero at positions that do not count, and which positions count, None for all."""
+def _by_row(values: "tf.Tensor", prediction: Prediction, power: float = 1.0) -> "tuple[tf.Tensor, tf.Tensor | None]":
+    """Return values (rows, k) times a power of the weights of their positions, and these weights, None if all are 1.
+
+    The weights are 1 and 0 where `Prediction.counted` says which positions count.
+    """
     import tensorflow as tf
 
     counted, shape = prediction.counted, [tf.shape(values)[0], -1]
@@ -329,7 +340,10 @@ def _by_row(values: "tf.Tensor", prediction: Prediction) -> "tuple[tf.Tensor, tf
     for _ in range(len(values.shape) - len(counted.shape)):
         counted = tf.expand_dims(counted, -1)
     counted = tf.broadcast_to(counted, tf.shape(values))
-    return tf.reshape(tf.where(counted, values, 0.0), shape), tf.reshape(tf.cast(counted, tf.float32), shape)
+    weights = tf.cast(counted, tf.float32)
+    found = tf.where(weights > 0, values, 0.0)
+    found = found if counted.dtype == tf.bool else found * weights**power
+    return tf.reshape(found, shape), tf.reshape(weights, shape)
 
 
 def _of_labels(scores: "tf.Tensor", labels: "tf.Tensor") -> "tf.Tensor":
@@ -383,10 +397,20 @@ def resolve_all(outcomes: "Sequence[str | Outcome] | str | Outcome") -> tuple[Ou
     return resolved
 
 
-def check_outcomes(outcomes: "Sequence[Outcome]", labels: "np.ndarray | None", task: Task) -> None:
-    """Raise DataError if an outcome needs labels and there are none, ParameterError if it needs classes."""
+def check_outcomes(outcomes: "Sequence[Outcome]", examples: Examples) -> None:
+    """Raise DataError if an outcome needs labels and there are none, ParameterError if it cannot measure examples."""
     for outcome in outcomes:
-        if outcome.needs_labels and labels is None:
+        if outcome.needs_labels and examples.labels is None:
             raise DataError(f"outcome '{outcome.name}' must have labels, received y=None: use outcome 'divergence'.")
-        if outcome.needs_classes and task == "regression":
+        if outcome.needs_classes and examples.task == "regression":
             raise ParameterError(f"outcome '{outcome.name}' must have classes, received a regression task: use 'loss'.")
+        if examples.weights is not None and not outcome.takes_weights:
+            raise ParameterError(
+                f"outcome '{outcome.name}' must have a function with a parameter `sample_weight` where examples have "
+                "weights, received one without: add it, or leave out w."
+            )
+        if not outcome.averages and examples.has_position_weights:
+            raise ParameterError(
+                f"outcome '{outcome.name}' must be a mean over positions where `w` has weights of positions: pass one "
+                "weight for each example, or an outcome such as 'loss'."
+            )

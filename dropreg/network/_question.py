@@ -125,7 +125,7 @@ def ask(
     graph = trace_graph(model)
     check_fits(elements, graph, graph.model.name)
     examples = data if isinstance(data, Examples) else check_data(graph, data, task, output)
-    check_outcomes(outcomes, examples.labels, examples.task)
+    check_outcomes(outcomes, examples)
     return Question(graph, elements, examples, outcomes, _check_kept(kept, len(elements)), seed)
 
 

@@ -172,7 +172,9 @@ class _Judge:
         import tensorflow as tf
 
         prediction = self._evaluator.predict(bundle, mask)
-        return tf.stack([outcome.measure(prediction, bundle.labels, prediction) for outcome in self._outcomes], axis=1)
+        return tf.stack(
+            [self._evaluator.measure_one(outcome, prediction, bundle) for outcome in self._outcomes], axis=1
+        )
 
     def line(self, mask: npt.NDArray[np.bool_], **labels: Any) -> dict[str, Any]:
         """Return one row of the comparison."""

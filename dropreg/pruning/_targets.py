@@ -95,8 +95,9 @@ class AccuracyLimit:
     ----------
     most : float
         Largest loss of accuracy, strictly between 0 and 1; 0.005 is half a percentage point.
-    data : (x, y)
-        Held-out examples that are used for nothing else.
+    data : (x, y) or (x, y, w)
+        Held-out examples that are used for nothing else. With weights the losses of examples are counted in units of
+        the largest weight, which is safe wherever the losses occur; more examples are needed then.
     level : float
         Confidence level, strictly between 0.5 and 1. It holds for `measure`, and for the results of `anneal` and
         `prune`, however many models they measure: tests follow a fixed order that ends with the first failure.
@@ -131,7 +132,7 @@ class AccuracyLimit:
     def __post_init__(self) -> None:
         check_between("most", self.most, hint="0.005 is half a percentage point")
         check_between("level", self.level, low=0.5)
-        if not isinstance(self.data, tuple | list) or len(self.data) != 2 or _labels(self.data[1]) is None:
+        if not isinstance(self.data, tuple | list) or len(self.data) not in (2, 3) or _labels(self.data[1]) is None:
             raise DataError(
                 "`data` of an accuracy limit must be a pair (x, y) with labels, received none: pass (x, y)."
             )
@@ -140,17 +141,25 @@ class AccuracyLimit:
                 f"`data` of an accuracy limit must have labels of one output, received those of {n_outputs}: pass the "
                 "ones that count, as (x, {'name': y})."
             )
-        n_examples = len(_labels(self.data[1]))
-        if n_examples < self.least_examples:
-            raise DataError(
-                f"`data` of an accuracy limit must hold at least {self.least_examples} examples to show a loss of at "
-                f"most {self.most:g} at level {self.level:g}, received {n_examples}: pass more, or a larger limit."
-            )
+        self.check_enough(len(_labels(self.data[1])))
 
     @property
     def least_examples(self) -> int:
-        """Fewest examples that can show the limit, for a model that changes no prediction."""
-        return int(np.ceil(np.log1p(-self.level) / np.log1p(-self.most)))
+        """Fewest examples, of equal weights, that can show the limit, for a model that changes no prediction."""
+        return self._least(1.0)
+
+    def _least(self, largest: float) -> int:
+        return int(np.ceil(np.log1p(-self.level) / np.log1p(-self.most / largest)))
+
+    def check_enough(self, n_examples: int, largest: float = 1.0) -> None:
+        """Raise DataError if no model can meet the limit on so few examples with this largest weight."""
+        least = self._least(largest)
+        if n_examples < least:
+            weighted = "" if largest == 1.0 else f" with weights of up to {largest:.3g} times their mean"
+            raise DataError(
+                f"`data` of an accuracy limit must hold at least {least} examples to show a loss of at most "
+                f"{self.most:g} at level {self.level:g}{weighted}, received {n_examples}: pass more, or a larger limit."
+            )
 
     def measure(self, pruned: "Pruned", level: float | None = None) -> float:
         """Return the upper confidence limit of the loss of accuracy on `data`.
@@ -187,12 +196,19 @@ def check_limit(limit: AccuracyLimit, graph: "Graph", others: Data) -> Examples:
             "`data` of an accuracy limit must have classes or labels 0 and 1, received other numbers: pass a "
             "fraction or a Budget for a regression."
         )
+    limit.check_enough(len(examples), _largest(examples))
     return examples
+
+
+def _largest(examples: Examples) -> float:
+    """Return the largest weight, 1 if all are equal."""
+    return 1.0 if examples.weights is None else float(examples.weights.max())
 
 
 def loss_limit(original: "Graph", smaller: "keras.Model", examples: Examples, level: float) -> float:
     """Return the upper confidence limit of the loss of accuracy; see `AccuracyLimit.measure`."""
-    return upper_limit(-changes(original, smaller, examples, Accuracy()), level)
+    unit = None if examples.weights is None else _largest(examples)
+    return upper_limit(-changes(original, smaller, examples, Accuracy()), level, unit)
 
 
 def cross_measured(
@@ -207,7 +223,7 @@ def cross_measured(
         return np.inf
     halves = [examples.part(slice(first, None, 2)) for first in (0, 1)]
     losses = [-changes(original, build(a).model, b, RetainedAccuracy()) for a, b in (halves, halves[::-1])]
-    return upper_limit(np.concatenate(losses), limit.level)
+    return upper_limit(np.concatenate(losses), limit.level, None if examples.weights is None else _largest(examples))
 
 
 def not_met(target: Target, value: float) -> str:
@@ -217,14 +233,15 @@ def not_met(target: Target, value: float) -> str:
     return f"the target is an accuracy loss of at most {target.most:.2%} at level {target.level:g}, but {value:.2%}"
 
 
-def upper_limit(losses: npt.NDArray[np.float64], level: float) -> float:
+def upper_limit(losses: npt.NDArray[np.float64], level: float, unit: float | None = None) -> float:
     """Return the upper confidence limit of the mean of losses (n,) in [-1, 1]; see `AccuracyLimit`.
 
     Losses other than -1, 0 and 1, such as means over positions, are replaced by as many of equal size as have the same
-    mean and mean square.
+    mean and mean square. Weighted losses, in [-unit, unit], are replaced by as many of size `unit` as have the same
+    mean: their mean square, and so the limit, is larger.
     """
     total = float(np.abs(losses).sum())
-    size = float((losses**2).sum()) / total if total > 0 else 1.0
+    size = unit or (float((losses**2).sum()) / total if total > 0 else 1.0)
     lost, gained = (float(part.sum()) / size for part in (losses[losses > 0], -losses[losses < 0]))
     return size * _score_limit(lost, gained, len(losses), level)
 

@@ -47,8 +47,8 @@ class Lesson:
         Factor of the loss against the teacher.
     soft : list of ndarray
         The teacher's outputs for the examples of each part; empty without a teacher.
-    counted : list of ndarray of bool, shape (n_examples, ...)
-        Positions that count in the loss, for each part; empty if all do.
+    counted : list of ndarray of bool or float32, shape (n_examples, ...)
+        Positions that count in the loss, or their weights, for each part; empty if all count equally.
     """
 
     output: int
@@ -57,7 +57,7 @@ class Lesson:
     teacher_from_logits: bool
     scale: float
     soft: list[Array]
-    counted: list[npt.NDArray[np.bool_]]
+    counted: list[npt.NDArray[Any]]
 
 
 class Objective:
@@ -121,20 +121,37 @@ class Objective:
 
     def mixtures(self, rows: Numbers, rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
         """Return mixtures of some training rows, and the teacher's targets for them, as in `targets`."""
-        inputs = [x[rows] for x in self.parts[0].examples.inputs]
-        tensors = [tf.convert_to_tensor(x) for x in mixed(inputs, self.may_mix, self.settings.mixup, rng)]
-        return tensors, self._taught(tensors)
+        weights = self._weights(0)
+        arrays = [x[rows] for x in (*self.parts[0].examples.inputs, *weights)]
+        may_mix = [*self.may_mix, *(True for _ in weights)]
+        tensors = [tf.convert_to_tensor(x) for x in mixed(arrays, may_mix, self.settings.mixup, rng)]
+        inputs = tensors[: len(self.may_mix)]
+        answers = iter(self._taught(inputs))
+        known = [next(answers) for _ in self.lessons]
+        for lesson in (lesson for lesson in self.lessons if lesson.counted):
+            counted, own = next(answers), lesson.counted[0]
+            known.append(counted if own.dtype == bool else tf.cast(counted, tf.float32) * own[rows])
+        return inputs, known + tensors[len(inputs) :]
+
+    def _weights(self, number: int) -> list[Array]:
+        """Return a list of the weights of a part's examples, the last target; empty if both parts have none."""
+        if all(part.examples.weights is None for part in self.parts):
+            return []
+        return [_weights_of(self.parts[number].examples)]
 
     def targets(self, number: int, rows: Numbers) -> list[Any]:
-        """Return the targets of some rows of a part: labels, the teacher's outputs, and positions that count."""
+        """Return the targets of some rows of a part: labels, the teacher's outputs, positions that count, weights."""
         labels = self.parts[number].examples.labels if self.settings.distill < 1 else None
         known = [labels] if labels is not None else []
         known += [lesson.soft[number] for lesson in self.lessons if lesson.soft]
-        known += [lesson.counted[number] for lesson in self.lessons if lesson.counted]
+        known += [lesson.counted[number] for lesson in self.lessons if lesson.counted] + self._weights(number)
         return [tf.constant(values[rows]) for values in known]
 
     def __call__(self, outputs: list[Any], targets: list[Any]) -> Any:
-        """Return the loss of each row, shape (rows,), in nats or squared units, from all outputs of the student."""
+        """Return the loss of each row, shape (rows,), in nats or squared units, from all outputs of the student.
+
+        The loss is multiplied by the weight of the example.
+        """
         distill, terms, given = self.settings.distill, [], iter(targets)
         labels = next(given) if distill < 1 else None
         softs = [next(given) for lesson in self.lessons if lesson.soft]
@@ -150,7 +167,8 @@ class Objective:
                 teacher = Prediction(soft, lesson.task, lesson.teacher_from_logits)
                 here, there = (_tempered(given, self.settings.temperature) for given in (student, teacher))
                 terms.append(distill * lesson.scale * Divergence().measure(here, soft, there))
-        return tf.add_n(terms)
+        loss = tf.add_n(terms)
+        return tf.multiply(loss, *given) if self._weights(0) else loss
 
 
 def _tempered(prediction: Prediction, temperature: float) -> Prediction:
@@ -161,11 +179,18 @@ def _tempered(prediction: Prediction, temperature: float) -> Prediction:
     return replace(prediction, outputs=scores / temperature, from_logits=True)
 
 
-def _counted(parts: list[Examples], positions: tuple[int, ...]) -> list[npt.NDArray[np.bool_]]:
-    """Return the positions that count in the loss, for each part; an empty list if all do."""
+def _counted(parts: list[Examples], positions: tuple[int, ...]) -> list[npt.NDArray[Any]]:
+    """Return the positions that count in the loss, or their weights, for each part; an empty list if all do equally."""
     if all(part.counted is None for part in parts):
         return []
-    return [np.ones((len(part), *positions), bool) if part.counted is None else part.counted for part in parts]
+    dtype = np.float32 if any(part.has_position_weights for part in parts) else bool
+    given = [np.ones((len(part), *positions), bool) if part.counted is None else part.counted for part in parts]
+    return [array.astype(dtype, copy=False) for array in given]
+
+
+def _weights_of(examples: Examples) -> Array:
+    """Return the weights of examples, shape (n_examples,), 1 where all are equal."""
+    return np.ones(len(examples), np.float32) if examples.weights is None else examples.weights
 
 
 def _of_output(graph: Graph, examples: Examples, number: int) -> Examples:

@@ -48,25 +48,18 @@ class Derivative(NamedTuple):
 
 
 def differentiate(
-    outcome: Outcome,
-    prediction: Prediction,
-    labels: "tf.Tensor",
-    original: Prediction,
-    kept: "tf.Tensor",
-    *,
-    one_mask: bool,
+    evaluator: Evaluator, outcome: Outcome, prediction: Prediction, bundle: Bundle, kept: "tf.Tensor"
 ) -> Derivative | None:
     """Return the derivative of an outcome by the masks `kept`; None if there is no gradient.
 
-    `kept` has shape (rows, n_elements), or (1, n_elements) where one mask serves all rows (`one_mask`). A step
-    function of a margin t with gradient g is predicted to change where t and the margin that the gradient predicts
+    `kept` has shape (rows, n_elements), or (1, n_elements) where one mask serves all rows. A step function of a margin t with gradient g is predicted to change where t and the margin that the gradient predicts
     without (or with) the element have different signs.
     """
     import tensorflow as tf
 
-    decision = None if one_mask else outcome.decision(prediction, labels, original)
+    decision = None if evaluator.one_mask else evaluator.decision(outcome, prediction, bundle)
     if decision is None:
-        surrogate = outcome.surrogate(prediction, labels, original)
+        surrogate = evaluator.surrogate(prediction, bundle, outcome)
         gradient = tf.gradients(surrogate, kept)[0]
         if gradient is None:
             return None
@@ -151,7 +144,7 @@ class Flips:
         evaluator = self.evaluator
         outputs = evaluator.outputs(bundle.gathered, tf.cast(masks, tf.float32))
         prediction = evaluator.prediction(outputs, bundle.counted)
-        return evaluator.measure_all(prediction, bundle.labels, evaluator.original_prediction(bundle))
+        return evaluator.measure_all(prediction, bundle)
 
     def corrected(
         self,

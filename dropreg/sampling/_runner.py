@@ -94,16 +94,12 @@ class ChunkRunner:
 
         kept, evaluator = tf.cast(masks, tf.float32), self.evaluator
         prediction = evaluator.prediction(evaluator.outputs(bundle.gathered, kept), bundle.counted)
-        original = evaluator.original_prediction(bundle)
-        measured = evaluator.measure_all(prediction, bundle.labels, original)
+        measured = evaluator.measure_all(prediction, bundle)
         if self.flips is None:
-            surrogates = [o.surrogate(prediction, bundle.labels, original) for o in self._differentiated]
+            surrogates = [evaluator.surrogate(prediction, bundle, o) for o in self._differentiated]
             gradients = [tf.gradients(surrogate, kept)[0] for surrogate in surrogates]
             return _Step(measured, prediction.outputs, self._all_sums(gradients, kept), [], [])
-        one_mask = self.question.elements.one_mask_a_batch
-        found = [
-            differentiate(o, prediction, bundle.labels, original, kept, one_mask=one_mask) for o in self._differentiated
-        ]
+        found = [differentiate(evaluator, o, prediction, bundle, kept) for o in self._differentiated]
         sums = self._all_sums([None if one is None else one.gradient for one in found], kept)
         derivatives = [self._scaled(one) for one in found if one is not None]
         terms = [summed(one, groups, self.flips.n_groups) for one in derivatives]
@@ -313,10 +309,10 @@ class ChunkRunner:
 
     def _measure_masks(self, outputs: npt.NDArray[Any], order: npt.NDArray[np.int64], n: int) -> npt.NDArray[Any]:
         """Return the outcomes of several examples, shape (n_masks, n_mask_outcomes)."""
-        labels = self.evaluator.labels[order].reshape(-1, n, *self.evaluator.labels.shape[1:])
-        by_mask = outputs.reshape(-1, n, *outputs.shape[1:])
+        given = self.evaluator.labels[order], outputs, self.evaluator.weights[order]
+        by_mask = [array.reshape(-1, n, *array.shape[1:]) for array in given]
         return np.array(
-            [[o.measure_mask(y, p) for o in self._mask_outcomes] for y, p in zip(labels, by_mask, strict=True)]
+            [[o.measure_mask(y, p, w) for o in self._mask_outcomes] for y, p, w in zip(*by_mask, strict=True)]
         )
 
 

@@ -207,7 +207,7 @@ def _curvature(evaluator: Evaluator, bundle: Any, scores: "tf.Tensor") -> "tuple
         outer.watch(scores)
         with tf.GradientTape() as inner:
             inner.watch(scores)
-            value = outcome.measure(prediction(scores), bundle.labels, original)
+            value = evaluator.measure(prediction(scores), bundle)
         slope: Any = inner.gradient(value, scores)
         columns = tf.unstack(slope, axis=-1)
     rows: list[Any] = [outer.gradient(column, scores) for column in columns]
@@ -274,10 +274,11 @@ def expand(evaluator: Evaluator, curvature: Curvature) -> Expansion:
                 "order=1, or curvature=GaussNewton()."
             ) from error
         check_finite(g, h, evaluator)
-        first.add(g)
-        change.add(-g if h is None else -g + 0.5 * h)
+        weights = evaluator.weights_of(block)
+        first.add(g, weights)
+        change.add(-g if h is None else -g + 0.5 * h, weights)
         if h is not None:
-            second.add(h)
+            second.add(h, weights)
     if second.n and np.abs(second.mean).max() <= 1e-6 * first.mean_absolute.max() and _is_linear(evaluator):
         raise ModelError(_no_second(evaluator, "zeros"))
     evaluator.rows += len(evaluator) * curvature.cost(

@@ -85,7 +85,7 @@ def greedy(
     for size, after in zip(sizes, [*sizes[1:], 0], strict=True):
         evaluator.keep(left)
         columns = np.flatnonzero(left)
-        worse = question.sign * change_of_each(evaluator, columns, unmasked(evaluator))[0]
+        worse = question.sign * change_of_each(evaluator, columns, unmasked(evaluator)).mean
         first = np.argsort(worse, kind="stable")[: size - after]
         joint_changes[columns[first]] = worse[first]
         order += columns[first].tolist()

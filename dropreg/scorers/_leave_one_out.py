@@ -1,7 +1,7 @@
 """Leave one out: the outcome with one element removed at a time."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -71,11 +71,12 @@ def leave_one_out(
     unit = f"example with {len(candidates):,} elements"
     question = question.first(affordable(rows, len(candidates), len(question.examples), unit, limit=MOST_ROWS))
     n, original, n_rows = len(question.examples), None, 0
-    mean, variance = np.zeros((2, len(elements)))
+    mean, variance, deviation = np.zeros((3, len(elements)))
     for columns in _by_layer(elements, candidates):
         evaluator, numbers = _evaluator_of(question, columns)
         original = unmasked(evaluator) if original is None else original
-        mean[columns], variance[columns] = change_of_each(evaluator, numbers, original)
+        changes = change_of_each(evaluator, numbers, original)
+        mean[columns], variance[columns], deviation[columns] = changes.mean, changes.variance, changes.deviation
         n_rows += evaluator.rows
     return table_of(
         question,
@@ -84,7 +85,7 @@ def leave_one_out(
         method="leave one out",
         rows=n_rows,
         details={"examples": n},
-        columns={"change_mean": mean, "change_sd": np.sqrt(variance)},
+        columns={"change_mean": mean, "change_sd": deviation},
     )
 
 
@@ -93,24 +94,34 @@ def unmasked(evaluator: Evaluator) -> Array:
     return evaluator.values_of_one(np.ones(evaluator.n_elements, bool), np.arange(len(evaluator)))
 
 
-def change_of_each(evaluator: Evaluator, columns: npt.NDArray[np.int64], reference: Array) -> tuple[Array, Array]:
-    """Return mean and variance over examples of the outcome without each of `columns`, minus `reference` (n_examples,).
+class Changes(NamedTuple):
+    """Mean, variance and standard deviation (`Running`) over examples of changes, each of shape (n_columns,)."""
 
-    Both are in the outcome's unit and direction, shape (len(columns),). Each column and example costs one row.
+    mean: Array
+    variance: Array
+    deviation: Array
+
+
+def change_of_each(evaluator: Evaluator, columns: npt.NDArray[np.int64], reference: Array) -> Changes:
+    """Return statistics over examples of the outcome without each of `columns`, minus `reference` (n_examples,).
+
+    They are in the outcome's unit and direction. Each column and example costs one row.
     """
     evaluator.rows += len(evaluator) * len(columns)
     if not evaluator.one_mask:
         return _by_rows(evaluator, columns, reference)
-    changes, mask = np.empty((2, len(columns))), np.ones(evaluator.n_elements, bool)
+    changes, mask = np.empty((3, len(columns))), np.ones(evaluator.n_elements, bool)
     for k, column in enumerate(columns):
         mask[column] = False
         change = evaluator.values_of_one(mask, np.arange(len(evaluator))) - reference
         mask[column] = True
-        changes[:, k] = change.mean(), change.var(ddof=min(len(change) - 1, 1))
-    return changes[0], changes[1]
+        found = Running(1)
+        found.add(change[:, np.newaxis], evaluator.weights_of(np.arange(len(evaluator))))
+        changes[:, k] = change.mean(), change.var(ddof=min(len(change) - 1, 1)), found.deviation[0]
+    return Changes(*changes)
 
 
-def _by_rows(evaluator: Evaluator, columns: npt.NDArray[np.int64], reference: Array) -> tuple[Array, Array]:
+def _by_rows(evaluator: Evaluator, columns: npt.NDArray[np.int64], reference: Array) -> Changes:
     import tensorflow as tf
 
     def without(bundle: Any, column: Any) -> Any:
@@ -124,8 +135,8 @@ def _by_rows(evaluator: Evaluator, columns: npt.NDArray[np.int64], reference: Ar
             rows, chosen = np.repeat(examples, len(block)), np.tile(columns[block], len(examples))
             part = step(evaluator.bundle(rows), tf.constant(chosen))
             values[:, block] = part.reshape(len(examples), len(block))
-        changes.add(values - reference[examples, np.newaxis])
-    return changes.mean, changes.variance
+        changes.add(values - reference[examples, np.newaxis], evaluator.weights_of(examples))
+    return Changes(changes.mean, changes.variance, changes.deviation)
 
 
 def _are_separable(elements: Elements) -> bool:

@@ -124,7 +124,7 @@ def _moments(question: Question, calls: Sequence["Call"], positions: Sequence[in
     """Return the moments of one input of each call in the original model, over all examples."""
     import tensorflow as tf
 
-    from ..graph import channel_means, counted_steps, with_counted
+    from ..graph import channel_means, measured_as
     from ..network import MaskedNetwork
 
     def moments(values: dict[int, Any]) -> list[tf.Tensor]:
@@ -133,7 +133,7 @@ def _moments(question: Question, calls: Sequence["Call"], positions: Sequence[in
             read = values[call.inputs[position]]
             value = tf.cast(read, tf.float32)
             parts = value, tf.square(value), tf.cast(tf.not_equal(value, 0.0), tf.float32)
-            found.append(tf.stack([channel_means(with_counted(part, counted_steps(read))) for part in parts]))
+            found.append(tf.stack([channel_means(measured_as(part, read)) for part in parts]))
         return found
 
     network = MaskedNetwork(question.graph, question.elements)

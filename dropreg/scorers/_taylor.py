@@ -24,7 +24,7 @@ _MOST_ROWS = 20_000_000
 _STATISTICS: dict[str, Callable[[Running, float], Array]] = {
     "mean": lambda change, sign: sign * change.mean,
     "squared": lambda change, sign: change.mean**2,
-    "sd": lambda change, sign: np.sqrt(change.variance),
+    "sd": lambda change, sign: change.deviation,
 }
 
 
@@ -237,7 +237,7 @@ def _table(found: Expansion, evaluator: Evaluator, impact: Array, std_error: Arr
     columns = {}
     for name, values in {"gradient": found.first, "curvature": found.second, "change": found.change}.items():
         if values.n:
-            columns |= {f"{name}_mean": values.mean, f"{name}_sd": np.sqrt(values.variance)}
+            columns |= {f"{name}_mean": values.mean, f"{name}_sd": values.deviation}
     details = {"examples": found.first.n} | ({"curvature": found.method} if found.second.n else {})
     question, rows = evaluator.question, evaluator.rows
     return table_of(question, impact, std_error, method=method, rows=rows, details=details, columns=columns)

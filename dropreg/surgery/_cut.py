@@ -49,7 +49,8 @@ def cut(
     merged, name = None, "none"
     if strategy is not None and examples is not None:
         classes = examples.labels is not None and examples.task == "classes"
-        merged, name = merge_into(rebuilt, examples.inputs, strategy, classes=classes), strategy.name
+        merged = merge_into(rebuilt, examples.inputs, strategy, classes=classes, weights=examples.weights)
+        name = strategy.name
     sizes = compare_sizes(original.model, rebuilt)
     return Pruned(rebuilt.model, original.model, selection, name, merged, blocked, sizes)
 

@@ -187,7 +187,18 @@ BAD_LABELS: dict[str, tuple[Callable[[np.ndarray], Any], tuple[str, ...]]] = {
     "a single one": (lambda y: 1, ("`y` must have one label for each of 30 examples, received a single value.",)),
     "not integers": (lambda y: y + 0.5, ("`y` must be classes 0 to 2, received ", "at example 0 (30 such labels)")),
     "nan": (lambda y: with_value(y, np.nan, 5), ("`y` must be classes 0 to 2, received nan at example 5",)),
-    "names": (lambda y: y.astype(str), ("`y` must be integer classes or one-hot rows, received dtype <U",)),
+    "names": (
+        lambda y: np.array(["cat", "dog", "eel"])[y],
+        (
+            "`y` must be integer classes or one-hot rows, received dtype <U3. Number the names, such as '",
+            "', in the order of the model's outputs: y = np.array([names.index(name) for name in y]), or names, y = "
+            "np.unique(y, return_inverse=True) if the outputs are in alphabetical order.",
+        ),
+    ),
+    "other objects": (
+        lambda y: np.array([object()] * len(y)),
+        ("`y` must be integer classes or one-hot rows, received dtype object.",),
+    ),
     "too wide": (lambda y: np.zeros((30, 2)), ("`y` must have shape (30,) or (30, 3), received (30, 2).",)),
 }
 

@@ -106,7 +106,7 @@ def test_a_batch_size_with_weights_is_refused() -> None:
             lambda x, y: iter([({"a": x, "b": x}, y), ({"a": x, "c": x}, y)]),
             "same structure, received .* 'c': 'array'.* after .* 'b': 'array'",
         ),
-        (lambda x, y: iter([(x, y, y)]), "a batch must be .x, y., received 3 values: leave sample weights out"),
+        (lambda x, y: iter([(x, y, y, y)]), "a batch must be .x, y., or .x, y, w. with weights, received 4 values"),
         (lambda x, y: iter([(x, y[:-1])]), "as many labels as examples, received lengths"),
         (lambda x, y: iter([(x, y), (x[:, :2], y)]), "must have the same shape, received .2,. after .6,."),
         (lambda x, y: iter([(x.astype(str), y)]), "must hold numbers, received dtype <U.*: pass text"),

@@ -190,7 +190,8 @@ class Round:
         g /= float(self.group)
         sums = [g * masks, g * (1.0 - masks)]
         if signs is not None:
-            (by_scores,) = tf.gradients(Divergence.scores(prediction, signs), masks)
+            scores = evaluator.question.examples.weighted(Divergence.scores(prediction, signs), bundle.weights**0.5)
+            (by_scores,) = tf.gradients(scores, masks)
             sums.append(tf.square(by_scores) / float(self.group))
         summed = tf.stack([tf.reduce_sum(part, axis=0) for part in sums])
         return *self._outcomes(prediction, bundle), summed, self._by_last(prediction, bundle)
@@ -209,7 +210,7 @@ class Round:
         last = self.evaluator.network.last
         if last is None:
             return []
-        missed = Divergence().measure(prediction, bundle.labels, self.evaluator.original_prediction(bundle))
+        missed = self.evaluator.measure_one(Divergence(), prediction, bundle)
         return tf.gradients(tf.reduce_mean(missed), last.variables, unconnected_gradients="zero")
 
     def _outcomes(self, prediction: Prediction, bundle: Any) -> "tuple[tf.Tensor, ...]":

@@ -42,11 +42,17 @@ _UNCHANGED = {"ridge": np.inf, "unexplained": 1.0}
 
 
 def merge_into(
-    rebuilt: Rebuilt, inputs: Sequence[npt.NDArray[Any]], strategy: LeastSquares, *, classes: bool
+    rebuilt: Rebuilt,
+    inputs: Sequence[npt.NDArray[Any]],
+    strategy: LeastSquares,
+    *,
+    classes: bool,
+    weights: npt.NDArray[np.float32] | None = None,
 ) -> pd.DataFrame:
     """Refit layers of the new model in place and return `Pruned.merged`.
 
-    With `classes`, outputs that are not probabilities are logits. Raises DataError if there is a single example, or
+    Errors of examples are weighted by `weights` (n_examples,). With `classes`, outputs that are not probabilities are
+    logits. Raises DataError if there is a single example, or
     activations are not finite.
     """
     rows = spread_rows(len(inputs[0]), strategy.most_examples)
@@ -56,7 +62,8 @@ def merge_into(
             "`data` must hold at least two examples to merge by least squares, one of them to be held out, received "
             "one: pass more, or merge='none'."
         )
-    models = SideBySide(rebuilt, examples, strategy.held_out, strategy.batch_size)
+    weights = None if weights is None else weights[rows] / weights[rows].mean()
+    models = SideBySide(rebuilt, examples, strategy.held_out, strategy.batch_size, weights=weights)
     plan = rebuilt.plan
     changed = set(plan.replaced)  # slots whose kept channels have other values than in the original model
     done: set[int] = set()
@@ -201,7 +208,7 @@ def _fit_last_layer(layer: MergedLayer, *, classes: bool) -> None:
     found = layer.models.gather([graph.outputs[0], old.inputs[0]], _MOST_ROWS)
     if found is None:
         return
-    ((outputs, _), (x_before, x_after)), held_out = found
+    (outputs, _), (x_before, x_after) = found.pairs
     logits = x_before @ rows[0][0] + rows[0][1]
     log_p = log_softmax(logits, axis=1)
     if logits.shape != outputs.shape or logits.shape[1] < 2:
@@ -209,6 +216,6 @@ def _fit_last_layer(layer: MergedLayer, *, classes: bool) -> None:
     possible = [np.exp(log_p), logits] if classes else [np.exp(log_p)]
     if not any(np.allclose(values, outputs, rtol=1e-3, atol=1e-3) for values in possible):
         return
-    kernel, bias = fit_predictions(x_after, log_p, held_out, rows[1], PENALTIES)
+    kernel, bias = fit_predictions(x_after, log_p, found.held_out, rows[1], PENALTIES, found.weights)
     weights = rule.with_kernel_rows(new, new.layer.get_weights(), [kernel])
     new.layer.set_weights(rule.shifted(new, weights, bias - rows[1][1]))

@@ -10,10 +10,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from ...graph import Call, call_name, counted_steps, patched, with_counted
+from ...graph import Call, call_name, counted_steps, patched, row_weights, with_counted, with_row_weights
 from ...layers import Kept, rule_for
 from ._ridge import solve
-from ._side_by_side import Batch, Rows, SideBySide, Target, joined
+from ._side_by_side import Batch, Joined, Rows, SideBySide, Target, joined
 
 
 @dataclass(frozen=True)
@@ -58,11 +58,11 @@ class MergedLayer:
         rule, calls, kept = self.rule, [old for old, _ in self.pairs], self.states_kept
         slots = [slot for call in calls for slot in call.inputs]
 
-        def rows(number: int, before: Batch, _: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        def rows(number: int, before: Batch, _: Batch) -> Joined:
             values = iter(before)
             parts = [rule.states(call, list(islice(values, len(call.inputs))))[number] for call in calls]
-            states = joined(parts, parts)[0]
-            return states, tf.gather(states, np.flatnonzero(kept[number]), axis=1)
+            states = joined(parts, parts)
+            return states._replace(after=tf.gather(states.before, np.flatnonzero(kept[number]), axis=1))
 
         return [Consumed(slots, partial(rows, k), kept[k]) for k in range(len(kept))]
 
@@ -76,7 +76,7 @@ class MergedLayer:
             kept = np.repeat(heads, size // len(heads))
         olds, news = zip(*self.pairs, strict=True)
 
-        def rows(before: Batch, after: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        def rows(before: Batch, after: Batch) -> Joined:
             return joined(_inputs_inside(olds, before, part), _inputs_inside(news, after, part))
 
         return Consumed([slot for old in olds for slot in old.inputs], rows, kept)
@@ -95,7 +95,7 @@ def _inputs_inside(calls: Sequence[Call], values: Batch, part: str) -> list[tf.T
     layer, name = projection.layer, call_name(projection.layer)
     function = getattr(layer, name)
     inputs: list[tf.Tensor] = []
-    counted: list[Any] = []
+    found: list[tuple[Any, Any]] = []
 
     def recording(value: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
         shape = [*tf.unstack(tf.shape(value))[: -projection.bound], projection.n_channels]
@@ -107,6 +107,10 @@ def _inputs_inside(calls: Sequence[Call], values: Batch, part: str) -> list[tf.T
         for call in calls:
             own = list(islice(remaining, len(call.inputs)))
             positions = call.positions_of(*projection.argument)
-            counted.append(counted_steps(own[positions[0]]) if positions else None)
+            steps = counted_steps(own[positions[0]]) if positions else None
+            found.append((steps, row_weights(own[0])))
             call.run(own)
-    return [with_counted(value, mask) for value, mask in zip(inputs, counted, strict=True)]
+    return [
+        with_row_weights(with_counted(value, steps), weights)
+        for value, (steps, weights) in zip(inputs, found, strict=True)
+    ]

@@ -98,43 +98,60 @@ def copies(x: npt.NDArray[np.floating], kept: npt.NDArray[np.bool_]) -> Array:
 
 @one_blas_thread
 def fit_predictions(
-    x: Array, log_p: Array, held_out: npt.NDArray[np.bool_], start: tuple[Array, Array], penalties: tuple[float, ...]
+    x: Array,
+    log_p: Array,
+    held_out: npt.NDArray[np.bool_],
+    start: tuple[Array, Array],
+    penalties: tuple[float, ...],
+    weights: Array | None = None,
 ) -> tuple[Array, Array]:
     """Fit a softmax layer to given probabilities p by their mean Kullback-Leibler divergence, which is convex.
 
-    Inputs are x (rows, k), log p (rows, classes), whether rows are held out, and the kernel (k, classes) and bias
-    (classes,) to start from. Returns a kernel and a bias. The penalty, in nats, on squared changes of the kernel for
-    standardized x is the one that does best on held-out rows, infinity included.
+    Inputs are x (rows, k), log p (rows, classes), whether rows are held out, the kernel (k, classes) and bias
+    (classes,) to start from, and the weights of rows (rows,). Returns a kernel and a bias. The penalty, in nats, on
+    squared changes of the kernel for standardized x is the one that does best on held-out rows, infinity included.
     """
-    mean, scale = x.mean(axis=0), x.std(axis=0) + 1e-6
+    w = np.ones(len(x)) if weights is None else weights
+    mean = np.average(x, axis=0, weights=w)
+    scale = np.sqrt(np.average((x - mean) ** 2, axis=0, weights=w)) + 1e-6
     z = (x - mean) / scale
     kernel, bias = start[0] * scale[:, np.newaxis], start[1] + mean @ start[0]
-    best, error = None, _divergence(z[held_out], log_p[held_out], kernel, bias)
+    fit, out = ((z[part], log_p[part], _to_mean_one(w[part])) for part in (~held_out, held_out))
+    best, error = None, _divergence(*out, kernel, bias)
     for penalty in penalties:
-        fitted = _minimize(z[~held_out], log_p[~held_out], kernel, bias, penalty)
-        found = _divergence(z[held_out], log_p[held_out], *fitted)
+        found = _divergence(*out, *_minimize(*fit, kernel, bias, penalty))
         if found < error:
             best, error = penalty, found
     if best is None:
         return start
-    kernel, bias = _minimize(z, log_p, kernel, bias, best)
+    kernel, bias = _minimize(z, log_p, _to_mean_one(w), kernel, bias, best)
     kernel = kernel / scale[:, np.newaxis]
     return kernel, bias - mean @ kernel
 
 
-def _divergence(z: Array, log_p: Array, kernel: Array, bias: Array) -> float:
-    return float(np.mean(np.sum(np.exp(log_p) * (log_p - log_softmax(z @ kernel + bias, axis=1)), axis=1)))
+def _to_mean_one(weights: Array) -> Array:
+    return weights[:, np.newaxis] / weights.mean()
 
 
-def _minimize(z: Array, log_p: Array, kernel: Array, bias: Array, penalty: float) -> tuple[Array, Array]:
-    """Minimise the mean divergence plus ``penalty / 2`` times the squared change of the kernel."""
+def _divergence(z: Array, log_p: Array, weights: Array, kernel: Array, bias: Array) -> float:
+    log_q = log_softmax(z @ kernel + bias, axis=1)
+    return float(np.mean(np.sum(weights * np.exp(log_p) * (log_p - log_q), axis=1)))
+
+
+def _minimize(
+    z: Array, log_p: Array, weights: Array, kernel: Array, bias: Array, penalty: float
+) -> tuple[Array, Array]:
+    """Minimise the mean divergence plus ``penalty / 2`` times the squared change of the kernel.
+
+    `weights` of rows have shape (rows, 1) and mean 1.
+    """
     p = np.exp(log_p)
 
     def objective(parameters: Array) -> tuple[float, Array]:
         w, b = parameters[: kernel.size].reshape(kernel.shape), parameters[kernel.size :]
         log_q = log_softmax(z @ w + b, axis=1)
-        residual = (np.exp(log_q) - p) / len(z)
-        value = -np.sum(p * log_q) / len(z) + penalty / 2 * np.sum((w - kernel) ** 2)
+        residual = weights * (np.exp(log_q) - p) / len(z)
+        value = -np.sum(weights * p * log_q) / len(z) + penalty / 2 * np.sum((w - kernel) ** 2)
         return float(value), np.concatenate([(z.T @ residual + penalty * (w - kernel)).ravel(), residual.sum(axis=0)])
 
     first = np.concatenate([kernel.ravel(), bias])

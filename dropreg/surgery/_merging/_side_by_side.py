@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from itertools import chain, islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -13,7 +13,20 @@ import tensorflow as tf
 
 from ..._utils import Array
 from ...errors import DataError
-from ...graph import Call, Graph, at_positions, counted_steps, packed, traced, unpacked, weights_of, with_counted
+from ...graph import (
+    Call,
+    Graph,
+    at_positions,
+    by_row,
+    counted_steps,
+    packed,
+    row_weights,
+    traced,
+    unpacked,
+    weights_of,
+    with_counted,
+    with_row_weights,
+)
 from ...layers import Moments
 from ...network import idle_masks, idle_slots
 from .._rebuild import Rebuilt
@@ -25,8 +38,26 @@ Values = dict[int, tf.Tensor]
 """By slot."""
 Packed = dict[int, list[tf.Tensor]]
 """Values, by slot, with their masks of steps (`packed`)."""
-Rows = Callable[[Batch, Batch], tuple[tf.Tensor, tf.Tensor]]
-"""Gives the consumed channels before and after, (rows, channels), from the values of some slots in both models."""
+
+
+class Joined(NamedTuple):
+    """Channels before and after, each (rows, channels), and the weights (rows,) of rows, None if all are equal."""
+
+    before: tf.Tensor
+    after: tf.Tensor
+    weights: tf.Tensor | None
+
+    def weighted(self, values: tf.Tensor) -> tf.Tensor:
+        """Return values (rows, k) times the weights of their rows."""
+        return values if self.weights is None else values * tf.cast(self.weights, values.dtype)[:, tf.newaxis]
+
+    def count(self) -> tf.Tensor:
+        """Return the number of rows, or the sum of their weights, in float64."""
+        return tf.cast(tf.shape(self.before)[0], tf.float64) if self.weights is None else _total(self.weights)
+
+
+Rows = Callable[[Batch, Batch], Joined]
+"""Gives the consumed channels before and after from the values of some slots in both models."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +109,8 @@ class SideBySide:
 
     Layers are refitted in order, so the calls before the present one are final (`finalize`). The values that later
     calls consume of them are cached, up to `memory` bytes, instead of being computed from the inputs every time. A
-    fraction `held_out` of the examples, drawn with a fixed seed, is held out.
+    fraction `held_out` of the examples, drawn with a fixed seed, is held out. All sums over examples are weighted by
+    `weights` (n_examples,) of mean 1, None if all are equal.
     """
 
     def __init__(
@@ -88,8 +120,10 @@ class SideBySide:
         held_out: float,
         batch_size: int,
         memory: int = 1 << 30,
+        *,
+        weights: npt.NDArray[np.float32] | None = None,
     ) -> None:
-        self.rebuilt, self.inputs, self.memory = rebuilt, inputs, memory
+        self.rebuilt, self.inputs, self.memory, self.weights = rebuilt, inputs, memory, weights
         order = np.random.default_rng(0).permutation(len(inputs[0]))
         n_held_out = min(max(round(held_out * len(order)), 1), len(order) - 1)
         parts = order[n_held_out:], order[:n_held_out]
@@ -113,10 +147,13 @@ class SideBySide:
         frontiers = [side.frontier for side in self._sides]
         caching = all(side.reaches(own) for side, own in zip(self._sides, wanted, strict=True))
 
-        def run(starts: tuple[Packed, Packed], masks: Values) -> tuple[Any, Any]:
+        def run(starts: tuple[Packed, Packed], masks: Values, weights: Batch) -> tuple[Any, Any]:
             values = [side.run(start, own) for side, start, own in zip(self._sides, starts, wanted, strict=True)]
             found = [
-                [with_counted(v[s], masks[old]) if old in masks else v[s] for old, s in zip(slots, own, strict=True)]
+                [
+                    with_row_weights(with_counted(v[s], masks.get(old)), weights[0] if weights else None)
+                    for old, s in zip(slots, own, strict=True)
+                ]
                 for v, own in zip(values, wanted, strict=True)
             ]
             ends = [{slot: packed(v[slot]) for slot in own} for v, own in zip(values, frontiers, strict=True)]
@@ -128,9 +165,10 @@ class SideBySide:
             starts = cached or self._starts(number)
             known = tuple(tuple(values) for values in starts)
             masks = {slot: mask for slot, mask in self._counted(number).items() if slot in slots}
+            weights = [] if self.weights is None else [tf.convert_to_tensor(self.weights[self.batches[number]])]
             if known not in compiled:
-                compiled[known] = traced(run, starts, masks, runs=len(self.batches))
-            found, (before, after) = compiled[known](starts, masks)
+                compiled[known] = traced(run, starts, masks, weights, runs=len(self.batches))
+            found, (before, after) = compiled[known](starts, masks, weights)
             if caching and _n_bytes(before, after) + _n_bytes(*chain(*self._cache.values())) <= self.memory:
                 self._cache[number] = before, after
             yield found
@@ -155,13 +193,13 @@ class SideBySide:
 
     def sample(self, slots: Sequence[int], consumed: Rows, most_rows: int) -> npt.NDArray[np.float32]:
         """Return at most `most_rows` rows of channels of the original model, (rows, channels)."""
-        rows = np.asarray(next(self.each(slots, lambda *sides: consumed(*sides)[0])), np.float32)
+        rows = np.asarray(next(self.each(slots, lambda *sides: consumed(*sides).before)), np.float32)
         if len(rows) > most_rows:
             rows = rows[np.random.default_rng(0).choice(len(rows), most_rows, replace=False)]
         return rows
 
-    def gather(self, slots: Sequence[int], most_rows: int) -> tuple[list[tuple[Array, Array]], Flags] | None:
-        """Return rows of channels before and after, for each of `slots`, and whether each row is held out.
+    def gather(self, slots: Sequence[int], most_rows: int) -> "Gathered | None":
+        """Return rows of channels before and after, for each of `slots`.
 
         Of each example, random positions are taken, about `most_rows` in all, and none that is not counted in the
         first of `slots`. None if the slots have different positions.
@@ -169,6 +207,7 @@ class SideBySide:
         rng, most = np.random.default_rng(0), max(most_rows // self.n_examples, 1)
         parts: list[list[Array]] = []
         held_out: list[Flags] = []
+        weights: list[Array] = []
         for number, (sides, counted) in enumerate(
             self.each(slots, lambda b, a: ((*b, *a), at_positions(b[0], counted_steps(b[0]))))
         ):
@@ -183,9 +222,11 @@ class SideBySide:
             drawn, there = (np.take_along_axis(of, first, axis=1) for of in (order, there))
             parts.append([np.take_along_axis(v, drawn[:, :, np.newaxis], axis=1)[there].astype(float) for v in values])
             held_out.append(np.full(len(parts[-1][0]), number >= self.n_fit_batches))
+            if self.weights is not None:
+                weights.append(np.repeat(self.weights[self.batches[number]].astype(float), there.sum(axis=1)))
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         pairs = list(zip(columns[: len(slots)], columns[len(slots) :], strict=True))
-        return pairs, np.concatenate(held_out)
+        return Gathered(pairs, np.concatenate(held_out), np.concatenate(weights) if weights else None)
 
     def mean_maps(self, slots: Sequence[int]) -> tuple[list[Array], list[Array]]:
         """Return the means over examples of the values of `slots`, before and after, without the batch axis.
@@ -203,11 +244,10 @@ class SideBySide:
         """Return the moments of every channel over examples, positions and `slots`, before and after."""
 
         def totals(*sides: Batch) -> list[list[tf.Tensor]]:
-            rows = [tf.cast(part, tf.float64) for part in joined(*sides)]
-            return [
-                [tf.cast(tf.shape(x)[0], tf.float64), tf.reduce_sum(x, axis=0), tf.reduce_sum(x**2, axis=0)]
-                for x in rows
-            ]
+            found = joined(*sides)
+            rows = [tf.cast(part, tf.float64) for part in (found.before, found.after)]
+            sums = [[tf.reduce_sum(found.weighted(values), axis=0) for values in (x, x**2)] for x in rows]
+            return [[found.count(), *of_side] for of_side in sums]
 
         before, after = (
             Moments(total / n, np.maximum(squares / n - (total / n) ** 2, 0.0))
@@ -223,13 +263,13 @@ class SideBySide:
         bases = [(tf.constant(target.before), tf.constant(target.after)) for target in targets]
 
         def totals(*sides: Batch) -> list[list[tf.Tensor]]:
-            groups = [tf.split(tf.cast(part, tf.float64), len(bases), axis=1) for part in consumed(*sides)]
-            found = []
+            rows, found = consumed(*sides), []
+            groups = [tf.split(tf.cast(part, tf.float64), len(bases), axis=1) for part in (rows.before, rows.after)]
             for x_before, x, (b, a) in zip(*groups, bases, strict=True):
                 y = x_before @ b - x @ a
-                n = tf.cast(tf.shape(x)[0], tf.float64)
-                products = [tf.matmul(p, q, transpose_a=True) for p, q in ((x, x), (x, y), (y, y))]
-                found.append([n, tf.reduce_sum(x, axis=0), tf.reduce_sum(y, axis=0), *products])
+                w_x, w_y = rows.weighted(x), rows.weighted(y)
+                products = [tf.matmul(p, q, transpose_a=True) for p, q in ((w_x, x), (w_x, y), (w_y, y))]
+                found.append([rows.count(), tf.reduce_sum(w_x, axis=0), tf.reduce_sum(w_y, axis=0), *products])
             return found
 
         found = self.each(slots, totals)
@@ -258,20 +298,39 @@ def _n_bytes(*sides: Packed) -> int:
     return sum(np.asarray(value).nbytes for side in sides for parts in side.values() for value in parts)
 
 
-def joined(before: Batch, after: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-    """Return the positions of examples in several tensors as rows (rows, channels), without uncounted steps."""
+class Gathered(NamedTuple):
+    """Rows of channels (rows, channels) before and after, for each slot; whether rows are held out; their weights."""
+
+    pairs: list[tuple[Array, Array]]
+    held_out: Flags
+    weights: Array | None
+
+
+def joined(before: Batch, after: Batch) -> Joined:
+    """Return the positions of examples in several tensors as rows, without uncounted steps."""
     one, other = (tf.concat([tf.reshape(v, [-1, v.shape[-1]]) for v in side], axis=0) for side in (before, after))
+    weights = None
+    if row_weights(before[0]) is not None:
+        spread = [tf.broadcast_to(by_row(row_weights(v), v[..., 0]), tf.shape(v)[:-1]) for v in before]
+        weights = tf.concat([tf.reshape(part, [-1]) for part in spread], axis=0)
     if any(counted_steps(value) is not None for value in before):
         counted = tf.concat([tf.reshape(at_positions(v, counted_steps(v)), [-1]) for v in before], axis=0)
         one, other = (tf.boolean_mask(x, counted) for x in (one, other))
-    return one, other
+        weights = None if weights is None else tf.boolean_mask(weights, counted)
+    return Joined(one, other, weights)
+
+
+def _total(weights: tf.Tensor) -> tf.Tensor:
+    return tf.reduce_sum(tf.cast(weights, tf.float64))
 
 
 def _sum(value: tf.Tensor) -> tf.Tensor:
-    """Return the sum over rows; if some steps are not counted, rows times the mean of the counted ones everywhere."""
-    weights, total = weights_of(value), tf.reduce_sum(tf.cast(value, tf.float64), axis=0)
+    """Return the weighted sum over rows; if some steps are not counted, that of the mean of the counted ones."""
+    rows, x = row_weights(value), tf.cast(value, tf.float64)
+    total = tf.reduce_sum(x if rows is None else x * tf.cast(by_row(rows, x), tf.float64), axis=0)
+    weights = None if counted_steps(value) is None else weights_of(value)
     if weights is None:
         return total
-    axes, n = list(range(len(value.shape) - 1)), tf.cast(tf.shape(value)[0], tf.float64)
-    mean = tf.reduce_sum(tf.cast(value, tf.float64) * tf.cast(weights, tf.float64), axis=axes)
+    n = tf.cast(tf.shape(value)[0], tf.float64) if rows is None else _total(rows)
+    mean = tf.reduce_sum(x * tf.cast(weights, tf.float64), axis=list(range(len(value.shape) - 1)))
     return tf.zeros_like(total) + n * mean
