@@ -11,6 +11,8 @@ from ._access import (
     attention_projections,
     call_name,
     is_opaque,
+    metric_direction,
+    metric_function,
     patched,
     quantization_of,
     sublayers,

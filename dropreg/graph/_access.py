@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from threading import RLock
 from typing import Any
 
@@ -87,6 +88,16 @@ def attention_projections(layer: Any) -> dict[str, Any]:
     if (gate := getattr(layer, "_gate_dense", None)) is not None:
         parts["gate"] = gate
     return {**parts, "output": layer._output_dense}
+
+
+def metric_function(metric: Any) -> Any:
+    """Return the function (a partial one) of labels and outputs whose mean a metric is; None for other metrics."""
+    return partial(metric._fn, **metric._fn_kwargs) if isinstance(metric, keras.metrics.MeanMetricWrapper) else None
+
+
+def metric_direction(metric: Any) -> bool | None:
+    """Return whether a greater value of a metric is better; None if it does not say."""
+    return {"up": True, "down": False}.get(getattr(metric, "_direction", None))
 
 
 def is_opaque(model: keras.Model) -> bool:

@@ -17,6 +17,7 @@ from ._outcomes import (
     Loss,
     Margin,
     Outcome,
+    OutcomeLike,
     RetainedAccuracy,
     check_outcomes,
     resolve,

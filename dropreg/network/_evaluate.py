@@ -14,14 +14,14 @@ from ..data import Data, Examples, Prediction, Task, check_data
 from ..graph import BATCH, Graph, call_model, map_batches, trace_graph
 from ._logits import are_logits
 from ._metrics import PerMask
-from ._outcomes import Outcome, check_outcomes, resolve_all
+from ._outcomes import Outcome, OutcomeLike, check_logits, check_outcomes, resolve_all
 
 
 def measure(
     before: keras.Model,
     after: keras.Model,
     data: Data,
-    outcomes: Sequence[str | Outcome] | str | Outcome | None,
+    outcomes: Sequence[OutcomeLike] | OutcomeLike | None,
     task: Task | None,
 ) -> pd.DataFrame:
     """Return the outcomes of both models, one row per outcome; see `dropreg.Pruned.measure`."""
@@ -30,6 +30,7 @@ def measure(
     chosen = resolve_all(_default_outcomes(examples) if outcomes is None else outcomes)
     check_outcomes(chosen, examples)
     predictions = _predict(graph, after, examples)
+    check_logits(chosen, predictions[0])
     rows = []
     for outcome in chosen:
         values = _values(predictions, examples, outcome)

@@ -13,7 +13,7 @@ from ..errors import ModelError
 from ..graph import compiled
 from ._logits import are_logits
 from ._masked import MaskedNetwork
-from ._outcomes import Outcome
+from ._outcomes import Outcome, check_logits
 from ._question import Question
 
 _PREFIX_BYTES = 2**30
@@ -121,6 +121,7 @@ class Evaluator:
 
     def _check_metrics(self) -> None:
         """Raise ParameterError unless every row outcome returns one number per row; only traces, runs nothing."""
+        check_logits(self.question.outcomes, self.prediction(self.original, self.counted))
         specs = [tf.TensorSpec([_TRIAL_ROWS, *x.shape[1:]], x.dtype) for x in self._carried]
         compiled(self._measured_original, specs).get_concrete_function()
 

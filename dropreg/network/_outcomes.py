@@ -2,8 +2,8 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..data import Examples, Prediction, Task
 from ..errors import DataError, ParameterError
@@ -52,6 +52,11 @@ class Outcome(ABC):
     def takes_weights(self) -> bool:
         """Whether the outcome can be measured on examples with weights."""
         return True
+
+    @property
+    def expects_logits(self) -> bool | None:
+        """Whether outputs must be logits, True, or probabilities, False; None if they may be either."""
+        return None
 
     @abstractmethod
     def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
@@ -119,10 +124,10 @@ class Accuracy(Outcome):
     averages = True
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
-        return _mean(_correct(prediction, labels), prediction)
+        return mean_of_row(_correct(prediction, labels), prediction)
 
     def surrogate(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
-        return _mean(_nearly_correct(prediction, labels), prediction)
+        return mean_of_row(_nearly_correct(prediction, labels), prediction)
 
     def decision(
         self, prediction: Prediction, labels: "tf.Tensor", original: Prediction
@@ -161,10 +166,10 @@ class RetainedAccuracy(Accuracy):
     name = "retained"
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
-        return _mean(_correct(prediction, labels) * _correct(original, labels), prediction)
+        return mean_of_row(_correct(prediction, labels) * _correct(original, labels), prediction)
 
     def surrogate(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
-        return _mean(_nearly_correct(prediction, labels) * _correct(original, labels), prediction)
+        return mean_of_row(_nearly_correct(prediction, labels) * _correct(original, labels), prediction)
 
     def _weight(self, original: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
         import tensorflow as tf
@@ -192,10 +197,10 @@ class Loss(Outcome):
         import tensorflow as tf
 
         if prediction.task == "classes":
-            return _mean(-_of_labels(prediction.log_probabilities(), labels), prediction)
+            return mean_of_row(-_of_labels(prediction.log_probabilities(), labels), prediction)
         if prediction.task == "regression":
-            return _mean(tf.square(prediction.outputs - labels), prediction)
-        return _mean(tf.nn.softplus(prediction.logits() * (1.0 - 2.0 * labels)), prediction)
+            return mean_of_row(tf.square(prediction.outputs - labels), prediction)
+        return mean_of_row(tf.nn.softplus(prediction.logits() * (1.0 - 2.0 * labels)), prediction)
 
 
 class Margin(Outcome):
@@ -216,7 +221,7 @@ class Margin(Outcome):
     averages = True
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
-        return _mean(_margins(prediction, labels), prediction)
+        return mean_of_row(_margins(prediction, labels), prediction)
 
 
 class Divergence(Outcome):
@@ -245,14 +250,14 @@ class Divergence(Outcome):
         if prediction.task == "classes":
             reference = original.log_probabilities()
             change = tf.exp(reference) * (reference - prediction.log_probabilities())
-            return _mean(tf.reduce_sum(change, axis=-1), prediction)
+            return mean_of_row(tf.reduce_sum(change, axis=-1), prediction)
         if prediction.task == "regression":
-            return _mean(tf.square(prediction.outputs - original.outputs), prediction)
+            return mean_of_row(tf.square(prediction.outputs - original.outputs), prediction)
         reference, logits = original.logits(), prediction.logits()
         p = tf.sigmoid(reference)
         here = p * tf.nn.softplus(-logits) + (1.0 - p) * tf.nn.softplus(logits)
         there = p * tf.nn.softplus(-reference) + (1.0 - p) * tf.nn.softplus(reference)
-        return _mean(here - there, prediction)
+        return mean_of_row(here - there, prediction)
 
     @staticmethod
     def scores(prediction: Prediction, signs: "tf.Tensor") -> "tf.Tensor":
@@ -305,7 +310,7 @@ def _nearly_correct(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
     return tf.sigmoid(_margins(prediction, labels) / _BANDWIDTH)
 
 
-def _mean(values: "tf.Tensor", prediction: Prediction) -> "tf.Tensor":
+def mean_of_row(values: "tf.Tensor", prediction: Prediction) -> "tf.Tensor":
     """Return the (weighted) mean of each row over the positions that count, shape (rows,)."""
     import tensorflow as tf
 
@@ -369,22 +374,41 @@ _BY_NAME = {kind.name: kind for kind in _KINDS}
 NAMES = tuple(_BY_NAME)
 
 
-def resolve(outcome: str | Outcome) -> Outcome:
-    """Return `outcome`, or the outcome with this name; ParameterError if there is none."""
+OutcomeLike = str | Outcome | Callable[..., Any]
+"""A name, an `Outcome`, or a loss or metric of Keras (`keras.losses`, `keras.metrics`)."""
+
+
+def resolve(outcome: OutcomeLike) -> Outcome:
+    """Return `outcome`, or the outcome that a name, a loss or a metric of Keras means; ParameterError if none."""
     if isinstance(outcome, Outcome):
         return outcome
-    if outcome not in _BY_NAME:
-        remedy = "wrap a function as dropreg.outcomes.PerExample(function, name, greater_is_better)"
-        remedy = f": {remedy}" if callable(outcome) else ""
-        raise ParameterError(f"`outcome` must be one of {', '.join(_BY_NAME)}, received {outcome!r}{remedy}.")
-    return _BY_NAME[outcome]()
+    if isinstance(outcome, str) and outcome in _BY_NAME:
+        return _BY_NAME[outcome]()
+    if not isinstance(outcome, str):
+        from ._keras_outcomes import from_keras
+
+        found = from_keras(outcome)
+        if found is not None:
+            return found
+    raise ParameterError(f"`outcome` must be one of {', '.join(_BY_NAME)}, received {outcome!r}{_remedy(outcome)}.")
 
 
-def resolve_all(outcomes: "Sequence[str | Outcome] | str | Outcome") -> tuple[Outcome, ...]:
+def _remedy(outcome: Any) -> str:
+    """Return how to measure what is not an outcome."""
+    if isinstance(outcome, type):
+        return f": pass an instance, such as {outcome.__name__}()"
+    if not callable(outcome):
+        return ""
+    return (
+        ": wrap a function as dropreg.outcomes.PerExample(function, name, greater_is_better), or as PerMask if it "
+        "needs several examples"
+    )
+
+
+def resolve_all(outcomes: OutcomeLike | Sequence[OutcomeLike]) -> tuple[Outcome, ...]:
     """Return one or more outcomes; ParameterError if there is none or if two have the same name."""
-    if isinstance(outcomes, str | Outcome):
-        outcomes = [outcomes]
-    resolved = tuple(resolve(outcome) for outcome in outcomes)
+    single = isinstance(outcomes, str | Outcome) or not isinstance(outcomes, Iterable)
+    resolved = tuple(resolve(outcome) for outcome in ([outcomes] if single else outcomes))
     names = [outcome.name for outcome in resolved]
     if not names or len(set(names)) != len(names):
         raise ParameterError(f"`outcomes` must be one or more different outcomes, received {names}.")
@@ -413,4 +437,16 @@ def check_outcomes(outcomes: "Sequence[Outcome]", examples: Examples) -> None:
             raise ParameterError(
                 f"outcome '{outcome.name}' must be a mean over positions where `w` has weights of positions: pass one "
                 "weight for each example, or an outcome such as 'loss'."
+            )
+
+
+def check_logits(outcomes: "Sequence[Outcome]", prediction: Prediction) -> None:
+    """Raise ParameterError if an outcome expects probabilities and outputs are logits, or the reverse."""
+    kinds = ("probabilities", "logits")
+    for outcome in outcomes:
+        expects, given = outcome.expects_logits, prediction.from_logits
+        if prediction.task != "regression" and expects not in (None, given):
+            raise ParameterError(
+                f"outcome '{outcome.name}' must have outputs that are {kinds[expects]}, received {kinds[given]}: make "
+                f"the loss or metric with from_logits={given}, if it has this argument, or use one of dropreg."
             )

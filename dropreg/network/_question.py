@@ -18,7 +18,7 @@ from ..element import Elements, check_elements, check_fits
 from ..errors import ParameterError
 from ..graph import Graph, trace_graph
 from ._metrics import PerMask
-from ._outcomes import Outcome, check_outcomes, resolve, resolve_all
+from ._outcomes import Outcome, OutcomeLike, check_outcomes, resolve, resolve_all
 
 if TYPE_CHECKING:
     import keras
@@ -109,7 +109,7 @@ def ask(
     data: Data | Examples,
     elements: Elements,
     *,
-    outcome: str | Outcome | Sequence[str | Outcome],
+    outcome: OutcomeLike | Sequence[OutcomeLike],
     task: Task | None,
     output: int | str | None = None,
     kept: npt.ArrayLike | None = None,
@@ -129,7 +129,7 @@ def ask(
     return Question(graph, elements, examples, outcomes, _check_kept(kept, len(elements)), seed)
 
 
-def ask_one(*args: Any, outcome: str | Outcome, **options: Any) -> Question:
+def ask_one(*args: Any, outcome: OutcomeLike, **options: Any) -> Question:
     """Return `ask` for one outcome, as scorers need it; ParameterError if the outcome needs several examples."""
     measured = resolve(outcome)
     if isinstance(measured, PerMask):

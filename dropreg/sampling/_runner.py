@@ -310,7 +310,7 @@ class ChunkRunner:
     def _measure_masks(self, outputs: npt.NDArray[Any], order: npt.NDArray[np.int64], n: int) -> npt.NDArray[Any]:
         """Return the outcomes of several examples, shape (n_masks, n_mask_outcomes)."""
         given = self.evaluator.labels[order], outputs, self.evaluator.weights[order]
-        by_mask = [array.reshape(-1, n, *array.shape[1:]) for array in given]
+        by_mask = [array.reshape(len(order) // n, n, *array.shape[1:]) for array in given]
         return np.array(
             [[o.measure_mask(y, p, w) for o in self._mask_outcomes] for y, p, w in zip(*by_mask, strict=True)]
         )

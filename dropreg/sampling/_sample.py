@@ -10,7 +10,7 @@ from .._utils import check_seed, check_type, hidden, positive
 from ..data import Data, Task
 from ..element import Elements, check_elements
 from ..errors import ParameterError
-from ..network import Outcome, PerMask, ask, resolve_all
+from ..network import Outcome, OutcomeLike, PerMask, ask, resolve_all
 from ._designs import Bernoulli, Design
 from ._executors import run_on
 from ._options import Sampling
@@ -30,7 +30,7 @@ def sample(
     elements: Elements,
     *,
     rows: int,
-    outcomes: str | Outcome | Sequence[str | Outcome] = "loss",
+    outcomes: OutcomeLike | Sequence[OutcomeLike] = "loss",
     sampling: Sampling | None = None,
     task: Task | None = None,
     output: int | str | None = None,
@@ -51,16 +51,18 @@ def sample(
         Its measured output has shape (batch, ..., n_outputs). The model is not changed.
     data : (x, y), tf.data.Dataset, keras.utils.PyDataset or iterable of batches
         Held-out examples, not those that the model was trained on. y holds classes or one-hot rows, 0 and 1, or
-        numbers, depending on `task`; None if no outcome needs labels. Arrays may lie on disk (numpy.memmap); batches
-        are first written to disk, see `dropreg.datasets.stream`.
+        numbers, depending on `task`; None if no outcome needs labels. With weights (x, y, w), as in Keras, the outcome
+        of a row is multiplied by the weight of its example divided by the mean weight, so that means over rows
+        estimate weighted means; examples of weight 0 are left out, and not numbered. Arrays may lie on disk
+        (numpy.memmap); batches are first written to disk, see `dropreg.datasets.stream`.
     elements : Elements
         From ``dropreg.elements(model)``.
     rows : int
         Masked forward passes of one example, the unit of cost; with a stop rule the largest number. A multiple of the
         examples that share a mask, and of two for `Paired`.
-    outcomes : str, Outcome or sequence of them
+    outcomes : str, Outcome, loss or metric of Keras, or sequence of them
         Outcomes to measure in the same forward passes: "loss", "accuracy", "retained" (`RetainedAccuracy`), "margin",
-        "divergence" (nats), or metrics of your own (`PerExample`, `PerMask`).
+        "divergence" (nats), losses and metrics of Keras, or metrics of your own (`PerExample`, `PerMask`).
     sampling : Sampling, optional
         The design of the masks, gradients, fidelity masks, a stop rule, the batch size, an executor.
     task : {"classes", "binary", "multilabel", "regression"}, optional

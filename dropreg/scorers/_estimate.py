@@ -8,7 +8,7 @@ from .._utils import check_type
 from ..data import Data, Task
 from ..element import Elements, check_elements
 from ..errors import ParameterError
-from ..network import Outcome, resolve
+from ..network import OutcomeLike, resolve
 from ..regression import MOST_DENSE, ImpactTable, regress
 from ..sampling import Design, Sampling, default_design, sample
 
@@ -26,7 +26,7 @@ def estimate(
     data: Data,
     elements: Elements,
     *,
-    outcome: str | Outcome = "loss",
+    outcome: OutcomeLike = "loss",
     rows: int | None = None,
     sampling: Sampling | None = None,
     task: Task | None = None,
@@ -43,8 +43,9 @@ def estimate(
     ----------
     model, data, elements, task, output, seed, out, progress
         As in `sample`.
-    outcome : str or Outcome
-        "loss", "accuracy", "retained", "margin", "divergence", or an own outcome from `dropreg.outcomes`.
+    outcome : str, Outcome, or loss or metric of Keras
+        "loss", "accuracy", "retained", "margin", "divergence", an own outcome from `dropreg.outcomes`, or such as
+        ``keras.metrics.SparseTopKCategoricalAccuracy(k=3)``.
     rows : int, optional
         Number of masks; by default 200 for each element, at least 20,000 and at most 400,000. Where gradients are not
         recorded, the default is two and a half times as many.

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from .._utils import Array, positive
 from ..data import Data, Task
 from ..element import Elements
-from ..network import Evaluator, Outcome, ask_one
+from ..network import Evaluator, OutcomeLike, ask_one
 
 if TYPE_CHECKING:
     import keras
@@ -60,7 +60,7 @@ def masked_game(
     elements: Elements,
     *,
     examples: int | None = None,
-    outcome: str | Outcome = "loss",
+    outcome: OutcomeLike = "loss",
     task: Task | None = None,
     seed: int = 0,
 ) -> MaskedGame:

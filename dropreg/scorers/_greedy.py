@@ -8,10 +8,10 @@ import numpy.typing as npt
 from ..data import Data, Task
 from ..element import Elements
 from ..errors import ParameterError
-from ..network import Evaluator, Outcome, ask_one
+from ..network import Evaluator, OutcomeLike, ask_one
 from ..regression import ImpactTable
 from ._leave_one_out import MOST_ROWS, change_of_each, unmasked
-from ._scorer import affordable, table_of
+from ._scorer import affordable, check_changes, table_of
 
 if TYPE_CHECKING:
     import keras
@@ -23,7 +23,7 @@ def greedy(
     elements: Elements,
     *,
     step: float = 0.02,
-    outcome: str | Outcome = "loss",
+    outcome: OutcomeLike = "loss",
     rows: int | None = None,
     task: Task | None = None,
     kept: npt.ArrayLike | None = None,
@@ -81,15 +81,19 @@ def greedy(
     n = affordable(rows, cost, len(question.examples), unit, limit=MOST_ROWS)
     evaluator = Evaluator(question.first(n))
     order: list[int] = []
+    largest = 0.0
     left, joint_changes, impact = question.kept.copy(), np.zeros(n_elements), np.zeros(n_elements)
     for size, after in zip(sizes, [*sizes[1:], 0], strict=True):
         evaluator.keep(left)
         columns = np.flatnonzero(left)
-        worse = question.sign * change_of_each(evaluator, columns, unmasked(evaluator)).mean
+        changes = change_of_each(evaluator, columns, unmasked(evaluator))
+        largest = max(largest, float((changes.deviation + np.abs(changes.mean)).max()))
+        worse = question.sign * changes.mean
         first = np.argsort(worse, kind="stable")[: size - after]
         joint_changes[columns[first]] = worse[first]
         order += columns[first].tolist()
         left[columns[first]] = False
+    check_changes(question, np.array(largest), "changes")
     impact[order] = np.arange(n_elements - n_candidates, n_elements) / n_elements
     return table_of(
         question,

@@ -9,9 +9,9 @@ import numpy.typing as npt
 from .._utils import Array, Running
 from ..data import Data, Task
 from ..element import Elements, take
-from ..network import Evaluator, Outcome, Question, ask_one
+from ..network import Evaluator, OutcomeLike, Question, ask_one
 from ..regression import ImpactTable
-from ._scorer import affordable, table_of
+from ._scorer import affordable, check_changes, table_of
 
 if TYPE_CHECKING:
     import keras
@@ -25,7 +25,7 @@ def leave_one_out(
     data: Data,
     elements: Elements,
     *,
-    outcome: str | Outcome = "loss",
+    outcome: OutcomeLike = "loss",
     rows: int | None = None,
     task: Task | None = None,
     kept: npt.ArrayLike | None = None,
@@ -78,6 +78,7 @@ def leave_one_out(
         changes = change_of_each(evaluator, numbers, original)
         mean[columns], variance[columns], deviation[columns] = changes.mean, changes.variance, changes.deviation
         n_rows += evaluator.rows
+    check_changes(question, deviation + np.abs(mean), "changes")
     return table_of(
         question,
         question.sign * mean,

@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+
 from .._utils import Array, function_fingerprint, positive
 from ..errors import ParameterError
 from ..network import Question
@@ -45,7 +47,7 @@ def table_of(
     """Return the impact table of a scorer, with more `columns`; `outcome` is by default that of the question."""
     table = impact_table(
         question.elements.to_frame(),
-        impact,
+        impact + 0.0,  # no -0.0
         std_error,
         method=method,
         outcome=outcome or question.outcome.name,
@@ -54,6 +56,15 @@ def table_of(
         details=details,
     )
     return replace(table, frame=table.frame.assign(**(columns or {})))
+
+
+def check_changes(question: Question, changes: Array, what: str) -> None:
+    """Raise ParameterError if all `changes`, of which `what` says of which kind, are zero: the scores mean nothing."""
+    if not np.any(changes):
+        raise ParameterError(
+            f"outcome '{question.outcome.name}' must change with the elements, received {what} of zero for all of "
+            "them: pass another outcome, such as 'divergence' or 'loss', or more examples."
+        )
 
 
 def spent(table: ImpactTable) -> int:

@@ -10,10 +10,10 @@ from .._utils import Array, Running
 from ..data import Data, Task
 from ..element import Elements
 from ..errors import ParameterError
-from ..network import Evaluator, Outcome, Question, ask_one, check_differentiable
+from ..network import Evaluator, OutcomeLike, Question, ask_one, check_differentiable
 from ..regression import ImpactTable
 from ._derivatives import Curvature, Exact, Expansion, FirstOrder, GaussNewton, expand
-from ._scorer import affordable, table_of
+from ._scorer import affordable, check_changes, table_of
 
 if TYPE_CHECKING:
     import keras
@@ -36,7 +36,7 @@ def taylor(
     order: Literal[1, 2] = 1,
     statistic: Statistic = "mean",
     curvature: Curvature | None = None,
-    outcome: str | Outcome = "loss",
+    outcome: OutcomeLike = "loss",
     rows: int | None = None,
     task: Task | None = None,
     kept: npt.ArrayLike | None = None,
@@ -124,7 +124,7 @@ def obd(
     elements: Elements,
     *,
     curvature: Curvature | None = None,
-    outcome: str | Outcome = "loss",
+    outcome: OutcomeLike = "loss",
     rows: int | None = None,
     task: Task | None = None,
     kept: npt.ArrayLike | None = None,
@@ -175,7 +175,7 @@ def spread(
     *,
     order: Literal[1, 2] = 1,
     curvature: Curvature | None = None,
-    outcome: str | Outcome = "loss",
+    outcome: OutcomeLike = "loss",
     rows: int | None = None,
     task: Task | None = None,
     kept: npt.ArrayLike | None = None,
@@ -225,7 +225,9 @@ def _expand(
     unit = f"example (with {method}: {cost:,} row-equivalents)" if isinstance(method, Exact) else "example"
     evaluator = Evaluator(question.first(affordable(rows, cost, len(question.examples), unit, limit=_MOST_ROWS)))
     check_differentiable(evaluator, what)
-    return expand(evaluator, method), evaluator
+    found = expand(evaluator, method)
+    check_changes(question, found.first.mean_absolute + found.second.mean_absolute, "derivatives")
+    return found, evaluator
 
 
 def _std_error(values: Running) -> Array | None:

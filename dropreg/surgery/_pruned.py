@@ -9,7 +9,7 @@ import pandas as pd
 
 from ..data import Data, Task
 from ..element import Selection
-from ..network import Outcome, measure
+from ..network import OutcomeLike, measure
 from ._latency import measure_latency
 from ._sizes import Sizes
 
@@ -71,7 +71,7 @@ class Pruned:
     recovered: "Recovered | None" = None
 
     def measure(
-        self, data: Data, outcomes: Sequence[str | Outcome] | str | Outcome | None = None, *, task: Task | None = None
+        self, data: Data, outcomes: Sequence[OutcomeLike] | OutcomeLike | None = None, *, task: Task | None = None
     ) -> pd.DataFrame:
         """Measure the original and the smaller model on the same examples.
 

@@ -15,7 +15,7 @@ from keras import layers
 
 import dropreg as dr
 from dropreg._utils import spread_rows
-from dropreg.errors import DataError, ParameterError, RecordError
+from dropreg.errors import DataError, ModelError, ParameterError, RecordError
 
 
 def predicted(model: keras.Model, x: np.ndarray) -> Any:
@@ -50,6 +50,82 @@ def test_an_outcome_that_never_changes_is_refused(estimator: Any) -> None:
     )
     with pytest.raises(ParameterError, match=says("'nothing' must change with the masks", "300 rows", "higher rate")):
         dr.regress(record, estimator=estimator)
+
+
+def _nothing(labels: Any, outputs: Any) -> Any:
+    return 0.0 * outputs[:, 0]
+
+
+CONSTANT: dict[str, tuple[Any, str]] = {
+    "leave one out": (
+        lambda *given, outcome: dr.scorers.leave_one_out(*given, outcome=outcome),
+        "received changes of zero",
+    ),
+    "greedy": (
+        lambda *given, outcome: dr.scorers.greedy(*given, step=0.5, outcome=outcome),
+        "received changes of zero",
+    ),
+    "taylor": (lambda *given, outcome: dr.scorers.taylor(*given, outcome=outcome), "received derivatives of zero"),
+    "with gradients": (
+        lambda *given, outcome: flat.estimate(*given, rows=300, outcome=outcome),
+        "gradients other than zero",
+    ),
+    "annealed": (
+        lambda *given, outcome: dr.anneal(*given, fraction=0.5, annealing=dr.Annealing(rounds=2, outcome=outcome)),
+        "received no change in 2 rounds: pass dropreg.Annealing(outcome='divergence')",
+    ),
+    "annealed forward": (
+        lambda *given, outcome: dr.anneal(
+            *given, fraction=0.5, annealing=dr.Annealing(rounds=2, outcome=outcome, gradients=False)
+        ),
+        "received no change in 2 rounds",
+    ),
+    "compared": (
+        lambda *given, outcome: dr.compare(
+            *given, scorers={"one": dr.scorers.Scorer(dr.scorers.leave_one_out, {"outcome": outcome})}, fractions=(0.5,)
+        ),
+        "received changes of zero",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT)
+def test_scores_by_an_outcome_that_never_changes_are_refused(name: str) -> None:
+    model = models.ready("mlp")
+    constant = dr.outcomes.PerExample(_nothing, "nothing", True, differentiable=True)
+    score, text = CONSTANT[name]
+    with pytest.raises(ParameterError, match=says(text)):
+        score(model, models.data_for(model, 20), dr.elements(model), outcome=constant)
+
+
+def test_no_impact_is_minus_zero() -> None:
+    model = models.ready("mlp")
+    x, _ = models.data_for(model, 60)
+    data = x, predicted(model, x).argmax(axis=-1)
+    table = dr.scorers.leave_one_out(model, data, dr.elements(model), outcome="accuracy")
+    zeros = table.impact[table.impact == 0]
+    assert len(zeros)
+    assert not np.signbit(zeros).any()
+
+
+@pytest.mark.parametrize("outcome", ["accuracy", "retained", "margin"])
+def test_outputs_that_overflow_in_half_precision_are_wrong_or_refused(outcome: Any) -> None:
+    """Class 0 is right with both of the first two units, and without either of them its output is infinite."""
+    hidden, out = layers.Dense(4, name="h", dtype="mixed_float16"), layers.Dense(3, name="out", dtype="mixed_float16")
+    model = keras.Sequential([keras.Input((2,)), hidden, out])
+    hidden.set_weights([np.zeros((2, 4)), np.array([3_000.0, 3_000.0, 1.0, 0.0])])
+    second = np.zeros((4, 3))
+    second[:2, 0], second[2, 1] = (30.0, -30.0), 5.0
+    out.set_weights([second, np.array([10.0, 0.0, 0.0])])
+    given = model, (np.ones((20, 2), np.float32), np.zeros(20, np.int64)), dr.elements(model)
+    if outcome == "margin":
+        with pytest.raises(ModelError, match=says("outcome 'margin' must be finite")):
+            dr.scorers.leave_one_out(*given, outcome=outcome)
+        return
+    assert dr.scorers.leave_one_out(*given, outcome=outcome).impact[:2].tolist() == [1.0, 1.0]
+    frame = dr.scorers.greedy(*given, outcome=outcome).frame
+    assert frame["joint_change"].max() == 1.0
+    assert dr.scorers.masked_game(*given, outcome=outcome)(np.array([[True, False, True, True]])) == 0.0
 
 
 def test_a_series_is_aligned_by_its_index() -> None:

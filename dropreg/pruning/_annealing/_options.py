@@ -6,7 +6,7 @@ import numpy.typing as npt
 
 from ..._utils import check_type, positive
 from ...errors import ParameterError
-from ...network import Outcome
+from ...network import OutcomeLike
 from ...regression import ImpactTable
 from ._schedule import Schedule
 
@@ -55,7 +55,7 @@ class Annealing:
     rounds: int | None = None
     rows_per_round: int | None = None
     examples_per_mask: int | None = None
-    outcome: str | Outcome | None = None
+    outcome: OutcomeLike | None = None
     gradients: bool = True
     start: ImpactTable | npt.ArrayLike | None = None
     schedule: Schedule | None = None
