@@ -52,8 +52,9 @@ def differentiate(
 ) -> Derivative | None:
     """Return the derivative of an outcome by the masks `kept`; None if there is no gradient.
 
-    `kept` has shape (rows, n_elements), or (1, n_elements) where one mask serves all rows. A step function of a margin t with gradient g is predicted to change where t and the margin that the gradient predicts
-    without (or with) the element have different signs.
+    `kept` has shape (rows, n_elements), or (1, n_elements) where one mask serves all rows. A step function of
+    a margin t with gradient g is predicted to change where t and the margin that the gradient predicts without (or
+    with) the element have different signs.
     """
     import tensorflow as tf
 

@@ -10,7 +10,7 @@ from .._utils import check_positive, positive
 from ..data import Data, Task
 from ..element import Elements, check_elements
 from ..errors import ParameterError
-from ..network import Outcome
+from ..network import OutcomeLike
 from ..regression import ImpactTable
 from ..sampling import Sampling, default_design
 from ._estimate import estimate
@@ -55,7 +55,7 @@ def plan(
     elements: Elements,
     *,
     std_error: float,
-    outcome: str | Outcome = "loss",
+    outcome: OutcomeLike = "loss",
     trial_rows: int = 4_000,
     sampling: Sampling | None = None,
     task: Task | None = None,

@@ -124,16 +124,16 @@ def test_spread_is_the_weighted_deviation(cases: Cases) -> None:
     np.testing.assert_allclose(single * np.sqrt((n - 1) / n), several * np.sqrt((repeated - 1) / repeated), rtol=1e-4)
 
 
-def test_estimates_are_unbiased_and_their_errors_valid(cases: Cases) -> None:
-    exact = dr.scorers.masked_game(cases.model, cases.repeated, cases.elements)
+@pytest.mark.parametrize(("outcome", "gradients"), [("loss", False), ("loss", True), ("accuracy", True)])
+def test_estimates_are_unbiased_and_their_errors_valid(cases: Cases, outcome: Any, gradients: bool) -> None:
+    exact = dr.scorers.masked_game(cases.model, cases.repeated, cases.elements, outcome=outcome)
     masks = np.random.default_rng(0).random((3_000, len(cases.elements))) > 0.3
     design = np.c_[np.ones(len(masks)), ~masks]
     expected = -np.linalg.lstsq(design, exact(masks), rcond=None)[0][1:]
-    for gradients in (False, True):
-        run: dict[str, Any] = {"rows": 8_000, "outcome": "loss", "gradients": gradients, "fidelity": None}
-        table = flat.estimate(cases.model, cases.weighted, cases.elements, **run)
-        error = np.sqrt(table.std_error**2 + (0.02 * np.abs(expected).max()) ** 2)
-        assert (np.abs(table.impact - expected) < 4 * error).all()
+    run: dict[str, Any] = {"rows": 8_000, "outcome": outcome, "gradients": gradients, "fidelity": None}
+    table = flat.estimate(cases.model, cases.weighted, cases.elements, **run)
+    error = np.sqrt(table.std_error**2 + (0.02 * np.abs(expected).max()) ** 2)
+    assert (np.abs(table.impact - expected) < 4 * error).all()
 
 
 @pytest.mark.parametrize("predictions", [False, True])
