@@ -1,6 +1,8 @@
-"""Write files atomically."""
+"""Write files atomically, and JSON files with a checksum."""
 
 import errno
+import hashlib
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -28,3 +30,23 @@ def write_atomically(path: Path, write: Callable[[Path], Any], rows: int) -> Non
 def is_leftover(path: Path) -> bool:
     """Return whether a file is what `write_atomically` left when it was killed; it is overwritten or ignored."""
     return path.name.startswith(".") and path.name.endswith(".part")
+
+
+def write_json(path: Path, values: dict[str, Any], rows: int) -> None:
+    """Write `values` and their checksum atomically; `rows` rows are recorded so far."""
+    text = json.dumps({**values, "checksum": _checksum(values)}, indent=1) + "\n"
+    write_atomically(path, lambda part: part.write_text(text), rows)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return what `write_json` has written; ValueError or OSError if the file is damaged."""
+    values = json.loads(path.read_text())
+    if not isinstance(values, dict) or "checksum" not in values:
+        raise ValueError("a file without a checksum, as other versions of dropreg write it")
+    if values.pop("checksum") != _checksum(values):
+        raise ValueError("values that disagree with their checksum")
+    return values
+
+
+def _checksum(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

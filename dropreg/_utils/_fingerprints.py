@@ -1,56 +1,335 @@
-"""Hash functions by their code."""
+"""Identify functions and objects by what they compute, in every process alike."""
 
+import dis
 import hashlib
-from collections.abc import Iterator
-from dataclasses import fields, is_dataclass
-from functools import partial
-from types import CodeType, FunctionType, MethodType
+import importlib
+import importlib.util
+import site
+import sys
+import sysconfig
+import warnings
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache, partial
+from pathlib import Path
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-_PLAIN = (str, bytes, int, float, complex, type(None), type(...))
+import numpy as np
+
+from ..errors import ParameterError
+
+_PLAIN = (str, bytes, int, float, complex, type(None), type(...), type(NotImplemented))
+_NOT_COMPUTED = {
+    *("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__annotate__", "__annotate_func__"),
+    *("__annotations_cache__", "__static_attributes__", "__firstlineno__", "__qualname__", "__match_args__"),
+    *("__abstractmethods__", "_abc_impl", "__dataclass_fields__", "__dataclass_params__", "__parameters__"),
+    "__slotnames__",
+}
+"""Entries of a class that do not change what its methods compute."""
 
 
-def function_fingerprint(function: Any) -> str:
-    """Return a hash of a function's bytecode, its defaults, and the functions and plain values in its closure.
+class Versioned:
+    """Base class of what users may identify by a version of their own, instead of by its code and data."""
 
-    A dataclass instance is hashed by its fields. Arrays and other objects are hashed by their type only, and global
-    variables by their name only. The hash depends on the version of Python.
+    version: str | None = None
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What identifies a value.
+
+    Attributes
+    ----------
+    digest : str
+        Hash of the code and data that the value uses.
+    unknown : tuple of str
+        The parts that cannot be compared, and are in the hash by their type only.
     """
-    return hashlib.sha256("\n".join(_parts(function, [])).encode()).hexdigest()[:16]
+
+    digest: str
+    unknown: tuple[str, ...] = ()
 
 
-def _parts(value: Any, inside: list[Any]) -> Iterator[str]:
-    """Yield the strings to hash for a value; `inside` are the functions that enclose it."""
-    value = getattr(value, "python_function", value)  # the function inside a tf.function
-    yield type(value).__name__
-    if isinstance(value, _PLAIN):
-        yield repr(value)
-    elif isinstance(value, tuple | list):
-        for part in value:
-            yield from _parts(part, inside)
-        yield "end"
-    elif isinstance(value, set | frozenset):
-        yield from sorted("\n".join(_parts(part, inside)) for part in value)
-    elif isinstance(value, dict):
-        yield from _parts(list(value.items()), inside)
-    elif isinstance(value, CodeType):
-        yield value.co_code.hex()
-        yield from _parts([value.co_names, value.co_consts], inside)
-    elif isinstance(value, MethodType):
-        yield from _parts(value.__func__, inside)
-    elif isinstance(value, partial):
-        yield from _parts([value.func, value.args, value.keywords], inside)
-    elif isinstance(value, FunctionType):
-        if not any(value is outer for outer in inside):  # a function may enclose itself
-            enclosed = [_content(cell) for cell in value.__closure__ or ()]
-            yield from _parts([value.__code__, value.__defaults__, value.__kwdefaults__, enclosed], [*inside, value])
-    else:
-        yield f"{type(value).__module__}.{type(value).__qualname__} {getattr(value, '__qualname__', '')}"
-        call = vars(type(value)).get("__call__")
-        if isinstance(call, FunctionType):
-            yield from _parts(call, inside)
-        if is_dataclass(value) and not isinstance(value, type):
-            yield from _parts([getattr(value, part.name) for part in fields(value)], inside)
+def identify(value: Any) -> Identity:
+    """Return what identifies a function, object or plain value.
+
+    Functions are hashed by their bytecode, their defaults, and the values of their closure and of the global variables
+    that they use, also inside helper functions and modules of the user's; objects by their class and state, arrays by
+    their values, functions and classes of installed packages by name and version. The hash depends on the version of
+    Python.
+    """
+    walk = _Walk()
+    try:
+        return Identity(walk.digest(value), tuple(dict.fromkeys(walk.unknown)))
+    except RecursionError:
+        return Identity(_hash(["nested"]), (f"{type(value).__name__} nested too deeply",))
+
+
+def fingerprint(value: Any) -> str:
+    """Return the hash of `identify`."""
+    return identify(value).digest
+
+
+def check_version(version: Any) -> None:
+    """Raise ParameterError unless `version` is None or a string that is not empty."""
+    if version is not None and (not isinstance(version, str) or not version):
+        raise ParameterError(f"`version` must be a string such as '1' or None, received {version!r}.")
+
+
+def check_identified(what: str, value: Any) -> None:
+    """Raise ParameterError if a value, called `what`, cannot be identified by a later call on the same folder."""
+    if unknown := identify(value).unknown:
+        raise ParameterError(
+            f"{what} must be one that can be recognized where results are stored in a folder (`out`), because only the "
+            f"same one may resume them, received one that uses {', '.join(unknown[:3])}: pass version='1' (for a class "
+            "of your own, set the attribute `version`), and another string whenever its values change; or leave out "
+            "`out`."
+        )
+
+
+def is_installed(value: Any) -> bool:
+    """Return whether a function, class or module belongs to Python, to dropreg or to another installed package."""
+    return _origin(_module_of(value)) is not None
+
+
+class _Walk:
+    """One walk through a value and all that it uses."""
+
+    def __init__(self) -> None:
+        self.unknown: list[str] = []
+        self._path: list[str] = []
+        self._inside: dict[int, int] = {}  # depth of the values around the present one, which may contain themselves
+        self._known: dict[int, tuple[Any, str]] = {}  # values are kept, so that none takes the id of another
+
+    def digest(self, value: Any, name: str = "") -> str:
+        """Return the hash of a value, which is called `name` in messages."""
+        if isinstance(value, _PLAIN):
+            return _hash([type(value).__name__, repr(value)])
+        key = id(value)
+        if key in self._known:
+            return self._known[key][1]
+        if key in self._inside:
+            return f"{len(self._inside) - self._inside[key]} levels above"
+        self._inside[key] = len(self._inside)
+        with self._called(name):
+            found = _hash([type(value).__name__, *self._parts(_unwrapped(value))])
+        del self._inside[key]
+        self._known[key] = value, found
+        return found
+
+    @contextmanager
+    def _called(self, name: str) -> Iterator[None]:
+        self._path.append(name)
+        yield
+        self._path.pop()
+
+    def _parts(self, value: Any) -> Iterable[str]:
+        """Return the strings to hash for a value."""
+        for kinds, parts in _KINDS:
+            if isinstance(value, kinds):
+                return parts(self, value)
+        return self._object(value)
+
+    def _all(self, values: Iterable[Any]) -> Iterator[str]:
+        for value in values:
+            yield self.digest(value)
+
+    def _set(self, values: Iterable[Any]) -> list[str]:
+        return sorted(self._all(values))
+
+    def _dict(self, values: Any) -> Iterator[str]:
+        for key, value in values.items():
+            yield self.digest(key)
+            yield self.digest(value, str(key))
+
+    def _array(self, values: Any) -> Iterator[str]:
+        array = np.asarray(values)
+        yield f"{array.dtype.str} {array.shape}"
+        yield self.digest(array.tolist()) if array.dtype.hasobject else hashlib.sha256(array.tobytes()).hexdigest()
+
+    def _code(self, code: CodeType) -> Iterator[str]:
+        n_named = code.co_argcount + code.co_kwonlyargcount
+        yield f"{code.co_argcount} {code.co_kwonlyargcount} {code.co_flags} {code.co_varnames[:n_named]}"
+        yield f"{code.co_code.hex()} {code.co_exceptiontable.hex()} {code.co_names}"
+        yield from self._all(code.co_consts)
+
+    def _function(self, function: FunctionType) -> Iterator[str]:
+        code, installed = function.__code__, is_installed(function)
+        if installed and "<" not in code.co_qualname:
+            yield f"{_module_of(function)}.{code.co_qualname} {_origin(_module_of(function))}"
+            return
+        yield from self._all([code, function.__defaults__, function.__kwdefaults__])
+        attributes = used_names(code)[1]
+        for name, cell in zip(code.co_freevars, function.__closure__ or (), strict=True):
+            yield from self._variable(name, _content(cell), attributes)
+        if not installed:
+            yield from self._globals(function)
+        yield from self._dict({k: v for k, v in vars(function).items() if not k.startswith("_") and k[-2:] != "__"})
+
+    def _globals(self, function: FunctionType) -> Iterator[str]:
+        """Yield the hashes of the global variables and imported modules that a function uses."""
+        names, attributes, imported = used_names(function.__code__)
+        scope = function.__globals__
+        for name in sorted(names & scope.keys()):
+            yield from self._variable(name, scope[name], attributes)
+        for name in sorted(imported):
+            try:
+                module = importlib.import_module(importlib.util.resolve_name(name, scope.get("__package__") or ""))
+            except ImportError:
+                self._cannot(f"module {name}", name)
+            else:
+                yield from self._variable(name, module, attributes)
+
+    def _variable(self, name: str, value: Any, attributes: set[str]) -> Iterator[str]:
+        """Yield the hashes of a variable; of a user's module only what is among `attributes`, names in the code."""
+        yield name
+        if not isinstance(value, ModuleType) or is_installed(value):
+            yield self.digest(value, name)
+        elif id(value) not in self._inside:
+            self._inside[id(value)] = len(self._inside)
+            for attribute in sorted(attributes & vars(value).keys()):
+                with self._called(name):
+                    yield from self._variable(attribute, vars(value)[attribute], attributes)
+            del self._inside[id(value)]
+
+    def _method(self, method: MethodType) -> Iterator[str]:
+        return self._all([method.__func__, method.__self__])
+
+    def _partial(self, value: Any) -> Iterator[str]:
+        return self._all([value.func, value.args, value.keywords])
+
+    def _descriptor(self, value: Any) -> Iterator[str]:
+        parts = (getattr(value, name, None) for name in ("__func__", "fget", "fset"))
+        return self._all(part for part in parts if part is not None)
+
+    def _module(self, module: ModuleType) -> Iterator[str]:
+        if not is_installed(module):
+            self._cannot("module", module.__name__)
+        yield f"{module.__name__} {_origin(module.__name__)}"
+
+    def _class(self, kind: type) -> Iterator[str]:
+        origin = _origin(kind.__module__)
+        yield f"{kind.__qualname__}" if origin is None else f"{kind.__module__}.{kind.__qualname__} {origin}"
+        if origin is None:
+            yield from self._all(kind.__bases__)
+            yield from self._dict({k: v for k, v in sorted(vars(kind).items()) if k not in _NOT_COMPUTED})
+
+    def _builtin(self, function: Any) -> Iterator[str]:
+        """Yield the name of a compiled function that an installed package has under this name."""
+        name = getattr(function, "__qualname__", getattr(function, "__name__", ""))
+        for module in (getattr(function, "__module__", None), "builtins", "numpy", "scipy.special"):
+            if module in sys.modules and _origin(module) and getattr(sys.modules[module], name, None) is function:
+                yield f"{module}.{name} {_origin(module)}"
+                return
+        owner = getattr(function, "__self__", None)
+        yield name
+        if owner is None or isinstance(owner, ModuleType):
+            self._cannot("compiled function", name)
+        else:
+            yield self.digest(owner)
+
+    def _object(self, value: Any) -> Iterator[str]:
+        kind = type(value)
+        if isinstance(value, Versioned) and value.version is not None:
+            yield f"{kind.__qualname__} {getattr(value, 'name', '')} version {value.version}"
+            return
+        yield self.digest(kind)
+        if any(base.__module__.partition(".")[0] == "keras" for base in kind.__mro__) and hasattr(value, "get_config"):
+            yield from self._keras(value)
+            return
+        try:
+            is_array = hasattr(value, "__array__") and hasattr(value, "dtype") and not hasattr(value, "index")
+            reduced = np.asarray(value) if is_array else value.__reduce_ex__(4)
+        except Exception:  # any object may refuse, by an error of its own
+            self._cannot(f"{kind.__module__}.{kind.__qualname__}", "")
+            return
+        if isinstance(reduced, str):
+            yield from self._builtin(value)
+        elif isinstance(reduced, np.ndarray):
+            yield from self._array(reduced)
+        else:
+            function, arguments, *state = reduced
+            yield from self._all([function, arguments])
+            yield from self._all(part if part is None or k == 0 else list(part) for k, part in enumerate(state[:3]))
+
+    def _keras(self, value: Any) -> Iterator[str]:
+        """Yield the configuration and weights of an object of Keras, and its functions, which have only names there."""
+        config = keras_config(value)
+        if config is None:
+            config = {k: v for k, v in vars(value).items() if isinstance(v, _PLAIN) and k[0] != "_"}
+        yield from self._dict({**config, "name": None})  # Keras counts names up
+        if hasattr(value, "get_weights"):
+            yield from self._all(value.get_weights())
+        yield from self._dict(own_functions(value))
+
+    def _cannot(self, what: str, name: str) -> None:
+        where = ".".join(part for part in (*self._path, name) if part)
+        self.unknown.append(f"'{where}' ({what})" if where else what)
+
+
+_KINDS: Any = (
+    ((tuple, list), _Walk._all),
+    ((set, frozenset), _Walk._set),
+    (dict, _Walk._dict),
+    ((np.ndarray, np.generic), _Walk._array),
+    (CodeType, _Walk._code),
+    (FunctionType, _Walk._function),
+    (MethodType, _Walk._method),
+    (partial, _Walk._partial),
+    ((staticmethod, classmethod, property), _Walk._descriptor),
+    (ModuleType, _Walk._module),
+    (type, _Walk._class),
+    ((BuiltinFunctionType, np.ufunc), _Walk._builtin),
+)
+"""What is hashed in which way."""
+
+
+def keras_config(value: Any) -> dict[str, Any] | None:
+    """Return the configuration of an object of Keras, None if its class does not say it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # about lambdas, whose code is compared by itself
+        try:
+            return value.get_config()
+        except NotImplementedError:
+            return None
+
+
+def own_functions(value: Any) -> dict[str, FunctionType]:
+    """Return the attributes of an object that are Python functions of the user's."""
+    return {k: v for k, v in vars(value).items() if isinstance(v, FunctionType) and not is_installed(v)}
+
+
+@cache
+def used_names(code: CodeType) -> tuple[set[str], set[str], set[str]]:
+    """Return the global variables, attributes and imported modules that code names, functions inside it included."""
+    globals_, attributes, imported = set[str](), set(code.co_names), set[str]()
+    before: list[Any] = [None, None]
+    for instruction in dis.get_instructions(code):
+        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
+            globals_.add(instruction.argval)
+        elif instruction.opname == "IMPORT_NAME":
+            imported.add("." * int(before[0] or 0) + instruction.argval)
+        before = [before[1], instruction.argval]
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            for names, inner in zip((globals_, attributes, imported), used_names(constant), strict=True):
+                names.update(inner)
+    return globals_, attributes, imported
+
+
+def _hash(parts: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+
+def _unwrapped(value: Any) -> Any:
+    """Return the Python function inside a compiled or cached one, else the value."""
+    for name in ("python_function", "py_func", "__wrapped__"):
+        inner = None if isinstance(value, FunctionType | type | ModuleType) else getattr(value, name, None)
+        if isinstance(inner, FunctionType):
+            return inner
+    return value
 
 
 def _content(cell: Any) -> Any:
@@ -58,3 +337,32 @@ def _content(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # the cell is still empty
         return None
+
+
+def _module_of(value: Any) -> str:
+    """Return the name of the module of a function (whatever a decorator says), class or module."""
+    if isinstance(value, FunctionType):
+        return str(value.__globals__.get("__name__"))
+    return value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", None))
+
+
+@cache
+def _origin(module: str) -> str | None:
+    """Return "python", or the package of a module and its version; None for modules of the user's."""
+    root = str(module).partition(".")[0]
+    if root.startswith("_cython_"):  # the type of compiled functions, made at run time
+        return root
+    if root in sys.stdlib_module_names or root in ("keras", "numpy", "tensorflow", __name__.partition(".")[0]):
+        return "python" if root in sys.stdlib_module_names else root  # a run records these versions anyway
+    package = sys.modules.get(root)
+    places = [getattr(package, "__file__", None), *getattr(package, "__path__", ())]
+    for place in places:
+        if place and any(Path(place).is_relative_to(folder) for folder in _installed_folders()):
+            return f"{root} {getattr(package, '__version__', '')}"
+    return None
+
+
+@cache
+def _installed_folders() -> tuple[str, ...]:
+    paths = sysconfig.get_paths()
+    return paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()

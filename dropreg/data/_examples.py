@@ -1,8 +1,8 @@
 """Examples and labels, checked against the model."""
 
 import hashlib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -118,16 +118,21 @@ class Examples:
             raise DataError(f"`y` must have shape {shape}, as the model's output, received {self.labels.shape}.")
         return outputs
 
-    def fingerprint(self) -> str:
-        """Return a hash of all values."""
-        digest = hashlib.sha256(b"" if self.labels is None else self.labels.tobytes())
-        for array in self.inputs:
-            for _, block in blocks(array):
-                digest.update(block.tobytes() if block.dtype.kind != "O" else b"\0".join(block.ravel()))
-        for name, array in (("counted", self.counted), ("weights", self.weights)):
-            if array is not None:
-                digest.update(name.encode() + array.tobytes())
-        return digest.hexdigest()[:16]
+    def fingerprints(self) -> dict[str, str]:
+        """Return a hash of the values of each field that holds arrays, by its name."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        arrays = {name: value if isinstance(value, tuple) else (value,) for name, value in values.items()}
+        return {name: _hash(each) for name, each in arrays.items() if all(isinstance(a, np.ndarray) for a in each)}
+
+
+def _hash(arrays: Sequence[npt.NDArray[Any]]) -> str:
+    """Return a hash of shapes, types and values; arrays on disk are read block by block."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype} {array.shape}".encode())
+        for _, block in blocks(array):
+            digest.update(block.tobytes() if block.dtype.kind != "O" else b"\0".join(block.ravel()))
+    return digest.hexdigest()[:16]
 
 
 def read_once(data: Data) -> Any:

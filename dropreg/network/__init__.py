@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from ._differentiable import check_differentiable, non_differentiable
     from ._evaluate import changes, measure, run_model
     from ._evaluator import Bundle, Evaluator
+    from ._identity import differences, identity_of
     from ._logits import are_logits, guess_task
     from ._masked import MaskedNetwork
     from ._merged import MergedNetwork, can_predict
@@ -40,6 +41,7 @@ _MODULES = {
     "_differentiable": ("check_differentiable", "non_differentiable"),
     "_evaluate": ("changes", "measure", "run_model"),
     "_evaluator": ("Bundle", "Evaluator"),
+    "_identity": ("differences", "identity_of"),
     "_logits": ("are_logits", "guess_task"),
     "_masked": ("MaskedNetwork",),
     "_merged": ("MergedNetwork", "can_predict"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .._utils import check_version
 from ..data import Prediction
 from ..errors import ParameterError
 from ._outcomes import Outcome
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 class PerExample(Outcome):
     """A user-defined metric of single rows.
 
-    A run resumes only with the same function, which is compared by its code, its defaults, and the plain values and
-    functions in its closure, not by arrays in its closure or by global variables. If a metric depends on such data,
-    change its name when the data changes.
+    A run in a folder resumes only with the same function. It is compared by its code and by what it uses: defaults,
+    closure, global variables and helper functions, and the data that they hold. Where some of it cannot be compared,
+    such as a compiled function or an open file, `version` identifies the function instead.
 
     Parameters
     ----------
@@ -34,6 +35,13 @@ class PerExample(Outcome):
     greater_is_better : bool
     differentiable : bool
         Whether `function` has a useful gradient.
+    version : str, optional
+        Identifies the values of the metric in the place of its code and data: choose another whenever they change.
+
+    Raises
+    ------
+    ParameterError
+        If `version` is neither None nor a string that is not empty.
 
     Examples
     --------
@@ -51,6 +59,10 @@ class PerExample(Outcome):
     name: str
     greater_is_better: bool
     differentiable: bool = False
+    version: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_version(self.version)
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
         import tensorflow as tf
@@ -79,6 +91,13 @@ class PerMask(Outcome):
         in `PerExample`.
     name : str
     greater_is_better : bool
+    version : str, optional
+        As in `PerExample`.
+
+    Raises
+    ------
+    ParameterError
+        If `version` is neither None nor a string that is not empty.
 
     Examples
     --------
@@ -96,6 +115,10 @@ class PerMask(Outcome):
     name: str
     greater_is_better: bool
     differentiable: bool = field(default=False, init=False)
+    version: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_version(self.version)
 
     def measure(self, prediction: Prediction, labels: "tf.Tensor", original: Prediction) -> "tf.Tensor":
         raise TypeError("PerMask is measured over the examples of a mask, not row by row")

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from .._utils import Versioned
 from ..data import Examples, Prediction, Task
 from ..errors import DataError, ParameterError
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 _BANDWIDTH = 0.2
 
 
-class Outcome(ABC):
+class Outcome(Versioned, ABC):
     """A number for each row, the base class of all outcomes.
 
     Attributes
@@ -32,6 +33,8 @@ class Outcome(ABC):
     averages : bool
         Whether the outcome of a row is the mean over its positions, where outputs have positions; needed for weights
         of positions.
+    version : str or None
+        For outcomes of your own: identifies their values in the place of their code and data, see `PerExample`.
 
     Examples
     --------
@@ -412,11 +415,18 @@ def resolve_all(outcomes: OutcomeLike | Sequence[OutcomeLike]) -> tuple[Outcome,
     names = [outcome.name for outcome in resolved]
     if not names or len(set(names)) != len(names):
         raise ParameterError(f"`outcomes` must be one or more different outcomes, received {names}.")
-    taken = {"mask", "masks", "example", "examples", "rate", *(f"{name}_change" for name in names)}
+    taken = {
+        "mask",
+        "masks",
+        "example",
+        "examples",
+        "rate",
+        *(f"{name}_{suffix}" for name in names for suffix in ("change", "n")),
+    }
     if clash := taken.intersection(names):
         raise ParameterError(
-            f"the name of an outcome must not be one of the record's columns, received {sorted(clash)[0]!r}: choose "
-            "another name."
+            f"the name of an outcome must not be one of the record's columns or begin one, received {sorted(clash)[0]!r}: "
+            "choose another name."
         )
     return resolved
 

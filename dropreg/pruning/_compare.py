@@ -1,10 +1,9 @@
 """Compare scorers: accuracy and loss of the masked model at several fractions, and the cost of scoring."""
 
-import hashlib
-import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from .._utils import check_several, positive, write_atomically
+from .._utils import check_identified, check_several, positive, read_json, write_atomically, write_json
 from ..data import Data, Task, check_data, read_once
 from ..element import Elements, Floor, check_fractions, cost_of, total_macs
 from ..errors import ParameterError, RecordError
-from ..network import Accuracy, Evaluator, Loss, ask_one
+from ..network import Accuracy, Evaluator, Loss, ask_one, differences, identity_of
 from ..regression import ImpactTable
 from ..scorers import Scorer, default_scorers, spent
 from ._select import select
@@ -69,6 +68,8 @@ def compare(
         As in `sample`.
     out : str or Path, optional
         Folder for finished results; a comparison that was interrupted resumes when called with the same arguments.
+        Model, elements, data, options, versions and scorers must be the same, whatever differs is named; other scorers
+        and seeds may be added.
     progress : bool, optional
         Print a line for each result; by default on a terminal only.
 
@@ -82,7 +83,8 @@ def compare(
     Raises
     ------
     ParameterError
-        If an argument is out of range, or a fraction would empty a layer.
+        If an argument is out of range, a fraction would empty a layer, or `out` is given and a scorer cannot be
+        recognized by its code and data: give it a `version`.
     RecordError
         If `out` holds another comparison.
     ModelError, DataError
@@ -102,7 +104,7 @@ def compare(
     check_fractions(elements, fractions, floor)
     data = read_once(data)
     judge = _Judge(model, data if test_data is None else test_data, elements, task)
-    done = _Results(out, _fingerprint(judge, data, chosen, fractions, floor, task))
+    done = _Results(out, {} if out is None else _identity(judge, data, chosen, fractions, floor, task))
     if not done.has(_ORIGINAL, 0, 1):
         done.add([judge.line(np.ones(len(elements), bool), scorer=_ORIGINAL, fraction=0.0, seed=0)])
     for seed in seeds:
@@ -210,26 +212,25 @@ class _Results:
             raise RecordError(f"folder {self.folder}: cannot be created ({error}): choose another.") from error
         path = self.folder / _SETTINGS
         if path.exists():
-            self._check_same(path, settings)
+            settings = self._joined(path, settings)
         if (self.folder / _DONE).exists():
             self._lines = _read_lines(self.folder / _DONE)
-        write_atomically(path, lambda passing: Path(passing).write_text(json.dumps(settings, indent=1) + "\n"), 0)
+        write_json(path, {"date": datetime.now(UTC).isoformat(timespec="seconds"), **settings}, 0)
 
-    def _check_same(self, path: Path, settings: dict[str, Any]) -> None:
-        """Raise RecordError unless the folder's settings agree; other scorers and seeds may be added."""
+    def _joined(self, path: Path, settings: dict[str, Any]) -> dict[str, Any]:
+        """Return the folder's settings with more scorers; RecordError unless all others agree."""
         try:
-            there = json.loads(path.read_text())
+            there = read_json(path)
             scorers = there["scorers"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise RecordError(f"{path}: expected the settings of a comparison, received {error!r}.") from error
-        differing = [name for name in settings if name != "scorers" and there.get(name) != settings[name]]
-        differing += [f"scorer '{k}'" for k, v in settings["scorers"].items() if scorers.get(k, v) != v]
-        if differing:
+        except (OSError, ValueError, KeyError) as error:
             raise RecordError(
-                f"folder {self.folder} holds another comparison ({', '.join(differing)} differ): expected the same "
-                "arguments, to resume it. Choose another folder."
+                f"{path}: expected the settings of a comparison, received {error}: choose another folder."
+            ) from error
+        if differing := differences(settings, there):
+            raise RecordError(
+                f"folder {self.folder} holds another comparison: {'; '.join(differing)}. Choose another folder."
             )
-        settings["scorers"] = scorers | settings["scorers"]
+        return {**there, "scorers": scorers | settings["scorers"]}
 
     def has(self, scorer: str, seed: int, n_fractions: int) -> bool:
         return sum(line["scorer"] == scorer and line["seed"] == seed for line in self._lines) == n_fractions
@@ -259,19 +260,18 @@ def _read_lines(path: Path) -> list[dict[str, Any]]:
         ) from error
 
 
-def _fingerprint(
+def _identity(
     judge: _Judge, data: Data, scorers: dict[str, Scorer], fractions: Sequence[float], floor: Floor, task: Task | None
 ) -> dict[str, Any]:
-    """Return settings that identify a comparison."""
-    question, weights = judge.question, hashlib.sha256()
-    for array in question.model.get_weights():
-        weights.update(np.ascontiguousarray(array).data)
+    """Return settings that identify a comparison; ParameterError if a scorer cannot be recognized."""
+    for name, scorer in scorers.items():
+        check_identified(f"scorer '{name}'", scorer)
+    found = identity_of(judge.question)
     return {
-        "elements": hashlib.sha256("".join(question.elements.names).encode()).hexdigest()[:16],
-        "weights": weights.hexdigest()[:16],
-        "data": check_data(question.model, data, task).fingerprint(),
-        "test_data": question.examples.fingerprint(),
+        **found,
+        "data": check_data(judge.question.model, data, task).fingerprints(),
+        "test_data": found["data"],
         "fractions": [float(fraction) for fraction in fractions],
         "floor": dict(floor) if isinstance(floor, Mapping) else floor,
-        "scorers": {name: str(scorer) for name, scorer in scorers.items()},
+        "scorers": {name: scorer.identity() for name, scorer in scorers.items()},
     }

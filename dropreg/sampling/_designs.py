@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from .._utils import BoolMasks, positive, random_words
+from .._utils import BoolMasks, Versioned, fingerprint, is_installed, positive, random_words
 from ..errors import ParameterError
 
 _MASK_STREAM = 0
 
 
 @dataclass(frozen=True)
-class Design(ABC):
+class Design(Versioned, ABC):
     """A distribution over masks, the base class of `Bernoulli` and `Paired`.
 
     Parameters
@@ -34,6 +34,8 @@ class Design(ABC):
     ----------
     masks_per_group : int
         Consecutive masks that are run on the same examples.
+    version : str or None
+        For designs of your own: identifies their masks in the place of their code and data, see `PerExample`.
 
     Examples
     --------
@@ -107,14 +109,15 @@ class Design(ABC):
         return 1.0 - np.broadcast_to(np.asarray(self.rate, dtype=np.float64), n_elements)
 
     def settings(self) -> dict[str, object]:
-        """Return the name of the class and its parameters as JSON values.
+        """Return the name of the class, its parameters and a hash of code that is not dropreg's, as JSON values.
 
         Returns
         -------
         dict of str to object
         """
         values = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
-        return {"name": type(self).__name__, **values}
+        own = {} if is_installed(type(self)) else {"code": fingerprint(self)}
+        return {"name": type(self).__name__, **values, **own}
 
 
 def _checked_rate(rate: float | tuple[float, ...], highest: float) -> float | tuple[float, ...]:

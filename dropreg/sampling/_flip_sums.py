@@ -47,8 +47,8 @@ class FlipSums:
 _STORED = [field.name for field in fields(FlipSums)][:-1]
 
 
-def write_flips(path: Path, sums: dict[str, FlipSums], rows: int) -> None:
-    """Write the sums of each outcome to a Parquet file; those of groups in float32."""
+def write_flips(path: Path, sums: dict[str, FlipSums], run: str, rows: int) -> None:
+    """Write the sums of each outcome to a Parquet file of a run; those of groups in float32."""
     columns: dict[str, pa.Array] = {}
     for name, one in sums.items():
         for key in _STORED[:-1]:
@@ -58,13 +58,13 @@ def write_flips(path: Path, sums: dict[str, FlipSums], rows: int) -> None:
         columns[f"{name}_groups"] = (
             pa.FixedSizeListArray.from_arrays(flat, n_groups) if n_groups else pa.nulls(len(one.total))
         )
-    write_table(pa.table(columns), path, rows)
+    write_table(pa.table(columns), path, run, rows)
 
 
-def read_flips(path: Path, outcome: str) -> FlipSums:
+def read_flips(path: Path, outcome: str, run: str) -> FlipSums:
     """Return what `write_flips` has written; RecordError if the file cannot be read."""
     names = [f"{outcome}_{key}" for key in _STORED]
-    table = read_table(path, names)
+    table = read_table(path, names, run)
     *sums, groups = (table[name].combine_chunks() for name in names)
     n_elements = len(table)
     n_groups = 0 if pa.types.is_null(groups.type) else groups.type.list_size

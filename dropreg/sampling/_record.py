@@ -1,7 +1,6 @@
 """The record of a run: masks and outcomes, read and written chunk by chunk."""
 
 import copy
-import json
 import operator
 from collections.abc import Iterator
 from dataclasses import fields, replace
@@ -12,15 +11,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from .._utils import BoolMasks
+from .._utils import BoolMasks, concatenate_names, read_json
 from ..errors import RecordError
 from ._chunks import Chunk, ChunkResult, GradientSums, examples_of_masks
 from ._designs import Design, design_from
 from ._flip_cells import groups_of_examples
 from ._flip_sums import FlipSums, read_flips, write_flips
-from ._parquet import mask_column, read_table, unpack_masks, write_table
+from ._parquet import mask_column, read_table, rows_of_file, unpack_masks, write_table
 from ._settings import BASELINE, ELEMENTS, FIDELITY, STOP, RunSettings
 from ._unseen_masks import FidelityMasks
 
@@ -85,6 +83,7 @@ class Record:
         self.stop: str | None = None
         self._design = design
         self._store_masks = store_masks
+        self._run = settings.digest()
         self._chunks = [k for k in range(settings.n_chunks) if self._is_done(k)]
 
     @classmethod
@@ -99,12 +98,13 @@ class Record:
         Returns
         -------
         Record
-            With the rows that are recorded so far.
+            With the rows that are recorded so far. `missing` and the printed record name the chunks that are not.
 
         Raises
         ------
         RecordError
-            If the folder contains no record, or a damaged one.
+            If the folder contains no record, a damaged one, or a file of another run or in the place of another:
+            sampling into the same folder again replaces these files.
 
         Examples
         --------
@@ -118,28 +118,15 @@ class Record:
         """
         place = Path(folder)
         settings = RunSettings.read(place)
-        try:
-            elements, baseline = (pd.read_parquet(place / name) for name in (ELEMENTS, BASELINE))
-        except (OSError, pa.ArrowException) as error:
-            raise RecordError(
-                f"folder {place}: expected a record with {ELEMENTS} and {BASELINE}, received {error}: "
-                "sample into the same folder again."
-            ) from error
+        run = settings.digest()
+        elements, baseline = (read_table(place / name, [], run).to_pandas() for name in (ELEMENTS, BASELINE))
         fidelity = None
         if (place / FIDELITY).exists():
-            fidelity = FidelityMasks.read(place / FIDELITY, settings.outcomes, settings.n_elements)
+            fidelity = FidelityMasks.read(place / FIDELITY, settings.outcomes, settings.n_elements, run)
         record = cls(place, settings, elements, baseline, fidelity_masks=fidelity)
-        path = place / STOP
-        if path.exists():
-            try:
-                values = json.loads(path.read_text())
-                record.stop, n_chunks = str(values["stop"]), int(values["chunks"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise RecordError(
-                    f"{path}: expected why a run was stopped and after how many chunks, received {error!r}: sample "
-                    "into the same folder again to replace it."
-                ) from error
-            record._keep_first(n_chunks)
+        for k in record.missing():
+            record._rows_of_file(k)
+        record._read_stop()
         return record
 
     @property
@@ -197,9 +184,14 @@ class Record:
         Raises
         ------
         RecordError
-            If nothing is recorded, or a chunk cannot be read.
+            If nothing is recorded, a chunk cannot be read, or an element has the name of an outcome or "example".
         """
         names = self.elements["element"].tolist()
+        if clash := {"example", *self.settings.outcomes}.intersection(names):
+            raise RecordError(
+                f"elements must have other names than the columns of a table, received the layer {sorted(clash)[0]!r}: "
+                "read the arrays of `chunks` instead."
+            )
         frames = []
         for chunk in self.chunks():
             frame = pd.DataFrame(chunk.masks, columns=names)
@@ -212,12 +204,19 @@ class Record:
 
     def __repr__(self) -> str:
         s = self.settings
-        state = "" if self.is_complete else f" of {s.rows:,} (stopped: sample into the same folder to resume)"
+        state = "" if self.is_complete else f" of {s.rows:,} ({self._gaps()}: sample into the same folder to resume)"
         state = f" ({self.stop})" if self.stop else state
         return (
             f"Record: {self.rows:,} rows{state}, {s.n_elements:,} elements, {s.n_examples:,} examples, "
             f"outcomes {', '.join(s.outcomes)}, seed {s.seed}, {s.design}"
         )
+
+    def _gaps(self) -> str:
+        """Return "stopped", or which chunks are missing although later ones are recorded."""
+        missing = [k for k in self.missing() if k < max(self._chunks, default=0)]
+        if not missing:
+            return "stopped"
+        return f"chunk{'s' * (len(missing) > 1)} {concatenate_names(missing)} missing"
 
     def gradient_sums(self, outcome: str) -> GradientSums:
         """Return the gradients of an outcome's surrogate with respect to the masks, summed over all rows.
@@ -274,7 +273,7 @@ class Record:
             )
         sums = None
         for chunk in self._chunks:
-            part = read_flips(self._path(chunk, "flips"), outcome)
+            part = read_flips(self._path(chunk, "flips"), outcome, self._run)
             sums = part if sums is None else sums + part
         assert sums is not None
         groups = groups_of_examples(self.settings.seed, self.settings.n_examples)
@@ -334,12 +333,38 @@ class Record:
     def _path(self, chunk: int, kind: str = "chunk") -> Path:
         return self.folder / f"{kind}-{chunk:06d}.parquet"
 
-    def _is_done(self, chunk: int) -> bool:
-        """Return whether the chunk's file has the expected number of rows, from its metadata."""
+    def _read_stop(self) -> None:
+        """Read why the run was stopped early, if it was."""
+        path = self.folder / STOP
+        if not path.exists():
+            return
         try:
-            return pq.read_metadata(self._path(chunk)).num_rows == self.settings.masks_in(chunk)
-        except (OSError, pa.ArrowException):
+            values = read_json(path)
+            if values["run"] != self._run:
+                raise ValueError("that of another run")
+            self.stop, n_chunks = str(values["stop"]), int(values["chunks"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RecordError(
+                f"{path}: expected why a run was stopped and after how many chunks, received {error}: sample "
+                "into the same folder again to replace it."
+            ) from error
+        self._keep_first(n_chunks)
+
+    def _is_done(self, chunk: int) -> bool:
+        """Return whether the chunk's files are this run's and have the expected number of rows, from their metadata."""
+        try:
+            return self._rows_of_file(chunk) == self.settings.masks_in(chunk)
+        except RecordError:
             return False
+
+    def _rows_of_file(self, chunk: int) -> int:
+        """Return the number of masks in a chunk's file, 0 if it is missing; RecordError if its files are others."""
+        if not self._path(chunk).exists():
+            return 0
+        beside = {"gradients": self.settings.gradients, "flips": self.settings.gradients and self.settings.flips}
+        for kind in (kind for kind, recorded in beside.items() if recorded):
+            rows_of_file(self._path(chunk, kind), self._run)
+        return rows_of_file(self._path(chunk), self._run)
 
     def _forget_damaged(self) -> None:
         """Read all chunks and treat those that cannot be read as missing, so that they are run again."""
@@ -349,19 +374,20 @@ class Record:
         try:
             self._table(chunk)
             for name in self.settings.gradients if self.settings.flips else ():
-                read_flips(self._path(chunk, "flips"), name)
+                read_flips(self._path(chunk, "flips"), name, self._run)
             return not self.settings.gradients or self._gradient_table(chunk).num_rows == self.settings.n_elements
         except RecordError:
             return False
 
     def _table(self, chunk: int) -> pa.Table:
         names = [f"{name}{s}" for name in self.settings.outcomes for s in ("", "_change")]
-        return read_table(self._path(chunk), ["example", *names] if self.settings.examples_per_mask == 1 else names)
+        names = ["example", *names] if self.settings.examples_per_mask == 1 else names
+        return read_table(self._path(chunk), names, self._run)
 
     def _gradient_table(self, chunk: int) -> pa.Table:
         keys = [f.name for f in fields(GradientSums)]
         names = [f"{name}_{key}" for name in self.settings.gradients for key in keys]
-        return read_table(self._path(chunk, "gradients"), names)
+        return read_table(self._path(chunk, "gradients"), names, self._run)
 
     def missing(self) -> list[int]:
         """Return the numbers of the chunks that are not recorded yet; none if a stop rule has ended the run.
@@ -391,10 +417,10 @@ class Record:
         if result.gradients:
             sums = {f"{name}_{key}": value for name, g in result.gradients.items() for key, value in vars(g).items()}
             sums = sums if s.n_elements <= MOST_STORED else {k: v.astype(np.float32) for k, v in sums.items()}
-            write_table(pa.table(sums), self._path(chunk, "gradients"), self.rows)
+            write_table(pa.table(sums), self._path(chunk, "gradients"), self._run, self.rows)
         if result.flips:
-            write_flips(self._path(chunk, "flips"), result.flips, self.rows)
-        write_table(pa.table(columns), self._path(chunk), self.rows)
+            write_flips(self._path(chunk, "flips"), result.flips, self._run, self.rows)
+        write_table(pa.table(columns), self._path(chunk), self._run, self.rows)
         self._chunks = sorted({*self._chunks, chunk})
 
     def _check_finite(self, chunk: int, result: ChunkResult) -> None:

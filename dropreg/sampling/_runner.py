@@ -1,21 +1,17 @@
 """Run and measure the masked forward passes of a chunk."""
 
-import hashlib
-import json
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from .._utils import BoolMasks, examples_of_rows, function_fingerprint
+from .._utils import BoolMasks, examples_of_rows
 from ..errors import ModelError, ParameterError
-from ..graph import all_layers
-from ..network import Bundle, Evaluator, MaskedNetwork, PerExample, PerMask, Question
+from ..network import Bundle, Evaluator, MaskedNetwork, PerMask, Question, identity_of
 from ._chunks import ChunkResult, GradientSums, examples_of_masks
 from ._designs import Bernoulli, Design
 from ._flip_cells import choose_cells
@@ -134,22 +130,15 @@ class ChunkRunner:
         return pd.DataFrame(self.baseline, columns=[outcome.name for outcome in self.question.row_outcomes])
 
     @cached_property
-    def _fingerprints(self) -> tuple[str, str]:
-        """Hashes of the model's weights and elements, and of the examples."""
-        e = self.question.elements
-        digest = hashlib.sha256("\n".join([*dict.fromkeys(e.layers), *dict.fromkeys(e.kinds)]).encode())
-        digest.update(e.indices.tobytes())
-        for columns in [gate.columns for gate in (*e.gates, *e.inner_gates)]:
-            digest.update(columns.tobytes())
-        for array in self.question.model.get_weights():
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16], self.question.examples.fingerprint()
+    def _identity(self) -> dict[str, Any]:
+        return identity_of(self.question)
+
+    @cached_property
+    def _one_chunk(self) -> RunSettings:
+        return self.settings(self.chunk_rows)
 
     def settings(self, rows: int) -> RunSettings:
         """Return the settings of a run of `rows` rows."""
-        from .. import __version__
-
-        weights, data = self._fingerprints
         return RunSettings(
             rows=rows,
             seed=self.question.seed,
@@ -158,7 +147,6 @@ class ChunkRunner:
             greater_is_better=tuple(outcome.greater_is_better for outcome in self.question.outcomes),
             gradients=self.gradients,
             flips=0 if self.flips is None else self.flips.per_row,
-            task=self.question.examples.task,
             n_elements=len(self.question.elements),
             n_examples=len(self.question.examples),
             examples_per_mask=self.design.examples_per_mask,
@@ -166,18 +154,8 @@ class ChunkRunner:
             chunk_rows=self.chunk_rows,
             batch_size=self.batch_size,
             from_logits=self.evaluator.from_logits,
-            model=self.question.elements.signature,
-            configuration=_configuration(self.question.model),
-            weights=weights,
-            data=data,
-            output=self.question.examples.output,
             gradient_unit="mask" if self.question.elements.one_mask_a_batch else "row",
-            metrics={
-                outcome.name: function_fingerprint(outcome.function)
-                for outcome in self.question.outcomes
-                if isinstance(outcome, PerExample | PerMask)
-            },
-            versions={"dropreg": __version__, **{name: version(name) for name in ("keras", "numpy", "tensorflow")}},
+            **self._identity,
         )
 
     def draw(self, chunk: int, n_masks: int) -> BoolMasks:
@@ -199,7 +177,7 @@ class ChunkRunner:
     def run(self, chunk: int, masks: BoolMasks, progress: Callable[[int], Any] = lambda rows: None) -> ChunkResult:
         """Run `masks`, the first masks of a chunk."""
         n_masks = len(masks)
-        examples = examples_of_masks(self.settings(self.chunk_rows), chunk, n_masks)
+        examples = examples_of_masks(self._one_chunk, chunk, n_masks)
         rows = self._run_rows(masks, examples, progress, chunk)
         n = examples.shape[1]
         outcomes = self._in_order(rows.measured.reshape(n_masks, n, -1).mean(axis=1), rows.per_mask)
@@ -347,22 +325,3 @@ def share_of_noise(first: int, count: int, n_examples: int) -> float:
     """
     _, sizes = np.unique(np.arange(first, first + count) // n_examples, return_counts=True)
     return float((sizes * (1.0 - sizes / n_examples)).sum()) / count**2
-
-
-def _configuration(model: Any) -> str:
-    """Return a hash of the configuration of all layers, whatever their names."""
-    import keras
-
-    lines = []
-    for layer in all_layers(model):
-        try:
-            config = {} if isinstance(layer, keras.Model) else {**layer.get_config(), "name": None}
-        except NotImplementedError:
-            config = {}
-        lines.append(f"{type(layer).__name__} {json.dumps(config, sort_keys=True, default=_plain)}")
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
-
-
-def _plain(value: Any) -> str:
-    """Return what tells a value of a configuration that JSON does not know from others."""
-    return function_fingerprint(value) if callable(value) else type(value).__name__

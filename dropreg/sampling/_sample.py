@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
 
-from .._utils import check_seed, check_type, hidden, positive
+from .._utils import check_identified, check_seed, check_type, hidden, positive
 from ..data import Data, Task
 from ..element import Elements, check_elements
 from ..errors import ParameterError
@@ -73,6 +73,8 @@ def sample(
         At least 0, below 2**64.
     out : str or Path, optional
         Folder of the record. By default the record is kept in a temporary folder, which is deleted with the object.
+        Only the same model, elements, data, outcomes, options and versions resume a run there; whatever differs is
+        named.
     progress : bool, optional
         Whether to show a progress bar; by default on a terminal only.
 
@@ -83,7 +85,8 @@ def sample(
     Raises
     ------
     ModelError, DataError, ParameterError
-        If the arguments do not fit together.
+        If the arguments do not fit together, or `out` is given and an outcome of your own cannot be recognized by its
+        code and data: give it a `version`.
     RecordError
         If `out` holds another run or cannot be written, or an outcome is not finite; rows recorded before are kept.
 
@@ -107,6 +110,10 @@ def sample(
         )
     design.check(len(elements))
     measured = resolve_all(outcomes)
+    if out is not None:
+        check_identified("`design`", design)
+        for outcome in measured:
+            check_identified(f"outcome '{outcome.name}'", outcome)
     gradients = _with_gradients(measured, options.gradients)
     for outcome in measured:
         if isinstance(outcome, PerMask) and design.examples_per_mask < 2:

@@ -1,10 +1,12 @@
 """The settings of a run, which determine its record."""
 
+import hashlib
 import json
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .._utils import read_json
 from ..errors import RecordError
 
 SETTINGS, ELEMENTS, BASELINE = "run.json", "elements.parquet", "baseline.parquet"
@@ -37,8 +39,12 @@ class RunSettings:
         Rows of a chunk and of one forward pass.
     from_logits : bool
         Whether the model's outputs are logits, not probabilities.
-    model, configuration, weights, data : str
-        Hashes of the model's structure, the configuration of its layers, its weights and the examples.
+    model, weights, elements : str
+        Hashes of the model's structure, its weights, and what the masks act on.
+    configuration : dict of str to dict
+        What layers and operations compute beside their weights, by name.
+    data : dict of str to str
+        Hashes of the inputs, the labels and so on.
     output : int
         Number of the measured output of the model.
     flips : int
@@ -46,9 +52,11 @@ class RunSettings:
     gradient_unit : {"row", "mask"}
         What squares of gradients are summed over: "mask" where one mask serves a batch.
     metrics : dict of str to str
-        Hashes of the functions of `PerExample` and `PerMask` outcomes, by name.
+        Hashes of the code and data of the outcomes, by name.
     versions : dict of str to str
-        Of the packages that compute.
+        Of Python and of the packages that compute.
+    date : str
+        When the run began (ISO 8601, UTC); runs of different dates are compared as equal.
     """
 
     rows: int
@@ -66,14 +74,16 @@ class RunSettings:
     batch_size: int
     from_logits: bool
     model: str
-    configuration: str
+    configuration: dict[str, dict[str, Any]]
     weights: str
-    data: str
+    elements: str
+    data: dict[str, str]
     output: int = 0
     flips: int = 0
     gradient_unit: str = "row"
     metrics: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    date: str = field(default="", compare=False)
 
     @classmethod
     def read(cls, folder: Path) -> "RunSettings":
@@ -82,11 +92,24 @@ class RunSettings:
         if not path.exists():
             raise RecordError(f"folder {folder}: expected a record with {SETTINGS}, received none: check the path.")
         try:
-            values = json.loads(path.read_text())
+            values = read_json(path)
             values |= {name: tuple(values[name]) for name in ("outcomes", "greater_is_better", "gradients")}
             return cls(**values)
-        except (ValueError, KeyError, TypeError) as error:
-            raise RecordError(f"{path}: expected the settings of a run, received {error}.") from error
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise RecordError(
+                f"{path}: expected the settings of a run, received {error}: sample into the same folder again to "
+                "replace it."
+            ) from error
+
+    def identity(self) -> dict[str, Any]:
+        """Return all settings but the number of rows and the date, as JSON values: two runs with the same are one."""
+        compared = {f.name for f in fields(self) if f.compare and f.name != "rows"}
+        return {name: value for name, value in asdict(self).items() if name in compared}
+
+    def digest(self) -> str:
+        """Return a hash of the identity, which all files of a record carry."""
+        text = json.dumps(self.identity(), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def n_chunks(self) -> int:

@@ -43,8 +43,8 @@ class FidelityMasks:
             [intercept + coefficients[np.unpackbits(bits, count=self.n_elements) == 0].sum() for bits in self.packed]
         )
 
-    def write(self, path: Path, outcomes: tuple[str, ...]) -> None:
-        """Write to a Parquet file."""
+    def write(self, path: Path, outcomes: tuple[str, ...], run: str) -> None:
+        """Write to a Parquet file of a run."""
         columns = {
             "rate": pa.array(self.rates),
             "examples": pa.array(np.full(len(self.rates), self.examples)),
@@ -53,13 +53,13 @@ class FidelityMasks:
         for j, name in enumerate(outcomes):
             columns[f"{name}_change"] = pa.array(self.effects[:, j])
             columns[f"{name}_variance"] = pa.array(self.variances[:, j])
-        write_table(pa.table(columns), path, 0)
+        write_table(pa.table(columns), path, run, 0)
 
     @classmethod
-    def read(cls, path: Path, outcomes: tuple[str, ...], n_elements: int) -> "FidelityMasks":
+    def read(cls, path: Path, outcomes: tuple[str, ...], n_elements: int, run: str) -> "FidelityMasks":
         """Return what `write` has written; RecordError if the file cannot be read."""
         columns = [f"{name}_{suffix}" for name in outcomes for suffix in ("change", "variance")]
-        table = read_table(path, [*columns, "rate", "mask", "examples"])
+        table = read_table(path, [*columns, "rate", "mask", "examples"], run)
         effects, variances = (
             np.stack([table[f"{name}_{suffix}"].to_numpy() for name in outcomes], axis=1)
             for suffix in ("change", "variance")

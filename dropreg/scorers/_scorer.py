@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._utils import Array, function_fingerprint, positive
+from .._utils import Array, Versioned, check_version, fingerprint, positive
 from ..errors import ParameterError
 from ..network import Question
 from ..regression import ImpactTable, impact_table
@@ -92,7 +92,7 @@ def spent(table: ImpactTable) -> int:
 
 
 @dataclass(frozen=True)
-class Scorer:
+class Scorer(Versioned):
     """A scoring function with its settings, for `compare` and `prune_iteratively`.
 
     Parameters
@@ -106,6 +106,14 @@ class Scorer:
         Whether `function` takes ``fraction=`` and is called again for every fraction, as for trained gates.
     draws : int
         For `compare`: number of calls for each seed, shown as seed, seed + 1000 and so on; random scores need several.
+    version : str, optional
+        For a function of your own: identifies its scores in the place of its code and data where `compare` resumes.
+        Choose another whenever they change.
+
+    Raises
+    ------
+    ParameterError
+        If `version` is neither None nor a string that is not empty.
 
     Examples
     --------
@@ -118,6 +126,20 @@ class Scorer:
     settings: Mapping[str, Any] = field(default_factory=dict)
     per_fraction: bool = False
     draws: int = 1
+    version: str | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_version(self.version)
+
+    def identity(self) -> str:
+        """Return a text that is equal for the same scores in every process, whatever the number of draws.
+
+        Returns
+        -------
+        str
+            The function with its settings, and a hash of the code and data that it uses, or of its version.
+        """
+        return f"{self} {fingerprint(replace(self, draws=1))}"
 
     def __str__(self) -> str:
         shown = ", ".join(_shown(name, value) for name, value in self.settings.items())
@@ -128,4 +150,4 @@ def _shown(name: str, value: Any) -> str:
     """Return a setting as text that is equal in every process: functions by their code, not by their address."""
     shown = f"{name}={value!r}"
     plain = re.sub(r" at 0x[0-9a-fA-F]+", "", shown)
-    return plain if plain == shown else f"{plain} {function_fingerprint(value)}"
+    return plain if plain == shown else f"{plain} {fingerprint(value)}"

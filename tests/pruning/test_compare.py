@@ -1,5 +1,6 @@
 """Comparisons of scorers: removed elements, sizes and costs, and resuming after a stop."""
 
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -161,14 +162,14 @@ def test_bad_comparisons_are_refused(
     assert not called  # refused before anything is spent
 
 
-def counting(called: list[int], stop_at: int | None = None) -> Callable[..., dr.ImpactTable]:
+def counting(called: list[int], stop_at: int | None = None) -> dr.scorers.Scorer:
     def scorer(model: Any, data: Any, elements: dr.Elements, *, seed: int) -> dr.ImpactTable:
         if seed == stop_at:
             raise KeyboardInterrupt
         called.append(seed)
         return dr.scorers.random(model, data, elements, seed=seed)
 
-    return scorer
+    return dr.scorers.Scorer(scorer, version="1")
 
 
 def test_a_killed_comparison_is_resumed(
@@ -214,13 +215,19 @@ def test_another_comparison_in_the_folder_is_refused(
     model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
 ) -> None:
     compare(model, data, elements, scorers={"obd": dr.scorers.Scorer(dr.scorers.obd)}, seeds=(0,), out=tmp_path)
-    with pytest.raises(RecordError, match=says("holds another comparison (fractions differ)", "another folder")):
+    with pytest.raises(
+        RecordError,
+        match=says("holds another comparison: fractions is [0.3, 0.6] there and [0.4] here.", "another folder"),
+    ):
         compare(
             model, data, elements, scorers={"obd": dr.scorers.Scorer(dr.scorers.obd)}, fractions=(0.4,), out=tmp_path
         )
-    with pytest.raises(RecordError, match=says("scorer 'obd' differ")):
+    with pytest.raises(RecordError, match=says("scorer 'obd' is obd() there and obd(rows=50) here")):
         compare(model, data, elements, scorers={"obd": dr.scorers.Scorer(dr.scorers.obd, {"rows": 50})}, out=tmp_path)
-    with pytest.raises(RecordError, match=says("(data, test_data differ)")):
+    with pytest.raises(
+        RecordError,
+        match=says("`data` are others there (inputs); the examples of `test_data` are others there (inputs)"),
+    ):
         compare(
             model, (data[0] + 1, data[1]), elements, scorers={"obd": dr.scorers.Scorer(dr.scorers.obd)}, out=tmp_path
         )
@@ -231,6 +238,61 @@ def test_another_comparison_in_the_folder_is_refused(
     (tmp_path / "comparison.json").write_text("{")
     with pytest.raises(RecordError, match=says("expected the settings of a comparison")):
         compare(model, data, elements, out=tmp_path)
+
+
+def by_table(values: float) -> Callable[..., dr.ImpactTable]:
+    table = np.arange(9.0) * values
+    return lambda model, data, elements, *, seed: table_of(elements, table)
+
+
+def build(activation: str) -> tuple[keras.Model, dr.Elements]:
+    keras.utils.set_random_seed(0)
+    parts = [keras.Input((4,)), layers.Dense(9, activation, name="a"), layers.Dense(1, name="out")]
+    model = keras.Sequential(parts)
+    return model, dr.elements(model)
+
+
+def test_a_comparison_of_another_model_task_or_scorer_is_not_resumed(tmp_path: Path) -> None:
+    model, elements = build("relu")
+    rng = np.random.default_rng(0)
+    data = rng.normal(size=(12, 4)).astype(np.float32), np.arange(12) % 2
+    run: dict[str, Any] = {"seeds": (0,), "out": tmp_path}
+    scorers = {"lambda": by_table(1.0), "metric": dr.scorers.Scorer(dr.scorers.leave_one_out, {"outcome": metric(1)})}
+    first = compare(model, data, elements, scorers=scorers, **run)
+    again = {"lambda": by_table(1.0), "metric": dr.scorers.Scorer(dr.scorers.leave_one_out, {"outcome": metric(1)})}
+    pd.testing.assert_frame_equal(compare(model, data, elements, scorers=again, **run), first)
+    other = {"metric": dr.scorers.Scorer(dr.scorers.leave_one_out, {"outcome": metric(2)})}
+    for changes, text in (
+        ({"scorers": {"lambda": by_table(2.0)}}, "scorer 'lambda' has other code or data there"),
+        ({"scorers": other}, "scorer 'metric' is leave_one_out("),
+        ({"task": "regression"}, "task is binary there and regression here"),
+    ):
+        with pytest.raises(RecordError, match=says("holds another comparison: ", text)):
+            compare(model, data, elements, **{"scorers": scorers, **run, **changes})
+    sigmoid = build("sigmoid")
+    with pytest.raises(RecordError, match=says("layer 'a' (Dense)", "activation is relu there and sigmoid here")):
+        compare(sigmoid[0], data, sigmoid[1], scorers=scorers, **run)
+    assert compare(model, data, elements, scorers={"other": dr.scorers.random}, **run)["scorer"].nunique() == 4
+
+
+def test_scorers_that_cannot_be_identified_need_a_version_in_folders_only(
+    model: keras.Model, data: Labelled, elements: dr.Elements, tmp_path: Path
+) -> None:
+    lock = threading.Lock()
+
+    def scorer(model: Any, data: Any, elements: dr.Elements, *, seed: int) -> dr.ImpactTable:
+        with lock:
+            return dr.scorers.random(model, data, elements, seed=seed)
+
+    compare(model, data, elements, scorers={"x": scorer}, seeds=(0,))
+    says_so = says("scorer 'x' must be one that can be recognized", "'function.lock' (_thread.lock)", "version='1'")
+    with pytest.raises(ParameterError, match=says_so):
+        compare(model, data, elements, scorers={"x": scorer}, seeds=(0,), out=tmp_path)
+    named = [dr.scorers.Scorer(scorer, version=version) for version in ("1", "1", "2")]
+    for given in named[:2]:
+        compare(model, data, elements, scorers={"x": given}, seeds=(0,), out=tmp_path)
+    with pytest.raises(RecordError, match=says("scorer 'x' has other code or data there")):
+        compare(model, data, elements, scorers={"x": named[2]}, seeds=(0,), out=tmp_path)
 
 
 def metric(power: int) -> dr.outcomes.PerExample:

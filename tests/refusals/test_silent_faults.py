@@ -163,12 +163,24 @@ def test_outputs_of_a_dict_have_the_keys_of_keras() -> None:
     assert record.baseline["accuracy"].mean() == 1.0
 
 
-@pytest.mark.parametrize("names", [("mask",), ("example",), ("x", "x_change"), ("rate",)])
+@pytest.mark.parametrize("names", [("mask",), ("example",), ("x", "x_change"), ("rate",), ("x", "x_n")])
 def test_names_of_outcomes_that_are_columns_of_a_record_are_refused(names: tuple[str, ...]) -> None:
     model = models.ready("mlp")
     outcomes = [dr.outcomes.PerExample(lambda labels, outputs: outputs[:, 0], name, True) for name in names]
     with pytest.raises(ParameterError, match=says("must not be one of the record's columns", names[-1])):
         flat.sample(model, models.data_for(model, 10), dr.elements(model), rows=10, outcomes=outcomes)
+
+
+@pytest.mark.parametrize("name", ["loss", "example"])
+def test_layers_with_the_name_of_a_column_are_not_overwritten_in_the_frame(name: str) -> None:
+    keras.utils.set_random_seed(0)
+    parts = [keras.Input((5,)), layers.Dense(5, name=name), layers.Dense(5, name="b"), layers.Dense(3, name="out")]
+    model = keras.Sequential(parts)
+    data = np.random.default_rng(0).normal(size=(20, 5)).astype(np.float32), np.arange(20) % 3
+    record = flat.sample(model, data, dr.elements(model, ["layers"]), rows=20, outcomes="loss")
+    with pytest.raises(RecordError, match=says("must have other names", f"the layer '{name}'", "`chunks`")):
+        record.to_frame()
+    assert next(record.chunks()).masks.shape == (20, 2)
 
 
 def test_a_part_that_a_killed_run_left_does_not_stop_the_next(tmp_path: Path) -> None:
@@ -255,7 +267,7 @@ def test_a_run_of_another_configuration_is_not_resumed(build: Any, tmp_path: Pat
     first, second = model(0.1), model(0.3)
     flat.sample(first, data, dr.elements(first), rows=20, out=tmp_path)
     flat.sample(model(0.1), data, dr.elements(first), rows=40, out=tmp_path)
-    with pytest.raises(RecordError, match=says("holds another run", "layers have another configuration")):
+    with pytest.raises(RecordError, match=says("holds another run: layer 'a' (", "has another configuration there: ")):
         flat.sample(second, data, dr.elements(second), rows=40, out=tmp_path)
 
 

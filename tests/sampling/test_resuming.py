@@ -9,13 +9,13 @@ from typing import Any
 
 import keras
 import numpy as np
-import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from conftest import Labelled
+from conftest import Labelled, says
 from runs import CHUNK, EXECUTORS, ROWS, assert_same, rows_of, sample
 
 import dropreg as dr
+from dropreg.errors import RecordError
 
 OTHER_BATCH = 1e-6
 """Relative rounding of float32 where a forward pass has another number of rows."""
@@ -64,7 +64,9 @@ def test_a_killed_run_is_resumed(
     stopped = dr.Record.load(tmp_path)
     assert not stopped.is_complete
     assert CHUNK * sum(stops) - CHUNK < stopped.rows <= CHUNK * sum(stops), "what was recorded stays"
-    assert "(stopped: sample into the same folder to resume)" in repr(stopped)
+    assert ": sample into the same folder to resume)" in repr(stopped)
+    if name == "none":
+        assert "(stopped: sample into the same folder to resume)" in repr(stopped)
     with EXECUTORS[name]() as executor:
         assert_same(sample(model, data, elements, out=tmp_path, executor=executor), record)
     assert_same(dr.Record.load(tmp_path), record)
@@ -90,6 +92,11 @@ def test_lost_chunks_are_run_again(
     assert len(files) == 6
     for number in numbers:
         lose(files[number])
+    if lose is not Path.unlink:
+        with pytest.raises(RecordError, match=says(f"{files[numbers[0]]}: expected a file of a record", "same folder")):
+            dr.Record.load(folder)
+        for number in numbers:
+            files[number].unlink()
     rest = dr.Record.load(folder)
     kept = np.repeat([number not in numbers for number in range(6)], CHUNK)[:ROWS]
     assert rest.rows == kept.sum()
@@ -134,7 +141,7 @@ def test_a_longer_run_does_not_rewrite_complete_chunks(
     assert [path.stat().st_mtime_ns for path in whole] == before
 
 
-@pytest.mark.parametrize(("owner", "write"), [(Path, "write_text"), (pd.DataFrame, "to_parquet")])
+@pytest.mark.parametrize(("owner", "write"), [(Path, "write_text"), (pq, "write_table")])
 def test_a_longer_run_that_ends_at_once_leaves_a_record(
     model: keras.Model,
     data: Labelled,
@@ -142,7 +149,7 @@ def test_a_longer_run_that_ends_at_once_leaves_a_record(
     record: dr.Record,
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
-    owner: type,
+    owner: Any,
     write: str,
 ) -> None:
     def write_or_die(*arguments: Any, **options: Any) -> None:
