@@ -1,24 +1,20 @@
 """Identify functions and objects by what they compute, in every process alike."""
 
-import dis
 import hashlib
 import importlib
 import importlib.util
-import site
 import sys
-import sysconfig
-import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache, partial
-from pathlib import Path
+from functools import partial
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 import numpy as np
 
 from ..errors import ParameterError
+from ._origins import is_installed, keras_config, module_of, origin_of, own_functions, used_names
 
 _PLAIN = (str, bytes, int, float, complex, type(None), type(...), type(NotImplemented))
 _NOT_COMPUTED = {
@@ -89,11 +85,6 @@ def check_identified(what: str, value: Any) -> None:
         )
 
 
-def is_installed(value: Any) -> bool:
-    """Return whether a function, class or module belongs to Python, to dropreg or to another installed package."""
-    return _origin(_module_of(value)) is not None
-
-
 class _Walk:
     """One walk through a value and all that it uses."""
 
@@ -158,7 +149,7 @@ class _Walk:
     def _function(self, function: FunctionType) -> Iterator[str]:
         code, installed = function.__code__, is_installed(function)
         if installed and "<" not in code.co_qualname:
-            yield f"{_module_of(function)}.{code.co_qualname} {_origin(_module_of(function))}"
+            yield f"{module_of(function)}.{code.co_qualname} {origin_of(module_of(function))}"
             return
         yield from self._all([code, function.__defaults__, function.__kwdefaults__])
         attributes = used_names(code)[1]
@@ -207,10 +198,10 @@ class _Walk:
     def _module(self, module: ModuleType) -> Iterator[str]:
         if not is_installed(module):
             self._cannot("module", module.__name__)
-        yield f"{module.__name__} {_origin(module.__name__)}"
+        yield f"{module.__name__} {origin_of(module.__name__)}"
 
     def _class(self, kind: type) -> Iterator[str]:
-        origin = _origin(kind.__module__)
+        origin = origin_of(kind.__module__)
         yield f"{kind.__qualname__}" if origin is None else f"{kind.__module__}.{kind.__qualname__} {origin}"
         if origin is None:
             yield from self._all(kind.__bases__)
@@ -220,8 +211,8 @@ class _Walk:
         """Yield the name of a compiled function that an installed package has under this name."""
         name = getattr(function, "__qualname__", getattr(function, "__name__", ""))
         for module in (getattr(function, "__module__", None), "builtins", "numpy", "scipy.special"):
-            if module in sys.modules and _origin(module) and getattr(sys.modules[module], name, None) is function:
-                yield f"{module}.{name} {_origin(module)}"
+            if module in sys.modules and origin_of(module) and getattr(sys.modules[module], name, None) is function:
+                yield f"{module}.{name} {origin_of(module)}"
                 return
         owner = getattr(function, "__self__", None)
         yield name
@@ -286,39 +277,6 @@ _KINDS: Any = (
 """What is hashed in which way."""
 
 
-def keras_config(value: Any) -> dict[str, Any] | None:
-    """Return the configuration of an object of Keras, None if its class does not say it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # about lambdas, whose code is compared by itself
-        try:
-            return value.get_config()
-        except NotImplementedError:
-            return None
-
-
-def own_functions(value: Any) -> dict[str, FunctionType]:
-    """Return the attributes of an object that are Python functions of the user's."""
-    return {k: v for k, v in vars(value).items() if isinstance(v, FunctionType) and not is_installed(v)}
-
-
-@cache
-def used_names(code: CodeType) -> tuple[set[str], set[str], set[str]]:
-    """Return the global variables, attributes and imported modules that code names, functions inside it included."""
-    globals_, attributes, imported = set[str](), set(code.co_names), set[str]()
-    before: list[Any] = [None, None]
-    for instruction in dis.get_instructions(code):
-        if instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME", "LOAD_FROM_DICT_OR_GLOBALS"):
-            globals_.add(instruction.argval)
-        elif instruction.opname == "IMPORT_NAME":
-            imported.add("." * int(before[0] or 0) + instruction.argval)
-        before = [before[1], instruction.argval]
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            for names, inner in zip((globals_, attributes, imported), used_names(constant), strict=True):
-                names.update(inner)
-    return globals_, attributes, imported
-
-
 def _hash(parts: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
@@ -337,32 +295,3 @@ def _content(cell: Any) -> Any:
         return cell.cell_contents
     except ValueError:  # the cell is still empty
         return None
-
-
-def _module_of(value: Any) -> str:
-    """Return the name of the module of a function (whatever a decorator says), class or module."""
-    if isinstance(value, FunctionType):
-        return str(value.__globals__.get("__name__"))
-    return value.__name__ if isinstance(value, ModuleType) else str(getattr(value, "__module__", None))
-
-
-@cache
-def _origin(module: str) -> str | None:
-    """Return "python", or the package of a module and its version; None for modules of the user's."""
-    root = str(module).partition(".")[0]
-    if root.startswith("_cython_"):  # the type of compiled functions, made at run time
-        return root
-    if root in sys.stdlib_module_names or root in ("keras", "numpy", "tensorflow", __name__.partition(".")[0]):
-        return "python" if root in sys.stdlib_module_names else root  # a run records these versions anyway
-    package = sys.modules.get(root)
-    places = [getattr(package, "__file__", None), *getattr(package, "__path__", ())]
-    for place in places:
-        if place and any(Path(place).is_relative_to(folder) for folder in _installed_folders()):
-            return f"{root} {getattr(package, '__version__', '')}"
-    return None
-
-
-@cache
-def _installed_folders() -> tuple[str, ...]:
-    paths = sysconfig.get_paths()
-    return paths["purelib"], paths["platlib"], *site.getsitepackages(), site.getusersitepackages()

@@ -5,6 +5,7 @@ import json
 import platform
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import version
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ def identity_of(question: Question) -> dict[str, Any]:
     from .. import __version__
 
     e = question.elements
-    parts = [e.layers, e.kinds, e.indices, e.gates, e.inner_gates]
+    runs = [(*key, len(list(group))) for key, group in groupby(zip(e.layers, e.kinds, strict=True))]
+    parts = [runs, e.indices, e.gates, e.inner_gates]
     packages = {name: version(name) for name in ("keras", "numpy", "tensorflow")}
     python = ".".join(platform.python_version_tuple()[:2])
     return {

@@ -425,8 +425,8 @@ def resolve_all(outcomes: OutcomeLike | Sequence[OutcomeLike]) -> tuple[Outcome,
     }
     if clash := taken.intersection(names):
         raise ParameterError(
-            f"the name of an outcome must not be one of the record's columns or begin one, received {sorted(clash)[0]!r}: "
-            "choose another name."
+            "the name of an outcome must not be one of the record's columns or begin one, received "
+            f"{sorted(clash)[0]!r}: choose another name."
         )
     return resolved
 

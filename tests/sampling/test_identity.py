@@ -363,6 +363,22 @@ def test_metrics_that_cannot_be_identified_need_a_version_in_folders_only(tmp_pa
     assert flat.sample(model, data, elements, rows=10, outcomes=named, out=tmp_path / "run").is_complete
 
 
+def test_a_design_of_other_code_is_refused(tmp_path: Path) -> None:
+    def design(rate: float) -> dr.designs.Design:
+        class Mine(dr.designs.Design):
+            def draw(self, seed: int, chunk: int, n_masks: int, n_elements: int) -> np.ndarray:
+                return np.random.default_rng([seed, chunk]).random((n_masks, n_elements)) > rate
+
+        return Mine(0.5)
+
+    model, data = models.ready("mlp"), models.data_for(models.ready("mlp"), 10)
+    elements = dr.elements(model)
+    for _ in range(2):
+        flat.sample(model, data, elements, rows=10, design=design(0.5), out=tmp_path)
+    with pytest.raises(RecordError, match=says("holds another run: design is", "'code': ")):
+        flat.sample(model, data, elements, rows=10, design=design(0.6), out=tmp_path)
+
+
 @pytest.mark.parametrize("wrong", ["", 1, 2.0])
 def test_versions_are_strings(wrong: Any) -> None:
     text = says("`version` must be a string such as '1' or None, received ")
