@@ -37,6 +37,17 @@ class ModelError(DropregError, ValueError):
     """
 
 
+class BackendError(DropregError, ImportError):
+    """Keras runs on another backend than TensorFlow.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> issubclass(dr.errors.BackendError, ImportError)
+    True
+    """
+
+
 class DataError(DropregError, ValueError):
     """The examples or labels do not fit the model, or cannot be read.
 

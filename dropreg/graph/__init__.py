@@ -1,11 +1,12 @@
 """A Keras model as a graph of calls.
 
 `_trace` writes a model out as calls (`_calls`), `_subclassed` does so for subclassed models. Only `_access` reads
-private parts of Keras. `_compile` compiles functions and runs them in batches.
+private parts of Keras. `_backend` refuses other backends. `_compile` compiles functions and runs them in batches.
 """
 
 # ruff: noqa: F401 (the names are for other packages)
 
+from . import _backend  # isort: skip (before the others, which import TensorFlow)
 from ._access import (
     all_layers,
     attention_projections,

@@ -20,17 +20,12 @@ def trace_graph(model: "keras.Model | Graph") -> Graph:
     Raises
     ------
     ModelError
-        If `model` is not a Keras model or not built, or Keras does not run on TensorFlow.
+        If `model` is not a Keras model or not built.
     """
     return model if isinstance(model, Graph) else _trace(model)
 
 
 def _trace(model: keras.Model) -> Graph:
-    if (backend := keras.config.backend()) != "tensorflow":
-        raise ModelError(
-            f"Keras must run on TensorFlow, received the backend '{backend}': save the model, set the environment "
-            "variable KERAS_BACKEND=tensorflow before Keras is imported, and load it there."
-        )
     if not isinstance(model, keras.Model):
         raise ModelError(
             f"`model` must be a keras.Model, received {type(model).__name__}: load a saved one with "

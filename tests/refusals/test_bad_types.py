@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from test_bad_input import refused, sample
 
 import dropreg as dr
-from dropreg.errors import ModelError, ParameterError
+from dropreg.errors import ParameterError
 from dropreg.reporting import _plots as plotting
 
 untyped: Any = dr  # takes what a type checker refuses
@@ -261,10 +261,3 @@ def test_figures(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     untyped.reporting.plot_comparison(frame, path)
     assert path.stat().st_size > 0
-
-
-def test_keras_on_another_backend(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(5), keras.layers.Dense(3)])
-    monkeypatch.setattr(keras.config, "backend", lambda: "jax")
-    with refused(ModelError, "Keras must run on TensorFlow, received the backend 'jax'", "KERAS_BACKEND=tensorflow"):
-        dr.elements(model)
