@@ -16,6 +16,7 @@ from ._access import (
     metric_function,
     patched,
     quantization_of,
+    seed_states,
     sublayers,
     variables_of,
 )

@@ -9,7 +9,9 @@ from typing import Any
 
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask  # noqa: F401 (for _timesteps)
+from keras.src.backend.common.global_state import get_global_attribute
 from keras.src.models.functional import Functional
+from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
 
 
 def names_of(model: keras.Model) -> dict[int, str]:
@@ -41,6 +43,13 @@ def sublayers(layer: Any) -> list[Any]:
 def variables_of(layer: Any) -> list[Any]:
     """Return the variables that belong to `layer` itself, not to its sublayers."""
     return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+def seed_states(model: Any) -> list[Any]:
+    """Return the states of all random number generators that a run of `model` can use."""
+    shared = get_global_attribute(GLOBAL_SEED_GENERATOR)
+    own = [variable for variable in model.variables if variable.name == "seed_generator_state"]
+    return own if shared is None else [*own, shared.state]
 
 
 _PATCHING = RLock()
@@ -102,13 +111,15 @@ def metric_direction(metric: Any) -> bool | None:
 
 def is_opaque(model: keras.Model) -> bool:
     """Return whether `model` is a subclassed model, whose graph is Python code that only a run reveals."""
-    return not isinstance(model, keras.Sequential) and not is_nested(model)
+    if isinstance(model, keras.Sequential):
+        return type(model).call is not keras.Sequential.call
+    return not is_nested(model)
 
 
 def is_nested(layer: Any) -> bool:
     """Return whether `layer` is a model whose inner calls can replace its own call in the graph."""
     if isinstance(layer, keras.Sequential):
-        return functional_of(layer) is not None
+        return type(layer).call is keras.Sequential.call and functional_of(layer) is not None
     return isinstance(layer, Functional) and type(layer).call is Functional.call
 
 

@@ -1,7 +1,7 @@
 """Run the masked network: examples and masks in, outputs and outcomes out.
 
 `_outcomes` and `_metrics` say what is measured, `_masked` and `_merged` run a model under masks, `_evaluator` measures
-many masks on the examples of a `_question`.
+many masks on the examples of a `_question`. `_agreement` checks that everything kept gives the model's own outputs.
 """
 
 # ruff: noqa: F401 (some names are for other packages)
@@ -25,6 +25,7 @@ from ._outcomes import (
 )
 
 if TYPE_CHECKING:
+    from ._agreement import as_numbers, check_agreement, difference, few_inputs, tolerance
     from ._differentiable import check_differentiable, non_differentiable
     from ._evaluate import changes, measure, run_model
     from ._evaluator import Bundle, Evaluator
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Accuracy", "Divergence", "Loss", "Margin", "Outcome", "PerExample", "PerMask", "RetainedAccuracy"]
 
 _MODULES = {
+    "_agreement": ("as_numbers", "check_agreement", "difference", "few_inputs", "tolerance"),
     "_differentiable": ("check_differentiable", "non_differentiable"),
     "_evaluate": ("changes", "measure", "run_model"),
     "_evaluator": ("Bundle", "Evaluator"),

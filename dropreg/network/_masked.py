@@ -164,6 +164,12 @@ class MaskedNetwork:
         kept = None if masks is None else tf.cast(tf.convert_to_tensor(masks), tf.float32)
         return self.suffix(self.prefix(tensors), kept)
 
+    def values(self, inputs: Sequence[tf.Tensor], masks: tf.Tensor | None) -> dict[int, Any]:
+        """Return the values (rows, ...) in all slots for inputs (rows, ...) and masks as in `suffix`."""
+        values = dict(zip(self.graph.inputs, inputs, strict=True))
+        self._run(dict(enumerate(self.graph.calls)), values, masks)
+        return values
+
     def average(
         self, function: Callable[[dict[int, Any]], list[tf.Tensor]], examples: "Examples", batch_size: int
     ) -> list[npt.NDArray[np.float64]]:
@@ -174,9 +180,9 @@ class MaskedNetwork:
         """
 
         def of_batch(*batch: tf.Tensor) -> list[tf.Tensor]:
-            values = dict(zip(self.graph.inputs, batch, strict=False))
-            inputs, rest = batch[: len(values)], batch[len(values) :]
-            self._run(dict(enumerate(self.graph.calls)), values, None)
+            n_inputs = len(self.graph.inputs)
+            inputs, rest = batch[:n_inputs], batch[n_inputs:]
+            values = self.values(inputs, None)
             for slot, mask in idle_masks(self.graph, inputs).items():
                 with_counted(values[slot], mask)
             return function({slot: with_row_weights(value, *rest) if rest else value for slot, value in values.items()})

@@ -118,14 +118,17 @@ def ask(
     """Return the question for these arguments of a public function; they are checked here, once.
 
     Raises DataError if the data does not fit the model or the outcome, ModelError if the elements belong to another
-    model, and ParameterError if another argument is invalid.
+    model or everything kept does not give the model's own outputs, and ParameterError if another argument is invalid.
     """
+    from ._agreement import check_agreement
+
     check_elements(elements)
     outcomes, seed = resolve_all(outcome), check_seed(seed)
     graph = trace_graph(model)
     check_fits(elements, graph, graph.model.name)
     examples = data if isinstance(data, Examples) else check_data(graph, data, task, output)
     check_outcomes(outcomes, examples)
+    check_agreement(graph, elements, examples)
     return Question(graph, elements, examples, outcomes, _check_kept(kept, len(elements)), seed)
 
 

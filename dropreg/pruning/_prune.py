@@ -109,7 +109,7 @@ def prune(
         check_can_cut(original, elements, floor)
 
     def build(selection: Selection, part: Examples) -> Pruned:
-        return cut(original, selection, None if strategy is None else part, merge=merge, on_blocked=on_blocked)
+        return cut(original, selection, part, merge=merge, on_blocked=on_blocked)
 
     @lru_cache(maxsize=2)  # a search returns one of the last two models that it built
     def make(selection: Selection) -> Pruned:
@@ -192,11 +192,10 @@ def remove(
     settings = resolve_recovery(recovery, strategy, has_data=data is not None, seed=seed)
     original = trace_original(model)
     examples = None
-    if data is not None and (strategy is not None or settings is not None):
+    if data is not None:
         measured = settings is not None and settings.distill < 1
         examples = check_data(original.graph, data, measured=measured)
-    merged_with = None if strategy is None else examples
-    smaller = cut(original, selection, merged_with, merge=merge, on_blocked=on_blocked)
+    smaller = cut(original, selection, examples, merge=merge, on_blocked=on_blocked)
     if examples is None or settings is None:
         return smaller
     return distilled(smaller, original.graph, examples, settings, progress=progress)

@@ -9,6 +9,7 @@ from ..data import Examples
 from ..element import Elements, Floor, Selection, check_fits, largest_fraction
 from ..errors import ModelError, ParameterError
 from ..layers import rule_for
+from ._agreement import check_cut
 from ._copying import seeds_kept
 from ._merging import LeastSquares, merge_into, resolve_merge
 from ._original import Original
@@ -33,7 +34,8 @@ def cut(
 ) -> Pruned:
     """Return the model without the elements that a selection removes, merged with `examples`, which are checked.
 
-    Other parameters and errors are those of `dropreg.remove`.
+    With `examples` the smaller model is compared with the masked network, before it is merged. Other parameters and
+    errors are those of `dropreg.remove`.
     """
     strategy = resolve_merge(merge, examples is not None)
     if on_blocked not in ("raise", "keep"):
@@ -46,6 +48,8 @@ def cut(
         blocked += aligned
     rebuilt = rebuild(original, make_plan(original, columns, selection))
     drop_weights(original.model, rebuilt, selection)
+    if examples is not None:
+        check_cut(original, selection, rebuilt, examples)
     merged, name = None, "none"
     if strategy is not None and examples is not None:
         classes = examples.labels is not None and examples.task == "classes"

@@ -144,7 +144,7 @@ def _models(original: Original, examples: Examples, ablation: Ablation) -> Model
     """Return how a search builds models: without recovery, and merged for ``ablation="merged"``."""
 
     def build(selection: Selection, part: Examples) -> Pruned:
-        return cut(original, selection, part if ablation == "merged" else None)
+        return cut(original, selection, part, merge=None if ablation == "merged" else "none")
 
     return Models(original, build, lambda selection: build(selection, examples))
 

@@ -118,7 +118,8 @@ class Annealer:
         if self._units is None:
             return
         try:
-            self._units.cut(Selection(self._units.left, self.kept[self._round.columns]))
+            chosen = Selection(self._units.left, self.kept[self._round.columns])
+            self._units.cut(chosen, self.question.examples, merge="none")
             self._units.find_again()
         except ModelError:
             self._units = None
