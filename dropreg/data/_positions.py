@@ -8,7 +8,7 @@ import numpy.typing as npt
 
 from .._utils import concatenate_names
 from ..errors import DataError
-from ..graph import BATCH, Graph, at_positions, call_model, map_batches, step_mask
+from ..graph import Graph, at_positions, batch_size_of, call_model, map_batches, step_mask
 
 
 def counted_positions(graph: Graph, inputs: Sequence[npt.NDArray[Any]], output: int) -> npt.NDArray[np.bool_] | None:
@@ -27,7 +27,7 @@ def counted_positions(graph: Graph, inputs: Sequence[npt.NDArray[Any]], output: 
             given = call_model(graph, batch, training=False, output=output)
         return at_positions(given, step_mask(given))
 
-    counted = map_batches(positions, inputs, BATCH)[0]
+    counted = map_batches(positions, inputs, batch_size_of(graph))[0]
     empty = np.flatnonzero(~counted.reshape(len(counted), -1).any(axis=1))
     if len(empty):
         raise DataError(

@@ -1,7 +1,8 @@
 """A Keras model as a graph of calls.
 
 `_trace` writes a model out as calls (`_calls`), `_subclassed` does so for subclassed models. Only `_access` reads
-private parts of Keras. `_backend` refuses other backends. `_compile` compiles functions and runs them in batches.
+private parts of Keras. `_memory` counts what calls hold in memory. `_backend` refuses other backends. `_compile`
+compiles functions and runs them in batches.
 """
 
 # ruff: noqa: F401 (the names are for other packages)
@@ -20,9 +21,10 @@ from ._access import (
     sublayers,
     variables_of,
 )
-from ._calling import BATCH, call_model, call_outputs
+from ._calling import BATCH, batch_size_of, call_model, call_outputs
 from ._calls import Call, Graph, Ref, Shape
 from ._compile import compiled, map_batches, run_batches, traced
+from ._memory import MOST_FLOATS, floats_per_row, rows_that_fit, size_of
 from ._padding import with_same_masks
 from ._timesteps import (
     at_positions,

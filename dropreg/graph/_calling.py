@@ -7,10 +7,17 @@ import keras
 
 from ._access import is_opaque
 from ._calls import Graph
+from ._memory import MOST_FLOATS, floats_per_row, rows_that_fit
 from ._trace import trace_graph
 
 BATCH = 500
-"""Number of examples in one forward pass."""
+"""Largest number of examples in one forward pass."""
+
+
+def batch_size_of(graph: Graph) -> int:
+    """Return the number of examples in one forward pass of a model, fewer than `BATCH` where they need much memory."""
+    floats = floats_per_row(graph, range(len(graph.calls)))
+    return rows_that_fit(floats, budget=MOST_FLOATS, least=1, most=BATCH)
 
 
 def call_outputs(model: keras.Model | Graph, inputs: Sequence[Any], *, training: bool) -> list[Any]:

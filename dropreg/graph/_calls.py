@@ -128,6 +128,8 @@ class Graph:
         Rank of the time step mask of each slot; None without a mask.
     padded : frozenset of int
         Slots that have a time step mask, or would have one if no earlier layer removed it.
+    traced_dtype : str
+        Type of the inputs that a subclassed model was traced with.
     inside : tuple of Inside or None
         The calls inside a subclassed model, in the order in which they ran; None for other models.
     """
@@ -143,6 +145,7 @@ class Graph:
     names: dict[int, str]
     mask_ranks: tuple[int | None, ...]
     padded: frozenset[int] = frozenset()
+    traced_dtype: str = "float32"
     inside: tuple[Inside, ...] | None = None
 
     def downstream(self, calls: Iterable[int]) -> list[int]:

@@ -46,6 +46,7 @@ def trace_opaque(model: Any) -> Graph:
         input_dtypes=(None,) * n_inputs,
         names=names_of(model),
         mask_ranks=(*(None for _ in flat), *mask_ranks),
+        traced_dtype=dtype,
         inside=inside,
     )
 

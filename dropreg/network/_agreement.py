@@ -16,7 +16,17 @@ import tensorflow as tf
 
 from .._utils import spread_rows
 from ..errors import ModelError
-from ..graph import Graph, all_layers, call_name, call_outputs, patched, quantization_of, seed_states
+from ..graph import (
+    Graph,
+    all_layers,
+    call_name,
+    call_outputs,
+    floats_per_row,
+    patched,
+    quantization_of,
+    rows_that_fit,
+    seed_states,
+)
 from ._masked import MaskedNetwork
 
 if TYPE_CHECKING:
@@ -44,8 +54,8 @@ def check_agreement(graph: Graph, elements: "Elements", examples: "Examples") ->
 
 def few_inputs(graph: Graph, examples: "Examples") -> list[tf.Tensor]:
     """Return the inputs of up to 32 examples, fewer where their activations would be large."""
-    floats = sum(int(np.prod([n or 1 for n in shape[1:]])) for call in graph.calls for shape in call.output_shapes)
-    rows = spread_rows(len(examples), int(np.clip(_FLOATS // max(floats, 1), 2, _MOST_EXAMPLES)))
+    floats = floats_per_row(graph, range(len(graph.calls)))
+    rows = spread_rows(len(examples), rows_that_fit(floats, budget=_FLOATS, least=2, most=_MOST_EXAMPLES))
     return [tf.convert_to_tensor(x[rows]) for x in examples.inputs]
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from .._utils import Array
 from ..data import Data, Examples, Prediction, Task, check_data
-from ..graph import BATCH, Graph, call_model, map_batches, trace_graph
+from ..graph import Graph, batch_size_of, call_model, map_batches, trace_graph
 from ._logits import are_logits
 from ._metrics import PerMask
 from ._outcomes import Outcome, OutcomeLike, check_logits, check_outcomes, resolve_all
@@ -73,10 +73,11 @@ def _values(predictions: Sequence[Prediction], examples: Examples, outcome: Outc
 
 def run_model(model: keras.Model | Graph, examples: Examples) -> npt.NDArray[np.float32]:
     """Return the measured output (n_examples, ..., n_outputs) of a model in inference mode; the model is unchanged."""
+    graph = trace_graph(model)
 
     def forward(*inputs: Any) -> Any:
         with keras.StatelessScope(collect_losses=True):
-            return tf.cast(call_model(model, inputs, training=False, output=examples.output), tf.float32)
+            return tf.cast(call_model(graph, inputs, training=False, output=examples.output), tf.float32)
 
-    name = (model.model if isinstance(model, Graph) else model).name
-    return examples.check_outputs(map_batches(forward, examples.inputs, BATCH)[0], name)
+    outputs = map_batches(forward, examples.inputs, batch_size_of(graph))[0]
+    return examples.check_outputs(outputs, graph.model.name)

@@ -10,14 +10,12 @@ import tensorflow as tf
 from .._utils import Array
 from ..data import Prediction, in_float32
 from ..errors import ModelError
-from ..graph import compiled
+from ..graph import compiled, rows_that_fit
 from ._logits import are_logits
 from ._masked import MaskedNetwork
 from ._outcomes import Outcome, check_logits
 from ._question import Question
 
-_PREFIX_BYTES = 2**30
-"""Largest memory for values that are computed once per example and reused in every row."""
 _BATCH_FLOATS = 2**24
 _LEAST_BATCH, _MOST_BATCH = 16, 4096
 _TRIAL_ROWS = 3
@@ -82,10 +80,10 @@ class Evaluator:
         self.n_elements: int = len(question.elements)
         self._base = tf.Variable(tf.constant(question.kept, tf.float32), trainable=False)
         if batch_size is None:
-            fitting = _BATCH_FLOATS // max(network.floats_per_row(), 1)
-            batch_size = int(np.clip(fitting, _LEAST_BATCH, _MOST_BATCH))
+            floats = network.floats_per_row(len(examples))
+            batch_size = rows_that_fit(floats, budget=_BATCH_FLOATS, least=_LEAST_BATCH, most=_MOST_BATCH)
         self.batch_size: int = batch_size
-        cache = network.cached_prefix(examples, self.batch_size, _PREFIX_BYTES)
+        cache = network.cached_prefix(examples, self.batch_size)
         self._cached = cache is not None
         self._source: list[Any] = list(examples.inputs) if cache is None else cache
         self.original: npt.NDArray[np.float32] = self._run_original() if original is None else original

@@ -17,12 +17,17 @@ import tensorflow as tf
 
 from ..element import Elements, Gate, InnerGate, check_fits
 from ..graph import (
+    MOST_FLOATS,
     Call,
     Graph,
     all_layers,
+    batch_size_of,
     call_name,
+    floats_per_row,
     patched,
+    rows_that_fit,
     run_batches,
+    size_of,
     step_mask,
     trace_graph,
     with_counted,
@@ -35,6 +40,10 @@ from ._padding import idle_masks
 if TYPE_CHECKING:
     from ..data import Examples
     from ._last_layer import LastLayer
+
+
+_PREFIX_BYTES = 2**30
+"""Largest memory for values that are computed once per example and reused in every row."""
 
 
 class MaskedNetwork:
@@ -85,19 +94,26 @@ class MaskedNetwork:
         gated = {gate.call for gate in elements.gates}
         gated |= {k for k, call in enumerate(self.graph.calls) if owners.intersection(map(id, call.layers()))}
         self._suffix = self.graph.downstream(gated)
+        self._prefix = sorted(set(range(len(self.graph.calls))).difference(self._suffix))
         self.frontier: tuple[int, ...] = self.graph.frontier(self._suffix, [self.output])
 
-    def floats_per_row(self) -> int:
-        """Return the total size of the suffix's activations for one row; unknown sizes count as 1."""
-        shapes = [shape for index in self._suffix for shape in self.graph.calls[index].output_shapes]
-        return sum(int(np.prod([size or 1 for size in shape[1:]])) for shape in shapes)
+    def floats_per_row(self, n_examples: int) -> int:
+        """Return the size of the activations for one row, or of masks and masked inputs where it is larger.
+
+        The prefix counts where its values for `n_examples` are too many to be kept.
+        """
+        activations = floats_per_row(self.graph, self._suffix)
+        if sum(size_of(self.graph.shapes[slot]) for slot in self.frontier) * 4 * n_examples > _PREFIX_BYTES:
+            activations += floats_per_row(self.graph, self._prefix)
+        if self.elements.one_mask_a_batch:
+            return activations
+        masked = [self.graph.shapes[self.graph.calls[call].inputs[position]] for call, position in self._gates]
+        return max(activations, len(self.elements) + sum(map(size_of, masked)))
 
     def prefix(self, inputs: Sequence[tf.Tensor]) -> list[tf.Tensor]:
         """Return the values (examples, ...) in the slots of the frontier, then their step masks."""
         values = dict(zip(self.graph.inputs, inputs, strict=True))
-        suffix = set(self._suffix)
-        calls = {i: call for i, call in enumerate(self.graph.calls) if i not in suffix}
-        self._run(calls, values, None)
+        self._run({i: self.graph.calls[i] for i in self._prefix}, values, None)
         masked = [slot for slot in self.frontier if self.graph.mask_ranks[slot] is not None]
         return [values[slot] for slot in self.frontier] + [tf.cast(step_mask(values[slot]), tf.bool) for slot in masked]
 
@@ -189,6 +205,7 @@ class MaskedNetwork:
 
         totals: list[Any] = []
         weights = [] if examples.weights is None else [examples.weights]
+        batch_size = min(batch_size, batch_size_of(self.graph))
         starts = range(0, len(examples), batch_size)
         batches = run_batches(of_batch, [*examples.inputs, *weights], batch_size)
         for start, means in zip(starts, batches, strict=True):
@@ -199,9 +216,13 @@ class MaskedNetwork:
             totals = [a + b for a, b in zip(totals, parts, strict=True)] if totals else parts
         return totals
 
-    def cached_prefix(self, examples: "Examples", batch_size: int, most_bytes: int) -> list[tf.Tensor] | None:
+    def cached_prefix(
+        self, examples: "Examples", batch_size: int, most_bytes: int = _PREFIX_BYTES
+    ) -> list[tf.Tensor] | None:
         """Return `prefix` for all examples, or None if this would need more than `most_bytes` of memory."""
         parts: list[list[tf.Tensor]] = []
+        floats = floats_per_row(self.graph, self._prefix)
+        batch_size = rows_that_fit(floats, budget=MOST_FLOATS, least=1, most=batch_size)
         for values in run_batches(lambda *inputs: self.prefix(inputs), examples.inputs, batch_size):
             parts.append(values)
             used = sum(value.shape.num_elements() * value.dtype.size for value in parts[0])

@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from .._utils import hidden
 from ..data import Examples, Prediction, Task, counted_positions, in_float32
 from ..errors import ModelError
-from ..graph import BATCH, Graph, at_positions, call_outputs, step_mask, traced
+from ..graph import Graph, at_positions, batch_size_of, call_outputs, step_mask, traced
 from ..network import Divergence, Loss, are_logits, guess_task, run_model
 from ..surgery import seed_layers
 from ._mixup import continuous, mixed
@@ -76,6 +76,7 @@ class Objective:
     def __init__(self, graph: Graph, teacher: Graph | None, parts: tuple[Part, Part], settings: Recovery) -> None:
         self.settings, self.parts, self.teacher, model = settings, parts, teacher, graph.model
         numbers = range(len(model.outputs)) if settings.distill == 1 else [parts[0].examples.output]
+        self.batch_size = batch_size_of(graph)
         self.lessons = [self._lesson(graph, teacher, number) for number in numbers]
         inputs = parts[0].examples.inputs
         self.may_mix = continuous(model, inputs) if settings.mixup > 0 else [False] * len(inputs)
@@ -300,7 +301,7 @@ class Trainer:
 
     def _held_out(self) -> float:
         """Return the mean held-out loss of the student."""
-        batches = self._batches(1, self.parts[1].rows, BATCH)
+        batches = self._batches(1, self.parts[1].rows, self.objective.batch_size)
         return float(np.concatenate([self._measure(*batch) for batch in batches]).mean())
 
     def _lessons(self, order: Numbers, rng: np.random.Generator) -> Iterator[tuple[list[Any], list[Any]]]:

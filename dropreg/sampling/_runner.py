@@ -11,6 +11,7 @@ import pandas as pd
 
 from .._utils import BoolMasks, examples_of_rows
 from ..errors import ModelError, ParameterError
+from ..graph import rows_that_fit
 from ..network import Bundle, Evaluator, MaskedNetwork, PerMask, Question, identity_of
 from ._chunks import ChunkResult, GradientSums, examples_of_masks
 from ._designs import Bernoulli, Design
@@ -81,8 +82,8 @@ class ChunkRunner:
             return n
         if asked is not None:
             return asked
-        fitting = 2 ** int(np.log2(max(_BATCH_FLOATS // max(network.floats_per_row(), 1), 1)))
-        return int(np.clip(fitting, _LEAST_BATCH, _MOST_BATCH))
+        floats = network.floats_per_row(len(self.question.examples))
+        return 2 ** int(np.log2(rows_that_fit(floats, budget=_BATCH_FLOATS, least=_LEAST_BATCH, most=_MOST_BATCH)))
 
     def _measure(self, bundle: Bundle, masks: "tf.Tensor", groups: "tf.Tensor") -> "_Step":
         """Return the outcomes of a batch and, if there are flips, which share of them each cell should receive."""
