@@ -109,6 +109,17 @@ def metric_direction(metric: Any) -> bool | None:
     return {"up": True, "down": False}.get(getattr(metric, "_direction", None))
 
 
+def compile_settings(model: Any) -> dict[str, Any]:
+    """Return the arguments that `model` was compiled with; empty if it is not compiled."""
+    return dict(model._compile_config.config) if model.compiled and hasattr(model, "_compile_config") else {}
+
+
+def schedule_of(optimizer: Any) -> Any:
+    """Return the schedule of the learning rate of an optimizer; None without one."""
+    rate = getattr(optimizer, "_learning_rate", None)
+    return rate if isinstance(rate, keras.optimizers.schedules.LearningRateSchedule) else None
+
+
 def is_opaque(model: keras.Model) -> bool:
     """Return whether `model` is a subclassed model, whose graph is Python code that only a run reveals."""
     if isinstance(model, keras.Sequential):

@@ -18,7 +18,18 @@ from ..errors import ModelError, ParameterError
 from ..graph import Graph, all_layers
 from ..regression import ImpactTable
 from ..scorers import Scorer
-from ..surgery import LeastSquares, OnBlocked, Original, Pruned, copy_model, cut, hold_at, kernel_masks, trace_original
+from ..surgery import (
+    LeastSquares,
+    OnBlocked,
+    Original,
+    Pruned,
+    compile_like,
+    copy_model,
+    cut,
+    hold_at,
+    kernel_masks,
+    trace_original,
+)
 from ._select import select
 
 AnyScorer = Scorer | Callable[..., ImpactTable]
@@ -202,8 +213,12 @@ class Weights:
 
     def finish(self, merge: str, on_blocked: OnBlocked, history: pd.DataFrame) -> Pruned:
         """Return the result, compared with the original model."""
-        pruned = cut(trace_original(self.model), Selection(self._elements, self.kept), on_blocked=on_blocked)
-        report = replace(pruned.report, models=(self._original, pruned.model))
+        selection = Selection(self._elements, self.kept)
+        pruned = cut(trace_original(self.model), selection, on_blocked=on_blocked)
+        compile_like(pruned.model, self._original)
+        before = cut(trace_original(self._original), selection, on_blocked=on_blocked).report.layers["nonzero_before"]
+        layers = pruned.report.layers.assign(nonzero_before=before)
+        report = replace(pruned.report, layers=layers, models=(self._original, pruned.model))
         return replace(pruned, original=self._original, merge=merge, report=report, history=history)
 
 

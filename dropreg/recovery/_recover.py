@@ -22,7 +22,7 @@ from .._utils import check_type
 from ..data import Data, Examples, Task, check_apart, check_data
 from ..errors import DataError, ModelError, ParameterError
 from ..graph import Graph, trace_graph
-from ..surgery import copy_model, hold_zeros
+from ..surgery import compile_like, copy_model, hold_zeros
 from ._settings import Recovery
 from ._trainer import Objective, Part, Trainer
 
@@ -34,12 +34,13 @@ class Recovered:
     Attributes
     ----------
     model : keras.Model
-        With the best weights of all epochs, not compiled.
+        With the best weights of all epochs, compiled like the model passed to `recover`.
     original : keras.Model
         The model passed to `recover`, unchanged.
     history : DataFrame
-        One row for each epoch, from 0 (before fine-tuning): epoch, loss (mean over the epoch's rows during training,
-        with dropout and changing weights; NaN in row 0), held_out (loss on held-out examples).
+        One row for each epoch, from 0 (before fine-tuning): epoch, loss (mean objective over the rows in training,
+        with dropout and changing weights; NaN in row 0), held_out (the same on held-out examples). With ``distill``
+        above 0 this is not a loss on labels: see `objective`.
     recovery : Recovery
     learning_rate : float
         The chosen learning rate.
@@ -72,24 +73,32 @@ class Recovered:
 
     @property
     def loss_before(self) -> float:
-        """Held-out loss before fine-tuning."""
+        """Held-out objective before fine-tuning; see `objective`."""
         return float(self.history["held_out"].to_numpy()[0])
 
     @property
     def loss_after(self) -> float:
-        """Held-out loss of the fine-tuned model."""
+        """Held-out objective of the fine-tuned model; see `objective`."""
         return float(self.history["held_out"].to_numpy().min())
 
+    @property
+    def objective(self) -> str:
+        """What was minimized: "loss" on labels, "distance from the teacher" (a divergence), or both, weighted."""
+        distill = self.recovery.distill
+        if 0 < distill < 1:
+            return f"{1 - distill:g} x loss + {distill:g} x distance from the teacher"
+        return "distance from the teacher" if distill else "loss"
+
     def describe(self) -> str:
-        """Return one line about the held-out loss before and after training.
+        """Return one line about the held-out objective before and after training.
 
         Returns
         -------
         str
         """
         return (
-            f"held-out loss {self.loss_before:.4g} -> {self.loss_after:.4g} (best epoch {self.best_epoch} of "
-            f"{len(self.history) - 1}) at learning rate {self.learning_rate:g}"
+            f"held-out {self.objective} {self.loss_before:.4g} -> {self.loss_after:.4g} "
+            f"(best epoch {self.best_epoch} of {len(self.history) - 1}) at learning rate {self.learning_rate:g}"
             f"{'' if self.as_in_training else ', layers as in inference'}"
         )
 
@@ -196,6 +205,7 @@ def train(
             f"the held-out loss must be finite, received {log[-1]['held_out']} after epoch {log[-1]['epoch']} with "
             f"learning_rate={rate:g}: pass a smaller `learning_rate`."
         )
+    compile_like(student, model)
     return Recovered(student, model, pd.DataFrame(log), settings, rate, training)
 
 

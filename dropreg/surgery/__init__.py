@@ -3,6 +3,7 @@
 `_cut` removes what a selection drops, by a `_plan` and `_rebuild`; `_merging` refits the layers that consume it.
 """
 
+from ._compiling import compile_like
 from ._copying import copy_model, seed_layers
 from ._cut import check_can_cut, cut
 from ._latency import measure_latency
@@ -19,6 +20,7 @@ __all__ = [
     "Pruned",
     "as_array",
     "check_can_cut",
+    "compile_like",
     "copy_model",
     "cut",
     "hold_at",

@@ -10,6 +10,7 @@ from ..element import Elements, Floor, Selection, check_fits, largest_fraction
 from ..errors import ModelError, ParameterError
 from ..layers import rule_for
 from ._agreement import check_cut
+from ._compiling import compile_like
 from ._copying import seeds_kept
 from ._merging import LeastSquares, merge_into, resolve_merge
 from ._original import Original
@@ -55,6 +56,7 @@ def cut(
         classes = examples.labels is not None and examples.task == "classes"
         merged = merge_into(rebuilt, examples.inputs, strategy, classes=classes, weights=examples.weights)
         name = strategy.name
+    compile_like(rebuilt.model, original.model)
     sizes = compare_sizes(original.model, rebuilt)
     return Pruned(rebuilt.model, original.model, selection, name, merged, blocked, sizes)
 

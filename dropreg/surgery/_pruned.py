@@ -26,8 +26,9 @@ class Pruned:
     Attributes
     ----------
     model : keras.Model
-        A plain Keras model with smaller layers, not compiled. It saves to ``.keras``, loads without dropreg and can
-        be trained further.
+        A plain Keras model with smaller layers, compiled with the original's loss, metrics and a new optimizer of the
+        same configuration if the original is compiled. It saves to ``.keras``, loads without dropreg and can be
+        trained further.
     original : keras.Model
         The original model, unchanged.
     selection : Selection
@@ -41,7 +42,7 @@ class Pruned:
     blocked : tuple of (str, str)
         Layers that were not cut although the selection removes some of their units, and why.
     report : Sizes
-        Parameters, multiply-adds and bytes before and after.
+        Parameters, those that are not zero, multiply-adds and bytes before and after.
     history : DataFrame or None
         One row for each step of `dropreg.prune_iteratively`; None otherwise.
     recovered : Recovered or None

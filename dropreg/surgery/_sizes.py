@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import pandas as pd
 
 from ..layers import rule_for
@@ -25,7 +26,8 @@ class Sizes:
     ----------
     layers : DataFrame
         One row for each layer: layer, kind, params_before, params_after, macs_before, macs_after (multiply-adds of
-        matrix products for one example, NaN where a size is unknown), bytes_before, bytes_after (of its weights).
+        matrix products for one example, NaN where a size is unknown), bytes_before, bytes_after (of its weights),
+        nonzero_before, nonzero_after (parameters that are not zero).
     models : (keras.Model, keras.Model)
         Before and after.
     """
@@ -44,27 +46,47 @@ class Sizes:
         return _saved_bytes(self.models[1])
 
     def totals(self) -> pd.DataFrame:
-        """Return rows params, macs, bytes (of the ``.keras`` file); columns before, after, ratio (after / before)."""
-        rows = {name: [self.layers[f"{name}_{at}"].sum(skipna=False) for at in _AT] for name in ("params", "macs")}
+        """Return sizes of the whole models.
+
+        Returns
+        -------
+        DataFrame
+            Rows params, nonzero (parameters that are not zero), macs, bytes (of the ``.keras`` file, without the state
+            of an optimizer); columns before, after, ratio (after / before).
+        """
+        names = ("params", "nonzero", "macs")
+        rows = {name: [self.layers[f"{name}_{at}"].sum(skipna=False) for at in _AT] for name in names}
         rows["bytes"] = [self.bytes_before, self.bytes_after]
         frame = pd.DataFrame.from_dict(rows, orient="index", columns=list(_AT))
         return frame.assign(ratio=frame["after"] / frame["before"])
 
+    def _has_new_zeros(self) -> bool:
+        """Return whether more parameters are zero than before, as where weights were removed."""
+        before, after = (self.layers[f"params_{at}"].sum() - self.layers[f"nonzero_{at}"].sum() for at in _AT)
+        return bool(after > before)
+
     def __repr__(self) -> str:
-        totals = self.totals()
+        totals, hidden = self.totals(), ["bytes_before", "bytes_after"]
+        if not self._has_new_zeros():
+            totals, hidden = totals.drop(index="nonzero"), [*hidden, "nonzero_before", "nonzero_after"]
         lines = [
             f"{name}: {row['before']:,.0f} -> {row['after']:,.0f} ({row['ratio']:.1%})"
-            for name, row in totals.iterrows()
+            for name, row in totals.rename(index={"nonzero": "nonzero params"}).iterrows()
         ]
-        changed = self.layers[self.layers["params_before"] > 0].drop(columns=["bytes_before", "bytes_after"])
+        changed = self.layers[self.layers["params_before"] > 0].drop(columns=hidden)
         return "\n".join([*lines, changed.to_string(index=False, float_format=lambda value: f"{value:,.0f}")])
+
+
+def n_nonzero(layer: Any) -> int:
+    """Return how many parameters of a layer are not zero."""
+    return sum(int(np.count_nonzero(as_array(weight))) for weight in getattr(layer, "weights", ()))
 
 
 def compare_sizes(model: keras.Model, rebuilt: Rebuilt) -> Sizes:
     """Return the sizes of a model and of the smaller one built from it."""
     rows: dict[int, dict[str, Any]] = {}
     after = {id(old): new for old, new in rebuilt.pairs}
-    counts = dict.fromkeys((f"{name}_{at}" for name in ("params", "macs", "bytes") for at in _AT), 0)
+    counts = dict.fromkeys((f"{name}_{at}" for name in ("params", "macs", "bytes", "nonzero") for at in _AT), 0)
     for old in rebuilt.before.calls:
         row = rows.setdefault(id(old.layer), {"layer": old.name, "kind": old.kind, **counts})
         for at, call in zip(_AT, (old, after.get(id(old))), strict=True):
@@ -72,6 +94,7 @@ def compare_sizes(model: keras.Model, rebuilt: Rebuilt) -> Sizes:
                 weights = [as_array(weight) for weight in getattr(call.layer, "weights", ())]
                 row[f"macs_{at}"] += float(rule_for(call.layer).macs(call))
                 row[f"params_{at}"] = sum(weight.size for weight in weights)
+                row[f"nonzero_{at}"] = n_nonzero(call.layer)
                 row[f"bytes_{at}"] = sum(weight.nbytes for weight in weights)
     return Sizes(pd.DataFrame(rows.values()), (model, rebuilt.model))
 
