@@ -1,6 +1,7 @@
 """Layers and residual branches that can be removed without changing any shape."""
 
 import math
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,8 @@ def find_layers(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
     for layer, before, after in calls:
         if id(layer) in number and n_params(layer):
             layers[id(layer)] = layer
+            if (other := graph.shared.other(layer, graph.names[id(layer)])) is not None:
+                reasons.setdefault(id(layer), f"it shares weights with layer '{other}'")
             if before is None or before != after:
                 reasons[id(layer)] = "its output has another shape than its input, so the identity cannot replace it"
             elif None in before[1:]:
@@ -47,6 +50,11 @@ def find_layers(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
         left_out=tuple((graph.names[key], reasons[key]) for key in layers if key in reasons),
         known=[graph.names[key] for key in layers],
     )
+
+
+def _weights(graph: Graph, calls: Collection[int]) -> dict[int, int]:
+    """Return the sizes of all weights that `calls` use, by the ``id`` of the weight."""
+    return {id(w): math.prod(w.shape) for k in calls for w in getattr(graph.calls[k].layer, "weights", ())}
 
 
 def _input_shapes(call: Call) -> tuple[Shape, ...]:
@@ -85,6 +93,6 @@ def find_branches(graph: Graph, choice: Choice) -> Found:
             gates.append(Gate(index, position, np.full(n_channels(call.input_shapes[position]), len(names))))
             names.append(name)
             indices.append(position)
-            layers = {id(graph.calls[k].layer): graph.calls[k].layer for k in calls}
-            params.append(sum(n_params(layer) for layer in layers.values()))
+            inside, outside = _weights(graph, calls), _weights(graph, set(range(len(graph.calls))).difference(calls))
+            params.append(sum(size for key, size in inside.items() if key not in outside))
     return found(names, ["branch"] * len(names), indices, params, gates=tuple(gates), known=known)

@@ -29,6 +29,9 @@ def find(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
         if any(call.layer is layer and not consumed.isdisjoint(call.outputs[1:]) for call in graph.calls):
             left_out[name] = "its attention scores, which depend on all heads, are used too"
             continue
+        if (other := graph.shared.other(layer, name)) is not None:
+            left_out[name] = f"it shares weights with layer '{other}'"
+            continue
         if not choice.takes(name):
             continue
         gates.append(InnerGate("heads", number[id(heads.projection)], np.arange(len(names), len(names) + heads.count)))

@@ -51,8 +51,15 @@ def trace_channels(graph: Graph) -> Channels:
     channels = Channels(graph.names)
     labels = {slot: fixed(n_channels(graph.shapes[slot])) for slot in graph.inputs}
     for index, call in enumerate(graph.calls):
-        outputs = rule_for(call.layer).flow(call, index, [labels[slot] for slot in call.inputs], channels)
+        inputs, other = [labels[slot] for slot in call.inputs], graph.shared.other(call.layer, call.name)
+        if other is not None:
+            for row in inputs:
+                reason = f"layer '{call.name}' ({call.kind}), which consumes it, shares weights with layer '{other}'"
+                channels.pin(row, reason)
+        outputs = rule_for(call.layer).flow(call, index, inputs, channels)
         for slot, shape, row in zip(call.outputs, call.output_shapes, outputs, strict=True):
+            if other is not None:
+                channels.pin(row, f"it shares weights with layer '{other}'")
             if len(row) != n_channels(shape):
                 raise ModelError(
                     f"the rule of layer '{call.name}' ({call.kind}) must label the {n_channels(shape)} channels "

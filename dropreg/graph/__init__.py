@@ -20,6 +20,7 @@ from ._access import (
     quantization_of,
     schedule_of,
     seed_states,
+    sharing_scope,
     sublayers,
     variables_of,
 )

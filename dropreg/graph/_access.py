@@ -1,7 +1,7 @@
 """Access to private parts of Keras; no other module imports ``keras.src`` or reads its private attributes."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from threading import RLock
@@ -9,9 +9,10 @@ from typing import Any
 
 import keras
 from keras.src.backend import get_keras_mask, set_keras_mask  # noqa: F401 (for _timesteps)
-from keras.src.backend.common.global_state import get_global_attribute
+from keras.src.backend.common import global_state
 from keras.src.models.functional import Functional
 from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR
+from keras.src.saving.serialization_lib import ObjectSharingScope
 
 
 def names_of(model: keras.Model) -> dict[int, str]:
@@ -47,7 +48,7 @@ def variables_of(layer: Any) -> list[Any]:
 
 def seed_states(model: Any) -> list[Any]:
     """Return the states of all random number generators that a run of `model` can use."""
-    shared = get_global_attribute(GLOBAL_SEED_GENERATOR)
+    shared = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
     own = [variable for variable in model.variables if variable.name == "seed_generator_state"]
     return own if shared is None else [*own, shared.state]
 
@@ -74,6 +75,26 @@ def patched(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
                     vars(layer).pop(name, None)
                 else:
                     vars(layer)[name] = value
+
+
+class _Marked(dict[int, dict[str, Any]]):
+    """Configs by ``id``, to which no other object can be added: the ``id`` of a temporary one may be used again."""
+
+    def __setitem__(self, number: int, config: dict[str, Any]) -> None:
+        pass
+
+
+@contextmanager
+def sharing_scope(numbers: Iterable[int]) -> Iterator[dict[int, Any]]:
+    """Mark the objects with these ``id`` in configs that contain them, and provide a dict of new objects by ``id``.
+
+    A config that contains a marked object is deserialized with the new one in the dict, or else adds it there.
+    """
+    marked, made = _Marked({number: {} for number in numbers}), dict[int, Any]()
+    with ObjectSharingScope():
+        global_state.set_global_attribute("shared_objects/id_to_config_map", marked)
+        global_state.set_global_attribute("shared_objects/id_to_obj_map", made)
+        yield made
 
 
 def call_name(layer: Any) -> str:

@@ -1,7 +1,7 @@
 """Data classes for a Keras model as a list of layer calls, with nested models expanded."""
 
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import keras
@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from ..errors import ParameterError
 from ._access import all_layers
+from ._sharing import SharedWeights
 from ._timesteps import step_mask, with_step_mask
 
 Shape = tuple[int | None, ...]
@@ -132,6 +133,8 @@ class Graph:
         Type of the inputs that a subclassed model was traced with.
     inside : tuple of Inside or None
         The calls inside a subclassed model, in the order in which they ran; None for other models.
+    shared : SharedWeights
+        The weights that several called layers use.
     """
 
     model: keras.Model
@@ -147,6 +150,7 @@ class Graph:
     padded: frozenset[int] = frozenset()
     traced_dtype: str = "float32"
     inside: tuple[Inside, ...] | None = None
+    shared: SharedWeights = field(default_factory=SharedWeights)
 
     def downstream(self, calls: Iterable[int]) -> list[int]:
         """Return the numbers of `calls` and of all calls that depend on them, in running order."""

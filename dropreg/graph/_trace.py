@@ -11,6 +11,7 @@ from ..errors import ModelError
 from ._access import functional_of, is_nested, is_opaque, names_of, nodes_of, output_names_of
 from ._calls import Call, Graph, Ref, Shape
 from ._padding import StepMasks, observe
+from ._sharing import shared_weights
 from ._timesteps import step_mask
 
 
@@ -57,12 +58,13 @@ def _trace(model: keras.Model) -> Graph:
     masks = StepMasks({}, ((),) * len(calls), frozenset())
     if any(masked):
         masks = observe(model, calls, inputs, specs)
+    named = tuple(
+        replace(call, name=names.get(id(call.layer), call.name), unmasked=slots)
+        for call, slots in zip(calls, masks.removed, strict=True)
+    )
     return Graph(
         model=model,
-        calls=tuple(
-            replace(call, name=names.get(id(call.layer), call.name), unmasked=slots)
-            for call, slots in zip(calls, masks.removed, strict=True)
-        ),
+        calls=named,
         inputs=inputs,
         outputs=outputs,
         shapes=tuple(shapes),
@@ -72,6 +74,7 @@ def _trace(model: keras.Model) -> Graph:
         names=names,
         mask_ranks=tuple(masks.ranks.get(slot) for slot in range(len(shapes))),
         padded=masks.padded,
+        shared=shared_weights(model, named, inputs, specs),
     )
 
 

@@ -99,6 +99,8 @@ class MergedNetwork(MaskedNetwork):
         means = dict(zip(places, found, strict=True))
         one = len(self.graph.outputs) == 1  # merging refits no last layer if there are several outputs
         last = LastLayer.call_among([self.graph.calls[index] for index in self._suffix]) if one else None
+        if last is not None and self.graph.shared.other(last.layer, last.name) is not None:
+            last = None
 
         def products(values: dict[int, Any]) -> list[tf.Tensor]:
             consumed = []

@@ -10,8 +10,9 @@ import numpy as np
 
 from .._utils import first_line
 from ..errors import ModelError
-from ..graph import all_layers, is_opaque, patched
+from ..graph import Graph, all_layers, is_opaque, patched, trace_graph
 from ..layers import rule_for
+from ._clones import check_can_clone, check_same_sharing, clone_function, clones, holds_layers
 from ._zeros import HoldZeros
 
 
@@ -41,13 +42,15 @@ def copy_model(model: keras.Model) -> keras.Model:
     Raises
     ------
     ModelError
-        If the model is subclassed, or a layer cannot be rebuilt from its config.
+        If the model is subclassed, or a layer cannot be rebuilt from its config with the weights that it shares.
     """
     refuse_subclassed(model, "copied")
+    graph = trace_graph(model)
+    check_can_clone(graph)
     compiled = [(layer, "compiled", False) for layer in all_layers(model) if isinstance(layer, keras.Model)]
     try:
         with patched(compiled):
-            copied: Any = keras.models.clone_model(model)
+            copied = _clone_sharing(graph) if _shares(graph) else keras.models.clone_model(model)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelError(
             f"model '{model.name}' must have layers that can be rebuilt from their config, received the error "
@@ -59,6 +62,20 @@ def copy_model(model: keras.Model) -> keras.Model:
     for old, new in zip(model.weights, copied.weights, strict=True):
         if isinstance(old.constraint, HoldZeros):
             new.constraint = old.constraint
+    return copied
+
+
+def _shares(graph: Graph) -> bool:
+    """Return whether layers share weights, or a config holds layers of the original."""
+    own = [call.layer for call in graph.calls if not type(call.layer).__module__.startswith("keras.src.")]
+    return bool(graph.shared.users) or any(holds_layers(layer.get_config()) for layer in own)
+
+
+def _clone_sharing(graph: Graph) -> Any:
+    """Clone a model with layers that hold one another."""
+    with clones(graph) as made:
+        copied = keras.models.clone_model(graph.model, clone_function=clone_function(made), recursive=True)
+        check_same_sharing([(call, made[id(call.layer)]) for call in graph.calls], graph.model.weights)
     return copied
 
 

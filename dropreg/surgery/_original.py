@@ -7,6 +7,7 @@ import keras
 from ..element import trace_channels
 from ..graph import Graph, trace_graph
 from ..layers import Channels
+from ._clones import check_can_clone
 from ._copying import refuse_subclassed, seeds_kept
 
 
@@ -21,7 +22,8 @@ class Original:
 
 @seeds_kept()
 def trace_original(model: keras.Model | Graph) -> Original:
-    """Trace a model; raises ModelError if it is not a built Keras model, or a subclassed one."""
+    """Trace a model; raises ModelError if it is not a built Keras model, or one whose layers cannot be copied."""
     graph = trace_graph(model)
     refuse_subclassed(graph.model, "made smaller")
+    check_can_clone(graph)
     return Original(graph.model, graph, trace_channels(graph))

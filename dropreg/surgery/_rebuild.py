@@ -11,6 +11,7 @@ from .._utils import first_line
 from ..errors import ModelError
 from ..graph import Call, Graph, Ref, Shape
 from ..layers import Cut, Rule, rule_for, unchanged
+from ._clones import check_same_sharing, clones, with_clones
 from ._original import Original
 from ._plan import Plan
 
@@ -36,20 +37,34 @@ def rebuild(original: Original, plan: Plan) -> Rebuilt:
         keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in original.model.inputs
     ]
     values: dict[int, Any] = dict(zip(graph.inputs, inputs, strict=True))
-    names = {tensor.name for tensor in inputs}
-    made: dict[int, Any] = {}
-    pairs = []
+    with clones(graph) as made:
+        pairs = _new_calls(graph, plan, values, made)
+    check_same_sharing([(old, new.layer) for old, new in pairs], original.model.weights)
+    ends, calls = tuple(plan.slot(slot) for slot in graph.outputs), tuple(new for _, new in pairs)
+    known = tuple(tuple(values[k].shape) if k in values else shape for k, shape in enumerate(graph.shapes))
+    after = replace(graph, calls=calls, outputs=ends, shapes=known)
+    built = _assemble(original.model, inputs, [values[slot] for slot in ends], [call.layer for call in calls])
+    return Rebuilt(graph, after, tuple(pairs), plan, built)
+
+
+def _new_calls(graph: Graph, plan: Plan, values: dict[int, Any], made: dict[int, Any]) -> list[tuple[Call, Call]]:
+    """Return the kept calls with their new ones; `values` begins with the inputs and gets all symbolic tensors."""
+    names = {tensor.name for tensor in values.values()}
+    pairs, done = [], set[int]()
 
     def shapes(slots: tuple[int, ...]) -> tuple[Shape, ...]:
         return tuple(tuple(values[slot].shape) for slot in slots)
 
     for index in plan.live_calls(graph):
         old = graph.calls[index]
-        is_new = id(old.layer) not in made
+        is_new = id(old.layer) not in done
         cut, rule = _cut(old, plan), rule_for(old.layer)
         if is_new:
-            config = _without_arrays(cut.config) if cut.weights else cut.config
-            made[id(old.layer)] = _from_config(rule, old, {**config, "name": _free_name(old.layer.name, names)})
+            done.add(id(old.layer))
+            name, config = _free_name(old.layer.name, names), _without_arrays(cut.config) if cut.weights else cut.config
+            if id(old.layer) not in made:  # a layer that holds it may have made it
+                made[id(old.layer)] = _from_config(rule, old, {**with_clones(config, made), "name": name})
+            made[id(old.layer)].name = name
         new = _rewired(replace(old, layer=made[id(old.layer)]), old, index, plan)
         outputs = keras.tree.flatten(_call_symbolically(new, values))
         if is_new and cut.weights:
@@ -57,11 +72,7 @@ def rebuild(original: Original, plan: Plan) -> Rebuilt:
             rule.finish(new.layer)
         values.update(zip(new.outputs, outputs, strict=True))
         pairs.append((old, replace(new, input_shapes=shapes(new.inputs), output_shapes=shapes(new.outputs))))
-    ends, calls = tuple(plan.slot(slot) for slot in graph.outputs), tuple(new for _, new in pairs)
-    known = tuple(tuple(values[k].shape) if k in values else shape for k, shape in enumerate(graph.shapes))
-    after = replace(graph, calls=calls, outputs=ends, shapes=known)
-    built = _assemble(original.model, inputs, [values[slot] for slot in ends], [call.layer for call in calls])
-    return Rebuilt(graph, after, tuple(pairs), plan, built)
+    return pairs
 
 
 def _cut(call: Call, plan: Plan) -> Cut:

@@ -27,7 +27,8 @@ class Sizes:
     layers : DataFrame
         One row for each layer: layer, kind, params_before, params_after, macs_before, macs_after (multiply-adds of
         matrix products for one example, NaN where a size is unknown), bytes_before, bytes_after (of its weights),
-        nonzero_before, nonzero_after (parameters that are not zero).
+        nonzero_before, nonzero_after (parameters that are not zero). Weights that several layers share are counted in
+        the first of them.
     models : (keras.Model, keras.Model)
         Before and after.
     """
@@ -86,16 +87,19 @@ def compare_sizes(model: keras.Model, rebuilt: Rebuilt) -> Sizes:
     """Return the sizes of a model and of the smaller one built from it."""
     rows: dict[int, dict[str, Any]] = {}
     after = {id(old): new for old, new in rebuilt.pairs}
+    counted: dict[str, set[int]] = {at: set() for at in _AT}
     counts = dict.fromkeys((f"{name}_{at}" for name in ("params", "macs", "bytes", "nonzero") for at in _AT), 0)
     for old in rebuilt.before.calls:
         row = rows.setdefault(id(old.layer), {"layer": old.name, "kind": old.kind, **counts})
         for at, call in zip(_AT, (old, after.get(id(old))), strict=True):
             if call is not None:
-                weights = [as_array(weight) for weight in getattr(call.layer, "weights", ())]
+                own = [w for w in getattr(call.layer, "weights", ()) if id(w) not in counted[at]]
+                counted[at].update(map(id, own))
                 row[f"macs_{at}"] += float(rule_for(call.layer).macs(call))
-                row[f"params_{at}"] = sum(weight.size for weight in weights)
-                row[f"nonzero_{at}"] = n_nonzero(call.layer)
-                row[f"bytes_{at}"] = sum(weight.nbytes for weight in weights)
+                weights = [as_array(weight) for weight in own]
+                row[f"params_{at}"] += sum(weight.size for weight in weights)
+                row[f"nonzero_{at}"] += sum(int(np.count_nonzero(weight)) for weight in weights)
+                row[f"bytes_{at}"] += sum(weight.nbytes for weight in weights)
     return Sizes(pd.DataFrame(rows.values()), (model, rebuilt.model))
 
 

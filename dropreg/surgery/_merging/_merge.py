@@ -75,7 +75,8 @@ def merge_into(
         has_changed_inputs = bool(changed.intersection(old.inputs))
         loses_states = not all(kept.all() for kept in layer.states_kept)
         loses_heads = id(old.layer) in plan.heads
-        if (loses_inputs or has_changed_inputs or loses_states or loses_heads) and id(old.layer) not in done:
+        concerned = loses_inputs or has_changed_inputs or loses_states or loses_heads
+        if concerned and id(old.layer) not in done and not _is_shared(rebuilt, old):
             done.add(id(old.layer))
             models.finalize(index)
             if isinstance(rule, LinearReader):
@@ -92,6 +93,11 @@ def merge_into(
     if last is not None and strategy.predictions:
         _fit_last_layer(last, classes=classes)
     return pd.DataFrame(rows, columns=["layer", "ridge", "unexplained"])
+
+
+def _is_shared(rebuilt: Rebuilt, call: Call) -> bool:
+    """Return whether another layer uses weights of the called one, and would change with it."""
+    return rebuilt.before.shared.other(call.layer, call.name) is not None
 
 
 def _fit_inputs(layer: MergedLayer, rule: LinearReader, strategy: LeastSquares) -> dict[str, Any]:
