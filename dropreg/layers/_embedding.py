@@ -7,7 +7,7 @@ from keras import layers
 
 from ..graph import Call
 from ._channels import Channels, Labels
-from ._common import add_units
+from ._common import add_units, n_channels, pin_all, positions
 from ._registry import register
 from ._rule import Cut, Kept, Rule, unchanged
 
@@ -33,4 +33,28 @@ class EmbeddingRule(Rule):
         return Cut(config, [weight[:, kept_out[0]] for weight in original.weights])
 
 
+class ReversibleEmbeddingRule(EmbeddingRule):
+    """An embedding that also projects channels back to its entries: its dimensions are kept if it does."""
+
+    def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
+        (labels,) = super().flow(call, index, inputs, channels)
+        if not _is_reversed(call):
+            if not call.layer.tie_weights:
+                channels.pin(labels, "it has separate weights for reverse=True (tie_weights=False)")
+            return [labels]
+        channels.pin(labels, "it is also called with reverse=True")
+        return pin_all(call, inputs, channels, "projects (reverse=True)")
+
+    def macs(self, call: Call) -> float:
+        entries = n_channels(call.output_shapes[0])
+        return n_channels(call.input_shapes[0]) * entries * positions(call.input_shapes[0]) if _is_reversed(call) else 0
+
+
+def _is_reversed(call: Call) -> bool:
+    """Return whether a call projects channels to entries."""
+    return bool(call.kwargs.get("reverse", False))
+
+
 register(layers.Embedding, rule=EmbeddingRule())
+if hasattr(layers, "ReversibleEmbedding"):  # new in Keras 3.13
+    register(layers.ReversibleEmbedding, rule=ReversibleEmbeddingRule())

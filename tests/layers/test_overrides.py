@@ -5,11 +5,14 @@ from typing import Any
 
 import flat
 import keras
+import models
 import numpy as np
 import pytest
+from cutting import check_law
 from keras import layers
 
 import dropreg as dr
+from dropreg.errors import ModelError
 from dropreg.layers import Unknown, rule_for
 from dropreg.network import MaskedNetwork
 
@@ -125,3 +128,38 @@ def test_a_registered_subclass_has_its_own_rule() -> None:
     assert isinstance(rule_for(Other(3)), Unknown)
     dr.layers.register(Other, rule=dr.layers.Mix())
     assert isinstance(rule_for(Other(3)), dr.layers.Mix)
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+@pytest.mark.parametrize("width", [6, 10])
+def test_a_reversed_embedding_keeps_its_dimensions(width: int, tie_weights: bool) -> None:
+    """Also where the width is the number of entries, so that no shape says which call is reversed."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((4,), dtype="int32")
+    table = layers.ReversibleEmbedding(10, width, tie_weights=tie_weights, name="table")
+    hidden = layers.Dense(8, activation="relu", name="hidden")(table(inputs))
+    back = layers.Dense(width, name="back")(hidden)
+    model = keras.Model(inputs, table(back, reverse=True))
+    elements = dr.elements(model, ["neurons", "embeddings"])
+    assert set(elements.layers) == {"hidden"}
+    reasons = dict(elements.left_out)
+    assert "reverse=True" in reasons["table"]
+    assert reasons["back"] == "layer 'table' (ReversibleEmbedding) projects (reverse=True) its input channels"
+    for small in check_law(model, "neurons", models.inputs_for(model, 5)):
+        assert small.model.count_params() < model.count_params()
+        macs = small.report.layers.set_index("layer")["macs_before"]
+        assert macs.tolist() == [4 * width * 10, 4 * width * 8, 4 * width * 8]
+    with pytest.raises(ModelError, match="table"):
+        dr.elements(model, "embeddings")
+
+
+@pytest.mark.parametrize("tie_weights", [True, False])
+def test_an_embedding_that_is_never_reversed(tie_weights: bool) -> None:
+    inputs = keras.Input((4,), dtype="int32")
+    x = layers.ReversibleEmbedding(10, 6, tie_weights=tie_weights, name="table")(inputs)
+    model = keras.Model(inputs, layers.Dense(3, name="out")(layers.Dense(8, name="hidden")(x)))
+    elements = dr.elements(model, ["neurons", "embeddings"])
+    assert ("table" in elements.layers) == tie_weights
+    if not tie_weights:
+        assert dict(elements.left_out)["table"] == "it has separate weights for reverse=True (tie_weights=False)"
+    check_law(model, ["neurons", "embeddings"], models.inputs_for(model, 5))
