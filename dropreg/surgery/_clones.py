@@ -22,8 +22,8 @@ def check_can_clone(graph: Graph) -> None:
         if (lender := graph.shared.lender(call.layer, call.name)) is not None:
             raise ModelError(
                 f"layer '{call.name}' ({call.kind}) must hold the weights that it uses to be copied, but it reads "
-                f"those of layer '{lender}' from outside: write a layer class whose constructor takes '{lender}', keeps "
-                "it as an attribute, and serializes it in get_config."
+                f"those of layer '{lender}' from outside: write a layer class whose constructor takes '{lender}', "
+                "keeps it as an attribute, and serializes it in get_config."
             )
 
 
