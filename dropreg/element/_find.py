@@ -9,8 +9,8 @@ import numpy as np
 
 from ..errors import ModelError, ParameterError
 from ..graph import Graph, all_layers, trace_graph
-from ..layers import Unknown, rule_for
 from . import _blocks, _heads, _subclassed, _units, _weights
+from ._accounts import unaccounted
 from ._gates import Columns
 from ._groups import Groups
 from ._table import KINDS, Choice, Elements, Found, Kind, model_signature
@@ -46,7 +46,7 @@ def elements(
 
     Units that must be removed together (those added to one another by an Add, a depthwise filter and its source, the
     groups of a convolution) form one element. Units that cannot be removed exactly are left out, with the reason in
-    `Elements.left_out`.
+    `Elements.left_out`, which also names all other layers with weights none of which are removed with an element.
 
     Parameters
     ----------
@@ -126,21 +126,8 @@ def elements(
             f"expected {needed}."
         )
     joined = _join([part.elements for part in parts], model_signature(graph))
-    return joined if kinds == ["weights"] else replace(joined, left_out=(*joined.left_out, *_unknown(graph, joined)))
-
-
-def _unknown(graph: Graph, elements: Elements) -> list[tuple[str, str]]:
-    """Return the layers with weights that have no rule and are not named yet, with the remedy."""
-    named = {*elements.layers, *(name for name, _ in elements.left_out)}
-    remedy = "register one with dropreg.layers.register"
-    return [
-        (call.name, f"its class {call.kind} has no rule: {remedy}")
-        for call in {call.name: call for call in graph.calls}.values()
-        if graph.inside is None
-        and call.name not in named
-        and getattr(call.layer, "weights", ())
-        and isinstance(rule_for(call.layer), Unknown)
-    ]
+    more = [] if kinds == ["weights"] else unaccounted(graph, joined, kinds)
+    return replace(joined, left_out=(*joined.left_out, *more))
 
 
 def _names_by_entry(

@@ -47,7 +47,7 @@ class Elements:
     inner_gates : tuple of InnerGate
         The places inside layers where masks act.
     left_out : tuple of (str, str)
-        Layers with units that cannot be removed, and the reason.
+        Layers with weights that are not removed with any element, and the reason.
     signature : str
         Hash of the model's structure.
     kernel_shapes : mapping of str to tuple of int

@@ -19,7 +19,7 @@ from . import (
     _shape,
 )
 from ._activation import last_activation
-from ._channels import Channels, Labels, fixed
+from ._channels import FIXED, Channels, Labels, fixed
 from ._common import Carry, LinearReader, Mix, Unknown, n_channels, positions, readout
 from ._kernels import Kernel, kernel_of, register_kernels
 from ._recurrent import RecurrentRule

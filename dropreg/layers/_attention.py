@@ -51,7 +51,8 @@ class AttentionRule(Rule):
         }
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
-        return pin_all(call, inputs, channels, "projects (its heads are elements of kind 'heads')")
+        reason = "its heads are elements of kind 'heads'"
+        return pin_all(call, inputs, channels, f"projects ({reason})", reason)
 
     def macs(self, call: Call) -> float:
         found = self.heads(call.layer)

@@ -61,6 +61,8 @@ class Channels:
         Labels of every tensor of the graph, once all calls have been followed.
     equal : dict
         Its keys are pairs of layers that must keep equal numbers of units.
+    refused : dict of int to str
+        Why channels cannot be removed from layers, by the ``id`` of the layer.
 
     Examples
     --------
@@ -80,6 +82,7 @@ class Channels:
     macs: list[float] = field(default_factory=list)
     slots: dict[int, Labels] = field(default_factory=dict)
     equal: dict[tuple[str, str], None] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
     _parents: list[int] = field(default_factory=list)
     _pinned: dict[int, str] = field(default_factory=dict)
     _units: dict[int, Labels] = field(default_factory=dict)

@@ -68,7 +68,7 @@ class KernelRule(LinearReader):
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         if channels_first(call):
-            return pin_all(call, inputs, channels, "has data_format='channels_first' and hides")
+            return pin_all(call, inputs, channels, "has data_format='channels_first' and hides", CHANNELS_LAST)
         per_input, per_unit, n_positions = self.uses(call)
         first = add_gate(call, index, 0, inputs[0], channels)
         labels = add_units(self, call, channels)
@@ -141,8 +141,16 @@ def cut_trailing(array: Array, kept: Kept) -> Array:
     return array[..., kept] if array.shape[-1:] == kept.shape else array
 
 
-def pin_all(call: Call, inputs: list[Labels], channels: Channels, verb: str) -> list[Labels]:
-    """Pin all inputs of `call`, and return fixed labels for its outputs."""
+CHANNELS_LAST = "it has data_format='channels_first': build it with data_format='channels_last'"
+
+
+def pin_all(call: Call, inputs: list[Labels], channels: Channels, verb: str, reason: str = "") -> list[Labels]:
+    """Pin all inputs of `call`, which `verb` describes, and return fixed labels for its outputs.
+
+    `reason` says why the layer itself is left out, and what can be done; by default as `verb`.
+    """
+    remedy = "dropreg.layers.register takes another rule"
+    channels.refused.setdefault(id(call.layer), reason or f"it {verb} its input channels, which are kept: {remedy}")
     for labels in inputs:
         channels.pin(labels, f"layer '{call.name}' ({call.kind}) {verb} its input channels")
     return [fixed(n_channels(shape)) for shape in call.output_shapes]

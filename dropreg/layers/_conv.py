@@ -9,7 +9,7 @@ from keras import layers
 
 from ..graph import Call
 from ._channels import Channels, Labels
-from ._common import KernelRule, channels_first, n_channels, pin_all, positions
+from ._common import CHANNELS_LAST, KernelRule, channels_first, n_channels, pin_all, positions
 from ._registry import register
 from ._rule import Array, Cut, Kept, Rule, unchanged
 
@@ -68,7 +68,7 @@ class DepthwiseConvRule(Rule):
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         if channels_first(call):
-            return pin_all(call, inputs, channels, "has data_format='channels_first' and hides")
+            return pin_all(call, inputs, channels, "has data_format='channels_first' and hides", CHANNELS_LAST)
         layer = call.layer
         first = channels.share(layer, inputs[0])
         labels = np.repeat(inputs[0], layer.depth_multiplier)

@@ -43,7 +43,7 @@ class ReversibleEmbeddingRule(EmbeddingRule):
                 channels.pin(labels, "it has separate weights for reverse=True (tie_weights=False)")
             return [labels]
         channels.pin(labels, "it is also called with reverse=True")
-        return pin_all(call, inputs, channels, "projects (reverse=True)")
+        return pin_all(call, inputs, channels, "projects (reverse=True)", "it is also called with reverse=True")
 
     def macs(self, call: Call) -> float:
         entries = n_channels(call.output_shapes[0])

@@ -20,7 +20,8 @@ class BatchNormalizationRule(Carry):
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         rank = len(call.input_shapes[0])
         if call.layer.axis not in (-1, rank - 1):
-            return pin_all(call, inputs, channels, f"normalizes axis {call.layer.axis}, not the trailing one, of")
+            wrong = f"normalizes axis {call.layer.axis}, not the trailing one"
+            return pin_all(call, inputs, channels, f"{wrong}, of", f"it {wrong}: build it with axis=-1")
         return super().flow(call, index, inputs, channels)
 
     def with_moments(self, call: Call, weights: list[Array], before: Moments, after: Moments) -> list[Array]:

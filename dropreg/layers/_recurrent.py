@@ -12,9 +12,11 @@ from keras import layers
 from ..graph import Call, counted_steps, measured_as, patched, with_counted
 from ._channels import Channels, Labels, State
 from ._common import LinearReader, add_gate, is_elementwise, pin_all, positions
+from ._dense import DenseRule
 from ._registry import register, rule_for
 from ._rule import Array, Cut, Kept, unchanged
 
+_STATELESS = "it is stateful: build it with stateful=False"
 _GATES = {"SimpleRNN": 1, "GRU": 3, "LSTM": 4}
 
 
@@ -26,7 +28,7 @@ class RecurrentRule(LinearReader):
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         if call.layer.stateful:
-            return pin_all(call, inputs, channels, "is stateful and keeps")
+            return pin_all(call, inputs, channels, "is stateful and keeps", _STATELESS)
         return _follow(call, index, call.layer, inputs, len(call.outputs), channels)
 
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
@@ -112,9 +114,7 @@ def _cut_cell(weights: list[Array], kept_in: Kept, kept: Kept) -> list[Array]:
 
 def _follow(call: Call, index: int, layer: Any, inputs: list[Labels], n_out: int, channels: Channels) -> list[Labels]:
     """Return the labels of the outputs (sequence or last step, then states) of one recurrent layer."""
-    kind = next((name for parent in type(layer).__mro__ if (name := parent.__name__) in _GATES), None)
-    if kind is None:
-        return pin_all(call, inputs, channels, "has a cell without a rule for")
+    kind = next(name for parent in type(layer).__mro__ if (name := parent.__name__) in _GATES)
     gates, n_inputs, units = _GATES[kind], len(inputs[0]), layer.units
     steps = float(call.input_shapes[0][1] or np.nan)
     add_gate(call, index, 0, inputs[0], channels)
@@ -149,8 +149,15 @@ class BidirectionalRule(RecurrentRule):
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         layer = call.layer
         parts = self.parts(layer)
-        if any(part.stateful or part.return_state for part in parts) or call.positions_of("initial_state", 1):
-            return pin_all(call, inputs, channels, "returns or takes the states of")
+        if unknown := [part for part in parts if type(rule_for(part)) is not RecurrentRule]:
+            wrong = f"wraps {type(unknown[0]).__name__}, which has no rule"
+            reason = f"it {wrong}: register one with dropreg.layers.register"
+            return pin_all(call, inputs, channels, f"{wrong} for", reason)
+        if any(part.stateful for part in parts):
+            return pin_all(call, inputs, channels, "is stateful and keeps", _STATELESS)
+        if any(part.return_state for part in parts) or call.positions_of("initial_state", 1):
+            reason = "it returns or takes states: build it with return_state=False, without initial states"
+            return pin_all(call, inputs, channels, "returns or takes the states of", reason)
         forward, backward = (_follow(call, index, part, inputs, 1, channels)[0] for part in parts)
         # both directions consume the same input, so one gate is enough
         channels.reads.pop()
@@ -193,7 +200,9 @@ class TimeDistributedRule(LinearReader):
 
     def flow(self, call: Call, index: int, inputs: list[Labels], channels: Channels) -> list[Labels]:
         if not self._is_dense(call):
-            return pin_all(call, inputs, channels, f"distributes {type(call.layer.layer).__name__} over")
+            kind = type(call.layer.layer).__name__
+            reason = f"it wraps {kind}, and only Dense is known inside it: register a rule with dropreg.layers.register"
+            return pin_all(call, inputs, channels, f"distributes {kind} over", reason)
         rule, inner = self._inner(call)
         return rule.flow(inner, index, inputs, channels)
 
@@ -218,7 +227,7 @@ class TimeDistributedRule(LinearReader):
         return rule.macs(inner)
 
     def _is_dense(self, call: Call) -> bool:
-        return isinstance(call.layer.layer, layers.Dense)
+        return isinstance(rule_for(call.layer.layer), DenseRule)
 
     def _inner(self, call: Call) -> tuple[Any, Call]:
         """Return the wrapped layer's rule and call."""
