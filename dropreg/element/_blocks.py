@@ -23,7 +23,7 @@ def n_params(layer: Any) -> int:
 def find_layers(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
     """Find the layers with weights whose output has the shape of their input; the identity can replace them."""
     number = {id(layer): k for k, layer in enumerate(all_layers(model))}
-    calls = [(call.layer, _only_shape(_input_shapes(call)), _only_shape(call.output_shapes)) for call in graph.calls]
+    calls = [(call.layer, _only_shape(_input_shapes(call)), _single(call.output_shapes)) for call in graph.calls]
     if graph.inside is not None:
         calls = [(call.layer, call.input_shape, call.output_shape) for call in graph.inside]
     reasons: dict[int, str] = {}
@@ -33,7 +33,9 @@ def find_layers(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
             layers[id(layer)] = layer
             if (other := graph.shared.other(layer, graph.names[id(layer)])) is not None:
                 reasons.setdefault(id(layer), f"it shares weights with layer '{other}'")
-            if before is None or before != after:
+            if after is None:
+                reasons[id(layer)] = "it returns several tensors, so the identity cannot replace it"
+            elif before is None or before != after:
                 reasons[id(layer)] = "its output has another shape than its input, so the identity cannot replace it"
             elif None in before[1:]:
                 unknown = f"its input has unknown sizes, {before}, so its output may have another shape"
@@ -66,6 +68,11 @@ def _input_shapes(call: Call) -> tuple[Shape, ...]:
 def _only_shape(shapes: tuple[Shape, ...]) -> Shape | None:
     """Return the shape that all have (the inputs of self-attention are one tensor), None if they differ."""
     return shapes[0] if len(set(shapes)) == 1 else None
+
+
+def _single(shapes: tuple[Shape, ...]) -> Shape | None:
+    """Return the shape of a single tensor, None for several."""
+    return shapes[0] if len(shapes) == 1 else None
 
 
 def find_branches(graph: Graph, choice: Choice) -> Found:

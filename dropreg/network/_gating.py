@@ -40,7 +40,7 @@ def _mask_output(original: Callable[..., Any], columns: Columns, masks: tf.Tenso
 def _bypass(original: Callable[..., Any], columns: Columns, masks: tf.Tensor, *args: Any, **kwargs: Any) -> Any:
     """Call a layer and replace its output by its (first) input where the layer is dropped."""
     result = original(*args, **kwargs)
-    value = args[0] if args else next(iter(kwargs.values()))
+    value = next(leaf for leaf in keras.tree.flatten((args, kwargs)) if tf.is_tensor(leaf))
     return value + apply_mask(result - value, masks, np.repeat(columns, result.shape[-1]))
 
 

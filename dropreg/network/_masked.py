@@ -96,6 +96,7 @@ class MaskedNetwork:
         self._suffix = self.graph.downstream(gated)
         self._prefix = sorted(set(range(len(self.graph.calls))).difference(self._suffix))
         self.frontier: tuple[int, ...] = self.graph.frontier(self._suffix, [self.output])
+        self._is_idle = self.output in self.frontier
 
     def floats_per_row(self, n_examples: int) -> int:
         """Return the size of the activations for one row, or of masks and masked inputs where it is larger.
@@ -129,7 +130,11 @@ class MaskedNetwork:
             for slot, value in zip(self.frontier, frontier, strict=False)
         }
         self._run({i: self.graph.calls[i] for i in self._suffix}, values, masks)
-        return values[self.output]
+        output = values[self.output]
+        if masks is None or not self._is_idle:
+            return output
+        # no element has an effect on the output: its derivatives by the masks are zero, not undefined
+        return with_step_mask(output + tf.cast(0.0 * tf.reduce_sum(masks), output.dtype), step_mask(output))
 
     def _run(self, calls: dict[int, Call], values: dict[int, Any], masks: tf.Tensor | None) -> None:
         changes, weights = [], []

@@ -1,0 +1,94 @@
+"""Law: elements that nothing reads have impact zero, also where a model has no others."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flat
+import keras
+import models
+import numpy as np
+import pytest
+from keras import layers
+
+import dropreg as dr
+from dropreg.errors import ParameterError
+from dropreg.network import MaskedNetwork
+
+
+def without_live_elements() -> tuple[keras.Model, Any]:
+    """The measured output has no hidden units, the other one has; its data."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(5, activation="relu", name="hidden")(inputs)
+    outputs = {"measured": layers.Dense(3, name="a")(inputs), "other": layers.Dense(1, name="b")(hidden)}
+    model = keras.Model(inputs, outputs)
+    x = np.random.default_rng(0).normal(size=(60, 6)).astype(np.float32)
+    return model, (x, {"measured": np.random.default_rng(1).integers(0, 3, 60)})
+
+
+SCORERS: dict[str, Callable[..., dr.ImpactTable]] = {
+    "taylor": dr.scorers.taylor,
+    "obd": dr.scorers.obd,
+    "spread": dr.scorers.spread,
+    "leave_one_out": dr.scorers.leave_one_out,
+}
+
+
+@pytest.mark.parametrize("name", SCORERS)
+@pytest.mark.parametrize("kind", ["neurons", "weights"])
+def test_idle_elements_have_impact_zero(name: str, kind: Any) -> None:
+    model, data = without_live_elements()
+    elements = dr.elements(model, kind, exclude=[] if kind == "neurons" else ["a"])
+    table = SCORERS[name](model, data, elements)
+    np.testing.assert_allclose(table.impact, np.zeros(len(elements)), atol=1e-7)
+
+
+def test_gradients_by_elements_without_effect_are_refused_by_assisted_regression() -> None:
+    model, data = without_live_elements()
+    with pytest.raises(ParameterError, match="must have gradients other than zero"):
+        flat.estimate(model, data, dr.elements(model), outcome="loss", rows=200, gradients=True, fidelity=None)
+
+
+@pytest.mark.parametrize("ablation", ["zero", "merged"])
+def test_idle_elements_can_be_annealed_and_removed(ablation: Any) -> None:
+    model, data = without_live_elements()
+    selection = flat.anneal(model, data, dr.elements(model), fraction=0.4, ablation=ablation, rounds=2)
+    small = dr.remove(model, selection)
+    np.testing.assert_allclose(small.model(data[0])["measured"], model(data[0])["measured"], atol=1e-6)
+    assert small.model.count_params() == model.count_params() - 2 * (6 + 1 + 1)
+
+
+class Both(layers.Layer):
+    """Returns two tensors of its input's shape."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.dense = layers.Dense(6)
+
+    def call(self, x: Any) -> Any:
+        return self.dense(x), x + 1
+
+
+def test_a_layer_that_returns_several_tensors_is_left_out() -> None:
+    inputs = keras.Input((6,))
+    first, second = Both(name="both")(inputs)
+    model = keras.Model(inputs, layers.Dense(3, name="out")(layers.Dense(6, name="same")(first + second)))
+    elements = dr.elements(model, "layers")
+    assert elements.names == ("same",)
+    reasons = dict(elements.left_out)
+    assert reasons["both"] == "it returns several tensors, so the identity cannot replace it"
+    data = models.examples(model, 40)
+    assert np.isfinite(flat.estimate(model, data, elements, outcome="loss", rows=200, fidelity=None).impact).all()
+
+
+def test_a_layer_of_a_list_is_replaced_by_its_first_tensor() -> None:
+    x = inputs = keras.Input((4, 6))
+    x = layers.Attention(use_scale=True, name="mixes")([x, x])
+    model = keras.Model(inputs, layers.Dense(3, name="out")(x))
+    elements = dr.elements(model, "layers")
+    assert elements.names == ("mixes",)
+    given = models.inputs_for(model, 5)
+    found = MaskedNetwork(model, elements)(given, np.zeros((1, 1), bool))
+    np.testing.assert_allclose(found, model.get_layer("out")(given[0]), atol=1e-6)
+    small = dr.remove(model, dr.Selection.dropping(elements, [0])).model
+    np.testing.assert_allclose(np.asarray(small(given[0])), np.asarray(found), atol=1e-6)
