@@ -78,11 +78,6 @@ class Sizes:
         return "\n".join([*lines, changed.to_string(index=False, float_format=lambda value: f"{value:,.0f}")])
 
 
-def n_nonzero(layer: Any) -> int:
-    """Return how many parameters of a layer are not zero."""
-    return sum(int(np.count_nonzero(as_array(weight))) for weight in getattr(layer, "weights", ()))
-
-
 def compare_sizes(model: keras.Model, rebuilt: Rebuilt) -> Sizes:
     """Return the sizes of a model and of the smaller one built from it."""
     rows: dict[int, dict[str, Any]] = {}
