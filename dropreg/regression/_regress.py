@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .._utils import check_between, check_type, is_number
+from .._utils import check_between, check_type, is_number, one_blas_thread
 from ..errors import ParameterError, UnidentifiedError
 from ..sampling import Record
 from ._assisted import assisted, assisted_marginal, gradient_only
@@ -35,6 +35,7 @@ MOST_DENSE = 8_000
 _MOST_STATSMODELS_BYTES = 2**31
 
 
+@one_blas_thread
 def regress(
     record: Record,
     *,
@@ -266,6 +267,7 @@ def _design_text(design: dict[str, Any]) -> str:
     return f"{design['name']}({values})"
 
 
+@one_blas_thread
 def to_statsmodels(record: Record, *, outcome: str | None = None, covariance: CovarianceType = "HC1") -> Any:
     """Fit OLS by statsmodels to all rows at once, for its ``summary()`` and its tests.
 
