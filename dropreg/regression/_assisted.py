@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .._utils import Array, one_blas_thread
-from ..errors import ParameterError
+from ..errors import UnidentifiedError
 from ._compression import CompressedDesign
 from ._ols import Fit
 from ._penalized import spectrum
@@ -64,7 +64,7 @@ def assisted(design: CompressedDesign, outcome: int, sums: "GradientSums") -> Fi
     b0, b0_error = gradient_change(sums)
     size = float((b0**2).mean())
     if size == 0:
-        raise ParameterError(
+        raise UnidentifiedError(
             "gradient-assisted regression must have gradients other than zero, received only zeros: the outcome may "
             "not depend on the elements at all; pass Sampling(gradients=False), or estimator='ols' to regress."
         )

@@ -100,6 +100,10 @@ class CompressedDesign:
         x = np.vstack([self.root, np.zeros((1, self.n_elements))])
         return x, np.append(self.z[:, outcome], np.sqrt(self.rho2[outcome]))
 
+    def deviation(self, outcome: int) -> float:
+        """Return the standard deviation of the outcome over all rows."""
+        return float(np.sqrt(((self.z[:, outcome] ** 2).sum() + self.rho2[outcome]) / self.n_rows))
+
     def intercept(self, outcome: int, coefficients: Array) -> float:
         """Return the predicted change of the outcome with no element dropped."""
         return float(self.y_mean[outcome] - self.x_mean @ coefficients)

@@ -10,6 +10,7 @@ from ..errors import RecordError, UnidentifiedError
 from ._compression import CompressedDesign, RowBlock, Rows, check_finite, gram
 
 CovarianceType = Literal["HC1", "cluster", "nonrobust"]
+_REMEDY = "or pass estimator='ridge', whose estimates are shrunk towards zero and have no intervals."
 
 
 @dataclass(frozen=True)
@@ -145,17 +146,16 @@ def check_identified(design: CompressedDesign, names: list[str]) -> None:
     p = design.n_elements
     if design.n_rows < p + 2:
         raise UnidentifiedError(
-            f"{design.n_rows:,} rows cannot identify {p:,} elements by OLS: draw at least {10 * p:,}, "
-            "or pass estimator='ridge'."
+            f"{design.n_rows:,} rows cannot identify {p:,} elements by OLS: draw at least {10 * p:,}, {_REMEDY}"
         )
     constant = [names[j] for j in np.flatnonzero((design.root**2).sum(axis=0) < 1e-9 * design.n_rows)]
     if constant:
         raise UnidentifiedError(
             f"every element must be dropped in some rows and kept in others for OLS, received {len(constant)} that "
-            f"never change ({concatenate_names(constant)}): draw more rows, or pass estimator='ridge'."
+            f"never change ({concatenate_names(constant)}): draw more rows, {_REMEDY}"
         )
     if not design.is_full_rank:
         raise UnidentifiedError(
             f"the masks of {design.n_rows:,} rows are collinear, so OLS cannot tell {p:,} elements apart: draw more "
-            "rows, or pass estimator='ridge'."
+            f"rows, {_REMEDY}"
         )

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .._utils import check_between, check_type, is_number, one_blas_thread
+from .._utils import Array, check_between, check_type, is_number, one_blas_thread
 from ..errors import ParameterError, UnidentifiedError
 from ..sampling import Record
 from ._assisted import assisted, assisted_marginal, gradient_only
@@ -33,6 +33,8 @@ _ROWS_FOR_OLS = 2
 MOST_DENSE = 8_000
 """Most elements for estimators whose memory grows with the square of the number of elements."""
 _MOST_STATSMODELS_BYTES = 2**31
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Largest relative change of an outcome that rounding can make."""
 
 
 @one_blas_thread
@@ -61,7 +63,7 @@ def regress(
     estimator : str
         "corrected": the recorded gradients, corrected by rows in which one element is flipped; unbiased, with
         intervals that hold. "assisted": regression that shrinks towards the recorded gradients. "gradient": the
-        gradients alone. "ols": by statsmodels. "ridge": by scikit-learn. "marginal": each element by itself, for very
+        gradients alone. "ols": by statsmodels. "ridge": shrunk towards zero. "marginal": each element by itself, for very
         many elements. "auto" is "corrected" if the record holds flips, "assisted" if it holds gradients only, else
         "ols". Above 8,000 elements there are all but "ols" and "ridge", in memory proportional to the elements, and
         "auto" without gradients is "marginal".
@@ -71,7 +73,7 @@ def regress(
         take "HC1" only: ridge and "assisted" have those of a posterior, "gradient" its sampling error, "marginal"
         heteroscedastic ones.
     penalty : float or "evidence", optional
-        Of ridge, on squared coefficients; by default the one with the largest marginal likelihood.
+        Of ridge, on squared coefficients; by default "evidence", an average over penalties by marginal likelihood.
     paired : bool, optional
         Regress the differences within pairs of masks. By default done if the design is `Paired`, but not by "marginal"
         nor above 8,000 elements.
@@ -90,7 +92,7 @@ def regress(
     ParameterError
         If the record lacks the outcome, an argument is out of range, or there are too many elements.
     UnidentifiedError
-        If the rows cannot identify the elements.
+        If the rows cannot identify the elements, or the outcome never changes.
     RecordError
         If the estimator needs gradients that were not recorded.
 
@@ -130,11 +132,6 @@ def regress(
         paired = settings.masks_per_group == 2 and name != "marginal" and settings.n_elements <= MOST_DENSE
     rows = observations(record, paired=paired)
     fit = _fit(record, rows, outcome, name, covariance, penalty)
-    if not np.any(fit.coefficients) and (fit.std_errors is None or not np.any(fit.std_errors)):
-        raise ParameterError(
-            f"outcome {outcome!r} must change with the masks, received no change in all "
-            f"{record.rows:,} rows: sample another outcome, such as 'loss', or at a higher rate."
-        )
     if paired:  # the intercept cancels in differences, so take it from the single rows
         unexplained = [residuals(block, column, fit.coefficients, 0.0) for block in observations(record).blocks()]
         fit = replace(fit, intercept=float(np.concatenate(unexplained).mean()))
@@ -202,17 +199,17 @@ def _fit(
     n_elements, column = record.settings.n_elements, record.settings.outcomes.index(outcome)
     rates = 1.0 - record.keep_probabilities()
     if name == "marginal":
-        return marginal(rows, column, rates)
+        return _marginal(record, rows, outcome, rates)
     if name == "corrected":
         return _corrected(record, rows, outcome, covariance)
     if name in ("assisted", "gradient"):
         sums = record.gradient_sums(outcome)
         if n_elements <= MOST_DENSE:
-            design = _compress(rows)
+            design = _compress(record, rows, outcome)
             if name == "gradient":
                 return gradient_only(sums, partial(design.intercept, column))
             return assisted(design, column, sums)
-        fit = marginal(rows, column, rates)
+        fit = _marginal(record, rows, outcome, rates)
         if name == "gradient":
             return gradient_only(sums, lambda change: fit.intercept + float(rates @ (fit.coefficients - change)))
         return assisted_marginal(fit, rates, sums)
@@ -222,7 +219,7 @@ def _fit(
             f"{8 * n_elements**2 / 2**30:,.1f} GiB): pass estimator='marginal', or sample with "
             f"gradients=({outcome!r},) and pass 'assisted'."
         )
-    design = _compress(rows)
+    design = _compress(record, rows, outcome)
     if name == "ridge":
         return ridge(design, column, penalty or "evidence")
     check_identified(design, record.elements["element"].tolist())
@@ -244,11 +241,30 @@ def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceT
     return replace(fit, intercept=change - float(rates @ fit.coefficients))
 
 
-def _compress(rows: Rows) -> CompressedDesign:
+def _compress(record: Record, rows: Rows, outcome: str) -> CompressedDesign:
     design = compress(rows)
     if design.n_rows < 2:
         raise UnidentifiedError("a regression must have at least two masks (or pairs), received one: draw more rows.")
+    _check_varies(record, outcome, design.deviation(record.settings.outcomes.index(outcome)))
     return design
+
+
+def _marginal(record: Record, rows: Rows, outcome: str, rates: Array) -> Fit:
+    fit = marginal(rows, record.settings.outcomes.index(outcome), rates)
+    n_masks = record.rows // record.settings.examples_per_mask
+    _check_varies(record, outcome, float((fit.std_errors * np.sqrt(n_masks * rates * (1 - rates))).max()))
+    return fit
+
+
+def _check_varies(record: Record, outcome: str, deviation: float) -> None:
+    """Raise UnidentifiedError if the standard deviation of the changes of an outcome is zero up to rounding."""
+    known = record.baseline.get(outcome)
+    size = 0.0 if known is None else float(np.sqrt((known.to_numpy(np.float64) ** 2).mean()))
+    if deviation <= _ROUNDING * size:
+        raise UnidentifiedError(
+            f"outcome {outcome!r} must change with the masks, received no change in all "
+            f"{record.rows:,} rows: sample another outcome, such as 'loss', or at a higher rate."
+        )
 
 
 def _interactions(record: Record, column: int, fit: Fit, sign: float) -> Interactions:

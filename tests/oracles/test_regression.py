@@ -16,7 +16,7 @@ from dropreg.regression._assisted import assisted
 from dropreg.regression._compression import RowBlock, Rows, compress, gram
 from dropreg.regression._impact import impact_table
 from dropreg.regression._ols import CovarianceType, check_identified, marginal, ols
-from dropreg.regression._penalized import best_penalty, ridge
+from dropreg.regression._penalized import penalty_weights, ridge
 from dropreg.sampling._chunks import GradientSums
 
 TOLERANCE = 1e-6  # the meat is summed in float32 within a chunk
@@ -100,24 +100,50 @@ def test_compression_keeps_the_least_squares_problem(rows: int, n_elements: int,
         np.testing.assert_allclose(pseudo_y @ pseudo_y, y[:, outcome] @ y[:, outcome], atol=1e-6 * rows)
 
 
-@pytest.mark.parametrize("rows", [30, 200, 800])
-def test_the_chosen_penalty_has_the_largest_marginal_likelihood(rows: int) -> None:
-    """Against the density of y under the prior, on a grid of penalties, the noise variance profiled out."""
+@pytest.mark.parametrize("rows", [8, 30, 200])
+def test_penalties_are_weighted_by_prior_and_marginal_likelihood(rows: int) -> None:
+    """Against the density of y under each penalty, the noise variance integrated out; uniform prior on R2."""
     data = simulate(rows, 10, seed=rows)
     x = (~data.masks).astype(float)
     x -= x.mean(axis=0)
     y = data.effects[:, 0] - data.effects[:, 0].mean()
 
-    def log_likelihood(penalty: float) -> float:
+    def log_posterior(penalty: float) -> float:
         covariance = np.eye(rows) + x @ x.T / penalty
         _, log_determinant = np.linalg.slogdet(covariance)
-        variance = y @ np.linalg.solve(covariance, y) / (rows - 1)
-        return -0.5 * ((rows - 1) * np.log(variance) + log_determinant)
+        unexplained = y @ np.linalg.solve(covariance, y)
+        explained = 1 / (1 + rows * penalty / np.trace(x.T @ x))
+        log_prior = np.log(explained * (1 - explained))  # uniform on R2, as a density of log(penalty)
+        return log_prior - 0.5 * ((rows - 1) * np.log(unexplained) + log_determinant)
 
     values, vectors = np.linalg.eigh(x.T @ x)
-    chosen = best_penalty(values, vectors.T @ (x.T @ y), y @ y, rows - 1)
-    others = [log_likelihood(chosen * factor) for factor in (0.2, 0.7, 1.4, 5.0)]
-    assert log_likelihood(chosen) > max(others)
+    penalties, weights = penalty_weights(np.maximum(values, 0), vectors.T @ (x.T @ y), y @ y, rows)
+    expected = np.array([log_posterior(penalty) for penalty in penalties[100:260]])
+    expected = np.exp(expected - expected.max())
+    np.testing.assert_allclose(weights[100:260], expected * weights.max() / expected.max(), atol=1e-6)
+    assert weights[100:260].sum() > 0.99
+
+
+def test_ridge_does_not_take_few_rows_for_certainty() -> None:
+    """Impacts of .027, rows too few to see them: the errors are those impacts, and intervals cover."""
+    covered, errors, rms = [], [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        masks, effects = rng.random((200, 50)) >= 0.3, rng.normal(0.0, 0.027, 50)
+        y = (~masks) @ effects + rng.normal(0.0, 0.5, 200)
+        fit = ridge(compress(chunked(Simulated(masks, np.arange(200), y[:, None]), 64)), 0, "evidence")
+        covered.append(np.abs(fit.coefficients - effects) < 1.96 * fit.std_errors)
+        errors.append(fit.std_errors)
+        rms.append(fit.coefficients - effects)
+    assert 0.02 < np.min(errors)
+    assert np.max(errors) < 0.08
+    assert np.sqrt(np.mean(np.square(rms))) < 0.04
+    assert np.mean(covered) > 0.95
+
+
+def test_ridge_needs_rows_for_its_errors() -> None:
+    with pytest.raises(ValueError, match=r"ridge must have at least four masks .*received 3: draw more rows"):
+        ridge(compress(chunked(simulate(3, 5, seed=0), 64)), 0, "evidence")
 
 
 def test_estimates_converge_on_a_set_function_with_pairs() -> None:

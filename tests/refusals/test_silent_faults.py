@@ -40,13 +40,14 @@ def test_outputs_that_are_not_finite_under_a_mask_are_wrong() -> None:
 
 
 @pytest.mark.parametrize("estimator", ["ols", "ridge", "marginal"])
-def test_an_outcome_that_never_changes_is_refused(estimator: Any) -> None:
+@pytest.mark.parametrize("value", [0.0, 0.3])
+def test_an_outcome_that_never_changes_is_refused(estimator: Any, value: float) -> None:
     model = models.ready("mlp")
     x, _ = models.data_for(model, 30)
     record = flat.sample(
         *(model, (x, np.zeros(30, np.int64)), dr.elements(model)),
         rows=300,
-        outcomes=dr.outcomes.PerExample(lambda labels, outputs: 0.0 * outputs[:, 0], "nothing", True),
+        outcomes=dr.outcomes.PerExample(lambda labels, outputs: value + 0.0 * outputs[:, 0], "nothing", True),
     )
     with pytest.raises(ParameterError, match=says("'nothing' must change with the masks", "300 rows", "higher rate")):
         dr.regress(record, estimator=estimator)
@@ -126,6 +127,20 @@ def test_outputs_that_overflow_in_half_precision_are_wrong_or_refused(outcome: A
     frame = dr.scorers.greedy(*given, outcome=outcome).frame
     assert frame["joint_change"].max() == 1.0
     assert dr.scorers.masked_game(*given, outcome=outcome)(np.array([[True, False, True, True]])) == 0.0
+
+
+@pytest.mark.parametrize("estimator", ["assisted", "gradient"])
+def test_an_accuracy_that_never_changes_is_refused_though_its_surrogate_does(estimator: Any) -> None:
+    model = models.build("mlp")
+    x, _ = models.data_for(model, 30)
+    kernel, bias = model.get_layer("out").get_weights()
+    bias[0] = 1.0
+    model.get_layer("out").set_weights([0.001 * kernel, bias])
+    data = x, np.zeros(30, np.int64)
+    record = flat.sample(model, data, dr.elements(model), rows=300, outcomes="accuracy", gradients=True)
+    assert np.abs(record.gradient_sums("accuracy").kept).max() > 0
+    with pytest.raises(ParameterError, match="'accuracy' must change with the masks"):
+        dr.regress(record, estimator=estimator)
 
 
 def test_a_series_is_aligned_by_its_index() -> None:

@@ -173,5 +173,5 @@ def test_the_default_outcome_is_the_first_of_the_record(names: tuple[str, ...]) 
 def test_elements_that_are_never_dropped_are_refused_by_ols_and_taken_by_ridge() -> None:
     rare = flat.sample(*small(), rows=40, design=dr.designs.Bernoulli(0.02), progress=False)
     with pytest.raises(ParameterError, match=r"that never change .*draw more rows, or pass estimator='ridge'"):
-        dr.regress(rare, estimator="ols")
+        dr.regress(rare, outcome="loss", estimator="ols")
     assert np.isfinite(dr.regress(rare, outcome="loss", estimator="ridge").impact).all()
