@@ -61,7 +61,7 @@ def test_table_is_that_of_the_library(
     pd.testing.assert_frame_equal(pd.read_csv("impact.csv"), expected)
     printed = capsys.readouterr()
     assert "Impact on loss of 9 elements (positive = replacing it hurts)" in printed.out
-    assert "gradients corrected by flips, 600 rows, seed 0, 95% intervals" in printed.out
+    assert "gradients corrected by flips, 600 rows, seed 0, 95% intervals for this data set" in printed.out
     assert printed.out.endswith("written: impact.csv\n")
     top = expected.sort_values("rank")["element"].iloc[0]
     assert re.search(rf"largest impact on loss\n.*\n *{re.escape(top)} ", printed.out)

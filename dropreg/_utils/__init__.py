@@ -20,6 +20,6 @@ from ._draws import examples_of_rows, random_words, spread_rows
 from ._files import is_leftover, read_json, write_atomically, write_json
 from ._fingerprints import Versioned, check_identified, check_version, fingerprint, identify
 from ._lazy import lazy_names
-from ._moments import Running
+from ._moments import ROUNDING, Running
 from ._origins import is_installed, keras_config, own_functions
 from ._types import Array, BoolMasks

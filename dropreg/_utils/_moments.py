@@ -7,6 +7,9 @@ import numpy.typing as npt
 
 from ._types import Array
 
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Largest change of a float32 outcome, relative to its size, that rounding can make."""
+
 
 class Running:
     """Running mean, mean absolute value and variance over examples, each of shape (n_elements,)."""

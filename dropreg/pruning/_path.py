@@ -103,7 +103,12 @@ class SelectionPath:
         places = np.empty(len(self.elements))
         places[order] = np.arange(1, len(places) + 1) / len(places)
         return impact_table(
-            self.elements.to_frame(), places, method=self.method, outcome=self.outcome, rows=self.rows, seed=self.seed
+            *(self.elements.to_frame(), places),
+            method=self.method,
+            outcome=self.outcome,
+            unit="rank divided by the number of elements",
+            rows=self.rows,
+            seed=self.seed,
         )
 
     def __repr__(self) -> str:

@@ -193,4 +193,4 @@ def _one_by_one(measured: Array, noise: Array, b0: Array, prior_variance: Array)
 def gradient_only(sums: "GradientSums", intercept: Callable[[Array], float]) -> Fit:
     """Estimate from the gradients alone; `intercept` gives the predicted change with no element dropped."""
     change, std_error = gradient_change(sums)
-    return Fit(change, std_error, "sampling of the gradient, without its bias", intercept(change), {})
+    return Fit(change, std_error, "sampling of the gradient", intercept(change), {})

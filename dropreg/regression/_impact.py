@@ -11,7 +11,8 @@ from scipy import stats
 
 from .._utils import Array, check_between, check_positive, positive
 from ..errors import ParameterError
-from ._interactions import Interactions, adjust_p_values
+from ._interactions import Interactions
+from ._uncertainty import NO_ERRORS, Uncertainty, adjust_p_values
 
 
 @dataclass(frozen=True, repr=False)
@@ -22,21 +23,24 @@ class ImpactTable:
     ----------
     frame : DataFrame
         One row for each element, in the model's order. Columns: element, layer, kind, index, params; ``impact``, how
-        much worse the outcome gets when the element is replaced, in the outcome's unit (positive = replacing it
-        hurts); ``std_error`` (NaN where the scorer has none); ``z``, their ratio; ``p_value``, two-sided against
-        impact 0; ``p_bh`` and ``p_by``, the same adjusted for all elements by Benjamini-Hochberg and
-        Benjamini-Yekutieli (false discovery rate); ``ci_low`` and ``ci_high``, the interval at `level`; ``rank``, 1
-        for the largest impact.
+        much worse the outcome gets when the element is replaced (positive = replacing it hurts), or a score (larger =
+        more important); ``unit``, as below; ``rank``, 1 for the largest impact. With standard errors also
+        ``std_error``, NaN where all rows showed the same change, and ``no_change``, whether that change was zero. Where
+        intervals cover also ``z``, the ratio of both; ``p_value``, two-sided against impact 0; ``p_bh`` and ``p_by``,
+        the same adjusted for all elements by Benjamini-Hochberg and Benjamini-Yekutieli (false discovery rate);
+        ``ci_low`` and ``ci_high``, the interval.
     method : str
         Name of the estimator.
     outcome : str
         Name of the outcome.
+    unit : str
+        The outcome's name where impacts are changes of the outcome, else what the scores are.
     rows : int
         Number of masked forward passes used.
-    level : float
-        Confidence level of the intervals.
     seed : int
         Seed of the random numbers.
+    uncertainty : Uncertainty
+        What the standard errors stand for: their kind, the level of the intervals and the degrees of freedom.
     details : dict
         Further information, such as the design and the kind of standard errors.
     fidelity : DataFrame or None
@@ -46,8 +50,6 @@ class ImpactTable:
         Pairwise interactions, if they were estimated.
     stop : str or None
         Why the run ended early, and how that affects the standard errors.
-    df : float
-        Degrees of freedom of Student's t in tests and intervals; infinite for the normal.
 
     Examples
     --------
@@ -55,8 +57,8 @@ class ImpactTable:
     >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
     >>> elements = dr.elements(model, include=["dense_2"])
     >>> table = dr.estimate(model, data, elements, outcome="loss", rows=2000, progress=False)
-    >>> len(table), table.impact.shape, table.intervals
-    (100, (100,), '95% intervals')
+    >>> len(table), table.impact.shape, str(table.uncertainty)
+    (100, (100,), '95% intervals for this data set')
     >>> table.top(3)["rank"].tolist()
     [1, 2, 3]
     >>> table.by_layer()["elements"].tolist()
@@ -68,14 +70,14 @@ class ImpactTable:
     frame: pd.DataFrame
     method: str
     outcome: str
+    unit: str
     rows: int
-    level: float
     seed: int
+    uncertainty: Uncertainty = NO_ERRORS
     details: dict[str, Any] = field(default_factory=dict)
     fidelity: pd.DataFrame | None = None
     interactions: Interactions | None = None
     stop: str | None = None
-    df: float = np.inf
 
     def __len__(self) -> int:
         return len(self.frame)
@@ -87,14 +89,18 @@ class ImpactTable:
 
     @property
     def std_error(self) -> Array:
-        """Standard errors of the impacts, shape (n_elements,); NaN where the scorer has none."""
-        return self.frame["std_error"].to_numpy()
+        """Standard errors of the impacts, shape (n_elements,); NaN where there are none."""
+        return self.frame["std_error"].to_numpy() if "std_error" in self.frame else np.full(len(self), np.nan)
 
     @property
-    def intervals(self) -> str:
-        """Level and kind of the intervals; the coverage of "posterior intervals" is not guaranteed."""
-        kind = "posterior intervals" if self.details.get("errors") == "posterior" else "intervals"
-        return f"{100 * self.level:.10g}% {kind}"
+    def quantity(self) -> str:
+        """What the table holds, as text: the impact on an outcome, or a score."""
+        return f"impact on {self.outcome}" if self.unit == self.outcome else f"score ({self.unit})"
+
+    @property
+    def direction(self) -> str:
+        """What a large value means, as text."""
+        return "positive = replacing it hurts" if self.unit == self.outcome else "larger = more important"
 
     def to_frame(self) -> pd.DataFrame:
         """Return a copy of the table.
@@ -154,7 +160,8 @@ class ImpactTable:
         """Return the elements whose impact is shown to be smaller than a margin.
 
         Two one-sided tests (TOST) [1]_ of -margin < impact < margin by Student's t, adjusted for all elements for a
-        false discovery rate of `level`. An element whose impact is merely not significant is not returned.
+        false discovery rate of `level`. An element whose impact is merely not significant is not returned, nor one
+        for which all rows showed the same change, so that there is no standard error.
 
         Parameters
         ----------
@@ -172,7 +179,7 @@ class ImpactTable:
         Raises
         ------
         ParameterError
-            If `margin` or `level` is out of range, or the table has no standard errors.
+            If `margin` or `level` is out of range, or the table has no intervals that cover.
 
         References
         ----------
@@ -183,20 +190,20 @@ class ImpactTable:
         >>> import dropreg as dr
         >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
         >>> elements = dr.elements(model, include=["dense_2"])
-        >>> table = dr.estimate(model, data, elements, outcome="loss", rows=2000, progress=False)
+        >>> forward = dr.Sampling(gradients=False)
+        >>> table = dr.estimate(model, data, elements, rows=2000, sampling=forward, progress=False)
         >>> len(table.negligible(margin=10.0))
         100
         """
         check_positive("margin", margin)
         check_between("level", level)
-        if not np.isfinite(self.std_error).all():
+        if not self.uncertainty.covers:
             raise ParameterError(
-                f"`negligible` must have standard errors, received impacts by {self.method} without: "
-                "use estimator='ols'."
+                f"`negligible` must have intervals that cover, received {self.method} with {self.uncertainty}: use "
+                "dropreg.regress(record, estimator='ols')."
             )
-        with np.errstate(divide="ignore", invalid="ignore"):
-            distance = (margin - np.abs(self.impact)) / self.std_error
-        p_value = stats.t.sf(distance, self.df)
+        p_value = stats.t.sf((margin - np.abs(self.impact)) / self.std_error, self.uncertainty.df)
+        p_value = np.where(np.isfinite(self.std_error), p_value, 1.0)
         frame = self.frame[["element", "layer", "params", "impact", "std_error"]].assign(
             p_equivalence=p_value, p_bh=adjust_p_values(p_value, "fdr_bh")
         )
@@ -247,14 +254,15 @@ class ImpactTable:
         Returns
         -------
         DataFrame
-            One row for each layer: layer, elements (their number), mean and largest (impact, in the outcome's unit),
-            clear (fraction of the elements whose interval excludes zero).
+            One row for each layer: layer, elements (their number), mean and largest (impact, in the table's unit), and
+            where there are intervals clear (fraction of the elements whose interval excludes zero).
         """
-        clear = (self.frame["ci_low"] > 0) | (self.frame["ci_high"] < 0)
-        groups = self.frame.assign(clear=clear).groupby("layer", sort=False, as_index=False)
-        return groups.agg(
-            elements=("impact", "size"), mean=("impact", "mean"), largest=("impact", "max"), clear=("clear", "mean")
-        )
+        columns = {"elements": ("impact", "size"), "mean": ("impact", "mean"), "largest": ("impact", "max")}
+        frame = self.frame
+        if self.uncertainty.covers:
+            frame = frame.assign(clear=(frame["ci_low"] > 0) | (frame["ci_high"] < 0))
+            columns["clear"] = ("clear", "mean")
+        return frame.groupby("layer", sort=False, as_index=False).agg(**columns)
 
     def summary(self, n: int = 10) -> str:
         """Return the method, the layers, and the largest and smallest impacts as text.
@@ -268,24 +276,29 @@ class ImpactTable:
         -------
         str
         """
-        shown = ["element", "params", "impact", "std_error", "z", "p_value", "ci_low", "ci_high", "rank"]
+        shown = self._shown("element", "params", "impact", "std_error", "z", "p_value", "ci_low", "ci_high", "rank")
         width = max(len(line) for line in self._heading())
         parts = [*self._heading(), "=" * width, self.by_layer().to_string(index=False, float_format=_number)]
         for name, lowest in (("largest", False), ("smallest", True)):
             ends = self.top(n, lowest=lowest)[shown].to_string(index=False, float_format=_number)
-            parts += ["-" * width, f"{name} impact on {self.outcome}", ends]
+            parts += ["-" * width, f"{name} {self.quantity}", ends]
         return "\n".join(parts)
+
+    def _shown(self, *columns: str) -> list[str]:
+        """Return those of `columns` that the table has, and ``no_change`` where it is True for an element."""
+        marked = "no_change" in self.frame and bool(self.frame["no_change"].any())
+        return [*(name for name in columns if name in self.frame), *(["no_change"] if marked else [])]
 
     def _heading(self) -> list[str]:
         lines = [
-            f"Impact on {self.outcome} of {len(self)} elements (positive = replacing it hurts)",
-            f"{self.method}, {self.rows:,} rows, seed {self.seed}, {self.intervals}",
+            f"{self.quantity[0].upper()}{self.quantity[1:]} of {len(self)} elements ({self.direction})",
+            f"{self.method}, {self.rows:,} rows, seed {self.seed}, {self.uncertainty}",
             ", ".join(f"{name} {_text(value)}" for name, value in self.details.items()),
             self.stop or "",
         ]
         if self.fidelity is not None:
             parts = [
-                f"{row.correlation:.2f} of at most {row.ceiling:.2f} at rate {row.rate:.2g}".replace("nan", "unknown")
+                f"{row.correlation:z.2f} of at most {row.ceiling:.2f} at rate {row.rate:.2g}".replace("nan", "unknown")
                 for row in self.fidelity.itertuples()
             ]
             lines.append(f"correlation with unseen masks: {'; '.join(parts)}")
@@ -297,7 +310,7 @@ class ImpactTable:
         return pd.concat([self.top(5), self.top(5, lowest=True).iloc[::-1]], ignore_index=True)
 
     def __repr__(self) -> str:
-        shown = ["rank", "element", "impact", "std_error", "ci_low", "ci_high"]
+        shown = self._shown("rank", "element", "impact", "std_error", "ci_low", "ci_high")
         lines = self._ends()[shown].to_string(index=False, float_format=_number).split("\n")
         if len(self) > 10:
             lines.insert(6, f"... {len(self) - 10} more".rjust(len(lines[0])))
@@ -309,11 +322,11 @@ class ImpactTable:
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:z.4g}"
 
 
 def _text(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return f"{value:z.3g}" if isinstance(value, float) else str(value)
 
 
 def impact_table(
@@ -325,31 +338,21 @@ def impact_table(
     outcome: str,
     rows: int,
     seed: int,
-    level: float = 0.95,
-    df: float = np.inf,
+    unit: str | None = None,
+    uncertainty: Uncertainty = NO_ERRORS,
     details: dict[str, Any] | None = None,
 ) -> ImpactTable:
     """Make an `ImpactTable` from impacts and standard errors, one for each row of `elements`.
 
-    Intervals and p-values are those of Student's t with `df` degrees of freedom. ParameterError if `level` lies
-    outside (0, 1).
+    `unit` says what scores are that are no changes of the outcome; `std_error` is not used if `uncertainty` is of the
+    kind "none".
     """
-    check_between("level", level)
-    error = np.full(len(impact), np.nan) if std_error is None else std_error
-    with np.errstate(divide="ignore", invalid="ignore"):
-        z = impact / error
-    p_value = 2 * stats.t.sf(np.abs(z), df)
-    half = stats.t.ppf(0.5 + level / 2, df) * error
+    impact, unit = impact + 0.0, unit or outcome  # -0.0 becomes 0.0
     frame = elements[["element", "layer", "kind", "index", "params"]].reset_index(drop=True)
     frame = frame.assign(
         impact=impact,
-        std_error=error,
-        z=z,
-        p_value=p_value,
-        p_bh=adjust_p_values(p_value, "fdr_bh"),
-        p_by=adjust_p_values(p_value, "fdr_by"),
-        ci_low=impact - half,
-        ci_high=impact + half,
+        unit=unit,
+        **uncertainty.columns(impact, std_error),
         rank=stats.rankdata(-impact, method="ordinal").astype(np.int64),
     )
-    return ImpactTable(frame, method, outcome, rows, level, seed, details or {}, df=df)
+    return ImpactTable(frame, method, outcome, unit, rows, seed, uncertainty, details or {})

@@ -9,6 +9,7 @@ from scipy import stats
 from .._utils import Array, one_blas_thread
 from ._compression import Rows
 from ._ols import Fit, residuals
+from ._uncertainty import adjust_p_values
 
 
 @dataclass(frozen=True)
@@ -88,15 +89,4 @@ def interactions(rows: Rows, outcome: int, fit: Fit, rates: Array, names: tuple[
     errors = np.sqrt(np.maximum(second / n_rows / scale**2 - values**2, 0.0) / n_rows)
     np.fill_diagonal(values, 0.0)
     np.fill_diagonal(errors, np.inf)
-    return Interactions(names, sign * values, errors)
-
-
-def adjust_p_values(p_value: Array, method: str) -> Array:
-    """Adjust p-values for multiple tests (``fdr_bh`` or ``fdr_by``); NaN is passed on and not counted."""
-    from statsmodels.stats.multitest import multipletests
-
-    known = np.isfinite(p_value)
-    result = np.full(len(p_value), np.nan)
-    if known.any():
-        result[known] = multipletests(p_value[known], method=method)[1]
-    return result
+    return Interactions(names, sign * values + 0.0, errors)  # -0.0 becomes 0.0

@@ -8,8 +8,18 @@ import numpy as np
 from .._utils import Array, concatenate_names, one_blas_thread
 from ..errors import RecordError, UnidentifiedError
 from ._compression import CompressedDesign, RowBlock, Rows, check_finite, gram
+from ._uncertainty import ErrorKind
 
 CovarianceType = Literal["HC1", "cluster", "nonrobust"]
+_KINDS: dict[str, ErrorKind] = {
+    "HC1": "data set",
+    "nonrobust": "data set",
+    "HC0, marginal": "data set",
+    "cluster": "population",
+    "posterior": "posterior",
+    "sampling of the gradient": "sampling",
+}
+"""What each kind of standard errors stands for."""
 _REMEDY = "or pass estimator='ridge', whose estimates are shrunk towards zero and have no intervals."
 
 
@@ -39,6 +49,11 @@ class Fit:
     intercept: float
     details: dict[str, Any]
     df: float = np.inf
+
+    @property
+    def kind(self) -> ErrorKind:
+        """What the standard errors stand for."""
+        return _KINDS[self.errors]
 
 
 @one_blas_thread

@@ -6,7 +6,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from .._utils import Array, check_between, check_type, is_number, one_blas_thread
+from .._utils import ROUNDING, Array, check_between, check_type, is_number, one_blas_thread
 from ..errors import ParameterError, UnidentifiedError
 from ..sampling import Record
 from ._assisted import assisted, assisted_marginal, gradient_only
@@ -18,6 +18,7 @@ from ._interactions import Interactions
 from ._interactions import interactions as pairwise
 from ._ols import CovarianceType, Fit, check_identified, marginal, ols, residuals
 from ._penalized import Penalty, ridge
+from ._uncertainty import Uncertainty
 
 Estimator = Literal["auto", "corrected", "assisted", "gradient", "ols", "ridge", "marginal"]
 _LABELS = {
@@ -33,8 +34,6 @@ _ROWS_FOR_OLS = 2
 MOST_DENSE = 8_000
 """Most elements for estimators whose memory grows with the square of the number of elements."""
 _MOST_STATSMODELS_BYTES = 2**31
-_ROUNDING = 4 * float(np.finfo(np.float32).eps)
-"""Largest relative change of an outcome that rounding can make."""
 
 
 @one_blas_thread
@@ -80,7 +79,8 @@ def regress(
     interactions : bool
         Also estimate all pairwise interactions. Memory grows with the square of the number of elements.
     level : float
-        Confidence level of the intervals, strictly between 0 and 1.
+        Confidence level of the intervals, strictly between 0 and 1. The estimators "assisted", "gradient" and "ridge"
+        have standard errors but no intervals and p-values, because those need not cover.
 
     Returns
     -------
@@ -105,8 +105,8 @@ def regress(
     >>> table = dr.regress(record, estimator="ols")
     >>> table.outcome, len(table), table.method
     ('loss', 100, 'OLS')
-    >>> dr.regress(record, outcome="accuracy", estimator="ridge").intervals
-    '95% posterior intervals'
+    >>> str(table.uncertainty)
+    '95% intervals for this data set'
     """
     check_type("record", record, Record, "call dropreg.sample, or dropreg.Record.load(folder)")
     check_between("level", level)
@@ -148,8 +148,7 @@ def regress(
         outcome=outcome,
         rows=record.rows,
         seed=settings.seed,
-        level=level,
-        df=fit.df,
+        uncertainty=Uncertainty(fit.kind, level, fit.df),
         details=details,
     )
     unseen = record.fidelity_masks
@@ -260,7 +259,7 @@ def _check_varies(record: Record, outcome: str, deviation: float) -> None:
     """Raise UnidentifiedError if the standard deviation of the changes of an outcome is zero up to rounding."""
     known = record.baseline.get(outcome)
     size = 0.0 if known is None else float(np.sqrt((known.to_numpy(np.float64) ** 2).mean()))
-    if deviation <= _ROUNDING * size:
+    if deviation <= ROUNDING * size:
         raise UnidentifiedError(
             f"outcome {outcome!r} must change with the masks, received no change in all "
             f"{record.rows:,} rows: sample another outcome, such as 'loss', or at a higher rate."

@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     import keras
 
 Moment = Literal["mean", "rms", "zeros"]
+_UNITS: dict[Moment, str] = {
+    "mean": "absolute mean of the activation",
+    "rms": "root mean square of the activation",
+    "zeros": "share of activations that are not zero",
+}
 
 
 def activation(
@@ -85,6 +90,7 @@ def activation(
         np.sqrt(average) if moment == "rms" else np.abs(average),
         method=f"activation, {moment}",
         outcome="activations",
+        unit=_UNITS[moment],
         rows=n,
         details={"examples": n},
     )
@@ -139,8 +145,15 @@ def weight_activation(
     question = question.first(affordable(rows, 1, len(question.examples), "example"))
     n, squares = len(question.examples), _of_weights(question) if are_weights(elements) else _of_units(question)
     details = {"examples": n}
-    method, outcome = "weight x activation norm", "pre-activations"
-    return table_of(question, np.sqrt(squares), method=method, outcome=outcome, rows=n, details=details)
+    return table_of(
+        question,
+        np.sqrt(squares),
+        method="weight x activation norm",
+        outcome="pre-activations",
+        unit="norm of what an element adds to the layers that consume it",
+        rows=n,
+        details=details,
+    )
 
 
 def _of_units(question: Question) -> Array:

@@ -84,8 +84,8 @@ def estimate(
     if by_ols and isinstance(n_rows, int) and not isinstance(n_rows, bool) and 0 < n_rows < len(elements) + 2:
         raise ParameterError(
             f"{n_rows:,} rows cannot identify {len(elements):,} elements by OLS: draw at least "
-            f"{10 * len(elements):,}, or sample and pass estimator='ridge' to regress, whose estimates are shrunk towards "
-            "zero and have no intervals."
+            f"{10 * len(elements):,}, or sample and pass estimator='ridge' to regress, whose estimates are shrunk "
+            "towards zero and have no intervals."
         )
     record = sample(
         *(model, data, elements),

@@ -99,6 +99,7 @@ def greedy(
         question,
         impact,
         method="greedy backward elimination",
+        unit="share of the elements that were removed earlier",
         rows=evaluator.rows + n * (len(sizes) - 1),
         details={"examples": n, "rounds": len(sizes)},
         columns={"joint_change": joint_changes},

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._utils import Array, Running
+from .._utils import ROUNDING, Array, Running
 from ..data import Data, Task
 from ..element import Elements, take
 from ..network import Evaluator, OutcomeLike, Question, ask_one
-from ..regression import ImpactTable
+from ..regression import NO_ERRORS, ImpactTable, Uncertainty
 from ._scorer import affordable, check_changes, table_of
 
 if TYPE_CHECKING:
@@ -49,7 +49,8 @@ def leave_one_out(
     Returns
     -------
     ImpactTable
-        Impacts in the outcome's unit, positive = removing the element hurts, with standard errors over examples.
+        Impacts in the outcome's unit, positive = removing the element hurts, with standard errors over examples and
+        intervals for new examples. ``no_change`` marks elements without which no outcome changed by more than rounding.
         Columns ``change_mean`` and ``change_sd`` are mean and SD over examples of the change of the outcome.
 
     Raises
@@ -79,12 +80,16 @@ def leave_one_out(
         mean[columns], variance[columns], deviation[columns] = changes.mean, changes.variance, changes.deviation
         n_rows += evaluator.rows
     check_changes(question, deviation + np.abs(mean), "changes")
+    size = 0.0 if original is None else float(np.sqrt((original**2).mean()))
+    unchanged = np.abs(mean) + np.sqrt(variance) <= ROUNDING * size
+    mean[unchanged] = variance[unchanged] = 0.0
     return table_of(
         question,
         question.sign * mean,
         np.sqrt(variance / n) if n > 1 else None,
         method="leave one out",
         rows=n_rows,
+        uncertainty=Uncertainty("population", df=n - 1) if n > 1 else NO_ERRORS,
         details={"examples": n},
         columns={"change_mean": mean, "change_sd": deviation},
     )

@@ -72,4 +72,11 @@ def magnitude(
             squares += incoming_squares(model, elements)
         if norm != "incoming":
             squares += outgoing_squares(model, elements)
-    return impact_table(elements.to_frame(), np.sqrt(squares), method=name, outcome="weights", rows=0, seed=seed)
+    return impact_table(
+        *(elements.to_frame(), np.sqrt(squares)),
+        method=name,
+        outcome="weights",
+        unit="norm of the weights",
+        rows=0,
+        seed=seed,
+    )

@@ -45,4 +45,6 @@ def random(model: "keras.Model", data: Data | None, elements: Elements, *, seed:
     """
     check_seed(seed)
     scores = np.random.default_rng(seed).random(len(elements))
-    return impact_table(elements.to_frame(), scores, method="random", outcome="nothing", rows=0, seed=seed)
+    return impact_table(
+        elements.to_frame(), scores, method="random", outcome="nothing", unit="random number", rows=0, seed=seed
+    )

@@ -10,7 +10,7 @@ import numpy as np
 from .._utils import Array, Versioned, check_version, fingerprint, positive
 from ..errors import ParameterError
 from ..network import Question
-from ..regression import ImpactTable, impact_table
+from ..regression import NO_ERRORS, ImpactTable, Uncertainty, impact_table
 
 
 def affordable(rows: int | None, cost: int, most: int, unit: str, *, limit: int | None = None) -> int:
@@ -42,9 +42,14 @@ def table_of(
     rows: int,
     details: dict[str, Any],
     outcome: str | None = None,
+    unit: str | None = None,
+    uncertainty: Uncertainty = NO_ERRORS,
     columns: Mapping[str, Array] | None = None,
 ) -> ImpactTable:
-    """Return the impact table of a scorer, with more `columns`; `outcome` is by default that of the question."""
+    """Return the impact table of a scorer, with more `columns`; `outcome` is by default that of the question.
+
+    `unit` says what scores are that are no changes of the outcome.
+    """
     table = impact_table(
         question.elements.to_frame(),
         impact + 0.0,  # no -0.0
@@ -53,9 +58,11 @@ def table_of(
         outcome=outcome or question.outcome.name,
         rows=rows,
         seed=question.seed,
+        unit=unit,
+        uncertainty=uncertainty,
         details=details,
     )
-    return replace(table, frame=table.frame.assign(**(columns or {})))
+    return replace(table, frame=table.frame.assign(**{name: value + 0.0 for name, value in (columns or {}).items()}))
 
 
 def check_changes(question: Question, changes: Array, what: str) -> None:

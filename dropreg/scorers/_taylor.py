@@ -11,7 +11,7 @@ from ..data import Data, Task
 from ..element import Elements
 from ..errors import ParameterError
 from ..network import Evaluator, OutcomeLike, Question, ask_one, check_differentiable
-from ..regression import ImpactTable
+from ..regression import NO_ERRORS, ImpactTable, Uncertainty
 from ._derivatives import Curvature, Exact, Expansion, FirstOrder, GaussNewton, expand
 from ._scorer import affordable, check_changes, table_of
 
@@ -26,6 +26,7 @@ _STATISTICS: dict[str, Callable[[Running, float], Array]] = {
     "squared": lambda change, sign: change.mean**2,
     "sd": lambda change, sign: change.deviation,
 }
+_UNITS = {"squared": "squared mean of the predicted change of", "sd": "SD over examples of the predicted change of"}
 
 
 def taylor(
@@ -80,7 +81,8 @@ def taylor(
     Returns
     -------
     ImpactTable
-        Standard errors are over examples for "mean", and missing for the other statistics. More columns hold mean and
+        Standard errors are over examples for "mean", without the bias of the expansion, so there are no intervals; the
+        other statistics have none. More columns hold mean and
         SD over examples of ``gradient`` (g), ``curvature`` (h, order 2) and ``change`` (-g, or -g + h / 2), in the
         outcome's unit and direction.
 
@@ -115,7 +117,9 @@ def taylor(
     question = ask_one(model, data, elements, outcome=outcome, task=task, kept=kept, seed=seed)
     found, evaluator = _expand(question, order, curvature, rows, f"Taylor expansion of order {order}")
     impact, method = _STATISTICS[statistic](found.change, question.sign), f"Taylor, order {order}, {statistic}"
-    return _table(found, evaluator, impact, _std_error(found.change) if statistic == "mean" else None, method)
+    if statistic == "mean":
+        return _table(found, evaluator, impact, method, std_error=_std_error(found.change))
+    return _table(found, evaluator, impact, method, unit=f"{_UNITS[statistic]} {question.outcome.name}")
 
 
 def obd(
@@ -165,7 +169,7 @@ def obd(
     found, evaluator = _expand(question, 2, curvature, rows, "optimal brain damage")
     impact, std_error = question.sign * 0.5 * found.second.mean, _std_error(found.second)
     std_error = None if std_error is None else 0.5 * std_error
-    return _table(found, evaluator, impact, std_error, "optimal brain damage")
+    return _table(found, evaluator, impact, "optimal brain damage", std_error=std_error)
 
 
 def spread(
@@ -234,12 +238,29 @@ def _std_error(values: Running) -> Array | None:
     return np.sqrt(values.variance / values.n) if values.n > 1 else None
 
 
-def _table(found: Expansion, evaluator: Evaluator, impact: Array, std_error: Array | None, method: str) -> ImpactTable:
+def _table(
+    found: Expansion,
+    evaluator: Evaluator,
+    impact: Array,
+    method: str,
+    *,
+    std_error: Array | None = None,
+    unit: str | None = None,
+) -> ImpactTable:
     """Return an impact table with mean and SD of the derivatives as further columns."""
     columns = {}
     for name, values in {"gradient": found.first, "curvature": found.second, "change": found.change}.items():
         if values.n:
             columns |= {f"{name}_mean": values.mean, f"{name}_sd": values.deviation}
     details = {"examples": found.first.n} | ({"curvature": found.method} if found.second.n else {})
-    question, rows = evaluator.question, evaluator.rows
-    return table_of(question, impact, std_error, method=method, rows=rows, details=details, columns=columns)
+    return table_of(
+        evaluator.question,
+        impact,
+        std_error,
+        method=method,
+        rows=evaluator.rows,
+        unit=unit,
+        uncertainty=NO_ERRORS if std_error is None else Uncertainty("sampling"),
+        details=details,
+        columns=columns,
+    )

@@ -94,6 +94,7 @@ def gates(
         elements.to_frame(),
         _train(evaluator, fraction, n_steps, size, learning_rate) + _OFFSET,
         method="hard concrete gates",
+        unit="log-odds of an open gate",
         outcome=question.outcome.name,
         rows=n_steps * size * _ROW_COST,
         seed=question.seed,

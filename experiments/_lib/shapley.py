@@ -9,7 +9,7 @@ import dropreg as dr
 from dropreg._utils import Array, positive
 from dropreg.data import Data, Task
 from dropreg.network import Evaluator, ask_one
-from dropreg.regression import impact_table
+from dropreg.regression import Uncertainty, impact_table
 
 if TYPE_CHECKING:
     import keras
@@ -90,6 +90,7 @@ def shapley(
         values.mean(axis=0),
         values.std(axis=0, ddof=1) / np.sqrt(len(values)),
         method="Shapley sampling",
+        uncertainty=Uncertainty("sampling" if tolerance else "data set", df=len(values) - 1),
         outcome=question.outcome.name,
         rows=evaluator.rows,
         seed=question.seed,

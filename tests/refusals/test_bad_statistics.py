@@ -41,7 +41,17 @@ def record() -> dr.Record:
         (
             lambda record: dr.scorers.random(small()[0], None, small()[2]).negligible(0.1),
             ParameterError,
-            r"`negligible` must have standard errors, received impacts by random",
+            r"`negligible` must have intervals that cover, received random with no standard errors: use .*'ols'",
+        ),
+        (
+            lambda record: dr.regress(record, estimator="ridge").negligible(0.1),
+            ParameterError,
+            r"must have intervals that cover, received ridge with posterior standard errors, which need not cover: use",
+        ),
+        (
+            lambda record: dr.scorers.taylor(*small(), rows=30).negligible(0.1),
+            ParameterError,
+            r"must have intervals that cover, received Taylor, order 1, mean with standard errors of sampling only",
         ),
         (
             lambda record: flat.sample(*small(), rows=10, design=dr.designs.Paired(0.2, examples_per_mask=3)),
