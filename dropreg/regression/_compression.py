@@ -5,7 +5,7 @@ Regressors are indicators of *dropped* elements, centred. For pairs of masks the
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,9 +40,17 @@ class RowBlock:
 
 @dataclass(frozen=True)
 class Rows:
-    """Observations that can be streamed repeatedly: every call of `blocks` yields all of them, in order."""
+    """Observations that can be streamed repeatedly: every call of `blocks` yields all of them, in order.
+
+    Each `group` consecutive ones, of the same block, depend on each other.
+    """
 
     blocks: Callable[[], Iterator[RowBlock]]
+    group: int = 1
+
+    def total(self, scores: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return the sums of scores (n, n_elements) over groups, which are independent of each other."""
+        return scores if self.group == 1 else scores.reshape(-1, self.group, scores.shape[1]).sum(axis=1)
 
 
 def observations(record: "Record", *, paired: bool = False) -> Rows:
@@ -60,7 +68,7 @@ def observations(record: "Record", *, paired: bool = False) -> Rows:
                 x, y, clusters = x[::2] - x[1::2], y[::2] - y[1::2], clusters[::2]
             yield RowBlock(x, y, clusters)
 
-    return Rows(blocks)
+    return Rows(blocks, 1 if paired else record.settings.masks_per_group)
 
 
 @dataclass(frozen=True)

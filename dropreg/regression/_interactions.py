@@ -1,6 +1,7 @@
 """Pairwise interactions: the impact of two elements together beyond the sum of their single impacts."""
 
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
@@ -25,7 +26,7 @@ class Interactions:
         each compensates for the loss of the other (redundancy). Negative: each is of use only with the other
         (synergy). Zeros on the diagonal.
     std_error : ndarray of float64, shape (n_elements, n_elements)
-        HC0 standard errors; infinite on the diagonal.
+        HC0 standard errors, by group of masks that depend on each other; infinite on the diagonal.
 
     Examples
     --------
@@ -83,10 +84,13 @@ def interactions(rows: Rows, outcome: int, fit: Fit, rates: Array, names: tuple[
         x = block.x - center
         first += x.T @ (x * e)
         second += (x**2).T @ (x**2 * e**2)
+        for one, other in combinations(range(rows.group), 2):  # (s + t)**2 = s**2 + t**2 + 2 s t
+            both, product = (part[one :: rows.group] * part[other :: rows.group] for part in (x, e))
+            second += 2.0 * (both.T @ (both * product))
         n_rows += len(x)
     scale = np.outer(rates * (1 - rates), rates * (1 - rates))
     values = first / n_rows / scale
-    errors = np.sqrt(np.maximum(second / n_rows / scale**2 - values**2, 0.0) / n_rows)
+    errors = np.sqrt(np.maximum(second / n_rows / scale**2 - rows.group * values**2, 0.0) / n_rows)
     np.fill_diagonal(values, 0.0)
     np.fill_diagonal(errors, np.inf)
     return Interactions(names, sign * values + 0.0, errors)  # -0.0 becomes 0.0

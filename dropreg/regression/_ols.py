@@ -60,8 +60,9 @@ class Fit:
 def ols(design: CompressedDesign, rows: Rows, outcome: int, covariance_type: CovarianceType) -> Fit:
     """Fit ordinary least squares by statsmodels to the pseudo-rows, with robust standard errors.
 
-    HC1 [1]_ is for inference about this data set. "cluster" (by example [2]_) is for the population that the examples
-    came from, with one degree of freedom fewer than there are examples. "nonrobust" assumes rows of equal variance.
+    HC1 [1]_, by group of masks that depend on each other, is for inference about this data set. "cluster" (by example
+    [2]_) is for the population that the examples came from, with one degree of freedom fewer than there are examples.
+    "nonrobust" assumes rows of equal variance.
     The design must have full rank; `rows` are the rows that it was compressed from. The details of the result hold
     ``covariance``, shape (n_elements, n_elements).
 
@@ -98,12 +99,12 @@ def residuals(block: RowBlock, outcome: int, coefficients: Array, intercept: flo
 
 @one_blas_thread
 def _meat_hc1(design: CompressedDesign, rows: Rows, outcome: int, coefficients: Array, intercept: float) -> Array:
-    """Sum u^2 x x' over rows, x centred and u the residual, with the factor n / (n - p - 1)."""
+    """Sum s s' over groups, s being the sum of u x, x centred and u the residual, with the factor n / (n - p - 1)."""
     meat = np.zeros((design.n_elements,) * 2)
     center = design.x_mean.astype(np.float32)
     for block in rows.blocks():
-        u_hat = np.abs(residuals(block, outcome, coefficients, intercept))
-        meat += gram((block.x - center) * u_hat[:, None].astype(np.float32))
+        u_hat = residuals(block, outcome, coefficients, intercept)
+        meat += gram(rows.total((block.x - center) * u_hat[:, None].astype(np.float32)))
     return meat * design.n_rows / (design.n_rows - design.n_elements - 1)
 
 
@@ -142,17 +143,20 @@ def marginal(rows: Rows, outcome: int, rates: Array) -> Fit:
         raise RecordError(f"a record must hold at least two masks to be regressed, received {n_rows}: draw more rows.")
     center = y_sum / n_rows
     total, squares = 0.0, 0.0
-    x_y, x_y2 = np.zeros(len(rates)), np.zeros(len(rates))
+    x_y, x_y2, grouped = np.zeros((3, len(rates)))
     for block in rows.blocks():
         y = block.y[:, outcome] - center
         total, squares = total + float(y.sum()), squares + float((y**2).sum())
         x_y += y.astype(np.float32) @ block.x
         x_y2 += (y**2).astype(np.float32) @ block.x
+        if rows.group > 1:
+            grouped += (rows.total((block.x - rates) * y[:, None]) ** 2).sum(axis=0)
     variance = rates * (1 - rates)
     coefficients = (x_y - rates * total) / n_rows / variance
     # (x - q)**2 = q**2 + x (1 - 2 q) for x in {0, 1}
-    second = (rates**2 * squares + (1 - 2 * rates) * x_y2) / n_rows / variance**2
-    std_errors = np.sqrt(np.maximum(second - coefficients**2, 0.0) / (n_rows - 1))
+    single = rates**2 * squares + (1 - 2 * rates) * x_y2
+    second = (single if rows.group == 1 else grouped) / n_rows / variance**2
+    std_errors = np.sqrt(np.maximum(second - rows.group * coefficients**2, 0.0) / max(n_rows - rows.group, 1))
     return Fit(coefficients, std_errors, "HC0, marginal", float(center - rates @ coefficients), {})
 
 
