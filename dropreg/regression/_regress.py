@@ -227,7 +227,8 @@ def _fit(
 
 def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceType) -> Fit:
     """Return the corrected gradients; elements without a standard error of their own get that of OLS."""
-    sums, n_elements = record.flip_sums(outcome), record.settings.n_elements
+    sums, n_elements, changes = record.flip_sums(outcome), record.settings.n_elements, record.changes(outcome)
+    _check_varies(record, outcome, float(changes.std()))
     fit = corrected(sums, record.rows_of_examples(), by_example=covariance == "cluster")
     unknown = unmeasured(sums)
     if unknown.any():
@@ -236,8 +237,8 @@ def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceT
         other = _fit(record, rows, outcome, name, covariance if name == "ols" else "HC1", None)
         fit = combined(fit, other, unknown)
         fit = replace(fit, details={f"elements estimated by {_LABELS[name]}": int(unknown.sum())})
-    rates, change = 1.0 - record.keep_probabilities(), record.mean_change(outcome)
-    return replace(fit, intercept=change - float(rates @ fit.coefficients))
+    rates = 1.0 - record.keep_probabilities()
+    return replace(fit, intercept=float(changes.mean() - (rates * fit.coefficients).sum()))
 
 
 def _compress(record: Record, rows: Rows, outcome: str) -> CompressedDesign:

@@ -281,8 +281,8 @@ class Record:
         counts = np.bincount(groups, self.rows_of_examples()) if by_group else np.zeros(0)
         return replace(sums, rows_of_groups=counts)
 
-    def mean_change(self, outcome: str) -> float:
-        """Return the mean change of an outcome under the masks, from the original model on the same examples.
+    def changes(self, outcome: str) -> npt.NDArray[np.float64]:
+        """Return the change of an outcome under each mask, from the original model on the same examples.
 
         Parameters
         ----------
@@ -291,10 +291,9 @@ class Record:
 
         Returns
         -------
-        float
+        ndarray of float64, shape (n_masks,)
         """
-        column = [self._table(k)[f"{outcome}_change"].to_numpy().astype(np.float64) for k in self._chunks]
-        return float(np.concatenate(column).mean())
+        return np.concatenate([self._table(k)[f"{outcome}_change"].to_numpy().astype(np.float64) for k in self._chunks])
 
     def rows_of_examples(self) -> npt.NDArray[np.int64]:
         """Return how many rows used each example; where one mask serves several examples, one for each mask.
