@@ -13,7 +13,13 @@ from ._rule import Array, Cut, Kept, Rule, unchanged
 
 
 class LinearReader(Rule):
-    """A layer that multiplies its first input by a kernel, adds a bias and applies an activation."""
+    """A layer that multiplies its first input by a kernel, adds a bias and applies an activation.
+
+    The weights of an activation that is a layer come after the bias.
+    """
+
+    n_kernels = 1
+    """Number of weights before the bias."""
 
     def has_bias(self, call: Call) -> bool:
         """Return whether the layer has a bias, which `shifted` changes."""
@@ -27,14 +33,15 @@ class LinearReader(Rule):
         """Return what a layer with this config and these weights computes from a batch before its activation."""
         layer = self.linear_copy(call, config)
         layer.build(batch.shape)
-        layer.set_weights(weights)
+        layer.set_weights(weights[: len(layer.weights)])
         return np.asarray(layer(batch.astype(np.float32)), np.float64)
 
     def shifted(self, call: Call, weights: list[Array], shift: Array) -> list[Array]:
         """Return the weights with `shift`, shape (outputs,), added to the bias, if there is one."""
         if not self.has_bias(call):
             return weights
-        return [*weights[:-1], (weights[-1] + shift).astype(weights[-1].dtype)]
+        bias = weights[self.n_kernels]
+        return [*weights[: self.n_kernels], (bias + shift).astype(bias.dtype), *weights[self.n_kernels + 1 :]]
 
     def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
         """Return a matrix (input channels, numbers) for each group of channels, which the kernel multiplies them by.

@@ -9,7 +9,7 @@ from keras import layers
 
 from ..graph import Call
 from ._channels import Channels, Labels
-from ._common import CHANNELS_LAST, KernelRule, channels_first, n_channels, pin_all, positions
+from ._common import CHANNELS_LAST, KernelRule, channels_first, cut_trailing, n_channels, pin_all, positions
 from ._registry import register
 from ._rule import Array, Cut, Kept, Rule, unchanged
 
@@ -42,7 +42,9 @@ class ConvRule(KernelRule):
         groups = getattr(call.layer, "groups", 1)
         rows = kept_in[0][: len(kept_in[0]) // groups]  # all groups lose the same channels
         kernel = kernel[..., columns, :][..., rows] if self.transposed else kernel[..., rows, :][..., columns]
-        return Cut({**original.config, "filters": int(columns.sum())}, [kernel, *(b[columns] for b in bias)])
+        return Cut(
+            {**original.config, "filters": int(columns.sum())}, [kernel, *(cut_trailing(b, columns) for b in bias)]
+        )
 
     def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:
         channels_in_front = np.moveaxis(weights[0], -1 if self.transposed else -2, 0)
@@ -80,7 +82,7 @@ class DepthwiseConvRule(Rule):
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
         original = unchanged(call)
         kernel, *bias = original.weights
-        return Cut(original.config, [kernel[..., kept_in[0], :], *(b[kept_out[0]] for b in bias)])
+        return Cut(original.config, [kernel[..., kept_in[0], :], *(cut_trailing(b, kept_out[0]) for b in bias)])
 
     def macs(self, call: Call) -> float:
         return math.prod(call.layer.kernel_size) * n_channels(call.output_shapes[0]) * positions(call.output_shapes[0])
@@ -88,6 +90,8 @@ class DepthwiseConvRule(Rule):
 
 class SeparableConvRule(ConvRule):
     """A depthwise convolution followed by a pointwise one."""
+
+    n_kernels = 2
 
     def uses(self, call: Call) -> tuple[int, int, float]:
         taps, depth = math.prod(call.layer.kernel_size), call.layer.depth_multiplier
@@ -98,7 +102,11 @@ class SeparableConvRule(ConvRule):
         original, rows, columns = unchanged(call), kept_in[0], kept_out[0]
         depthwise, pointwise, *bias = original.weights
         inner = np.repeat(rows, call.layer.depth_multiplier)
-        weights = [depthwise[..., rows, :], pointwise[..., inner, :][..., columns], *(b[columns] for b in bias)]
+        weights = [
+            depthwise[..., rows, :],
+            pointwise[..., inner, :][..., columns],
+            *(cut_trailing(b, columns) for b in bias),
+        ]
         return Cut({**original.config, "filters": int(columns.sum())}, weights)
 
     def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:

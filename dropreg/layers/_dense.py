@@ -6,7 +6,7 @@ from typing import Any
 from keras import layers
 
 from ..graph import Call
-from ._common import KernelRule, n_channels, positions
+from ._common import KernelRule, cut_trailing, n_channels, positions
 from ._registry import register
 from ._rule import Array, Cut, Kept, unchanged
 
@@ -23,7 +23,7 @@ class DenseRule(KernelRule):
     def cut(self, call: Call, kept_in: Sequence[Kept], kept_out: Sequence[Kept]) -> Cut:
         original, rows, columns = unchanged(call), kept_in[0], kept_out[0]
         kernel, *bias = original.weights
-        weights = [kernel[rows][:, columns], *(b[columns] for b in bias)]
+        weights = [kernel[rows][:, columns], *(cut_trailing(b, columns) for b in bias)]
         return Cut({**original.config, "units": int(columns.sum())}, weights)
 
     def kernel_rows(self, call: Call, weights: list[Array]) -> list[Array] | None:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._utils import Array, Versioned, check_version, fingerprint, positive
-from ..errors import ParameterError
+from ..errors import ModelError, ParameterError
 from ..network import Question
 from ..regression import NO_ERRORS, ImpactTable, Uncertainty, impact_table
 
@@ -49,7 +49,13 @@ def table_of(
     """Return the impact table of a scorer, with more `columns`; `outcome` is by default that of the question.
 
     `unit` says what scores are that are no changes of the outcome.
+    Raises ModelError if an impact is not finite.
     """
+    if not np.isfinite(impact).all():
+        raise ModelError(
+            f"scores ({method}) must be finite, received NaN or infinity for {int((~np.isfinite(impact)).sum())} of "
+            f"{len(impact)} elements: check the size of the model's weights and activations."
+        )
     table = impact_table(
         question.elements.to_frame(),
         impact + 0.0,  # no -0.0

@@ -102,8 +102,9 @@ def hold_at(variable: Any, mask: npt.NDArray[np.bool_]) -> None:
 def kernel_masks(layers: Sequence[Any], selection: "Selection") -> list[tuple[Any, npt.NDArray[np.bool_]]]:
     """Return the kernels that the selection's weights belong to, each with its mask (True = kept).
 
-    `layers` are those of the elements' model, or of a model made from it, in the order of ``all_layers``. Raises
-    ModelError if some elements are not weights or groups of weights.
+    `layers` are those of the elements' model, or of a model made from it, in the order of ``all_layers``; None for one
+    that the other model lacks, because no output depends on it. Raises ModelError if some elements are not weights or
+    groups of weights.
     """
     gates = selection.elements.inner_gates
     if selection.elements.gates or any(gate.where != "kernel" for gate in gates):
@@ -112,5 +113,6 @@ def kernel_masks(layers: Sequence[Any], selection: "Selection") -> list[tuple[An
             f"{', '.join(sorted(set(selection.elements.kinds)))}: remove one kind after the other."
         )
     kept = np.append(selection.kept, [True])
-    kernels = [variables_of(layers[gate.layer])[gate.variable] for gate in gates]
-    return [(v, kept[gate.columns].reshape(v.shape)) for v, gate in zip(kernels, gates, strict=True)]
+    present = [gate for gate in gates if layers[gate.layer] is not None]
+    kernels = [variables_of(layers[gate.layer])[gate.variable] for gate in present]
+    return [(v, kept[gate.columns].reshape(v.shape)) for v, gate in zip(kernels, present, strict=True)]

@@ -132,6 +132,42 @@ def test_a_layer_as_activation_is_kept(units: int, called: bool) -> None:
     assert np.asarray(model(x)).shape == (2, 3)
 
 
+@pytest.mark.parametrize(
+    ("kind", "shape"),
+    [(layers.Dense, (6,)), (layers.Dense, (5, 6)), (layers.Conv1D, (5, 6)), (layers.SeparableConv1D, (5, 6))],
+)
+def test_a_layer_whose_activation_has_weights_loses_inputs_and_is_refitted(kind: Any, shape: tuple[int, ...]) -> None:
+    keras.utils.set_random_seed(0)
+    options = {} if kind is layers.Dense else {"kernel_size": 2}
+    slope = constant(0.3)
+    inputs = keras.Input(shape)
+    hidden = layers.Dense(8, activation="relu", name="before")(inputs)
+    activation = layers.PReLU(slope)
+    hidden = kind(7, **options, activation=activation, bias_initializer="normal", name="own")(hidden)
+    model = functional(inputs, layers.Dense(3)(layers.Flatten()(hidden)))
+    x = np.random.default_rng(0).normal(size=(300, *shape)).astype(np.float32)
+    expected = np.asarray(model(x))
+    small = check_cut(model, x)
+    merged = dr.remove(model, small.selection, data=(x, None)).model
+    np.testing.assert_allclose(merged.get_layer("own").get_weights()[-1], 0.3, err_msg="slopes are not biases")
+    errors = [np.mean((np.asarray(other(x)) - expected) ** 2) for other in (small.model, merged)]
+    assert errors[1] < 0.8 * errors[0]
+
+
+def test_weights_of_a_layer_that_no_output_needs_are_not_looked_for() -> None:
+    inner = keras.Input((4,))
+    outputs = [layers.Dense(4, name="used")(inner), layers.Dense(2, name="unused")(inner)]
+    inputs = keras.Input((4,))
+    nested: Any = functional(inner, outputs)
+    model = functional(inputs, layers.Dense(3, name="out")(nested(inputs)[0]))
+    elements = dr.elements(model, "weights")
+    assert "unused" in elements.layers
+    selection = dr.Selection.random(elements, 0.5)
+    x = np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)
+    masked = MaskedNetwork(model, elements)([x], selection.kept[np.newaxis])
+    np.testing.assert_allclose(dr.remove(model, selection).model(x), masked, atol=1e-5)
+
+
 def test_heads_whose_attention_scores_are_read_are_left_out() -> None:
     inputs = keras.Input((6, 4))
     mixed, scores = layers.MultiHeadAttention(4, 3, name="read")(inputs, inputs, return_attention_scores=True)

@@ -1,0 +1,218 @@
+"""Laws over small random Functional models.
+
+``DROPREG_MODELS=500 python -m pytest tests/laws/test_random_models.py`` draws 500 of them in place of 20.
+"""
+
+import math
+import os
+import re
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import own_layers as own
+import pytest
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis import strategies as st
+from random_models import ROWS, Drawn, random_models
+
+import dropreg as dr
+from dropreg.element._keep import largest_fraction
+from dropreg.errors import DropregError, ModelError
+from dropreg.graph import Call, all_layers, trace_graph
+from dropreg.layers import Carry, Unknown, rule_for
+from dropreg.layers import _registry as registry
+from dropreg.network import MaskedNetwork
+
+MODELS = int(os.environ.get("DROPREG_MODELS", "20"))
+A_PART = 10
+"""Models of one test: hypothesis varies what it has drawn before only after ten of them."""
+KINDS: tuple[Any, ...] = (
+    *("neurons", "neurons", "neurons", "weights", "embeddings", "heads", "layers", "branches"),
+    *(["neurons", "embeddings", "heads"], ["layers", "neurons"]),
+)
+TOLERANCE = {"float32": 1e-4, "float64": 1e-4, "mixed_bfloat16": 0.1}
+"""Rounding, relative to the largest output."""
+
+
+def predicted(drawn: Drawn) -> list[np.ndarray]:
+    quiet: Any = 0
+    inputs = drawn.inputs if len(drawn.inputs) > 1 else drawn.inputs[0]
+    return [np.asarray(array, np.float64) for array in keras.tree.flatten(drawn.model.predict(inputs, verbose=quiet))]
+
+
+def masked(drawn: Drawn, elements: dr.Elements, masks: np.ndarray) -> list[np.ndarray]:
+    """All outputs of the masked network."""
+    n_outputs = len(drawn.model.outputs)
+    return [
+        np.asarray(MaskedNetwork(drawn.model, elements, k)(drawn.inputs, masks), np.float64) for k in range(n_outputs)
+    ]
+
+
+def assert_close(found: list[np.ndarray], expected: list[np.ndarray], dtype: str, law: str) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.shape == other.shape, law
+        allowed = TOLERANCE[dtype] * max(np.abs(other).max(), 1e-3)
+        np.testing.assert_allclose(one, other, rtol=0, atol=allowed, err_msg=law)
+
+
+def names_a_layer(model: keras.Model, text: str) -> bool:
+    names = {layer.name for layer in all_layers(model)}
+    return any(part in names for quoted in re.findall(r"'([^']+)'", text) for part in re.split(r"[/.\[]", quoted))
+
+
+def elements_of(drawn: Drawn, kind: Any) -> dr.Elements | None:
+    """The elements of a kind; None where there are none, which the error says with the reasons."""
+    try:
+        return dr.elements(drawn.model, kind)
+    except ModelError as error:
+        assert "that can be dropped" in str(error), error
+        return None
+
+
+def selection_of(elements: dr.Elements, number: int) -> dr.Selection:
+    """A random selection, of units that leaves one in every layer."""
+    if {"layer", "branch"}.intersection(elements.kinds):
+        chosen = np.flatnonzero(np.random.default_rng(number).random(len(elements)) < 0.5)
+        return dr.Selection.dropping(elements, chosen)
+    fraction = (0.3, 0.5, 0.7)[number % 3]
+    return dr.Selection.random(elements, min(fraction, largest_fraction(elements, 1)), seed=number)
+
+
+def check_kept(drawn: Drawn, elements: dr.Elements, original: list[np.ndarray]) -> None:
+    everything = np.ones((1, len(elements)), bool)
+    assert_close(masked(drawn, elements, everything), original, drawn.dtype, "all kept equals predict")
+
+
+def check_removed(drawn: Drawn, selection: dr.Selection) -> bool:
+    """Whether the selection can be removed; then masked equals shrunk, also where rows have other masks."""
+    try:
+        small = dr.remove(drawn.model, selection)
+    except DropregError as error:
+        assert names_a_layer(drawn.model, str(error)), error
+        return False
+    rows = np.repeat(selection.kept[np.newaxis], 1 if selection.elements.one_mask_a_batch else ROWS, axis=0)
+    rows[1::2] = True
+    found = masked(drawn, selection.elements, rows)
+    shrunk = keras.tree.flatten(small.model(drawn.inputs if len(drawn.inputs) > 1 else drawn.inputs[0], training=False))
+    every = slice(None, None, 2 if len(rows) > 1 else 1)
+    found, shrunk = [one[every] for one in found], [np.asarray(one, np.float64)[every] for one in shrunk]
+    assert_close(found, shrunk, drawn.dtype, "masked equals shrunk")
+    return True
+
+
+def unaccounted(drawn: Drawn, elements: dr.Elements) -> list[str]:
+    """Layers without a rule, and layers of neurons, that are neither those of an element nor named as left out."""
+    graph = trace_graph(drawn.model)
+    named = {layer for tied in elements.members for layer, _ in tied} | {name for name, _ in elements.left_out}
+    found = []
+    for layer in {id(call.layer): call.layer for call in graph.calls if getattr(call.layer, "weights", ())}.values():
+        rule = rule_for(layer)
+        has_neurons = elements.kinds[0] in ("neuron", "filter", "recurrent unit") and rule.units(layer) is not None
+        if isinstance(rule, Unknown) or (has_neurons and not isinstance(layer, keras.layers.Embedding)):
+            found += [graph.names[id(layer)]] if graph.names[id(layer)] not in named else []
+    return found
+
+
+def state_of(model: Any) -> dict[str, Any]:
+    """What of a model must not change."""
+    return {
+        "weights": [array.tobytes() for array in model.get_weights()],
+        "config": model.get_config(),
+        "calls": ["call" in vars(layer) for layer in all_layers(model)],
+        "nodes": [len(layer._inbound_nodes) for layer in all_layers(model)],
+    }
+
+
+def check(drawn: Drawn, kind: Any, number: int) -> str:
+    """Check all laws for a model and a kind; says whether a selection was removed or refused."""
+    original, before = predicted(drawn), state_of(drawn.model)
+    elements, outcome = elements_of(drawn, kind), "no elements"
+    if elements is not None:
+        assert kind == "weights" or not unaccounted(drawn, elements), "every layer is an element's or left out"
+        check_kept(drawn, elements, original)
+        outcome = "removed" if check_removed(drawn, selection_of(elements, number)) else "refused"
+    after = state_of(drawn.model)
+    assert not [part for part in before if before[part] != after[part]], "the caller's model is unchanged"
+    return outcome
+
+
+def search(number: int, models: int, kinds: tuple[Any, ...], only: frozenset[str] = frozenset()) -> None:
+    """Check the laws for random models, drawn with the seed `number`; where one fails, a small one is looked for."""
+    phases = (Phase.generate,) if only else (Phase.generate, Phase.shrink)
+    options: dict[str, Any] = {"suppress_health_check": list(HealthCheck), "report_multiple_bugs": False}
+
+    @seed(number)
+    @settings(max_examples=models, derandomize=False, phases=phases, **options)
+    @given(random_models(only=only), st.sampled_from(kinds), st.integers(0, 99))
+    def one(drawn: Drawn, kind: Any, number: int) -> None:
+        check(drawn, kind, number)
+
+    one()
+
+
+@pytest.mark.filterwarnings("ignore:.*does not support masking", "ignore:.*tf.function retracing")
+@pytest.mark.parametrize("part", range(math.ceil(MODELS / A_PART)))
+def test_laws_of_random_models(part: int) -> None:
+    search(part, A_PART, KINDS)
+
+
+class Unscaled(Carry):
+    """A wrong rule: it forgets the scale of the kept channels."""
+
+    def cut(self, call: Any, kept_in: Any, kept_out: Any) -> dr.layers.Cut:
+        cut = super().cut(call, kept_in, kept_out)
+        return dr.layers.Cut(cut.config, [np.ones_like(weight) for weight in cut.weights])
+
+
+def forget_scales(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(registry._RULES, own.Scaled, Unscaled())
+
+
+def inherit_by_class(patch: pytest.MonkeyPatch) -> None:
+    """A subclass has the rule of its class, whatever it overrides."""
+
+    def inherited(kind: type, registered: Any) -> type:
+        return next((base for base in kind.__mro__ if base in registered), kind)
+
+    patch.setattr(registry, "inherited_from", inherited)
+
+
+def forget_inference_mode(patch: pytest.MonkeyPatch) -> None:
+    """A layer without a `training` argument runs in training mode."""
+    run = Call.run
+
+    def in_training(call: Call, values: Any) -> Any:
+        if isinstance(call.layer, own.Composite):
+            return [call.layer(*values, training=True)]
+        return run(call, values)
+
+    patch.setattr(Call, "run", in_training)
+
+
+def mix_silently(patch: pytest.MonkeyPatch) -> None:
+    """Layers that mix channels are taken for elementwise ones."""
+    patch.setitem(registry._RULES, keras.layers.RMSNormalization, Carry())
+
+
+def forget_the_unknown(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr("dropreg.element._find._unknown", lambda graph, joined: [])
+
+
+BROKEN: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], set[str], str]] = {
+    "a scale is forgotten": (forget_scales, {"dense", "scaled"}, "masked equals shrunk"),
+    "an overriding subclass inherits": (inherit_by_class, {"dense", "centred_dense"}, "masked equals shrunk"),
+    "a mixing layer carries": (mix_silently, {"dense", "rms_normalization"}, "masked equals shrunk"),
+    "training mode": (forget_inference_mode, {"dense", "composite"}, "all kept equals predict"),
+    "a layer without a rule is not named": (forget_the_unknown, {"dense", "mixture"}, "every layer is an element's"),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*tf.function retracing")
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_rule_is_caught(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    breaks, families, law = BROKEN[case]
+    with monkeypatch.context() as patch, pytest.raises(AssertionError, match=law):
+        breaks(patch)
+        search(0, 40, ("neurons",), frozenset(families))
