@@ -127,7 +127,7 @@ def metric_function(metric: Any) -> Any:
 
 def metric_direction(metric: Any) -> bool | None:
     """Return whether a greater value of a metric is better; None if it does not say."""
-    return {"up": True, "down": False}.get(getattr(metric, "_direction", None))
+    return {"up": True, "down": False}.get(getattr(metric, "_direction", None) or "")
 
 
 def compile_settings(model: Any) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """Run the masked network: examples and masks in, outputs and outcomes out.
 
-`_outcomes` and `_metrics` say what is measured, `_masked` and `_merged` run a model under masks, `_evaluator` measures
-many masks on the examples of a `_question`. `_agreement` checks that everything kept gives the model's own outputs.
+`_outcomes`, `_metrics` and `_keras_outcomes` say what is measured, `_resolve` which of them a name means, `_masked` and
+`_merged` run a model under masks, `_evaluator` measures many masks on the examples of a `_question`. `_agreement` checks
+that everything kept gives the model's own outputs.
 """
 
 # ruff: noqa: F401 (some names are for other packages)
@@ -10,19 +11,8 @@ from typing import TYPE_CHECKING
 
 from .._utils import lazy_names
 from ._metrics import PerExample, PerMask
-from ._outcomes import (
-    NAMES,
-    Accuracy,
-    Divergence,
-    Loss,
-    Margin,
-    Outcome,
-    OutcomeLike,
-    RetainedAccuracy,
-    check_outcomes,
-    resolve,
-    resolve_all,
-)
+from ._outcomes import Accuracy, Divergence, Loss, Margin, Outcome, RetainedAccuracy
+from ._resolve import NAMES, OutcomeLike, check_outcomes, resolve, resolve_all
 
 if TYPE_CHECKING:
     from ._agreement import as_numbers, check_agreement, difference, few_inputs, tolerance

@@ -14,7 +14,8 @@ from ..data import Data, Examples, Prediction, Task, check_data
 from ..graph import Graph, batch_size_of, call_model, map_batches, trace_graph
 from ._logits import are_logits
 from ._metrics import PerMask
-from ._outcomes import Outcome, OutcomeLike, check_logits, check_outcomes, resolve_all
+from ._outcomes import Outcome
+from ._resolve import OutcomeLike, check_logits, check_outcomes, resolve_all
 
 
 def measure(

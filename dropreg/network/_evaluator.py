@@ -13,8 +13,9 @@ from ..errors import ModelError
 from ..graph import compiled, rows_that_fit
 from ._logits import are_logits
 from ._masked import MaskedNetwork
-from ._outcomes import Outcome, check_logits
+from ._outcomes import Outcome
 from ._question import Question
+from ._resolve import check_logits
 
 _BATCH_FLOATS = 2**24
 _LEAST_BATCH, _MOST_BATCH = 16, 4096

@@ -101,6 +101,7 @@ def from_keras(given: Any) -> Outcome | None:
     """
     import keras
 
+    calculation: Any
     if isinstance(given, keras.losses.Loss):
         _check_known(given)
         calculation = _Calculation(given.call, type(given).__name__, _configuration(given))
@@ -108,7 +109,8 @@ def from_keras(given: Any) -> Outcome | None:
     name = getattr(given, "__name__", "")
     if inspect.isfunction(given) and getattr(keras.losses, name, None) is given:
         config = {"from_logits": False} if "from_logits" in inspect.signature(given).parameters else {}
-        return KerasOutcome(_Calculation(given, name, json.dumps(config)), name, False, differentiable=True)
+        calculation = _Calculation(given, name, json.dumps(config))
+        return KerasOutcome(calculation, name, greater_is_better=False, differentiable=True)
     return _of_metric(given) if isinstance(given, keras.metrics.Metric) else None
 
 
@@ -133,7 +135,8 @@ def _of_metric(metric: Any) -> Outcome:
     import keras
 
     smooth = getattr(keras.losses, getattr(function.func, "__name__", ""), None) is function.func
-    return KerasOutcome(_Calculation(function, kind, _configuration(metric)), name, direction, differentiable=smooth)
+    calculation: Any = _Calculation(function, kind, _configuration(metric))
+    return KerasOutcome(calculation, name, direction, differentiable=smooth)
 
 
 def _check_known(given: Any) -> None:

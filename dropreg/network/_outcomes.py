@@ -2,12 +2,10 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .._utils import Versioned
-from ..data import Examples, Prediction, Task
-from ..errors import DataError, ParameterError
+from ..data import Prediction, Task
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -370,93 +368,3 @@ def _margins(prediction: Prediction, labels: "tf.Tensor") -> "tf.Tensor":
     scores = prediction.log_probabilities()
     is_label = tf.one_hot(labels, tf.shape(scores)[-1], on_value=True, off_value=False)
     return _of_labels(scores, labels) - tf.reduce_max(tf.where(is_label, scores.dtype.min, scores), axis=-1)
-
-
-_KINDS: tuple[type[Outcome], ...] = (Accuracy, RetainedAccuracy, Loss, Margin, Divergence)
-_BY_NAME = {kind.name: kind for kind in _KINDS}
-NAMES = tuple(_BY_NAME)
-
-
-OutcomeLike = str | Outcome | Callable[..., Any]
-"""A name, an `Outcome`, or a loss or metric of Keras (`keras.losses`, `keras.metrics`)."""
-
-
-def resolve(outcome: OutcomeLike) -> Outcome:
-    """Return `outcome`, or the outcome that a name, a loss or a metric of Keras means; ParameterError if none."""
-    if isinstance(outcome, Outcome):
-        return outcome
-    if isinstance(outcome, str) and outcome in _BY_NAME:
-        return _BY_NAME[outcome]()
-    if not isinstance(outcome, str):
-        from ._keras_outcomes import from_keras
-
-        found = from_keras(outcome)
-        if found is not None:
-            return found
-    raise ParameterError(f"`outcome` must be one of {', '.join(_BY_NAME)}, received {outcome!r}{_remedy(outcome)}.")
-
-
-def _remedy(outcome: Any) -> str:
-    """Return how to measure what is not an outcome."""
-    if isinstance(outcome, type):
-        return f": pass an instance, such as {outcome.__name__}()"
-    if not callable(outcome):
-        return ""
-    return (
-        ": wrap a function as dropreg.outcomes.PerExample(function, name, greater_is_better), or as PerMask if it "
-        "needs several examples"
-    )
-
-
-def resolve_all(outcomes: OutcomeLike | Sequence[OutcomeLike]) -> tuple[Outcome, ...]:
-    """Return one or more outcomes; ParameterError if there is none or if two have the same name."""
-    single = isinstance(outcomes, str | Outcome) or not isinstance(outcomes, Iterable)
-    resolved = tuple(resolve(outcome) for outcome in ([outcomes] if single else outcomes))
-    names = [outcome.name for outcome in resolved]
-    if not names or len(set(names)) != len(names):
-        raise ParameterError(f"`outcomes` must be one or more different outcomes, received {names}.")
-    taken = {
-        "mask",
-        "masks",
-        "example",
-        "examples",
-        "rate",
-        *(f"{name}_{suffix}" for name in names for suffix in ("change", "n")),
-    }
-    if clash := taken.intersection(names):
-        raise ParameterError(
-            "the name of an outcome must not be one of the record's columns or begin one, received "
-            f"{sorted(clash)[0]!r}: choose another name."
-        )
-    return resolved
-
-
-def check_outcomes(outcomes: "Sequence[Outcome]", examples: Examples) -> None:
-    """Raise DataError if an outcome needs labels and there are none, ParameterError if it cannot measure examples."""
-    for outcome in outcomes:
-        if outcome.needs_labels and examples.labels is None:
-            raise DataError(f"outcome '{outcome.name}' must have labels, received y=None: use outcome 'divergence'.")
-        if outcome.needs_classes and examples.task == "regression":
-            raise ParameterError(f"outcome '{outcome.name}' must have classes, received a regression task: use 'loss'.")
-        if examples.weights is not None and not outcome.takes_weights:
-            raise ParameterError(
-                f"outcome '{outcome.name}' must have a function with a parameter `sample_weight` where examples have "
-                "weights, received one without: add it, or leave out w."
-            )
-        if not outcome.averages and examples.has_position_weights:
-            raise ParameterError(
-                f"outcome '{outcome.name}' must be a mean over positions where `w` has weights of positions: pass one "
-                "weight for each example, or an outcome such as 'loss'."
-            )
-
-
-def check_logits(outcomes: "Sequence[Outcome]", prediction: Prediction) -> None:
-    """Raise ParameterError if an outcome expects probabilities and outputs are logits, or the reverse."""
-    kinds = ("probabilities", "logits")
-    for outcome in outcomes:
-        expects, given = outcome.expects_logits, prediction.from_logits
-        if prediction.task != "regression" and expects not in (None, given):
-            raise ParameterError(
-                f"outcome '{outcome.name}' must have outputs that are {kinds[expects]}, received {kinds[given]}: make "
-                f"the loss or metric with from_logits={given}, if it has this argument, or use one of dropreg."
-            )

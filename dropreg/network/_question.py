@@ -18,7 +18,8 @@ from ..element import Elements, check_elements, check_fits
 from ..errors import ParameterError
 from ..graph import Graph, trace_graph
 from ._metrics import PerMask
-from ._outcomes import Outcome, OutcomeLike, check_outcomes, resolve, resolve_all
+from ._outcomes import Outcome
+from ._resolve import OutcomeLike, check_outcomes, resolve, resolve_all
 
 if TYPE_CHECKING:
     import keras

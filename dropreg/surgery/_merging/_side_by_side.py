@@ -51,7 +51,7 @@ class Joined(NamedTuple):
         """Return values (rows, k) times the weights of their rows."""
         return values if self.weights is None else values * tf.cast(self.weights, values.dtype)[:, tf.newaxis]
 
-    def count(self) -> tf.Tensor:
+    def total_weight(self) -> tf.Tensor:
         """Return the number of rows, or the sum of their weights, in float64."""
         return tf.cast(tf.shape(self.before)[0], tf.float64) if self.weights is None else _total(self.weights)
 
@@ -247,7 +247,7 @@ class SideBySide:
             found = joined(*sides)
             rows = [tf.cast(part, tf.float64) for part in (found.before, found.after)]
             sums = [[tf.reduce_sum(found.weighted(values), axis=0) for values in (x, x**2)] for x in rows]
-            return [[found.count(), *of_side] for of_side in sums]
+            return [[found.total_weight(), *of_side] for of_side in sums]
 
         before, after = (
             Moments(total / n, np.maximum(squares / n - (total / n) ** 2, 0.0))
@@ -269,7 +269,7 @@ class SideBySide:
                 y = x_before @ b - x @ a
                 w_x, w_y = rows.weighted(x), rows.weighted(y)
                 products = [tf.matmul(p, q, transpose_a=True) for p, q in ((w_x, x), (w_x, y), (w_y, y))]
-                found.append([rows.count(), tf.reduce_sum(w_x, axis=0), tf.reduce_sum(w_y, axis=0), *products])
+                found.append([rows.total_weight(), tf.reduce_sum(w_x, axis=0), tf.reduce_sum(w_y, axis=0), *products])
             return found
 
         found = self.each(slots, totals)
@@ -311,8 +311,8 @@ def joined(before: Batch, after: Batch) -> Joined:
     one, other = (tf.concat([tf.reshape(v, [-1, v.shape[-1]]) for v in side], axis=0) for side in (before, after))
     weights = None
     if row_weights(before[0]) is not None:
-        spread = [tf.broadcast_to(by_row(row_weights(v), v[..., 0]), tf.shape(v)[:-1]) for v in before]
-        weights = tf.concat([tf.reshape(part, [-1]) for part in spread], axis=0)
+        n_positions = [tf.size(v) // (tf.shape(v)[0] * (v.shape[-1] or 1)) for v in before]
+        weights = tf.concat([tf.repeat(row_weights(v), n) for v, n in zip(before, n_positions, strict=True)], axis=0)
     if any(counted_steps(value) is not None for value in before):
         counted = tf.concat([tf.reshape(at_positions(v, counted_steps(v)), [-1]) for v in before], axis=0)
         one, other = (tf.boolean_mask(x, counted) for x in (one, other))
