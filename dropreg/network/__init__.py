@@ -1,8 +1,8 @@
 """Run the masked network: examples and masks in, outputs and outcomes out.
 
 `_outcomes`, `_metrics` and `_keras_outcomes` say what is measured, `_resolve` which of them a name means, `_masked` and
-`_merged` run a model under masks, `_evaluator` measures many masks on the examples of a `_question`. `_agreement` checks
-that everything kept gives the model's own outputs.
+`_merged` run a model under masks, `_evaluator` measures many masks on the examples of a `_question`, `_agreement`
+checks that everything kept gives the model's own outputs.
 """
 
 # ruff: noqa: F401 (some names are for other packages)
