@@ -243,6 +243,8 @@ def recurrent_states(g: Growing, x: Any) -> Any:
 
 @family(SEQUENCES)
 def cells(g: Growing, x: Any) -> Any:
+    if g.dtype == "float64":  # Keras cannot run it
+        return recurrent_layer(g)(x)
     inner = [layers.LSTMCell(3, dtype=g.dtype), layers.GRUCell(2, dtype=g.dtype)][: g.one(1, 2)]
     return g.layer(layers.RNN, inner if len(inner) > 1 else inner[0], return_sequences=True)(x)
 

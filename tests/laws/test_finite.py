@@ -48,7 +48,7 @@ def regressed(estimator: Any) -> Any:
 
 
 MEASURING: dict[str, Any] = {
-    **{name: regressed(name) for name in ("ols", "ridge", "assisted")},
+    **{name: regressed(name) for name in ("ols", "assisted")},
     "leave one out": dr.scorers.leave_one_out,
     "greedy": dr.scorers.greedy,
 }
@@ -65,7 +65,7 @@ def test_what_is_not_finite_without_a_unit_is_wrong_or_refused(scorer: str, outc
         assert np.isfinite(table.impact).all()
         assert table.impact[FRAGILE] > 0.3, "its outputs are wrong"
         return
-    with pytest.raises(DropregError, match="must be finite|must be differentiable|must (be|give) one|of one mask"):
+    with pytest.raises(DropregError, match=r"must be (finite|differentiable)|must (be|give) one|of one mask"):
         MEASURING[scorer](model, data, elements, outcome=OUTCOMES[outcome])
 
 
@@ -76,9 +76,10 @@ def test_derivatives_are_finite_or_refused(scorer: str, outcome: str) -> None:
     try:
         table = EXPANDING[scorer](model, data, elements, outcome=OUTCOMES[outcome])
     except DropregError as error:
-        assert "must be finite" in str(error)
-    else:
-        assert np.isfinite(table.impact).all()
+        if "must be finite" not in str(error):
+            raise
+        return
+    assert np.isfinite(table.impact).all()
 
 
 @pytest.mark.parametrize("moment", ["mean", "rms", "zeros"])
