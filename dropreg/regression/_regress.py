@@ -8,7 +8,7 @@ import numpy as np
 
 from .._utils import ROUNDING, Array, check_between, check_type, is_number, one_blas_thread
 from ..errors import ParameterError, UnidentifiedError
-from ..sampling import Record
+from ..sampling import Record, RunSettings
 from ._assisted import assisted, assisted_marginal, gradient_only
 from ._compression import CompressedDesign, Rows, compress, observations
 from ._corrected import combined, corrected, unmeasured
@@ -62,7 +62,7 @@ def regress(
     estimator : str
         "corrected": the recorded gradients, corrected by rows in which one element is flipped; unbiased, with
         intervals that hold. "assisted": regression that shrinks towards the recorded gradients. "gradient": the
-        gradients alone. "ols": by statsmodels. "ridge": shrunk towards zero. "marginal": each element by itself, for very
+        gradients alone. "ols": by statsmodels. "ridge": shrunk towards zero. "marginal": one element at a time, for very
         many elements. "auto" is "corrected" if the record holds flips, "assisted" if it holds gradients only, else
         "ols". Above 8,000 elements there are all but "ols" and "ridge", in memory proportional to the elements, and
         "auto" without gradients is "marginal".
@@ -112,20 +112,8 @@ def regress(
     check_between("level", level)
     settings = record.settings
     outcome = settings.outcomes[0] if outcome is None else outcome
-    _check_arguments(record, outcome, estimator, covariance, penalty)
+    name = choose_estimator(settings, outcome, estimator, covariance, penalty)
     column = settings.outcomes.index(outcome)
-    name = estimator
-    if name == "auto":
-        is_dense = settings.n_elements <= MOST_DENSE
-        has_gradients = outcome in settings.gradients
-        name = "ols" if is_dense else "marginal"
-        name = ("corrected" if settings.flips else "assisted") if has_gradients else name
-    allowed = {"ols": ("HC1", "cluster", "nonrobust"), "corrected": ("HC1", "cluster")}
-    if covariance not in allowed.get(name, ("HC1",)):
-        raise ParameterError(
-            f"`covariance` must be 'HC1', its default, for other estimators than OLS, received {covariance!r} with "
-            f"{name!r}: pass estimator='ols'."
-        )
     if paired and name == "marginal":
         raise ParameterError("`paired` must be False or None with estimator='marginal', received True.")
     if paired is None:
@@ -160,8 +148,36 @@ def regress(
     )
 
 
-def _check_arguments(record: Record, outcome: str, estimator: Any, covariance: str, penalty: Any) -> None:
-    settings = record.settings
+def choose_estimator(
+    settings: RunSettings,
+    outcome: str,
+    estimator: Estimator,
+    covariance: CovarianceType,
+    penalty: Penalty | None = None,
+) -> Estimator:
+    """Return the estimator for a record of these settings, resolving "auto"; ParameterError if there is none."""
+    _check_arguments(settings, outcome, estimator, covariance, penalty)
+    name, is_dense = estimator, settings.n_elements <= MOST_DENSE
+    if name == "auto":
+        name = "ols" if is_dense else "marginal"
+        if outcome in settings.gradients:
+            name = "corrected" if settings.flips else "assisted"
+    allowed = {"ols": ("HC1", "cluster", "nonrobust"), "corrected": ("HC1", "cluster")}
+    if covariance not in allowed.get(name, ("HC1",)):
+        raise ParameterError(
+            f"`covariance` must be 'HC1', its default, for other estimators than OLS, received {covariance!r} with "
+            f"{name!r}: pass estimator='ols'."
+        )
+    if name in ("ols", "ridge") and not is_dense:
+        raise ParameterError(
+            f"estimator={name!r} must have at most {MOST_DENSE:,} elements, received {settings.n_elements:,} (a matrix "
+            f"of {8 * settings.n_elements**2 / 2**30:,.1f} GiB): pass estimator='marginal', or sample with "
+            f"gradients=({outcome!r},) and pass 'assisted'."
+        )
+    return name
+
+
+def _check_arguments(settings: RunSettings, outcome: str, estimator: Any, covariance: str, penalty: Any) -> None:
     if outcome not in settings.outcomes:
         raise ParameterError(
             f"`outcome` must be one of the record's ({', '.join(settings.outcomes)}), received {outcome!r}: "
@@ -212,12 +228,6 @@ def _fit(
         if name == "gradient":
             return gradient_only(sums, lambda change: fit.intercept + float(rates @ (fit.coefficients - change)))
         return assisted_marginal(fit, rates, sums)
-    if n_elements > MOST_DENSE:
-        raise ParameterError(
-            f"estimator={name!r} must have at most {MOST_DENSE:,} elements, received {n_elements:,} (a matrix of "
-            f"{8 * n_elements**2 / 2**30:,.1f} GiB): pass estimator='marginal', or sample with "
-            f"gradients=({outcome!r},) and pass 'assisted'."
-        )
     design = _compress(record, rows, outcome)
     if name == "ridge":
         return ridge(design, column, penalty or "evidence")
@@ -322,7 +332,7 @@ def to_statsmodels(record: Record, *, outcome: str | None = None, covariance: Co
     import statsmodels.api as sm
 
     outcome = record.settings.outcomes[0] if outcome is None else outcome
-    _check_arguments(record, outcome, "ols", covariance, None)
+    _check_arguments(record.settings, outcome, "ols", covariance, None)
     n_bytes = 8 * record.rows // record.settings.examples_per_mask * (record.settings.n_elements + 1)
     if n_bytes > _MOST_STATSMODELS_BYTES:
         raise ParameterError(

@@ -13,6 +13,7 @@ from ._chunks import GradientSums
 from ._designs import Bernoulli, Design, Paired
 from ._options import Sampling
 from ._record import Record
+from ._settings import RunSettings
 from ._stop_rule import StopRule
 from ._unseen_masks import Fidelity, FidelityMasks
 

@@ -124,8 +124,11 @@ def sample(
     question = ask(model, data, elements, outcome=measured, task=task, output=output, seed=seed)
     has_flips = design.masks_per_group == 1 and (design.examples_per_mask == 1 or elements.one_mask_a_batch)
     runner = ChunkRunner(question, design, gradients, options.batch_size, options.flips if has_flips else 0)
+    settings = runner.settings(rows)
+    if options.stop is not None:
+        options.stop.validate(settings)
     unseen = None if options.fidelity is None else runner.run_fidelity(options.fidelity)
-    record = create_record(out, runner.settings(rows), elements, runner.baseline_frame(), design, unseen)
+    record = create_record(out, settings, elements, runner.baseline_frame(), design, unseen)
     with tqdm(total=rows, initial=record.rows, unit="rows", unit_scale=True, disable=hidden(progress)) as bar:
         _run(record, runner, options, bar.update)
     return record

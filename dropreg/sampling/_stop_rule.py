@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ._record import Record
+    from ._settings import RunSettings
 
 
 class StopRule(ABC):
@@ -17,6 +18,14 @@ class StopRule(ABC):
     ...     def check(self, record):
     ...         return "there are 4,096 rows" if record.rows >= 4_096 else None
     """
+
+    def validate(self, settings: "RunSettings") -> None:  # noqa: B027
+        """Raise ParameterError if the rule cannot be checked on a run of these settings; called before the run.
+
+        Parameters
+        ----------
+        settings : RunSettings
+        """
 
     @abstractmethod
     def check(self, record: "Record") -> str | None:
