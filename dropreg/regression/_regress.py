@@ -62,9 +62,9 @@ def regress(
     estimator : str
         "corrected": the recorded gradients, corrected by rows in which one element is flipped; unbiased, with
         intervals that hold. "assisted": regression that shrinks towards the recorded gradients. "gradient": the
-        gradients alone. "ols": by statsmodels. "ridge": shrunk towards zero. "marginal": one element at a time, for very
-        many elements. "auto" is "corrected" if the record holds flips, "assisted" if it holds gradients only, else
-        "ols". Above 8,000 elements there are all but "ols" and "ridge", in memory proportional to the elements, and
+        gradients alone. "ols": by statsmodels. "ridge": shrunk towards zero. "marginal": one element at a time, for
+        very many elements. "auto" is "corrected" if the record holds flips, "assisted" if it holds gradients only,
+        else "ols". Above 8,000 elements there are all but "ols" and "ridge", in memory proportional to the elements, and
         "auto" without gradients is "marginal".
     covariance : {"HC1", "cluster", "nonrobust"}
         Standard errors of OLS and "corrected": "HC1" for inference about this data set, "cluster" (by example) about
