@@ -64,8 +64,8 @@ def regress(
         intervals that hold. "assisted": regression that shrinks towards the recorded gradients. "gradient": the
         gradients alone. "ols": by statsmodels. "ridge": shrunk towards zero. "marginal": one element at a time, for
         very many elements. "auto" is "corrected" if the record holds flips, "assisted" if it holds gradients only,
-        else "ols". Above 8,000 elements there are all but "ols" and "ridge", in memory proportional to the elements, and
-        "auto" without gradients is "marginal".
+        else "ols". Above 8,000 elements there are all but "ols" and "ridge", in memory proportional to the elements;
+        "auto" without gradients is then "marginal".
     covariance : {"HC1", "cluster", "nonrobust"}
         Standard errors of OLS and "corrected": "HC1" for inference about this data set, "cluster" (by example) about
         the population that the examples came from, "nonrobust" (OLS only) for rows of equal variance. Other estimators
