@@ -72,9 +72,9 @@ def _checksum(table: pa.Table) -> str:
     digest = hashlib.sha256()
     for name in table.column_names:
         column = table[name].combine_chunks()
-        digest.update(f"{name} {column.type} {len(column)} ".encode())
-        if pa.types.is_fixed_size_list(column.type):
+        if pa.types.is_fixed_size_list(column.type):  # Parquet gives its items another name
             column = column.flatten()
+        digest.update(f"{name} {column.type} {len(column)} ".encode())
         if pa.types.is_fixed_size_binary(column.type):
             digest.update(packed_masks(column).tobytes())
         elif pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
