@@ -20,8 +20,8 @@ def compile_like(model: keras.Model, original: keras.Model) -> None:
     settings = compile_settings(original)
     if not settings:
         return
-    old, new = (getattr(each, "output_names", ()) for each in (original, model))  # a Sequential model has no names
-    names = dict(zip(old, new, strict=False))
+    old, new = (getattr(each, "output_names", []) for each in (original, model))  # a Sequential model has none
+    names: dict[str, str] = dict(zip(old, new, strict=False))
     settings |= {key: _renamed(settings[key], names) for key in _BY_OUTPUT}
     try:
         settings["optimizer"] = None if original.optimizer is None else _fresh_optimizer(original.optimizer)

@@ -52,8 +52,9 @@ class BatchCentred(layers.Layer):
 class Doubled(keras.Sequential):
     """A Sequential model with a computation of its own."""
 
-    def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        return 2.0 * super().call(inputs, training=training, mask=mask)
+    def call(self, inputs: Any, training: Any = None, mask: Any = None, **kwargs: Any) -> Any:
+        found: Any = super().call(inputs, training=training, mask=mask, **kwargs)
+        return 2.0 * found
 
 
 class Tripled(keras.Model):
