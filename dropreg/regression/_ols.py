@@ -10,9 +10,10 @@ from ..errors import RecordError, UnidentifiedError
 from ._compression import CompressedDesign, RowBlock, Rows, check_finite, gram
 from ._uncertainty import ErrorKind
 
-CovarianceType = Literal["HC1", "cluster", "nonrobust"]
+CovarianceType = Literal["HC1", "HC3", "cluster", "nonrobust"]
 _KINDS: dict[str, ErrorKind] = {
     "HC1": "data set",
+    "HC3": "data set",
     "nonrobust": "data set",
     "HC0, marginal": "data set",
     "cluster": "population",
@@ -20,6 +21,8 @@ _KINDS: dict[str, ErrorKind] = {
     "sampling of the gradient": "sampling",
 }
 """What each kind of standard errors stands for."""
+_FEW_ROWS, _FEW_CLUSTERS = 10, 100
+"""Rows for each element, and clusters, below which a table says that intervals may be too narrow."""
 _REMEDY = "or pass estimator='ridge', whose estimates are shrunk towards zero and have no intervals."
 
 
@@ -60,7 +63,8 @@ class Fit:
 def ols(design: CompressedDesign, rows: Rows, outcome: int, covariance_type: CovarianceType) -> Fit:
     """Fit ordinary least squares by statsmodels to the pseudo-rows, with robust standard errors.
 
-    HC1 [1]_, by group of masks that depend on each other, is for inference about this data set. "cluster" (by example
+    HC1 and HC3 [1]_, by group of masks that depend on each other, are for inference about this data set: HC1 with the
+    normal distribution, HC3, for few rows, with Student's t on the residual degrees of freedom. "cluster" (by example
     [2]_) is for the population that the examples came from, with one degree of freedom fewer than there are examples.
     "nonrobust" assumes rows of equal variance.
     The design must have full rank; `rows` are the rows that it was compressed from. The details of the result hold
@@ -68,7 +72,7 @@ def ols(design: CompressedDesign, rows: Rows, outcome: int, covariance_type: Cov
 
     References
     ----------
-    .. [1] MacKinnon, White (1985), J. Econometrics 29, HC1.
+    .. [1] MacKinnon, White (1985), J. Econometrics 29, HC1 and HC3.
     .. [2] Cameron, Miller (2015), J. Human Resources 50, section II.
     """
     import statsmodels.api as sm
@@ -80,16 +84,25 @@ def ols(design: CompressedDesign, rows: Rows, outcome: int, covariance_type: Cov
     coefficients = np.asarray(result.params, dtype=np.float64)
     bread = np.asarray(result.normalized_cov_params, dtype=np.float64)
     intercept = design.intercept(outcome, coefficients)
-    df = np.inf
+    df, note = np.inf, ""
+    n, p = design.n_rows // rows.group, design.n_elements
     if covariance_type == "nonrobust":
         covariance, df = bread * float(result.scale), float(model.df_resid)
-    elif covariance_type == "HC1":
-        covariance = bread @ _meat_hc1(design, rows, outcome, coefficients, intercept) @ bread
-    else:
+    elif covariance_type == "cluster":
         meat, n_clusters = _meat_cluster(design, rows, outcome, coefficients, intercept)
         covariance, df = bread @ meat @ bread, float(n_clusters - 1)
+        if n_clusters < _FEW_CLUSTERS:
+            note = f"{n_clusters} examples, fewer than {_FEW_CLUSTERS}: intervals may be too narrow"
+    else:
+        leverage = bread if covariance_type == "HC3" else None
+        covariance = bread @ _meat(design, rows, outcome, coefficients, intercept, leverage) @ bread
+        if covariance_type == "HC3":
+            df = float(max(n - p - 1, 1))
+        elif n < _FEW_ROWS * p:
+            note = f"fewer than {_FEW_ROWS} rows for each element: pass covariance='HC3' for intervals that are wider"
     std_errors = np.sqrt(np.maximum(np.diag(covariance), 0.0))
-    return Fit(coefficients, std_errors, covariance_type, intercept, {"covariance": covariance}, df)
+    details = {"covariance": covariance} | ({"note": note} if note else {})
+    return Fit(coefficients, std_errors, covariance_type, intercept, details, df)
 
 
 def residuals(block: RowBlock, outcome: int, coefficients: Array, intercept: float) -> Array:
@@ -98,14 +111,22 @@ def residuals(block: RowBlock, outcome: int, coefficients: Array, intercept: flo
 
 
 @one_blas_thread
-def _meat_hc1(design: CompressedDesign, rows: Rows, outcome: int, coefficients: Array, intercept: float) -> Array:
-    """Sum s s' over groups, s being the sum of u x, x centred and u the residual, with the factor n / (n - p - 1)."""
+def _meat(
+    design: CompressedDesign, rows: Rows, outcome: int, coefficients: Array, intercept: float, bread: Array | None
+) -> Array:
+    """Sum s s' over groups, s being the sum of u x, x centred and u the residual.
+
+    For HC1 with the factor n / (n - p - 1); with `bread` for HC3, each residual divided by 1 - h, its leverage h.
+    """
     meat = np.zeros((design.n_elements,) * 2)
     center = design.x_mean.astype(np.float32)
     for block in rows.blocks():
-        u_hat = residuals(block, outcome, coefficients, intercept)
-        meat += gram(rows.total((block.x - center) * u_hat[:, None].astype(np.float32)))
-    return meat * design.n_rows / (design.n_rows - design.n_elements - 1)
+        u_hat, x = residuals(block, outcome, coefficients, intercept), block.x - center
+        if bread is not None:
+            leverage = 1.0 / design.n_rows + ((x @ bread) * x).sum(axis=1)
+            u_hat = u_hat / np.maximum(1.0 - leverage, np.finfo(np.float32).eps)
+        meat += gram(rows.total(x * u_hat[:, None].astype(np.float32)))
+    return meat if bread is not None else meat * design.n_rows / (design.n_rows - design.n_elements - 1)
 
 
 @one_blas_thread

@@ -66,11 +66,11 @@ def regress(
         very many elements. "auto" is "corrected" if the record holds flips, "assisted" if it holds gradients only,
         else "ols". Above 8,000 elements there are all but "ols" and "ridge", in memory proportional to the elements;
         "auto" without gradients is then "marginal".
-    covariance : {"HC1", "cluster", "nonrobust"}
+    covariance : {"HC1", "HC3", "cluster", "nonrobust"}
         Standard errors of OLS and "corrected": "HC1" for inference about this data set, "cluster" (by example) about
-        the population that the examples came from, "nonrobust" (OLS only) for rows of equal variance. Other estimators
-        take "HC1" only: ridge and "assisted" have those of a posterior, "gradient" its sampling error, "marginal"
-        heteroscedastic ones.
+        the population that the examples came from. OLS only: "HC3", as "HC1" for few rows (fewer than ten for each
+        element), and "nonrobust" for rows of equal variance. Other estimators take "HC1" only: ridge and "assisted"
+        have those of a posterior, "gradient" its sampling error, "marginal" heteroscedastic ones.
     penalty : float or "evidence", optional
         Of ridge, on squared coefficients; by default "evidence", an average over penalties by marginal likelihood.
     paired : bool, optional
@@ -114,8 +114,10 @@ def regress(
     outcome = settings.outcomes[0] if outcome is None else outcome
     name = choose_estimator(settings, outcome, estimator, covariance, penalty)
     column = settings.outcomes.index(outcome)
-    if paired and name == "marginal":
-        raise ParameterError("`paired` must be False or None with estimator='marginal', received True.")
+    if paired and (name == "marginal" or settings.n_elements > MOST_DENSE):
+        raise ParameterError(
+            f"`paired` must be False or None with estimator='marginal' or above {MOST_DENSE:,} elements, received True."
+        )
     if paired is None:
         paired = settings.masks_per_group == 2 and name != "marginal" and settings.n_elements <= MOST_DENSE
     rows = observations(record, paired=paired)
@@ -162,7 +164,7 @@ def choose_estimator(
         name = "ols" if is_dense else "marginal"
         if outcome in settings.gradients:
             name = "corrected" if settings.flips else "assisted"
-    allowed = {"ols": ("HC1", "cluster", "nonrobust"), "corrected": ("HC1", "cluster")}
+    allowed = {"ols": get_args(CovarianceType), "corrected": ("HC1", "cluster")}
     if covariance not in allowed.get(name, ("HC1",)):
         raise ParameterError(
             f"`covariance` must be 'HC1', its default, for other estimators than OLS, received {covariance!r} with "
@@ -306,7 +308,7 @@ def to_statsmodels(record: Record, *, outcome: str | None = None, covariance: Co
         Its matrix of rows x elements must fit in 2 GiB.
     outcome : str, optional
         One of the record's outcomes; by default its first.
-    covariance : {"HC1", "cluster", "nonrobust"}
+    covariance : {"HC1", "HC3", "cluster", "nonrobust"}
         Standard errors, as in `regress`.
 
     Returns

@@ -10,6 +10,7 @@ import pytest
 import statsmodels.api as sm
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 from sklearn.linear_model import Ridge
 
 from dropreg.regression import Uncertainty, impact_table
@@ -59,8 +60,14 @@ def test_ols_is_statsmodels_on_all_rows(n_elements: int, rows: int, outcome: int
     reference = sm.OLS(data.effects[:, outcome], sm.add_constant((~data.masks).astype(float)))
     design = compress(again)
     plain, robust = reference.fit(), reference.fit(cov_type="HC1")
+    leverages = reference.fit(cov_type="HC3", use_t=True)
     clustered = reference.fit(cov_type="cluster", cov_kwds={"groups": data.examples})
-    kinds: list[tuple[CovarianceType, Any]] = [("nonrobust", plain), ("HC1", robust), ("cluster", clustered)]
+    kinds: list[tuple[CovarianceType, Any]] = [
+        ("nonrobust", plain),
+        ("HC1", robust),
+        ("HC3", leverages),
+        ("cluster", clustered),
+    ]
     for kind, expected in kinds:
         fit = ols(design, again, outcome, kind)
         np.testing.assert_allclose(fit.coefficients, expected.params[1:], rtol=TOLERANCE, atol=1e-9)
@@ -189,6 +196,30 @@ def test_intervals_cover_at_their_level_where_noise_depends_on_masks() -> None:
             covered[kind].append(abs(fit.coefficients[0]) < 1.96 * fit.std_errors[0])
     assert 0.90 < np.mean(covered["HC1"]) < 0.98
     assert np.mean(covered["nonrobust"]) < 0.75
+
+
+def test_hc3_covers_where_rows_are_few() -> None:
+    """Three rows for each element: HC1 says so itself."""
+    covered: dict[str, list] = {"HC1": [], "HC3": []}
+    for seed in range(300):
+        rng = np.random.default_rng(seed)
+        masks = rng.random((30, 10)) >= 0.3
+        noise = rng.normal(size=30) * (0.3 + (~masks).sum(axis=1))
+        again = chunked(Simulated(masks, np.arange(30), noise[:, None]), 16)
+        design = compress(again)
+        for kind in ("HC1", "HC3"):
+            fit = ols(design, again, 0, kind)
+            covered[kind].append(np.abs(fit.coefficients) < stats.t.ppf(0.975, fit.df) * fit.std_errors)
+            assert ("note" in fit.details) == (kind == "HC1")
+    assert np.mean(covered["HC1"]) < 0.91
+    assert 0.93 < np.mean(covered["HC3"]) < 0.98
+
+
+@pytest.mark.parametrize(("n_examples", "warned"), [(20, True), (200, False)])
+def test_few_clusters_are_named(n_examples: int, warned: bool) -> None:
+    again = chunked(simulate(2_000, 5, seed=0, n_examples=n_examples), 500)
+    note = ols(compress(again), again, 0, "cluster").details.get("note")
+    assert note == ("20 examples, fewer than 100: intervals may be too narrow" if warned else None)
 
 
 @given(rows=st.integers(1, 40), columns=st.integers(1, 9), seed=st.integers(0, 100))

@@ -19,7 +19,7 @@ def test_adjusted_p_values_are_those_of_statsmodels() -> None:
 
 def test_to_statsmodels_gives_the_same_numbers() -> None:
     record = flat.sample(*small(), rows=5000, progress=False)
-    kinds: list[CovarianceType] = ["HC1", "cluster", "nonrobust"]
+    kinds: list[CovarianceType] = ["HC1", "HC3", "cluster", "nonrobust"]
     for covariance in kinds:
         table = dr.regress(record, outcome="loss", estimator="ols", covariance=covariance)
         result = dr.regression.to_statsmodels(record, outcome="loss", covariance=covariance)

@@ -328,7 +328,7 @@ def test_bad_arguments_of_estimate(
             {"estimator": "forest"},
             "`estimator` must be one of auto, corrected, assisted, gradient, ols, ridge, marginal, received 'forest'.",
         ),
-        ({"covariance": "HC3"}, "`covariance` must be one of HC1, cluster, nonrobust, received 'HC3'."),
+        ({"covariance": "HC2"}, "`covariance` must be one of HC1, HC3, cluster, nonrobust, received 'HC2'."),
         ({"penalty": 1.0}, "`penalty` must be None unless estimator is 'ridge', received 1.0 with 'auto'."),
         ({"penalty": -1.0, "estimator": "ridge"}, "`penalty` must be positive and finite, or 'evidence', received "),
         ({"penalty": np.nan, "estimator": "ridge"}, "`penalty` must be positive and finite, or 'evidence', received "),
@@ -350,7 +350,7 @@ def test_fewer_rows_than_ols_needs(
     short = sample(model, data, elements, rows=rows, out=tmp_path / "run")
     says = f"{rows} rows cannot identify 9 elements by OLS: draw at least 90, or pass estimator='ridge', whose"
     with refused(ParameterError, says, model=model):
-        dr.regress(short)
+        dr.regress(short, outcome="loss")
     assert np.isfinite(dr.regress(short, outcome="loss", estimator="ridge", penalty=1.0).impact).all(), "remedy"
 
 

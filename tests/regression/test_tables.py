@@ -42,6 +42,7 @@ def table_of(impact: Any, std_error: Any, uncertainty: Uncertainty) -> dr.Impact
     ("estimator", "covariance", "kind", "text"),
     [
         ("ols", "HC1", "data set", "95% intervals for this data set"),
+        ("ols", "HC3", "data set", "95% intervals for this data set"),
         ("ols", "nonrobust", "data set", "95% intervals for this data set"),
         ("ols", "cluster", "population", "95% intervals for new examples"),
         ("marginal", "HC1", "data set", "95% intervals for this data set"),
