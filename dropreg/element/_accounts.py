@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator
 from typing import Any
 
-from ..graph import Call, Graph, all_layers, sublayers, variables_of
+from ..graph import Call, Graph, all_layers, replaced_method, sublayers, variables_of
 from ..layers import FIXED, Channels, Unknown, rule_for
 from ._table import Elements, Kind
 from ._units import KINDS_OF_UNITS, trace_channels
@@ -27,7 +27,12 @@ def unaccounted(graph: Graph, elements: Elements, kinds: Collection[Kind]) -> li
         if call.name in named or not getattr(call.layer, "weights", ()):
             continue
         if isinstance(rule_for(call.layer), Unknown):
-            found[call.name] = f"its class {call.kind} has no rule: {_REGISTER}"
+            method = replaced_method(call.layer)
+            found[call.name] = (
+                f"its class {call.kind} has no rule: {_REGISTER}"
+                if method is None
+                else f"its method `{method}` was replaced on this one layer: define it in a subclass with a rule"
+            )
         elif channels is not None and named.isdisjoint(_names_inside(graph, call.layer)):
             reason = _reason(graph, channels, call, kinds)
             found |= {call.name: reason} if reason else {}

@@ -18,6 +18,7 @@ from ._access import (
     metric_function,
     patched,
     quantization_of,
+    replaced_method,
     schedule_of,
     seed_states,
     sharing_scope,

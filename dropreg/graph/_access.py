@@ -1,9 +1,10 @@
 """Access to private parts of Keras; no other module imports ``keras.src`` or reads its private attributes."""
 
+import inspect
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from threading import RLock
 from typing import Any
 
@@ -54,6 +55,7 @@ def seed_states(model: Any) -> list[Any]:
 
 
 _PATCHING = RLock()
+_PATCHED: set[tuple[int, str]] = set()
 _ABSENT = object()
 
 
@@ -65,16 +67,34 @@ def patched(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
     """
     with _PATCHING:
         before = [(layer, name, vars(layer).get(name, _ABSENT)) for layer, name, _ in changes]
+        ours = {(id(layer), name) for layer, name, _ in changes} - _PATCHED
+        _PATCHED.update(ours)
         try:
             for layer, name, value in changes:
                 vars(layer)[name] = value
             yield
         finally:
+            _PATCHED.difference_update(ours)
             for layer, name, value in before:
                 if value is _ABSENT:
                     vars(layer).pop(name, None)
                 else:
                     vars(layer)[name] = value
+
+
+def replaced_method(layer: Any) -> str | None:
+    """Return the name of a method that was replaced on this one layer, or on one inside it; None if there is none."""
+    for part in all_layers(layer):
+        for name in vars(part).keys() & _methods_of(type(part)):
+            if (id(part), name) not in _PATCHED:
+                return name
+    return None
+
+
+@cache
+def _methods_of(kind: type) -> frozenset[str]:
+    """Return the names of the methods of a layer class; Keras itself replaces two of them on every layer."""
+    return frozenset(name for name, _ in inspect.getmembers(kind, inspect.isfunction)) - {"build", "quantize"}
 
 
 class _Marked(dict[int, dict[str, Any]]):
@@ -142,17 +162,15 @@ def schedule_of(optimizer: Any) -> Any:
 
 
 def is_opaque(model: keras.Model) -> bool:
-    """Return whether `model` is a subclassed model, whose graph is Python code that only a run reveals."""
-    if isinstance(model, keras.Sequential):
-        return type(model).call is not keras.Sequential.call
-    return not is_nested(model)
+    """Return whether `model` has a call of its own, so that its graph is Python code that only a run reveals."""
+    if not isinstance(model, keras.Sequential | Functional) or "call" in vars(model):
+        return True
+    return type(model).call is not (keras.Sequential if isinstance(model, keras.Sequential) else Functional).call
 
 
 def is_nested(layer: Any) -> bool:
     """Return whether `layer` is a model whose inner calls can replace its own call in the graph."""
-    if isinstance(layer, keras.Sequential):
-        return type(layer).call is keras.Sequential.call and functional_of(layer) is not None
-    return isinstance(layer, Functional) and type(layer).call is Functional.call
+    return isinstance(layer, keras.Model) and not is_opaque(layer) and functional_of(layer) is not None
 
 
 def functional_of(model: Any) -> Any:

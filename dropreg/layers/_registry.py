@@ -6,6 +6,7 @@ from typing import Any
 import keras
 
 from ..errors import ParameterError
+from ..graph import replaced_method
 from ._common import Unknown
 from ._rule import Rule
 
@@ -63,7 +64,8 @@ def rule_for(layer: Any) -> Rule:
     -------
     Rule
         That of the first class in its method resolution order that has one, else `Unknown`, also for a subclass that
-        overrides a computation such as ``call``: register a rule for it. Operations are found by the name of their
+        overrides a computation such as ``call``: register a rule for it; `Unknown` where a method was replaced on the
+        layer itself. Operations are found by the name of their
         class.
 
     Examples
@@ -74,6 +76,8 @@ def rule_for(layer: Any) -> Rule:
     """
     if not isinstance(layer, keras.layers.Layer):
         return _OPERATION_RULES.get(type(layer).__name__, Unknown())
+    if replaced_method(layer) is not None:
+        return Unknown()
     return _RULES.get(inherited_from(type(layer), _RULES), Unknown())
 
 
@@ -90,7 +94,7 @@ def inherited_from(kind: type, registered: Collection[type]) -> type:
 
 def _computes(name: str, value: Any) -> bool:
     """Return whether an attribute of a class is a method that a computation may depend on."""
-    harmless = name.startswith("__") or name in (
+    harmless = (name.startswith("__") and name != "__call__") or name in (
         "get_config",
         "from_config",
         "compute_output_shape",

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from ..errors import ModelError
-from ..graph import Call, Graph, all_layers, sharing_scope
+from ..graph import Call, Graph, all_layers, replaced_method, sharing_scope
 
 _REMEDY = (
     "let its get_config serialize the layers that it holds with keras.saving.serialize_keras_object, and its "
@@ -17,8 +17,16 @@ _REMEDY = (
 
 
 def check_can_clone(graph: Graph) -> None:
-    """Raise ModelError if a layer uses weights of another one that it does not hold, so that a copy would not."""
+    """Raise ModelError if a copy of a layer would not compute the same.
+
+    This is so if it uses weights of another layer that it does not hold, or a method was replaced on this one layer.
+    """
     for call in graph.calls:
+        if isinstance(call.layer, keras.layers.Layer) and (name := replaced_method(call.layer)) is not None:
+            raise ModelError(
+                f"layer '{call.name}' ({call.kind}) must have the methods of its class to be copied, but `{name}` was "
+                "replaced on this one layer: define it in a subclass."
+            )
         if (lender := graph.shared.lender(call.layer, call.name)) is not None:
             raise ModelError(
                 f"layer '{call.name}' ({call.kind}) must hold the weights that it uses to be copied, but it reads "

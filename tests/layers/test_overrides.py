@@ -15,6 +15,7 @@ import dropreg as dr
 from dropreg.errors import ModelError
 from dropreg.layers import Unknown, rule_for
 from dropreg.network import MaskedNetwork
+from dropreg.surgery import copy_model
 
 
 class Augment(layers.Layer):
@@ -39,6 +40,7 @@ class Noisy(layers.Layer):
         return self.dropout(self.normalization(x))
 
 
+@keras.saving.register_keras_serializable("overrides")
 class Centred(layers.Dense):
     def call(self, inputs: Any, training: Any = None) -> Any:
         return keras.ops.matmul(inputs, self.kernel - keras.ops.mean(self.kernel, axis=0)) + self.bias
@@ -163,3 +165,135 @@ def test_an_embedding_that_is_never_reversed(tie_weights: bool) -> None:
     if not tie_weights:
         assert dict(elements.left_out)["table"] == "it has separate weights for reverse=True (tie_weights=False)"
     check_law(model, ["neurons", "embeddings"], models.inputs_for(model, 5))
+
+
+class Calls(layers.Dense):
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return 2 * super().__call__(*args, **options)
+
+
+class Weighted(layers.MultiHeadAttention):
+    """An attention with a weight more."""
+
+    def build(self, query_shape: Any, value_shape: Any, key_shape: Any = None) -> None:
+        super().build(query_shape, value_shape, key_shape)
+        self.scale = self.add_weight(shape=(1,), initializer="ones", name="scale")
+
+
+class Unmasked(layers.Dense):
+    def compute_mask(self, inputs: Any, previous_mask: Any = None) -> Any:
+        return None
+
+
+@keras.saving.register_keras_serializable("overrides")
+class Leaky(layers.LSTM):
+    def call(self, *args: Any, **options: Any) -> Any:
+        return super().call(*args, **options) + 0.1
+
+
+class Halved(layers.EinsumDense):
+    def call(self, inputs: Any, training: Any = None) -> Any:
+        return 0.5 * super().call(inputs, training=training)
+
+
+class Built(layers.Dense):
+    def build(self, input_shape: Any) -> None:
+        super().build(input_shape)
+
+
+@pytest.mark.parametrize("kind", [Calls, Unmasked, Built, Centred])
+def test_any_override_of_a_dense_layer_is_unknown(kind: Callable[..., Any]) -> None:
+    assert isinstance(rule_for(kind(3)), Unknown)
+
+
+WRAPPED: dict[str, tuple[tuple[int, ...], Callable[[], Any]]] = {
+    "TimeDistributed": ((4, 5), lambda: layers.TimeDistributed(Centred(6), name="own")),
+    "Bidirectional": ((4, 5), lambda: layers.Bidirectional(Leaky(3, return_sequences=True), name="own")),
+    "EinsumDense": ((4, 5), lambda: Halved("abc,cd->abd", (4, 6), bias_axes="d", name="own")),
+}
+
+
+@pytest.mark.parametrize("case", WRAPPED)
+def test_wrapped_layers_that_override_a_computation_are_left_out(case: str) -> None:
+    shape, build = WRAPPED[case]
+    keras.utils.set_random_seed(0)
+    x = inputs = keras.Input(shape)
+    x = build()(layers.Dense(5, activation="relu", name="before")(x))
+    x = layers.Dense(7, activation="tanh", name="after")(x)
+    model = keras.Model(inputs, layers.Dense(3, name="out")(layers.GlobalAveragePooling1D()(x)))
+    elements = dr.elements(model)
+    assert set(elements.layers) == {"after"}
+    assert "register" in dict(elements.left_out)["own"]
+    given = models.inputs_for(model, 30)
+    check_law(model, "neurons", given)
+    merged = dr.remove(model, dr.Selection.random(elements, 0.5), data=(given[0], None)).merged
+    assert merged is not None
+    assert list(merged["layer"]) == ["out"]
+
+
+def test_an_attention_with_a_weight_more_has_no_heads() -> None:
+    inputs = keras.Input((4, 6))
+    x = Weighted(2, 3, name="own")(inputs, inputs)
+    x = layers.Dense(5, name="hidden")(layers.MultiHeadAttention(2, 3, name="plain")(x, x))
+    model = keras.Model(inputs, layers.Dense(3, name="out")(x))
+    assert set(dr.elements(model, "heads").layers) == {"plain"}
+    assert "its class Weighted has no rule" in dict(dr.elements(model).left_out)["own"]
+    check_law(model, "neurons", models.inputs_for(model, 5))
+
+
+def patch(layer: Any) -> None:
+    original = layer.call
+    layer.call = lambda *args, **options: 0.5 * original(*args, **options)
+
+
+def test_a_method_that_was_replaced_on_a_layer_is_seen() -> None:
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((6,))
+    own, after = layers.Dense(8, name="own"), layers.Dense(7, activation="tanh", name="after")
+    own.build((None, 10))
+    patch(own)
+    x = after(own(layers.Dense(10, activation="relu", name="before")(inputs)))
+    model = keras.Model(inputs, layers.Dense(3, name="out")(x))
+    assert isinstance(rule_for(own), Unknown)
+    elements = dr.elements(model)
+    assert set(elements.layers) == {"after"}
+    assert dict(elements.left_out)["own"].startswith("its method `call` was replaced on this one layer")
+    given = models.inputs_for(model, 5)
+    kept = np.ones((1, len(elements)), bool)
+    np.testing.assert_allclose(MaskedNetwork(model, elements)(given, kept), model(given[0]), rtol=1e-5)
+    selection, message = dr.Selection.random(elements, 0.5), r"layer 'own' \(Dense\) must have the methods of its class"
+    for action in (lambda: dr.remove(model, selection), lambda: copy_model(model)):
+        with pytest.raises(ModelError, match=message):
+            action()
+
+
+class Chain(keras.Sequential):
+    def call(self, *args: Any, **options: Any) -> Any:
+        return 0.5 * super().call(*args, **options)
+
+
+@pytest.mark.parametrize("nested", [True, False])
+@pytest.mark.parametrize("replaced", [True, False])
+def test_models_with_a_call_of_their_own_are_measured_as_they_are(nested: bool, replaced: bool) -> None:
+    keras.utils.set_random_seed(0)
+    inner = (keras.Sequential if replaced else Chain)(
+        [keras.Input((6,)), layers.Dense(5, activation="relu", name="a"), layers.Dense(6, name="b")], name="inner"
+    )
+    if replaced:
+        patch(inner)
+    inputs = keras.Input((6,))
+    model: Any = inner
+    if nested:
+        hidden = layers.Dense(4, activation="relu", name="hidden")(inner(inputs))
+        model = keras.Model(inputs, layers.Dense(3, name="out")(hidden))
+    elements = dr.elements(model)
+    assert set(elements.layers) == ({"hidden"} if nested else {"a"})
+    x = np.random.default_rng(0).normal(size=(5, 6)).astype(np.float32)
+    kept = np.ones((1, len(elements)), bool)
+    np.testing.assert_allclose(MaskedNetwork(model, elements)([x], kept), model(x), rtol=1e-5)
+    if replaced or not nested:
+        message = "must have the methods of its class" if nested else "is a subclassed model"
+        with pytest.raises(ModelError, match=message):
+            dr.remove(model, dr.Selection.random(elements, 0.5))
+    else:
+        check_law(model, "neurons", [x])
