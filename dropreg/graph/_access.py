@@ -93,7 +93,9 @@ def replaced_method(layer: Any) -> str | None:
 
 @cache
 def _methods_of(kind: type) -> frozenset[str]:
-    """Return the names of the methods of a layer class; Keras itself replaces two of them on every layer."""
+    """Return the names of the methods of a layer class that Keras does not replace itself on layers; call of a model."""
+    if issubclass(kind, keras.Model):
+        return frozenset({"call"})
     return frozenset(name for name, _ in inspect.getmembers(kind, inspect.isfunction)) - {"build", "quantize"}
 
 
