@@ -16,6 +16,7 @@ from ._access import (
     is_opaque,
     metric_direction,
     metric_function,
+    operation_names,
     patched,
     quantization_of,
     replaced_method,

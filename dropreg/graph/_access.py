@@ -82,6 +82,16 @@ def patched(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
                     vars(layer)[name] = value
 
 
+@cache
+def operation_names() -> frozenset[str]:
+    """Return the names of the classes that stand for functions of ``keras.ops`` in a Functional model."""
+    kinds, found = [keras.Operation], set[str]()
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        found |= {kind.__name__} if kind.__module__.startswith("keras.src.ops.") else set()
+    return frozenset(found)
+
+
 def replaced_method(layer: Any) -> str | None:
     """Return the name of a method that was replaced on this one layer, or on one inside it; None if there is none."""
     for part in all_layers(layer):
@@ -93,7 +103,7 @@ def replaced_method(layer: Any) -> str | None:
 
 @cache
 def _methods_of(kind: type) -> frozenset[str]:
-    """Return the names of the methods of a layer class that Keras does not replace itself on layers; call of a model."""
+    """Return the names of the methods of a layer class that Keras never replaces itself on a layer."""
     if issubclass(kind, keras.Model):
         return frozenset({"call"})
     return frozenset(name for name, _ in inspect.getmembers(kind, inspect.isfunction)) - {"build", "quantize"}

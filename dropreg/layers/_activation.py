@@ -8,7 +8,7 @@ from keras import layers
 from ..graph import Call, Graph
 from ._channels import Channels, Labels
 from ._common import Carry, Mix, Unknown, is_elementwise, pin_all
-from ._registry import register, register_operations
+from ._registry import register
 
 
 class ActivationRule(Carry):
@@ -36,7 +36,7 @@ register(
     *(layers.AlphaDropout, layers.GaussianDropout, layers.GaussianNoise, layers.ActivityRegularization),
     rule=Carry(),
 )
-register_operations(
+register(
     *("Relu", "Relu6", "Sigmoid", "HardSigmoid", "Silu", "HardSilu", "Gelu", "Elu", "Selu", "Celu"),
     *("Softplus", "Softsign", "LeakyRelu", "Tanh", "Abs", "Absolute", "Negative", "Square", "Sqrt", "Exp"),
     rule=Carry(),

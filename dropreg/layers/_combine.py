@@ -11,7 +11,7 @@ from keras import layers
 from ..graph import Call
 from ._channels import Channels, Labels
 from ._common import cut_trailing, pin_all
-from ._registry import register, register_operations
+from ._registry import register
 from ._rule import Cut, Kept, Rule, unchanged
 
 
@@ -68,6 +68,6 @@ _TIES = TieRule()
 register(layers.Add, rule=AddRule())
 register(*(layers.Subtract, layers.Multiply, layers.Average, layers.Maximum, layers.Minimum), rule=_TIES)
 register(layers.Concatenate, rule=ConcatenateRule())
-register_operations("Add", rule=AddRule())
-register_operations("Subtract", "Multiply", "Maximum", "Minimum", rule=_TIES)
-register_operations("Concatenate", rule=ConcatenateRule())
+register("Add", rule=AddRule())
+register("Subtract", "Multiply", "Maximum", "Minimum", rule=_TIES)
+register("Concatenate", rule=ConcatenateRule())

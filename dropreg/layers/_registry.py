@@ -1,33 +1,35 @@
 """The registry of layer rules."""
 
+import difflib
 from collections.abc import Collection
 from typing import Any
 
 import keras
 
 from ..errors import ParameterError
-from ..graph import replaced_method
+from ..graph import operation_names, replaced_method
 from ._common import Unknown
 from ._rule import Rule
 
-_RULES: dict[type, "Rule"] = {}
-_OPERATION_RULES: dict[str, "Rule"] = {}
+_RULES: dict[Any, "Rule"] = {}
+_OPERATION_RULES: dict[Any, "Rule"] = {}
 
 
-def register(*layers: type, rule: Rule) -> None:
-    """Register the rule of layer classes of your own, or replace that of Keras layers.
+def register(*layers: type | str, rule: Rule) -> None:
+    """Register the rule of layer classes of your own or of functions of ``keras.ops``, or replace that of Keras layers.
 
     Parameters
     ----------
-    *layers : type
-        Layer classes. Subclasses inherit the rule unless they override a computation of the class.
+    *layers : type or str
+        Layer classes; subclasses inherit the rule unless they override a computation of the class. A string is the
+        class that stands for a function of ``keras.ops`` in a Functional model, such as "Erf" for ``keras.ops.erf``.
     rule : Rule
         For example ``Carry()`` for a layer that computes each channel from the same channel of its input.
 
     Raises
     ------
     ParameterError
-        If `rule` is not a `Rule` or one of `layers` is not a class.
+        If `rule` is not a `Rule`, or one of `layers` is neither a class nor the name of an operation of Keras.
 
     Examples
     --------
@@ -38,19 +40,29 @@ def register(*layers: type, rule: Rule) -> None:
     >>> dr.layers.register(Squared, rule=dr.layers.Carry())
     >>> type(dr.layers.rule_for(Squared())).__name__
     'Carry'
+    >>> dr.layers.register("Erf", "Log1p", rule=dr.layers.Carry())  # keras.ops.erf, keras.ops.log1p
     """
     if not isinstance(rule, Rule):
         raise ParameterError(f"`rule` must be a dropreg.layers.Rule, received {rule!r}: pass an instance.")
     for layer in layers:
-        if not isinstance(layer, type):
-            raise ParameterError(f"`layers` must be classes, received {layer!r}: pass type(layer).")
-        _RULES[layer] = rule
+        if isinstance(layer, str):
+            _check_operation(layer)
+        elif not isinstance(layer, type):
+            raise ParameterError(
+                f"`layers` must be classes, or names of operations of Keras, received {layer!r}: pass type(layer)."
+            )
+        (_RULES if isinstance(layer, type) else _OPERATION_RULES)[layer] = rule
 
 
-def register_operations(*names: str, rule: Rule) -> None:
-    """Register the rule of functions of ``keras.ops`` in a Functional model, by the name of their operation class."""
-    for name in names:
-        _OPERATION_RULES[name] = rule
+def _check_operation(name: str) -> None:
+    """Raise ParameterError unless this is the class that stands for a function of ``keras.ops``."""
+    known = operation_names()
+    if name not in known:
+        near = difflib.get_close_matches(name.replace("_", "").capitalize(), known, n=1)
+        raise ParameterError(
+            f"`layers` must be classes, or names of operations of Keras such as 'Erf', received {name!r}"
+            f"{f': did you mean {near[0]!r}?' if near else ': pass the class of a layer.'}"
+        )
 
 
 def rule_for(layer: Any) -> Rule:
@@ -65,8 +77,7 @@ def rule_for(layer: Any) -> Rule:
     Rule
         That of the first class in its method resolution order that has one, else `Unknown`, also for a subclass that
         overrides a computation such as ``call``: register a rule for it; `Unknown` where a method was replaced on the
-        layer itself. Operations are found by the name of their
-        class.
+        layer itself. Operations of Keras are found by the name of their class.
 
     Examples
     --------
@@ -74,8 +85,10 @@ def rule_for(layer: Any) -> Rule:
     >>> dr.layers.rule_for(keras.layers.Dense(10)).units(keras.layers.Dense(10))
     (10, 'neuron')
     """
-    if not isinstance(layer, keras.layers.Layer):
+    if type(layer).__module__.startswith("keras.src.ops."):
         return _OPERATION_RULES.get(type(layer).__name__, Unknown())
+    if not isinstance(layer, keras.layers.Layer):
+        return _RULES.get(inherited_from(type(layer), _RULES), Unknown())
     if replaced_method(layer) is not None:
         return Unknown()
     return _RULES.get(inherited_from(type(layer), _RULES), Unknown())

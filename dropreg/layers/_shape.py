@@ -8,7 +8,7 @@ from keras import layers
 from ..graph import Call, Shape
 from ._channels import Channels, Labels
 from ._common import Carry, channels_first, n_channels, pin_all
-from ._registry import register, register_operations
+from ._registry import register
 from ._rule import Cut, Kept, Rule, unchanged
 
 
@@ -68,4 +68,4 @@ register(
 )
 register(layers.RepeatVector, rule=Carry())
 register(layers.Flatten, layers.Reshape, layers.Permute, rule=RearrangeRule())
-register_operations("Reshape", rule=RearrangeRule())
+register("Reshape", rule=RearrangeRule())

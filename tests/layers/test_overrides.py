@@ -1,5 +1,6 @@
 """Layers of a user: inference mode reaches the layers inside, and rules need the same computation."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,7 @@ from cutting import check_law
 from keras import layers
 
 import dropreg as dr
-from dropreg.errors import ModelError
+from dropreg.errors import ModelError, ParameterError
 from dropreg.layers import Unknown, rule_for
 from dropreg.network import MaskedNetwork
 from dropreg.surgery import copy_model
@@ -297,3 +298,57 @@ def test_models_with_a_call_of_their_own_are_measured_as_they_are(nested: bool, 
             dr.remove(model, dr.Selection.random(elements, 0.5))
     else:
         check_law(model, "neurons", [x])
+
+
+class Twice(keras.Operation):
+    def call(self, x: Any) -> Any:
+        return 2 * x
+
+    def compute_output_spec(self, x: Any) -> Any:
+        return keras.KerasTensor(x.shape, x.dtype)
+
+
+class Square(Twice):
+    """Has the name of an operation of Keras, but is none."""
+
+    def call(self, x: Any) -> Any:
+        return x - keras.ops.mean(x, axis=-1, keepdims=True)
+
+
+def after_operation(operation: Callable[[Any], Any]) -> keras.Model:
+    inputs = keras.Input((5,))
+    x = layers.Dense(4, name="next")(operation(layers.Dense(6, name="hidden")(inputs)))
+    return keras.Model(inputs, layers.Dense(3, name="out")(x))
+
+
+def test_operations_have_a_rule_once_it_is_registered(monkeypatch: pytest.MonkeyPatch) -> None:
+    from dropreg.layers import _registry as registry
+
+    monkeypatch.setattr(registry, "_RULES", dict(registry._RULES))
+    monkeypatch.setattr(
+        registry, "_OPERATION_RULES", {k: v for k, v in registry._OPERATION_RULES.items() if k != "Erf"}
+    )
+    cases: dict[Any, Callable[[Any], Any]] = {"Erf": keras.ops.erf, Twice: Twice()}
+    for name, operation in cases.items():
+        model = after_operation(operation)
+        elements = dr.elements(model)
+        assert set(elements.layers) == {"next"}
+        assert "has no rule (dropreg.layers.register) for its input channels" in dict(elements.left_out)["hidden"]
+        dr.layers.register(name, rule=dr.layers.Carry())
+        assert set(dr.elements(model).layers) == {"hidden", "next"}
+        check_law(model, "neurons", models.inputs_for(model, 5))
+    assert isinstance(rule_for(Square()), Unknown)
+    assert set(dr.elements(after_operation(Square())).layers) == {"next"}
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("erf", "names of operations of Keras such as 'Erf', received 'erf': did you mean 'Erf'?"),
+        ("hidden_3", "received 'hidden_3': pass the class of a layer."),
+        (layers.Dense(3), "`layers` must be classes, or names of operations of Keras, received <Dense"),
+    ],
+)
+def test_what_cannot_be_registered_is_refused(given: Any, message: str) -> None:
+    with pytest.raises(ParameterError, match=re.escape(message)):
+        dr.layers.register(given, rule=dr.layers.Carry())
