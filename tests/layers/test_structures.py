@@ -138,7 +138,7 @@ def test_a_layer_as_activation_is_kept(units: int, called: bool) -> None:
 )
 def test_a_layer_whose_activation_has_weights_loses_inputs_and_is_refitted(kind: Any, shape: tuple[int, ...]) -> None:
     keras.utils.set_random_seed(0)
-    options = {} if kind is layers.Dense else {"kernel_size": 2}
+    options: dict[str, Any] = {} if kind is layers.Dense else {"kernel_size": 2}
     slope = constant(0.3)
     inputs = keras.Input(shape)
     hidden = layers.Dense(8, activation="relu", name="before")(inputs)
