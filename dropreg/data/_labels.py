@@ -49,7 +49,7 @@ def numeric_labels(y: Any, n_examples: int) -> npt.NDArray[Any]:
 
 def _hint(labels: npt.NDArray[Any]) -> str:
     """Return how to number classes that are given by name; empty for other labels."""
-    first = labels.flat[0] if labels.size else None
+    first: Any = labels.reshape(-1)[:1].tolist()[0] if labels.size else None
     if not isinstance(first, str | bytes):
         return ""
     return (

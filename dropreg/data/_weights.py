@@ -113,8 +113,8 @@ def class_weights(y: npt.ArrayLike, weights: Mapping[int, float] | Literal["bala
     >>> import dropreg as dr
     >>> dr.datasets.class_weights([0, 1, 1, 2], {1: 0.5, 2: 3.0}).tolist()
     [1.0, 0.5, 0.5, 3.0]
-    >>> dr.datasets.class_weights([0, 1, 1, 1], "balanced").round(2).tolist()
-    [2.0, 0.67, 0.67, 0.67]
+    >>> dr.datasets.class_weights([0, 1, 1], "balanced").tolist()
+    [1.5, 0.75, 0.75]
     """
     labels = np.asarray(y)
     if labels.dtype.kind not in "iub":

@@ -141,7 +141,7 @@ class AccuracyLimit:
                 f"`data` of an accuracy limit must have labels of one output, received those of {n_outputs}: pass the "
                 "ones that count, as (x, {'name': y})."
             )
-        self.check_enough(len(_labels(self.data[1])))
+        self._check_enough(len(_labels(self.data[1])))
 
     @property
     def least_examples(self) -> int:
@@ -151,7 +151,7 @@ class AccuracyLimit:
     def _least(self, largest: float) -> int:
         return int(np.ceil(np.log1p(-self.level) / np.log1p(-self.most / largest)))
 
-    def check_enough(self, n_examples: int, largest: float = 1.0) -> None:
+    def _check_enough(self, n_examples: int, largest: float = 1.0) -> None:
         """Raise DataError if no model can meet the limit on so few examples with this largest weight."""
         least = self._least(largest)
         if n_examples < least:
@@ -196,7 +196,7 @@ def check_limit(limit: AccuracyLimit, graph: "Graph", others: Data) -> Examples:
             "`data` of an accuracy limit must have classes or labels 0 and 1, received other numbers: pass a "
             "fraction or a Budget for a regression."
         )
-    limit.check_enough(len(examples), _largest(examples))
+    limit._check_enough(len(examples), _largest(examples))
     return examples
 
 

@@ -240,6 +240,7 @@ def _fit(
 def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceType) -> Fit:
     """Return the corrected gradients; elements without a standard error of their own get that of OLS."""
     sums, n_elements, changes = record.flip_sums(outcome), record.settings.n_elements, record.changes(outcome)
+    _check_several(len(changes))
     _check_varies(record, outcome, float(changes.std()))
     fit = corrected(sums, record.rows_of_examples(), by_example=covariance == "cluster")
     unknown = unmeasured(sums)
@@ -255,8 +256,7 @@ def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceT
 
 def _compress(record: Record, rows: Rows, outcome: str) -> CompressedDesign:
     design = compress(rows)
-    if design.n_rows < 2:
-        raise UnidentifiedError("a regression must have at least two masks (or pairs), received one: draw more rows.")
+    _check_several(design.n_rows)
     _check_varies(record, outcome, design.deviation(record.settings.outcomes.index(outcome)))
     return design
 
@@ -266,6 +266,11 @@ def _marginal(record: Record, rows: Rows, outcome: str, rates: Array) -> Fit:
     n_masks = record.rows // record.settings.examples_per_mask
     _check_varies(record, outcome, float((fit.std_errors * np.sqrt(n_masks * rates * (1 - rates))).max()))
     return fit
+
+
+def _check_several(n_masks: int) -> None:
+    if n_masks < 2:
+        raise UnidentifiedError("a regression must have at least two masks (or pairs), received one: draw more rows.")
 
 
 def _check_varies(record: Record, outcome: str, deviation: float) -> None:

@@ -51,7 +51,7 @@ class Record:
     >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
     >>> record = dr.sample(model, data, dr.elements(model), rows=500, sampling=dr.Sampling(fidelity=None))
     >>> record.is_complete, record.row_equivalents
-    (True, 1500)
+    (True, 3500)
     >>> [(chunk.masks.shape, chunk.outcomes.shape) for chunk in record.chunks()]
     [((500, 400), (500, 1))]
     >>> record.keep_probabilities().round(2)[:3].tolist()

@@ -35,6 +35,14 @@ class Plan:
         In the outcome's unit.
     trial : ImpactTable
         The table of the trial run.
+
+    Examples
+    --------
+    >>> import dropreg as dr
+    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+    >>> elements = dr.elements(model, include="dense_2")
+    >>> print(dr.plan(model, data, elements, std_error=0.01, trial_rows=1_000))  # doctest: +ELLIPSIS
+    ... rows, about ... here, for standard errors of at most 0.01 on loss (from a trial of 1,000 rows)
     """
 
     rows: int
@@ -90,7 +98,8 @@ def plan(
     --------
     >>> import dropreg as dr
     >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
-    >>> plan = dr.plan(model, data, dr.elements(model), outcome="accuracy", std_error=0.001)
+    >>> elements = dr.elements(model, include="dense_2")
+    >>> plan = dr.plan(model, data, elements, outcome="accuracy", std_error=0.001, trial_rows=1_000)
     >>> plan.rows > 1_000, plan.seconds > 0
     (True, True)
     """

@@ -36,7 +36,7 @@ def refuse_subclassed(model: keras.Model, action: str) -> None:
 
 
 @seeds_kept()
-def copy_model(model: keras.Model) -> keras.Model:
+def copy_model(model: keras.Model | Graph) -> keras.Model:
     """Return an uncompiled copy with the same structure, weights and `HoldZeros` constraints.
 
     Raises
@@ -44,8 +44,9 @@ def copy_model(model: keras.Model) -> keras.Model:
     ModelError
         If the model is subclassed, or a layer cannot be rebuilt from its config with the weights that it shares.
     """
-    refuse_subclassed(model, "copied")
     graph = trace_graph(model)
+    model = graph.model
+    refuse_subclassed(model, "copied")
     check_can_clone(graph)
     compiled = [(layer, "compiled", False) for layer in all_layers(model) if isinstance(layer, keras.Model)]
     try:

@@ -57,7 +57,7 @@ def cut(
         merged = merge_into(rebuilt, examples.inputs, strategy, classes=classes, weights=examples.weights)
         name = strategy.name
     compile_like(rebuilt.model, original.model)
-    sizes = compare_sizes(original.model, rebuilt)
+    sizes = compare_sizes(rebuilt)
     return Pruned(rebuilt.model, original.model, selection, name, merged, blocked, sizes)
 
 

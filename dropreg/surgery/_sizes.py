@@ -10,6 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 
+from ..graph import Graph
 from ..layers import rule_for
 from ._copying import copy_model
 from ._rebuild import Rebuilt
@@ -29,12 +30,12 @@ class Sizes:
         matrix products for one example, NaN where a size is unknown), bytes_before, bytes_after (of its weights),
         nonzero_before, nonzero_after (parameters that are not zero). Weights that several layers share are counted in
         the first of them.
-    models : (keras.Model, keras.Model)
-        Before and after.
+    models : (Graph, keras.Model)
+        Before, traced, and after.
     """
 
     layers: pd.DataFrame
-    models: tuple[keras.Model, keras.Model]
+    models: tuple[Graph, keras.Model]
 
     @cached_property
     def bytes_before(self) -> int:
@@ -78,7 +79,7 @@ class Sizes:
         return "\n".join([*lines, changed.to_string(index=False, float_format=lambda value: f"{value:,.0f}")])
 
 
-def compare_sizes(model: keras.Model, rebuilt: Rebuilt) -> Sizes:
+def compare_sizes(rebuilt: Rebuilt) -> Sizes:
     """Return the sizes of a model and of the smaller one built from it."""
     rows: dict[int, dict[str, Any]] = {}
     after = {id(old): new for old, new in rebuilt.pairs}
@@ -95,10 +96,10 @@ def compare_sizes(model: keras.Model, rebuilt: Rebuilt) -> Sizes:
                 row[f"params_{at}"] += sum(weight.size for weight in weights)
                 row[f"nonzero_{at}"] += sum(int(np.count_nonzero(weight)) for weight in weights)
                 row[f"bytes_{at}"] += sum(weight.nbytes for weight in weights)
-    return Sizes(pd.DataFrame(rows.values()), (model, rebuilt.model))
+    return Sizes(pd.DataFrame(rows.values()), (rebuilt.before, rebuilt.model))
 
 
-def _saved_bytes(model: keras.Model) -> int:
+def _saved_bytes(model: keras.Model | Graph) -> int:
     """Return the size of the model's ``.keras`` file, without the state of an optimizer."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"

@@ -208,7 +208,7 @@ def mix_silently(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_the_unknown(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("dropreg.element._find._unknown", lambda graph, joined: [])
+    patch.setattr("dropreg.element._find.unaccounted", lambda graph, joined, kinds: [])
 
 
 def of_one(layer: Any) -> Drawn:

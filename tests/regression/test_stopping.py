@@ -42,7 +42,7 @@ def test_a_run_whose_rule_is_not_met_is_complete() -> None:
     assert record.stop is None
 
 
-@pytest.mark.parametrize(("gradients", "method"), [(True, "gradient-assisted regression"), (False, "OLS")])
+@pytest.mark.parametrize(("gradients", "method"), [(True, "gradients corrected by flips"), (False, "OLS")])
 def test_the_rule_looks_at_the_errors_of_the_table_that_is_printed(gradients: bool, method: str) -> None:
     rule = dr.Precision("loss", 0.05)
     options: dict[str, Any] = {"batch_size": 64, "stop": rule, "fidelity": None, "gradients": gradients}

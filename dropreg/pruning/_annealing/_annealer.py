@@ -195,7 +195,7 @@ class Annealer:
     def _run(self, fraction: float, rounds: int, alive: npt.NDArray[np.bool_], logits: Array, bar: Any) -> _Run:
         """Run rounds, which change `logits` and the weights of the last layer, and select."""
         n, schedule, history = len(alive), self.schedule, []
-        decided, n_decided, changed = np.zeros(n), 0, False
+        decided, n_decided = np.zeros(n), 0
         for number in range(rounds):
             dropped = self._dropped + (fraction - self._dropped) * ramped(number, rounds)
             share = max(1.0 - (1.0 - dropped) * n / alive.sum(), 0.0)  # of the elements that are alive
@@ -204,7 +204,6 @@ class Annealer:
             explored = schedule.explored(number, rounds)
             impact, outcome = self._round(self._number, alive, p, interactions=schedule.interactions, explored=explored)
             self._number += 1
-            changed = changed or bool(impact[alive].any())
             logits[alive] += schedule.learning_rate * bounded(impact[alive], MOST)
             if is_averaged(number, rounds):
                 decided, n_decided = decided + logits, n_decided + 1
@@ -212,11 +211,6 @@ class Annealer:
             history.append({"round": number, "dropped": dropped, "outcome": outcome, "decided": certain})
             bar.set_postfix(dropped=f"{dropped:.1%}", outcome=f"{outcome:.4g}", refresh=False)
             bar.update()
-        if not changed:
-            raise ParameterError(
-                f"outcome '{self.question.outcome.name}' must change with the masks, received no change in {rounds} "
-                "rounds: pass dropreg.Annealing(outcome='divergence'), say, or more rounds."
-            )
         scores = np.where(alive, decided / n_decided, np.nan)
         lowest = scores[alive].min() - 1.0
         ranked = np.where(alive, scores, lowest)
