@@ -319,6 +319,7 @@ class Own(dr.outcomes.Outcome):
         (metric(by_helper), metric(lambda y, p: helper(p)[:, 0] + 0.0)),
         (metric(powers(2), version="1"), metric(powers(2), version="2")),
         (Own(0), Own(1)),
+        tuple(keras.losses.CategoricalFocalCrossentropy(gamma=g, from_logits=True, name="mine") for g in (2.0, 3.0)),
     ],
 )
 def test_another_metric_of_the_same_name_is_refused(first: Any, second: Any, tmp_path: Path) -> None:
@@ -396,6 +397,7 @@ def test_versions_are_strings(wrong: Any) -> None:
         ({"task": "regression"}, "task is binary there and regression here"),
         ({"y": lambda y: 1 - y}, "the examples of `data` are others there (labels)"),
         ({"x": lambda x: x + 1}, "the examples of `data` are others there (inputs)"),
+        ({"weights": 1.0 + np.arange(20)}, "the examples of `data` are others there (weights)"),
         ({"kinds": ["layers"]}, "other elements were asked for there"),
     ],
 )
@@ -405,7 +407,8 @@ def test_other_tasks_labels_and_elements_are_named(changes: dict[str, Any], text
     model = keras.Sequential(parts)
     x, y = small_data()[0], (np.arange(20) % 2).astype(np.float32)[:, np.newaxis]
     flat.sample(model, (x, y), dr.elements(model), **SMALL, out=tmp_path)
-    other = changes.get("x", np.copy)(x), changes.get("y", np.copy)(y)
+    other: Any = changes.get("x", np.copy)(x), changes.get("y", np.copy)(y)
+    other = (*other, changes["weights"]) if "weights" in changes else other
     elements = dr.elements(model, changes.get("kinds", ["neurons"]))
     with pytest.raises(RecordError, match=says("holds another run: ", text)):
         flat.sample(model, other, elements, **SMALL, out=tmp_path, task=changes.get("task"))
