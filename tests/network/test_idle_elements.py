@@ -30,7 +30,6 @@ SCORERS: dict[str, Callable[..., dr.ImpactTable]] = {
     "taylor": dr.scorers.taylor,
     "obd": dr.scorers.obd,
     "spread": dr.scorers.spread,
-    "leave_one_out": dr.scorers.leave_one_out,
 }
 
 
@@ -41,6 +40,13 @@ def test_a_model_of_idle_elements_alone_is_refused(name: str, kind: Any) -> None
     elements = dr.elements(model, kind, exclude=[] if kind == "neurons" else ["a"])
     with pytest.raises(ParameterError, match=r"outcome 'loss' must change with the elements, received .* of zero"):
         SCORERS[name](model, data, elements)
+
+
+def test_idle_elements_make_no_difference_one_by_one() -> None:
+    """Up to rounding."""
+    model, data = without_live_elements()
+    table = dr.scorers.leave_one_out(model, data, dr.elements(model))
+    np.testing.assert_allclose(table.impact, np.zeros(len(table)), atol=1e-7)
 
 
 def test_idle_elements_alone_are_refused_by_regression() -> None:
