@@ -77,10 +77,13 @@ def replicated(case: tuple[Any, ...], outcome: str, cost: int, replications: int
 
 def compared(case: tuple[Any, ...], outcome: str, cost: int, seed: int) -> dict[str, Any]:
     """Correlations with unseen masks and seconds of the default, of assisted regression and of OLS."""
-    masks, found = dr.designs.Fidelity(masks=100, examples=500), {}
-    design = dr.designs.Bernoulli(RATE)
-    for name, price, options in (("corrected", 7, {}), ("assisted", 3, {"flips": 0}), ("ols", 1, {"gradients": False})):
-        sampling = dr.Sampling(design=design, fidelity=masks, **options)
+    found: dict[str, Any] = {}
+    common = dr.Sampling(design=dr.designs.Bernoulli(RATE), fidelity=dr.designs.Fidelity(masks=100, examples=500))
+    for name, price, sampling in (
+        ("corrected", 7, common),
+        ("assisted", 3, replace(common, flips=0)),
+        ("ols", 1, replace(common, gradients=False)),
+    ):
         start = time.perf_counter()
         record = dr.sample(*case, rows=cost // price, outcomes=outcome, sampling=sampling, seed=seed, progress=False)
         estimator: Any = name

@@ -69,5 +69,5 @@ def _inside(graph: Graph, parent: Any, named: Collection[str]) -> Iterator[tuple
             yield from _inside(graph, layer, named)
         elif rule.heads(layer) is not None:
             yield name, "its heads are elements of kind 'heads'"
-        elif named.isdisjoint(_names_inside(graph, layer)):
+        elif not set(named).intersection(_names_inside(graph, layer)):
             yield name, f"masks cannot multiply its outputs: its class {type(layer).__name__} has no rule with units"

@@ -4,6 +4,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
 from .._utils import Array
 from ._ols import Fit
@@ -15,7 +16,7 @@ _MOST_WRONG = 8.0
 """Corrections per prediction, in squares over all elements, above which an element needs a correction of its own."""
 
 
-def corrected(sums: "FlipSums", rows_of_examples: Array, *, by_example: bool) -> Fit:
+def corrected(sums: "FlipSums", rows_of_examples: npt.NDArray[np.int64], *, by_example: bool) -> Fit:
     """Estimate effects by the mean over rows of what gradients predict, corrected by flips.
 
     The estimator is a difference estimator [1]_: the mean over rows of ``T + I / p (D - T)``, with T the effect that
@@ -62,7 +63,7 @@ def _between_groups(sums: "FlipSums", mean: Array) -> Array:
     return (deviations**2).sum(axis=1) * n_groups / (n_groups - 1)
 
 
-def _between_examples(sums: "FlipSums", mean: Array, around: Array, rows_of_examples: Array) -> Array:
+def _between_examples(sums: "FlipSums", mean: Array, around: Array, rows_of_examples: npt.NDArray[np.int64]) -> Array:
     """Return the variance between examples of the mean over their rows, a cautious estimate, shape (n_elements,).
 
     Sums over groups of examples have a larger variance than sums over as many independent rows: by this variance times
@@ -78,7 +79,7 @@ def _between_examples(sums: "FlipSums", mean: Array, around: Array, rows_of_exam
     return np.clip(((1.0 - caution) * groups - around) / pairs, 0.0, around / n_rows)
 
 
-def unmeasured(sums: "FlipSums") -> Array:
+def unmeasured(sums: "FlipSums") -> npt.NDArray[np.bool_]:
     """Return which elements have no standard error, bool, shape (n_elements,).
 
     These are elements without any effect in the rows, and elements without a correction where the predictions are so
@@ -89,7 +90,7 @@ def unmeasured(sums: "FlipSums") -> Array:
     return (sums.squares == 0) | (poor & (sums.events == 0))
 
 
-def combined(fit: Fit, other: Fit, elements: Array) -> Fit:
+def combined(fit: Fit, other: Fit, elements: npt.NDArray[np.bool_]) -> Fit:
     """Return `fit` with the coefficients and standard errors of `other` for `elements`, bool, (n_elements,)."""
     return replace(
         fit,

@@ -194,7 +194,7 @@ class Flips:
         n_elements = self.evaluator.n_elements
 
         def by_element(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-            return np.bincount(cells.elements, values, minlength=n_elements)
+            return np.bincount(cells.elements, values, minlength=n_elements).astype(np.float64)
 
         groups = np.ascontiguousarray(term.groups.numpy().T.astype(np.float64))
         if self.n_groups:

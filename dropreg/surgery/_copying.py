@@ -45,22 +45,22 @@ def copy_model(model: keras.Model | Graph) -> keras.Model:
         If the model is subclassed, or a layer cannot be rebuilt from its config with the weights that it shares.
     """
     graph = trace_graph(model)
-    model = graph.model
-    refuse_subclassed(model, "copied")
+    original = graph.model
+    refuse_subclassed(original, "copied")
     check_can_clone(graph)
-    compiled = [(layer, "compiled", False) for layer in all_layers(model) if isinstance(layer, keras.Model)]
+    compiled = [(layer, "compiled", False) for layer in all_layers(original) if isinstance(layer, keras.Model)]
     try:
         with patched(compiled):
-            copied = _clone_sharing(graph) if _shares(graph) else keras.models.clone_model(model)
+            copied = _clone_sharing(graph) if _shares(graph) else keras.models.clone_model(original)
     except (TypeError, ValueError, NotImplementedError) as error:
         raise ModelError(
-            f"model '{model.name}' must have layers that can be rebuilt from their config, received the error "
+            f"model '{original.name}' must have layers that can be rebuilt from their config, received the error "
             f"'{first_line(error)}': give their classes a get_config that names all arguments."
         ) from error
-    copied.set_weights(model.get_weights())
+    copied.set_weights(original.get_weights())
     for layer in all_layers(copied):
         rule_for(layer).finish(layer)
-    for old, new in zip(model.weights, copied.weights, strict=True):
+    for old, new in zip(original.weights, copied.weights, strict=True):
         if isinstance(old.constraint, HoldZeros):
             new.constraint = old.constraint
     return copied

@@ -16,8 +16,8 @@ from dropreg.graph import all_layers
 class Own(layers.Layer):
     """A layer of a user with a weight."""
 
-    def build(self, shape: Any) -> None:
-        self.scale = self.add_weight(shape=(shape[-1], 3))
+    def build(self, input_shape: Any) -> None:
+        self.scale = self.add_weight(shape=(input_shape[-1], 3))
 
     def call(self, x: Any) -> Any:
         return x @ self.scale

@@ -189,12 +189,14 @@ class Unmasked(layers.Dense):
 @keras.saving.register_keras_serializable("overrides")
 class Leaky(layers.LSTM):
     def call(self, *args: Any, **options: Any) -> Any:
-        return super().call(*args, **options) + 0.1
+        found: Any = super().call(*args, **options)
+        return found + 0.1
 
 
 class Halved(layers.EinsumDense):
     def call(self, inputs: Any, training: Any = None) -> Any:
-        return 0.5 * super().call(inputs, training=training)
+        found: Any = super().call(inputs, training=training)
+        return 0.5 * found
 
 
 class Built(layers.Dense):
@@ -270,7 +272,8 @@ def test_a_method_that_was_replaced_on_a_layer_is_seen() -> None:
 
 class Chain(keras.Sequential):
     def call(self, *args: Any, **options: Any) -> Any:
-        return 0.5 * super().call(*args, **options)
+        found: Any = super().call(*args, **options)
+        return 0.5 * found
 
 
 @pytest.mark.parametrize("nested", [True, False])

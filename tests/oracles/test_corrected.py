@@ -113,7 +113,7 @@ def test_elements_without_any_effect_are_left_to_regression() -> None:
     kernel[1] = 0.0
     model.get_layer("out").set_weights([kernel, bias])
     record = flat.sample(model, data, elements, rows=4_000, outcomes="loss", gradients=True, flips=3, **QUIET)
-    table = dr.regress(record).frame.set_index("element")
+    table: Any = dr.regress(record).frame.set_index("element")
     assert _corrected.unmeasured(record.flip_sums("loss")).sum() == 1
     assert dr.regress(record).details["elements estimated by OLS"] == 1
     assert table.loc["b[1]", "std_error"] > 0

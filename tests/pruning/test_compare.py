@@ -48,7 +48,7 @@ def table_of(elements: dr.Elements, impact: Any) -> dr.ImpactTable:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
     frame = table.frame.assign(impact=impact, rank=rank)
-    return dr.ImpactTable(frame, "by hand", "nothing", 0, 0.95, 0)
+    return dr.ImpactTable(frame, "by hand", "nothing", "nothing", 0, 0)
 
 
 def test_one_row_for_each_scorer_fraction_and_seed(model: keras.Model, data: Labelled, elements: dr.Elements) -> None:

@@ -46,7 +46,7 @@ def table_of(elements: dr.Elements, impact: np.ndarray) -> dr.ImpactTable:
     order = np.argsort(-impact, kind="stable")
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(1, len(order) + 1)
-    return dr.ImpactTable(table.frame.assign(impact=impact, rank=rank), "by hand", "nothing", 0, 0.95, 0)
+    return dr.ImpactTable(table.frame.assign(impact=impact, rank=rank), "by hand", "nothing", "nothing", 0, 0)
 
 
 def biases(model: keras.Model, data: Any, elements: dr.Elements, *, seed: int) -> dr.ImpactTable:

@@ -142,7 +142,7 @@ def test_leave_one_out_marks_elements_that_change_nothing(outcome: str) -> None:
     model.get_layer("out").set_weights([kernel, bias])
     x = rng.normal(size=(60, 6)).astype(np.float32)
     table = dr.scorers.leave_one_out(model, (x, np.argmax(model(x), axis=1)), dr.elements(model), outcome=outcome)
-    dead = table.frame.set_index("element").loc["a[2]"]
+    dead: Any = table.frame.set_index("element").loc["a[2]"]
     assert dead["no_change"]
     assert dead["impact"] == 0
     assert not np.signbit(dead["impact"])

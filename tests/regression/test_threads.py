@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from typing import Any
 
 import flat
 import numpy as np
@@ -27,7 +28,7 @@ def record() -> dr.Record:
 
 
 @pytest.mark.parametrize("estimator", ["assisted", "gradient", "ols", "ridge", "marginal"])
-def test_tables_are_the_same_on_one_and_two_threads(record: dr.Record, estimator: str) -> None:
+def test_tables_are_the_same_on_one_and_two_threads(record: dr.Record, estimator: Any) -> None:
     tables = []
     for threads in (1, 2):
         with threadpool_limits(threads):

@@ -263,7 +263,7 @@ def test_attributes_of_a_subclassed_model_are_compared_and_its_training_is_not(t
     first, compiled, second = model(1.0), model(1.0), model(2.0)
     flat.sample(first, small_data(), dr.elements(first), **SMALL, out=tmp_path)
     compiled.compile("sgd", "mse")
-    compiled.predict(small_data()[0], verbose=0)
+    compiled.predict(small_data()[0], verbose="0")
     assert flat.sample(compiled, small_data(), dr.elements(compiled), **SMALL, out=tmp_path).is_complete
     with pytest.raises(RecordError, match=says("layer 'model' (Subclassed)", "factor is 1.0 there and 2.0 here")):
         flat.sample(second, small_data(), dr.elements(second), **SMALL, out=tmp_path)
@@ -273,7 +273,7 @@ def test_constants_of_operations_are_compared(tmp_path: Path) -> None:
     def model(factor: float) -> keras.Model:
         keras.utils.set_random_seed(0)
         keras.backend.clear_session()
-        x = keras.Input((5,))
+        x: Any = keras.Input((5,))
         return keras.Model(x, layers.Dense(3, name="out")(layers.Dense(6, name="first")(x * factor)))
 
     first = model(2.0)
