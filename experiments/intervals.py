@@ -12,6 +12,7 @@ Example: ``python experiments/intervals.py --models mlp cnn --seeds 0``
 """
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
