@@ -32,7 +32,7 @@ class Growing:
     def layer(self, kind: Any, *arguments: Any, **options: Any) -> Any:
         """A new layer with a name of its own in the model."""
         self.count += 1
-        return kind(*arguments, **options, dtype=self.dtype, name=f"{kind.__name__.lower()}_{self.count}")
+        return kind(*arguments, **options, dtype=self.dtype, name=f"{kind.__name__.lower()}_no_{self.count}")
 
     def constant(self, *shape: int) -> Any:
         """Numbers that are the same in every run."""
@@ -243,7 +243,7 @@ def recurrent_states(g: Growing, x: Any) -> Any:
 
 @family(SEQUENCES)
 def cells(g: Growing, x: Any) -> Any:
-    if g.dtype == "float64":  # Keras cannot run it
+    if g.dtype != "float32":  # Keras cannot run it
         return recurrent_layer(g)(x)
     inner = [layers.LSTMCell(3, dtype=g.dtype), layers.GRUCell(2, dtype=g.dtype)][: g.one(1, 2)]
     return g.layer(layers.RNN, inner if len(inner) > 1 else inner[0], return_sequences=True)(x)

@@ -95,8 +95,8 @@ def _grow(g: Growing, inputs: list[Any]) -> None:
     if action == "input" and len(inputs) == 1 and len(x.shape) == 2:
         inputs.append(keras.Input((4,), name="second"))
         y = _join(g, x, g.layer(layers.Dense, channels(x), activation="relu")(inputs[-1]))
-    elif action == "join" and len(g.tensors) > 1:
-        y = _join(g, x, g.one(*(tensor for tensor in g.tensors if tensor is not x)))
+    elif action == "join" and (others := [tensor for tensor in g.tensors if tensor is not x]):
+        y = _join(g, x, g.one(*others))
     elif action == "residual":
         y = _extended(g, x)
         y = _join(g, x, y if y.shape == x.shape else g.layer(layers.Dense, channels(x))(x))
