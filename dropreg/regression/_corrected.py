@@ -91,10 +91,13 @@ def unmeasured(sums: "FlipSums") -> npt.NDArray[np.bool_]:
 
 
 def combined(fit: Fit, other: Fit, elements: npt.NDArray[np.bool_]) -> Fit:
-    """Return `fit` with the coefficients and standard errors of `other` for `elements`, bool, (n_elements,)."""
+    """Return `fit` with the coefficients and standard errors of `other` for `elements`, bool, (n_elements,).
+
+    Elements without any effect in the rows keep their coefficient of zero.
+    """
     return replace(
         fit,
-        coefficients=np.where(elements, other.coefficients, fit.coefficients),
+        coefficients=np.where(elements & (fit.coefficients != 0), other.coefficients, fit.coefficients),
         std_errors=np.where(elements, other.std_errors, fit.std_errors),
         df=min(fit.df, other.df),
     )
