@@ -249,7 +249,7 @@ def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceT
         name: Estimator = "ols" if n_elements <= MOST_DENSE and enough else "marginal"
         other = _fit(record, rows, outcome, name, covariance if name == "ols" else "HC1", None)
         fit = combined(fit, other, unknown)
-        fit = replace(fit, details={f"elements estimated by {_LABELS[name]}": int(unknown.sum())})
+        fit = replace(fit, details={f"elements with errors by {_LABELS[name]}": int(unknown.sum())})
     rates = 1.0 - record.keep_probabilities()
     return replace(fit, intercept=float(changes.mean() - (rates * fit.coefficients).sum()))
 

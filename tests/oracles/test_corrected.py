@@ -115,7 +115,7 @@ def test_elements_without_any_effect_are_left_to_regression() -> None:
     record = flat.sample(model, data, elements, rows=4_000, outcomes="loss", gradients=True, flips=3, **QUIET)
     table: Any = dr.regress(record).frame.set_index("element")
     assert _corrected.unmeasured(record.flip_sums("loss")).sum() == 1
-    assert dr.regress(record).details["elements estimated by OLS"] == 1
+    assert dr.regress(record).details["elements with errors by OLS"] == 1
     assert table.loc["b[1]", "std_error"] > 0
     assert abs(table.loc["b[1]", "z"]) < 4
 
