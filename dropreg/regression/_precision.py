@@ -56,10 +56,15 @@ class Precision(StopRule):
 
     def validate(self, settings: "RunSettings") -> None:
         name = choose_estimator(settings, self.outcome, self.estimator, self.covariance)
-        if name in ("assisted", "gradient") and self.outcome not in settings.gradients:
+        if name in ("assisted", "gradient", "corrected") and self.outcome not in settings.gradients:
             raise ParameterError(
                 f"{self} must have gradients of '{self.outcome}', received a run without: pass "
                 f"gradients=({self.outcome!r},) to Sampling, or another estimator to Precision."
+            )
+        if name == "corrected" and not settings.flips:
+            raise ParameterError(
+                f"{self} must have flips, received a run without: pass flips=4 to Sampling, or another estimator to "
+                "Precision."
             )
 
     def check(self, record: "Record") -> str | None:

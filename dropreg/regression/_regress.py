@@ -248,6 +248,8 @@ def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceT
         enough = record.rows // record.settings.examples_per_mask >= _ROWS_FOR_OLS * n_elements
         name: Estimator = "ols" if n_elements <= MOST_DENSE and enough else "marginal"
         other = _fit(record, rows, outcome, name, covariance if name == "ols" else "HC1", None)
+        if other.kind != fit.kind:  # errors about this data set are none about new examples
+            other = replace(other, std_errors=np.full(n_elements, np.nan))
         fit = combined(fit, other, unknown)
         fit = replace(fit, details={f"elements with errors by {_LABELS[name]}": int(unknown.sum())})
     rates = 1.0 - record.keep_probabilities()

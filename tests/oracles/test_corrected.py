@@ -14,7 +14,7 @@ from test_enumeration import enumerated
 
 import dropreg as dr
 from dropreg.errors import RecordError
-from dropreg.regression import _corrected
+from dropreg.regression import _corrected, _regress
 from dropreg.sampling import _runner
 from dropreg.sampling._flip_cells import choose_cells
 
@@ -118,6 +118,19 @@ def test_elements_without_any_effect_are_left_to_regression() -> None:
     assert dr.regress(record).details["elements with errors by OLS"] == 1
     assert table.loc["b[1]", "std_error"] > 0
     assert abs(table.loc["b[1]", "z"]) < 4
+
+
+def test_errors_about_this_data_set_do_not_stand_for_new_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Marginal regression, for very many elements, has none for new examples."""
+    model, (_, data, _) = models.build("mlp"), small()
+    kernel, bias = model.get_layer("out").get_weights()
+    kernel[1] = 0.0
+    model.get_layer("out").set_weights([kernel, bias])
+    record = flat.sample(model, data, dr.elements(model), rows=1_000, outcomes="loss", gradients=True, flips=3, **QUIET)
+    monkeypatch.setattr(_regress, "MOST_DENSE", 4)
+    table: Any = dr.regress(record, covariance="cluster").frame.set_index("element")
+    assert np.isnan(table.loc["b[1]", ["std_error", "ci_low", "ci_high"]].astype(float)).all()
+    assert np.isfinite(table["std_error"].drop("b[1]")).all()
 
 
 def test_weights_share_a_mask_among_examples() -> None:

@@ -85,6 +85,7 @@ def test_many_elements_have_a_rule_too(monkeypatch: pytest.MonkeyPatch) -> None:
         (dr.Precision("loss", 0.1, estimator="ols"), "estimator='ols' must have at most 4 elements, received 9"),
         (dr.Precision("margin", 0.1), r"`outcome` must be one of the record's \(loss\), received 'margin': sample"),
         (dr.Precision("loss", 0.1, estimator="assisted"), "must have gradients of 'loss', received a run without"),
+        (dr.Precision("loss", 0.1, estimator="corrected"), "must have gradients of 'loss', received a run without"),
         (dr.Precision("loss", 0.1, covariance="cluster"), "`covariance` must be 'HC1'.*received 'cluster'"),
         (dr.Precision("loss", 0.1, estimator="best"), "`estimator` must be one of .*received 'best'"),  # type: ignore
     ],
@@ -96,3 +97,9 @@ def test_rules_that_cannot_be_checked_are_refused_before_the_run(
     with pytest.raises(ParameterError, match=says):
         flat.sample(*small(), rows=1_000, outcomes="loss", stop=rule, out=tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_rule_about_flips_is_refused_without_them() -> None:
+    rule = dr.Precision("loss", 0.1, estimator="corrected")
+    with pytest.raises(ParameterError, match="must have flips, received a run without: pass flips=4 to Sampling"):
+        flat.sample(*small(), rows=1_000, outcomes="loss", gradients=True, flips=0, stop=rule)
