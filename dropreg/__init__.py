@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         select,
     )
     from .recovery import Recovered, Recovery, recover
-    from .regression import ImpactTable, Precision, regress
+    from .regression import ImpactTable, Precision, SliceTable, regress
     from .sampling import Record, Sampling, sample
     from .scorers import Plan, estimate, plan
     from .surgery import Pruned, hold_zeros, measure_latency
@@ -54,6 +54,7 @@ __all__ = [
     "Sampling",
     "Selection",
     "SelectionPath",
+    "SliceTable",
     "anneal",
     "anneal_path",
     "compare",
@@ -95,7 +96,7 @@ _PACKAGES = {
         "select",
     ),
     "recovery": ("Recovered", "Recovery", "recover"),
-    "regression": ("ImpactTable", "Precision", "regress"),
+    "regression": ("ImpactTable", "Precision", "SliceTable", "regress"),
     "sampling": ("Record", "Sampling", "sample"),
     "scorers": ("Plan", "estimate", "plan"),
     "surgery": ("Pruned", "hold_zeros", "measure_latency"),

@@ -11,6 +11,7 @@ from ._datasets import MODELS, as_inputs, fashion_mnist, load_model, model_path,
 from ._examples import Data, Examples, check_apart, check_data, read_once
 from ._npz import load_npz
 from ._prediction import Prediction, in_float32
+from ._slices import Slices, slices_by_class, slices_of
 from ._streams import stream
 from ._tasks import Task
 from ._weights import class_weights
@@ -23,6 +24,7 @@ __all__ = [
     "Data",
     "Examples",
     "Prediction",
+    "Slices",
     "Task",
     "as_inputs",
     "check_apart",
@@ -36,6 +38,8 @@ __all__ = [
     "model_path",
     "read_idx",
     "read_once",
+    "slices_by_class",
+    "slices_of",
     "stream",
 ]
 

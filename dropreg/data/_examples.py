@@ -13,6 +13,7 @@ from ..errors import DataError, ParameterError
 from ._inputs import as_list, blocks, check_ids, checked_input
 from ._labels import checked_classes, checked_targets, guess_task, numeric_labels, of_output, without_hidden
 from ._prediction import Prediction
+from ._slices import Slices, slices_by_class, slices_of
 from ._streams import stream
 from ._tasks import TASKS, Task
 from ._weights import checked_weights, shares, without_zeros
@@ -64,6 +65,8 @@ class Examples:
         count equally.
     weights : ndarray of float32, shape (n_examples,), or None
         Weights of the examples. The mean over all examples of the data is 1. None where all are equal.
+    slices : Slices or None
+        Parts of the examples for which impacts are estimated apart.
     """
 
     inputs: tuple[npt.NDArray[Any], ...]
@@ -72,6 +75,7 @@ class Examples:
     output: int = 0
     counted: npt.NDArray[Any] | None = None
     weights: npt.NDArray[np.float32] | None = None
+    slices: Slices | None = None
 
     def __len__(self) -> int:
         return len(self.inputs[0])
@@ -81,7 +85,14 @@ class Examples:
         given = self.labels, self.counted, self.weights
         labels, counted, weights = (None if array is None else array[rows] for array in given)
         inputs = tuple(array[rows] for array in self.inputs)
-        return replace(self, inputs=inputs, labels=labels, counted=counted, weights=weights)
+        slices = None if self.slices is None else self.slices.part(rows)
+        return replace(self, inputs=inputs, labels=labels, counted=counted, weights=weights, slices=slices)
+
+    def sliced(self, by: Any) -> "Examples":
+        """Return the examples with slices by "class" or by a column of values; errors as in `slices_of`."""
+        if isinstance(by, str) and by == "class":
+            return replace(self, slices=slices_by_class(self.labels, self.task))
+        return replace(self, slices=slices_of(by, len(self)))
 
     @property
     def has_position_weights(self) -> bool:
@@ -122,7 +133,9 @@ class Examples:
         """Return a hash of the values of each field that holds arrays, by its name."""
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         arrays = {name: value if isinstance(value, tuple) else (value,) for name, value in values.items()}
-        return {name: _hash(each) for name, each in arrays.items() if all(isinstance(a, np.ndarray) for a in each)}
+        slices = {} if self.slices is None else {"slices": (self.slices.codes,)}
+        arrays = {name: each for name, each in arrays.items() if all(isinstance(a, np.ndarray) for a in each)} | slices
+        return {name: _hash(each) for name, each in arrays.items()}
 
 
 def _hash(arrays: Sequence[npt.NDArray[Any]]) -> str:

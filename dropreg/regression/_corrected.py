@@ -1,7 +1,8 @@
 """Effects that gradients predict and flips correct: unbiased, with standard errors that hold."""
 
+from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,17 @@ _MOST_WRONG = 8.0
 """Corrections per prediction, in squares over all elements, above which an element needs a correction of its own."""
 
 
-def corrected(sums: "FlipSums", rows_of_examples: npt.NDArray[np.int64], *, by_example: bool) -> Fit:
+class Stratum(NamedTuple):
+    """Sums over the rows of a slice of the examples, or of all, and the rows of each of these examples.
+
+    Where a mask serves several examples, `rows_of_examples` has an entry of 1 for each mask.
+    """
+
+    sums: "FlipSums"
+    rows_of_examples: npt.NDArray[np.int64]
+
+
+def corrected(strata: Sequence[Stratum], *, by_example: bool) -> Fit:
     """Estimate effects by the mean over rows of what gradients predict, corrected by flips.
 
     The estimator is a difference estimator [1]_: the mean over rows of ``T + I / p (D - T)``, with T the effect that
@@ -25,9 +36,8 @@ def corrected(sums: "FlipSums", rows_of_examples: npt.NDArray[np.int64], *, by_e
 
     Parameters
     ----------
-    sums : FlipSums
-    rows_of_examples : ndarray of int64, shape (n_examples,)
-        Rows of each example; the masks, each as a single row, where a mask serves several examples.
+    strata : sequence of Stratum
+        One for each slice of the examples, or one of all. The estimates of slices are independent.
     by_example : bool
         Whether standard errors are about new examples, of groups of examples, or about this data set. In the latter
         the differences between examples do not count, as far as all examples have the same number of rows.
@@ -41,26 +51,36 @@ def corrected(sums: "FlipSums", rows_of_examples: npt.NDArray[np.int64], *, by_e
     ----------
     .. [1] Särndal, Swensson, Wretman (1992), "Model Assisted Survey Sampling", section 6.3.
     """
-    n_rows = int(rows_of_examples.sum())
-    mean = sums.total / n_rows
-    around = np.maximum(sums.squares - n_rows * mean**2, 0.0)
-    if by_example:
-        n_groups = sums.groups.shape[1]
-        variance, df = _between_groups(sums, mean) / n_rows**2, float(n_groups - 1)
-    else:
-        between = _between_examples(sums, mean, around, rows_of_examples)
-        rest = int((rows_of_examples == rows_of_examples.max()).sum())  # of the last round through the examples
-        left = rest * (1.0 - rest / len(rows_of_examples))
-        variance = (around / max(n_rows - 1, 1) - between) / n_rows + between * left / n_rows**2
-        df = np.inf
+    n_rows = np.array([rows.sum() for _, rows in strata], np.float64)
+    n_examples = np.array([len(rows) for _, rows in strata], np.float64)
+    means = np.stack([sums.total / n for (sums, _), n in zip(strata, n_rows, strict=True)])
+    share = (n_rows / n_rows.sum())[:, np.newaxis]
+    mean = (share * means).sum(axis=0)
+    variances = [_variance(*one, m, by_example=by_example) for one, m in zip(strata, means, strict=True)]
+    variance, df = (share**2 * variances).sum(axis=0), np.inf
+    if by_example:  # new examples may fall into other slices
+        share = (n_examples / n_examples.sum())[:, np.newaxis]
+        variance += (share * (means - mean) ** 2).sum(axis=0) / n_examples.sum()
+        df = float(sum(sums.groups.shape[1] - 1 for sums, _ in strata))
     return Fit(-mean, np.sqrt(variance), "cluster" if by_example else "HC1", 0.0, {}, df)
+
+
+def _variance(sums: "FlipSums", rows_of_examples: npt.NDArray[np.int64], mean: Array, *, by_example: bool) -> Array:
+    """Return the variance of the mean over the rows of a stratum, shape (n_elements,)."""
+    n_rows = int(rows_of_examples.sum())
+    if by_example:
+        return _between_groups(sums, mean) / n_rows**2
+    around = np.maximum(sums.squares - n_rows * mean**2, 0.0)
+    between = _between_examples(sums, mean, around, rows_of_examples)
+    rest = int((rows_of_examples == rows_of_examples.max()).sum())  # of the last round through the examples
+    left = rest * (1.0 - rest / len(rows_of_examples))
+    return (around / max(n_rows - 1, 1) - between) / n_rows + between * left / n_rows**2
 
 
 def _between_groups(sums: "FlipSums", mean: Array) -> Array:
     """Return the sum over groups of squared deviations from the mean, unbiased, shape (n_elements,)."""
     n_groups = sums.groups.shape[1]
-    deviations = sums.groups - mean[:, np.newaxis] * sums.rows_of_groups
-    return (deviations**2).sum(axis=1) * n_groups / (n_groups - 1)
+    return (_deviations(sums, mean) ** 2).sum(axis=1) * n_groups / (n_groups - 1)
 
 
 def _between_examples(sums: "FlipSums", mean: Array, around: Array, rows_of_examples: npt.NDArray[np.int64]) -> Array:
@@ -68,15 +88,29 @@ def _between_examples(sums: "FlipSums", mean: Array, around: Array, rows_of_exam
 
     Sums over groups of examples have a larger variance than sums over as many independent rows: by this variance times
     the number of pairs of rows with the same example. The estimate is one standard error below what they say, or
-    exactly that where every example is a group of its own.
+    exactly that where every example is a group of its own. Corrections vary between rows of the same example, so their
+    squares are no part of it.
     """
     n_rows, n_groups, n_examples = int(rows_of_examples.sum()), sums.groups.shape[1], len(rows_of_examples)
     pairs = float((rows_of_examples.astype(np.float64) ** 2).sum()) - n_rows
     if n_groups < 2 or pairs <= 0:
         return np.zeros(len(mean))
-    groups = _between_groups(sums, mean) * (n_examples - 1) / n_examples  # the examples are all that there are
-    caution = np.sqrt(2 / (n_groups - 1)) if n_groups < n_examples else 0.0
-    return np.clip(((1.0 - caution) * groups - around) / pairs, 0.0, around / n_rows)
+    squares = _deviations(sums, mean) ** 2
+    groups = squares.sum(axis=1) * n_groups / (n_groups - 1)
+    groups *= (n_examples - 1) / n_examples  # the examples are all that there are
+    caution = 0.0
+    if n_groups < n_examples:  # the relative standard error of a sum of squares
+        fourth = n_groups * (squares**2).sum(axis=1)
+        second = squares.sum(axis=1) ** 2
+        kurtosis = np.divide(fourth, second, out=np.ones(len(mean)), where=second > 0)
+        caution = np.sqrt(np.maximum(kurtosis - 1.0, 0.0) / n_groups)
+    most = np.maximum(around - sums.corrections, 0.0) / n_rows
+    return np.clip(((1.0 - caution) * groups - around) / pairs, 0.0, most)
+
+
+def _deviations(sums: "FlipSums", mean: Array) -> Array:
+    """Return the sums of groups minus what the mean says, shape (n_elements, n_groups)."""
+    return sums.groups - mean[:, np.newaxis] * sums.rows_of_groups
 
 
 def unmeasured(sums: "FlipSums") -> npt.NDArray[np.bool_]:

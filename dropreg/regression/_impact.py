@@ -3,7 +3,7 @@
 import html
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,6 +13,9 @@ from .._utils import Array, check_between, check_positive, positive
 from ..errors import ParameterError
 from ._interactions import Interactions
 from ._uncertainty import NO_ERRORS, Uncertainty, adjust_p_values
+
+if TYPE_CHECKING:
+    from ._slices import SliceTable
 
 
 @dataclass(frozen=True, repr=False)
@@ -48,6 +51,8 @@ class ImpactTable:
         of predicted and measured outcomes, ``ceiling`` (the correlation of a perfect prediction), r2, r2_ceiling.
     interactions : Interactions or None
         Pairwise interactions, if they were estimated.
+    slices : SliceTable or None
+        Impacts for each slice of the examples, if they were estimated.
     stop : str or None
         Why the run ended early, and how that affects the standard errors.
 
@@ -77,6 +82,7 @@ class ImpactTable:
     details: dict[str, Any] = field(default_factory=dict)
     fidelity: pd.DataFrame | None = None
     interactions: Interactions | None = None
+    slices: "SliceTable | None" = None
     stop: str | None = None
 
     def __len__(self) -> int:
@@ -282,6 +288,7 @@ class ImpactTable:
         for name, lowest in (("largest", False), ("smallest", True)):
             ends = self.top(n, lowest=lowest)[shown].to_string(index=False, float_format=_number)
             parts += ["-" * width, f"{name} {self.quantity}", ends]
+        parts += [] if self.slices is None else ["=" * width, repr(self.slices)]
         return "\n".join(parts)
 
     def _shown(self, *columns: str) -> list[str]:

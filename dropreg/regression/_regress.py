@@ -11,13 +11,14 @@ from ..errors import ParameterError, UnidentifiedError
 from ..sampling import Record, RunSettings
 from ._assisted import assisted, assisted_marginal, gradient_only
 from ._compression import CompressedDesign, Rows, compress, observations
-from ._corrected import combined, corrected, unmeasured
+from ._corrected import Stratum, combined, corrected, unmeasured
 from ._fidelity import fidelity_table
 from ._impact import ImpactTable, impact_table
 from ._interactions import Interactions
 from ._interactions import interactions as pairwise
 from ._ols import CovarianceType, Fit, check_identified, marginal, ols, residuals
 from ._penalized import Penalty, ridge
+from ._slices import ConstantError, by_slice
 from ._uncertainty import Uncertainty
 
 Estimator = Literal["auto", "corrected", "assisted", "gradient", "ols", "ridge", "marginal"]
@@ -41,6 +42,7 @@ def regress(
     record: Record,
     *,
     outcome: str | None = None,
+    by: Any = None,
     estimator: Estimator = "auto",
     covariance: CovarianceType = "HC1",
     penalty: Penalty | None = None,
@@ -59,6 +61,10 @@ def regress(
         From ``dropreg.sample`` or ``dropreg.Record.load``.
     outcome : str, optional
         One of the record's outcomes; by default its first.
+    by : str or array of shape (n_examples,), optional
+        Also estimate the impacts for each slice of the examples: the slices that were given to `sample`, by their name,
+        or one value for each example. The rows of each slice are regressed apart. Gradients are there for slices that
+        were given to `sample` only; others are estimated by OLS.
     estimator : str
         "corrected": the recorded gradients, corrected by rows in which one element is flipped; unbiased, with
         intervals that hold. "assisted": regression that shrinks towards the recorded gradients. "gradient": the
@@ -85,7 +91,8 @@ def regress(
     Returns
     -------
     ImpactTable
-        Impacts in the outcome's unit; positive = replacing the element hurts.
+        Impacts in the outcome's unit; positive = replacing the element hurts. With `by`, its ``slices`` are those for
+        each slice.
 
     Raises
     ------
@@ -110,6 +117,13 @@ def regress(
     """
     check_type("record", record, Record, "call dropreg.sample, or dropreg.Record.load(folder)")
     check_between("level", level)
+    if by is not None:
+        if interactions:
+            raise ParameterError("`interactions` must be False with `by`, received True: regress them without `by`.")
+        options: dict[str, Any] = {"estimator": estimator, "covariance": covariance, "penalty": penalty}
+        options |= {"paired": paired, "level": level, "outcome": outcome}
+        overall = regress(record, **options)
+        return replace(overall, slices=by_slice(record, by, overall, lambda part: regress(part, **options)))
     settings = record.settings
     outcome = settings.outcomes[0] if outcome is None else outcome
     name = choose_estimator(settings, outcome, estimator, covariance, penalty)
@@ -242,7 +256,8 @@ def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceT
     sums, n_elements, changes = record.flip_sums(outcome), record.settings.n_elements, record.changes(outcome)
     _check_several(len(changes))
     _check_varies(record, outcome, float(changes.std()))
-    fit = corrected(sums, record.rows_of_examples(), by_example=covariance == "cluster")
+    strata = [Stratum(part.flip_sums(outcome), part.rows_of_examples()) for part in record.strata()]
+    fit = corrected(strata, by_example=covariance == "cluster")
     unknown = unmeasured(sums)
     if unknown.any():
         enough = record.rows // record.settings.examples_per_mask >= _ROWS_FOR_OLS * n_elements
@@ -280,7 +295,7 @@ def _check_varies(record: Record, outcome: str, deviation: float) -> None:
     known = record.baseline.get(outcome)
     size = 0.0 if known is None else float(np.sqrt((known.to_numpy(np.float64) ** 2).mean()))
     if deviation <= ROUNDING * size:
-        raise UnidentifiedError(
+        raise ConstantError(
             f"outcome {outcome!r} must change with the masks, received no change in all "
             f"{record.rows:,} rows: sample another outcome, such as 'loss', or at a higher rate."
         )

@@ -1,5 +1,6 @@
 """Which cells (row, element) of a batch are measured by a flip."""
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -9,6 +10,8 @@ from .._utils import examples_of_rows, random_words
 
 MOST_GROUPS = 200
 """Groups of examples whose sums are recorded, for standard errors by example."""
+_LEAST_GROUPS = 10
+"""Groups of a slice."""
 _FLIP_STREAM = 2
 """Streams of random numbers from here on belong to the batches of a chunk."""
 _UNIFORM_SHARE = 0.1
@@ -60,8 +63,35 @@ def choose_cells(shares: npt.NDArray[np.float32], count: int, seed: int, chunk: 
     return Cells(cells // n_elements, cells % n_elements, lengths.reshape(-1)[cells].astype(np.float64))
 
 
-def groups_of_examples(seed: int, n_examples: int) -> npt.NDArray[np.int64]:
-    """Return the group of each example, (n_examples,); groups are random and of equal size up to one."""
+class Groups(NamedTuple):
+    """Random groups of the examples of each slice, for sums that give standard errors by example.
+
+    `of_examples` holds the number of each example's group (n_examples,). The groups of slice k are numbered from
+    ``bounds[k]`` to ``bounds[k + 1] - 1``; without slices there is one slice.
+    """
+
+    of_examples: npt.NDArray[np.int64]
+    bounds: npt.NDArray[np.int64]
+
+    @property
+    def slice_of_group(self) -> npt.NDArray[np.int64]:
+        """Slice of each group, shape (n_groups,)."""
+        return np.repeat(np.arange(len(self.bounds) - 1), np.diff(self.bounds))
+
+
+def groups_of_examples(seed: int, n_examples: int, slices: npt.NDArray[np.int64] | None = None) -> Groups:
+    """Return the groups of examples; those of a slice have equal sizes up to one.
+
+    `slices` are the numbers of their slices, shape (n_examples,). Slices share 200 groups by their numbers of examples,
+    with at least ten for each slice if it has as many examples.
+    """
+    slices = np.zeros(n_examples, np.int64) if slices is None else slices
+    sizes = np.bincount(slices)
+    shares = np.maximum(np.round(MOST_GROUPS * sizes / n_examples).astype(np.int64), _LEAST_GROUPS)
+    bounds = np.concatenate([[0], np.cumsum(np.minimum(shares, sizes))])
     groups = np.empty(n_examples, np.int64)
-    groups[examples_of_rows(seed, 0, n_examples, n_examples)] = np.arange(n_examples) % MOST_GROUPS
-    return groups
+    order = examples_of_rows(seed, 0, n_examples, n_examples)
+    for k, (first, end) in enumerate(pairwise(bounds)):
+        members = order[slices[order] == k]
+        groups[members] = first + np.arange(len(members)) % (end - first)
+    return Groups(groups, bounds)

@@ -1,6 +1,9 @@
 """Sums of corrected effects, and their files."""
 
-from dataclasses import dataclass, field, fields
+import operator
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, replace
+from functools import reduce
 from pathlib import Path
 
 import numpy as np
@@ -44,11 +47,22 @@ class FlipSums:
         return FlipSums(*(getattr(self, name) + getattr(other, name) for name in _STORED))
 
 
+def flips_key(outcome: str, part: int | None) -> str:
+    """Return the name under which the sums of an outcome over a slice, or over all rows, are stored."""
+    return outcome if part is None else f"{outcome}[{part}]"
+
+
+def joined(parts: Sequence[FlipSums]) -> FlipSums:
+    """Return the sums over all rows from those of disjoint slices."""
+    total = reduce(operator.add, [replace(part, groups=np.zeros((len(part.total), 0))) for part in parts])
+    return replace(total, groups=np.concatenate([part.groups for part in parts], axis=1))
+
+
 _STORED = [field.name for field in fields(FlipSums)][:-1]
 
 
 def write_flips(path: Path, sums: dict[str, FlipSums], run: str, rows: int) -> None:
-    """Write the sums of each outcome to a Parquet file of a run; those of groups in float32."""
+    """Write sums, by their `flips_key`, to a Parquet file of a run; those of groups in float32."""
     columns: dict[str, pa.Array] = {}
     for name, one in sums.items():
         for key in _STORED[:-1]:
@@ -61,9 +75,9 @@ def write_flips(path: Path, sums: dict[str, FlipSums], run: str, rows: int) -> N
     write_table(pa.table(columns), path, run, rows)
 
 
-def read_flips(path: Path, outcome: str, run: str) -> FlipSums:
+def read_flips(path: Path, key: str, run: str) -> FlipSums:
     """Return what `write_flips` has written; RecordError if the file cannot be read."""
-    names = [f"{outcome}_{key}" for key in _STORED]
+    names = [f"{key}_{stored}" for stored in _STORED]
     table = read_table(path, names, run)
     *sums, groups = (table[name].combine_chunks() for name in names)
     n_elements = len(table)

@@ -15,8 +15,8 @@ import numpy.typing as npt
 from .._utils import BoolMasks
 from ..data import Prediction
 from ..network import Bundle, Evaluator, Outcome
-from ._flip_cells import MOST_GROUPS, Cells, groups_of_examples
-from ._flip_sums import FlipSums
+from ._flip_cells import Cells, groups_of_examples
+from ._flip_sums import FlipSums, flips_key
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -29,8 +29,8 @@ _MARGIN_TYPICAL, _MARGIN_POWER, _MARGIN_FLOOR = 0.3, 0.75, 0.02
 class Terms(NamedTuple):
     """What the gradient of one outcome says of a batch: tensors.
 
-    `predicted` are effects (rows, n_elements), `total` and `squares` sums over rows of them and of their squares,
-    `groups` sums over the rows of each group (n_groups, n_elements).
+    `predicted` are effects (rows, n_elements), `total` and `squares` sums over the rows of each slice of them and of
+    their squares (n_slices, n_elements), `groups` sums over the rows of each group (n_groups, n_elements).
     """
 
     predicted: Any
@@ -105,15 +105,25 @@ def shares(scores: "Sequence[tf.Tensor]") -> "tf.Tensor":
     return tf.add_n(parts) / float(len(parts))
 
 
-def summed(derivative: Derivative, groups: "tf.Tensor", n_groups: int) -> Terms:
-    """Return the predictions of a batch and their sums, for the group of each row, (rows,) int64."""
+def summed(derivative: Derivative, groups: "tf.Tensor", slice_of_group: npt.NDArray[np.int64]) -> Terms:
+    """Return the predictions of a batch and their sums, for the group of each row, (rows,) int64.
+
+    `slice_of_group` has shape (n_groups,), 0 where one mask serves several examples, so that there are no groups.
+    """
     import tensorflow as tf
 
-    predicted = derivative.predicted
+    predicted, n_groups = derivative.predicted, len(slice_of_group)
+    n_slices = int(slice_of_group.max()) + 1 if n_groups else 1
     by_group = tf.zeros([0, predicted.shape[1]])
     if n_groups:
         by_group = tf.math.unsorted_segment_sum(predicted, groups, n_groups)
-    return Terms(predicted, tf.reduce_sum(predicted, axis=0), tf.reduce_sum(tf.square(predicted), axis=0), by_group)
+
+    def by_slice(values: "tf.Tensor") -> "tf.Tensor":
+        if n_slices == 1:
+            return tf.reduce_sum(values, axis=0, keepdims=True)
+        return tf.math.unsorted_segment_sum(values, tf.gather(slice_of_group, groups), n_slices)
+
+    return Terms(predicted, by_slice(predicted), by_slice(tf.square(predicted)), by_group)
 
 
 class Flips:
@@ -134,8 +144,10 @@ class Flips:
         question = evaluator.question
         self.evaluator, self.outcomes, self.per_row = evaluator, tuple(outcomes), per_row
         self._columns = [question.row_outcomes.index(outcome) for outcome in outcomes]
-        self.groups = groups_of_examples(question.seed, len(evaluator))
-        self.n_groups: int = 0 if evaluator.one_mask else min(MOST_GROUPS, len(evaluator))
+        slices = question.examples.slices
+        self.groups = groups_of_examples(question.seed, len(evaluator), None if slices is None else slices.codes)
+        self.slice_of_group = self.groups.slice_of_group[: 0 if evaluator.one_mask else None]
+        self._parts: list[int | None] = [None] if slices is None else [*range(len(slices.names))]
         spec = tf.TensorSpec([None, evaluator.n_elements], tf.bool)
         self._run = evaluator.function(self._measure, spec)
 
@@ -154,8 +166,8 @@ class Flips:
         measured: npt.NDArray[np.float32],
         masks: BoolMasks,
         examples: npt.NDArray[np.int64],
-    ) -> list[FlipSums]:
-        """Run the flips of a batch and return its sums, one for each outcome.
+    ) -> dict[str, FlipSums]:
+        """Run the flips of a batch and return its sums for each outcome, and each slice, by their `flips_key`.
 
         `measured` are the batch's outcomes (rows, n_row_outcomes), `masks` (rows, n_elements) and `examples` (rows,)
         as in the batch; where one mask serves the batch there is one row of both, over all `examples`.
@@ -164,10 +176,11 @@ class Flips:
         flipped = self._flipped(cells, masks, examples)
         before = measured.mean(axis=0, keepdims=True) if one_mask else measured
         signs = np.where(masks[cells.rows, cells.elements], 1.0, -1.0)
-        sums = []
-        for column, term in zip(self._columns, terms, strict=True):
+        sums: dict[str, FlipSums] = {}
+        for outcome, column, term in zip(self.outcomes, self._columns, terms, strict=True):
             effects = signs * (before[cells.rows, column].astype(np.float64) - flipped[:, column])
-            sums.append(self._sums(term, cells, effects, examples))
+            parts = zip(self._parts, self._sums(term, cells, effects, examples), strict=True)
+            sums |= {flips_key(outcome.name, part): one for part, one in parts}
         return sums
 
     def _flipped(self, cells: Cells, masks: BoolMasks, examples: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
@@ -187,22 +200,27 @@ class Flips:
 
     def _sums(
         self, term: Terms, cells: Cells, effects: npt.NDArray[np.float64], examples: npt.NDArray[np.int64]
-    ) -> FlipSums:
+    ) -> list[FlipSums]:
+        """Return the sums of each slice."""
         predicted = term.predicted.numpy()[cells.rows, cells.elements].astype(np.float64)
         errors = effects - predicted
         corrections = errors / cells.probabilities
-        n_elements = self.evaluator.n_elements
+        shape = len(self._parts), self.evaluator.n_elements
+        groups = np.ascontiguousarray(term.groups.numpy().T.astype(np.float64))
+        places = cells.elements
+        if len(self.slice_of_group):
+            chosen = self.groups.of_examples[examples[cells.rows]]
+            np.add.at(groups, (cells.elements, chosen), corrections)
+            places = self.slice_of_group[chosen] * shape[1] + cells.elements
 
         def by_element(values: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
-            return np.bincount(cells.elements, values, minlength=n_elements).astype(np.float64)
+            return np.bincount(places, values, minlength=shape[0] * shape[1]).astype(np.float64).reshape(shape)
 
-        groups = np.ascontiguousarray(term.groups.numpy().T.astype(np.float64))
-        if self.n_groups:
-            np.add.at(groups, (cells.elements, self.groups[examples[cells.rows]]), corrections)
-        return FlipSums(
-            total=term.total.numpy() + by_element(corrections),
-            squares=term.squares.numpy() + by_element(corrections * (2.0 * predicted + corrections)),
-            corrections=by_element(corrections**2),
-            events=by_element(errors != 0),
-            groups=groups,
+        sums = (
+            term.total.numpy() + by_element(corrections),
+            term.squares.numpy() + by_element(corrections * (2.0 * predicted + corrections)),
+            by_element(corrections**2),
+            by_element(errors != 0),
         )
+        parts = np.split(groups, self.groups.bounds[1:-1], axis=1)
+        return [FlipSums(a, b, c, d, groups=part) for a, b, c, d, part in zip(*sums, parts, strict=True)]

@@ -17,9 +17,9 @@ from ..errors import RecordError
 from ._chunks import Chunk, ChunkResult, GradientSums, examples_of_masks
 from ._designs import Design, design_from
 from ._flip_cells import groups_of_examples
-from ._flip_sums import FlipSums, read_flips, write_flips
+from ._flip_sums import FlipSums, flips_key, joined, read_flips, write_flips
 from ._parquet import mask_column, read_table, rows_of_file, unpack_masks, write_table
-from ._settings import BASELINE, ELEMENTS, FIDELITY, STOP, RunSettings
+from ._settings import BASELINE, ELEMENTS, FIDELITY, SLICES, STOP, RunSettings
 from ._unseen_masks import FidelityMasks
 
 MOST_STORED = 8_000
@@ -42,6 +42,8 @@ class Record:
         The original model's outcomes, one row per example, one column per outcome (of single examples).
     fidelity_masks : FidelityMasks or None
         Masks that the regression does not use, to judge predictions on.
+    slices : ndarray of int64, shape (n_examples,), or None
+        Number of each example's slice, one of ``settings.slices``, if the run was given slices.
     stop : str or None
         Why a stop rule ended the run early, None if no rule did.
 
@@ -73,6 +75,7 @@ class Record:
         design: Design | None = None,
         *,
         fidelity_masks: "FidelityMasks | None" = None,
+        slices: npt.NDArray[np.int64] | None = None,
         store_masks: bool = True,
     ) -> None:
         self.folder = folder
@@ -80,7 +83,9 @@ class Record:
         self.elements = elements
         self.baseline = baseline
         self.fidelity_masks = fidelity_masks
+        self.slices = slices
         self.stop: str | None = None
+        self._part: tuple[npt.NDArray[np.bool_], int | None] | None = None
         self._design = design
         self._store_masks = store_masks
         self._run = settings.digest()
@@ -123,7 +128,8 @@ class Record:
         fidelity = None
         if (place / FIDELITY).exists():
             fidelity = FidelityMasks.read(place / FIDELITY, settings.outcomes, settings.n_elements, run)
-        record = cls(place, settings, elements, baseline, fidelity_masks=fidelity)
+        slices = read_table(place / SLICES, ["slice"], run)["slice"].to_numpy() if settings.slices else None
+        record = cls(place, settings, elements, baseline, fidelity_masks=fidelity, slices=slices)
         for k in record.missing():
             record._rows_of_file(k)
         record._read_stop()
@@ -132,6 +138,8 @@ class Record:
     @property
     def rows(self) -> int:
         """Number of recorded rows; less than was asked for if the run has been stopped."""
+        if self._part is not None:
+            return int(self.rows_of_examples().sum())
         return sum(self.settings.rows_in(k) for k in self._chunks)
 
     @property
@@ -160,7 +168,11 @@ class Record:
             If a chunk cannot be read.
         """
         for k in self._chunks:
-            yield self._read(k)
+            chunk = self._read(k)
+            if self._part is not None:
+                rows = self._part[0][chunk.examples[:, 0]]
+                chunk = Chunk(*(getattr(chunk, field.name)[rows] for field in fields(Chunk)))
+            yield chunk
 
     def keep_probabilities(self) -> npt.NDArray[np.float64]:
         """Return the probability that the design keeps each element.
@@ -236,6 +248,11 @@ class Record:
         RecordError
             If the gradients were not recorded.
         """
+        if self._part is not None:
+            raise RecordError(
+                "gradients must be those of all examples, received a slice: pass estimator='corrected' with slices "
+                "that were given to sample, or 'ols'."
+            )
         if outcome not in self.settings.gradients or not self._chunks:
             recorded = ", ".join(self.settings.gradients) or "none"
             raise RecordError(
@@ -271,15 +288,23 @@ class Record:
                 f"the record must hold flips for '{outcome}', received none: sample with gradients and "
                 "sampling=dropreg.Sampling(flips=4), or pass another estimator, such as 'ols'."
             )
-        sums = None
-        for chunk in self._chunks:
-            part = read_flips(self._path(chunk, "flips"), outcome, self._run)
-            sums = part if sums is None else sums + part
-        assert sums is not None
-        groups = groups_of_examples(self.settings.seed, self.settings.n_examples)
-        by_group = self.settings.examples_per_mask == 1
-        counts = np.bincount(groups, self.rows_of_examples()) if by_group else np.zeros(0)
+        sums = joined([self._flip_sums(key) for key in self._flip_keys(outcome)])
+        if self.settings.examples_per_mask > 1:
+            return replace(sums, rows_of_groups=np.zeros(0))
+        groups = groups_of_examples(self.settings.seed, self.settings.n_examples, self.slices)
+        counts = np.bincount(groups.of_examples, self._all_rows_of_examples(), minlength=groups.bounds[-1])
+        if self._part is not None:
+            counts = counts[groups.slice_of_group == self._part[1]]
         return replace(sums, rows_of_groups=counts)
+
+    def _flip_keys(self, outcome: str) -> list[str]:
+        """Return the names of an outcome's sums: those of the slice that this record is restricted to, or all."""
+        parts = [None] if self.slices is None else [*range(len(self.settings.slices))]
+        return [flips_key(outcome, part) for part in (parts if self._part is None else [self._part[1]])]
+
+    def _flip_sums(self, key: str) -> FlipSums:
+        parts = (read_flips(self._path(chunk, "flips"), key, self._run) for chunk in self._chunks)
+        return reduce(operator.add, parts)
 
     def changes(self, outcome: str) -> npt.NDArray[np.float64]:
         """Return the change of an outcome under each mask, from the original model on the same examples.
@@ -293,6 +318,9 @@ class Record:
         -------
         ndarray of float64, shape (n_masks,)
         """
+        if self._part is not None:
+            column = self.settings.outcomes.index(outcome)
+            return np.concatenate([chunk.effects[:, column] for chunk in self.chunks()])
         return np.concatenate([self._table(k)[f"{outcome}_change"].to_numpy().astype(np.float64) for k in self._chunks])
 
     def rows_of_examples(self) -> npt.NDArray[np.int64]:
@@ -305,6 +333,11 @@ class Record:
         s = self.settings
         if s.examples_per_mask > 1:
             return np.ones(self.rows // s.examples_per_mask, np.int64)
+        counts = self._all_rows_of_examples()
+        return counts if self._part is None else counts[self._part[0]]
+
+    def _all_rows_of_examples(self) -> npt.NDArray[np.int64]:
+        s = self.settings
         counts = np.zeros(s.n_examples, np.int64)
         for chunk in self._chunks:
             counts += np.bincount(self._examples(chunk).reshape(-1), minlength=s.n_examples)
@@ -324,6 +357,36 @@ class Record:
         view = copy.copy(self)
         view._keep_first(n_chunks)
         return view
+
+    def of_examples(self, chosen: npt.NDArray[np.bool_], part: int | None = None) -> "Record":
+        """Return a view of the rows of some examples, valid as long as this record exists.
+
+        Parameters
+        ----------
+        chosen : ndarray of bool, shape (n_examples,)
+        part : int, optional
+            Number of the slice that these are all examples of; without it there are no gradients and no flips.
+
+        Returns
+        -------
+        Record
+        """
+        view = copy.copy(self)
+        view._part, view.baseline, view.fidelity_masks = (chosen, part), self.baseline[chosen], None
+        if part is None:
+            view.settings = replace(self.settings, gradients=(), flips=0)
+        return view
+
+    def strata(self) -> list["Record"]:
+        """Return views of the rows of each slice that was given to the run, or the record if there are none.
+
+        Returns
+        -------
+        list of Record
+        """
+        if self.slices is None or self._part is not None:
+            return [self]
+        return [self.of_examples(self.slices == k, k) for k in range(len(self.settings.slices))]
 
     def _keep_first(self, n_chunks: int) -> None:
         """Ignore all chunks but the first `n_chunks`."""
@@ -373,7 +436,8 @@ class Record:
         try:
             self._table(chunk)
             for name in self.settings.gradients if self.settings.flips else ():
-                read_flips(self._path(chunk, "flips"), name, self._run)
+                for key in self._flip_keys(name):
+                    read_flips(self._path(chunk, "flips"), key, self._run)
             return not self.settings.gradients or self._gradient_table(chunk).num_rows == self.settings.n_elements
         except RecordError:
             return False

@@ -99,7 +99,7 @@ class ChunkRunner:
         found = [differentiate(evaluator, o, prediction, bundle, kept) for o in self._differentiated]
         sums = self._all_sums([None if one is None else one.gradient for one in found], kept)
         derivatives = [self._scaled(one) for one in found if one is not None]
-        terms = [summed(one, groups, self.flips.n_groups) for one in derivatives]
+        terms = [summed(one, groups, self.flips.slice_of_group) for one in derivatives]
         return _Step(measured, prediction.outputs, sums, terms, [shares([one.score for one in derivatives])])
 
     def _scaled(self, derivative: Derivative) -> Derivative:
@@ -140,6 +140,7 @@ class ChunkRunner:
 
     def settings(self, rows: int) -> RunSettings:
         """Return the settings of a run of `rows` rows."""
+        slices = self.question.examples.slices
         return RunSettings(
             rows=rows,
             seed=self.question.seed,
@@ -155,6 +156,8 @@ class ChunkRunner:
             chunk_rows=self.chunk_rows,
             batch_size=self.batch_size,
             from_logits=self.evaluator.from_logits,
+            by="" if slices is None else slices.by,
+            slices=() if slices is None else slices.names,
             gradient_unit="mask" if self.question.elements.one_mask_a_batch else "row",
             **self._identity,
         )
@@ -266,19 +269,18 @@ class ChunkRunner:
         import tensorflow as tf
 
         groups = np.zeros(len(masks), np.int64)
-        if self.flips is not None and self.flips.n_groups:
-            groups = self.flips.groups[batch]
+        if self.flips is not None and len(self.flips.slice_of_group):
+            groups = self.flips.groups.of_examples[batch]
         return [self.evaluator.bundle(batch), tf.constant(masks), tf.constant(groups)]
 
     def _flip(
         self, part: "_Step", masks: BoolMasks, examples: npt.NDArray[np.int64], chunk: int, batch: int
     ) -> dict[str, FlipSums]:
-        """Return the sums of corrected effects of a batch, for each outcome with gradients."""
+        """Return the sums of corrected effects of a batch, as `Flips.corrected`."""
         assert self.flips is not None
         count = self.flips.per_row * len(masks)
         cells = choose_cells(part.shares[0].numpy(), count, self.question.seed, chunk, batch)
-        sums = self.flips.corrected(part.terms, cells, part.measured.numpy(), masks, examples)
-        return dict(zip(self.gradients, sums, strict=True))
+        return self.flips.corrected(part.terms, cells, part.measured.numpy(), masks, examples)
 
     def _masks_of_batch(self, masks: BoolMasks, start: int, count: int, n: int) -> BoolMasks:
         """Return the masks of `count` rows from `start` on, with n rows per mask: one per row, or one for all rows."""

@@ -1,6 +1,7 @@
 """Sample random masks: the function `sample`."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ def sample(
     rows: int,
     outcomes: OutcomeLike | Sequence[OutcomeLike] = "loss",
     sampling: Sampling | None = None,
+    by: Any = None,
     task: Task | None = None,
     output: int | str | None = None,
     seed: int = 0,
@@ -65,6 +67,9 @@ def sample(
         "divergence" (nats), losses and metrics of Keras, or metrics of your own (`PerExample`, `PerMask`).
     sampling : Sampling, optional
         The design of the masks, gradients, fidelity masks, a stop rule, the batch size, an executor.
+    by : "class" or array of shape (n_examples,), optional
+        Divides the examples into slices, two to 1,000 of at least two examples each: "class" by their labels, or one
+        value for each example, such as a column of a table. `regress` then estimates the impacts for each slice.
     task : {"classes", "binary", "multilabel", "regression"}, optional
         Meaning of the outputs; inferred from y by default.
     output : int or str, optional
@@ -122,13 +127,21 @@ def sample(
                 "sampling=dropreg.Sampling(design=dropreg.designs.Bernoulli(rate, examples_per_mask=100))."
             )
     question = ask(model, data, elements, outcome=measured, task=task, output=output, seed=seed)
+    if by is not None:
+        if design.examples_per_mask > 1:
+            raise ParameterError(
+                f"`by` must be None where a mask serves several examples, received {design.examples_per_mask} for each "
+                "mask: pass a design with one."
+            )
+        question = replace(question, examples=question.examples.sliced(by))
     has_flips = design.masks_per_group == 1 and (design.examples_per_mask == 1 or elements.one_mask_a_batch)
     runner = ChunkRunner(question, design, gradients, options.batch_size, options.flips if has_flips else 0)
     settings = runner.settings(rows)
     if options.stop is not None:
         options.stop.validate(settings)
     unseen = None if options.fidelity is None else runner.run_fidelity(options.fidelity)
-    record = create_record(out, settings, elements, runner.baseline_frame(), design, unseen)
+    codes = None if question.examples.slices is None else question.examples.slices.codes
+    record = create_record(out, settings, elements, runner.baseline_frame(), design, unseen, codes)
     with tqdm(total=rows, initial=record.rows, unit="rows", unit_scale=True, disable=hidden(progress)) as bar:
         _run(record, runner, options, bar.update)
     return record

@@ -9,7 +9,7 @@ from typing import Any
 from .._utils import read_json
 from ..errors import RecordError
 
-SETTINGS, ELEMENTS, BASELINE = "run.json", "elements.parquet", "baseline.parquet"
+SETTINGS, ELEMENTS, BASELINE, SLICES = "run.json", "elements.parquet", "baseline.parquet", "slices.parquet"
 FIDELITY, STOP = "fidelity.parquet", "stop.json"
 """Files in the folder of a record, besides the chunks."""
 
@@ -49,6 +49,10 @@ class RunSettings:
         Number of the measured output of the model.
     flips : int
         Mean number of flips in each row (`FlipSums`); 0 for none.
+    by : str
+        What divides the examples into slices; empty if nothing does.
+    slices : tuple of str
+        Names of the slices.
     gradient_unit : {"row", "mask"}
         What squares of gradients are summed over: "mask" where one mask serves a batch.
     metrics : dict of str to str
@@ -80,6 +84,8 @@ class RunSettings:
     data: dict[str, str]
     output: int = 0
     flips: int = 0
+    by: str = ""
+    slices: tuple[str, ...] = ()
     gradient_unit: str = "row"
     metrics: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
@@ -93,7 +99,8 @@ class RunSettings:
             raise RecordError(f"folder {folder}: expected a record with {SETTINGS}, received none: check the path.")
         try:
             values = read_json(path)
-            values |= {name: tuple(values[name]) for name in ("outcomes", "greater_is_better", "gradients")}
+            tuples = "outcomes", "greater_is_better", "gradients", "slices"
+            values |= {name: tuple(values[name]) for name in tuples}
             return cls(**values)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise RecordError(

@@ -7,6 +7,8 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pyarrow as pa
 
@@ -17,7 +19,7 @@ from ..network import differences
 from ._designs import Design
 from ._parquet import rows_of_file, write_table
 from ._record import Record
-from ._settings import BASELINE, ELEMENTS, FIDELITY, SETTINGS, STOP, RunSettings
+from ._settings import BASELINE, ELEMENTS, FIDELITY, SETTINGS, SLICES, STOP, RunSettings
 from ._unseen_masks import FidelityMasks
 
 
@@ -28,6 +30,7 @@ def create_record(
     baseline: pd.DataFrame,
     design: Design,
     fidelity_masks: FidelityMasks | None = None,
+    slices: npt.NDArray[np.int64] | None = None,
 ) -> Record:
     """Return a new record, or the record that an earlier run with the same settings has left in `folder`.
 
@@ -37,7 +40,9 @@ def create_record(
     settings = replace(settings, date=datetime.now(UTC).isoformat(timespec="seconds"))
     if folder is None:
         place = Path(tempfile.mkdtemp(prefix="dropreg-"))
-        record = Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks, store_masks=False)
+        record = Record(
+            *(place, settings, frame, baseline, design), fidelity_masks=fidelity_masks, slices=slices, store_masks=False
+        )
         weakref.finalize(record, shutil.rmtree, place, ignore_errors=True)
         return record
     place = Path(folder)
@@ -56,7 +61,9 @@ def create_record(
         write_table(pa.Table.from_pandas(table), place / name, run, 0)
     if fidelity_masks is not None:
         fidelity_masks.write(place / FIDELITY, settings.outcomes, run)
-    record = Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks)
+    if slices is not None:
+        write_table(pa.table({"slice": slices}), place / SLICES, run, 0)
+    record = Record(place, settings, frame, baseline, design, fidelity_masks=fidelity_masks, slices=slices)
     record._forget_damaged()
     return record
 

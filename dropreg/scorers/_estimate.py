@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .._utils import check_type
 from ..data import Data, Task
@@ -29,6 +29,7 @@ def estimate(
     outcome: OutcomeLike = "loss",
     rows: int | None = None,
     sampling: Sampling | None = None,
+    by: Any = None,
     task: Task | None = None,
     output: int | str | None = None,
     seed: int = 0,
@@ -53,10 +54,14 @@ def estimate(
         As in `sample`. By default gradients are recorded and corrected by flips: a row costs seven row-equivalents, and
         the estimates are far more precise than those of forward passes alone, ``Sampling(gradients=False)``.
 
+    by : "class" or array of shape (n_examples,), optional
+        As in `sample`: estimate the impacts for each class, or for each value of a column.
+
     Returns
     -------
     ImpactTable
-        Impacts in the outcome's unit, positive = replacing the element hurts, with standard errors.
+        Impacts in the outcome's unit, positive = replacing the element hurts, with standard errors. With `by`, its
+        ``slices`` are those for each slice.
 
     Raises
     ------
@@ -92,13 +97,14 @@ def estimate(
         rows=n_rows,
         outcomes=measured,
         sampling=replace(options, design=design),
+        by=by,
         task=task,
         output=output,
         seed=seed,
         out=out,
         progress=progress,
     )
-    return regress(record, outcome=measured.name)
+    return regress(record, outcome=measured.name, by=None if by is None else record.settings.by)
 
 
 def _default_rows(n_elements: int, design: Design, has_gradients: bool) -> int:
