@@ -113,6 +113,28 @@ def _deviations(sums: "FlipSums", mean: Array) -> Array:
     return sums.groups - mean[:, np.newaxis] * sums.rows_of_groups
 
 
+def shrunk(fit: Fit, gradient: Array) -> Array:
+    """Return the coefficients shrunk towards those that gradients alone predict, for predictions, (n_elements,).
+
+    Gradients predict with less noise, but with a bias if the outcome is a step function. The coefficients are taken as
+    ``scale * gradient + deviation + error``, with the scale by weighted least squares, deviations of equal variance by
+    the method of moments [1]_ and the known standard errors; each deviation is shrunk accordingly.
+
+    References
+    ----------
+    .. [1] Hedges, Vevea (1998), Psychological Methods 3, "Fixed- and random-effects models in meta-analysis".
+    """
+    known = np.isfinite(fit.std_errors) & (fit.std_errors > 0)
+    if not known.any() or not gradient[known].any():
+        return fit.coefficients
+    weights = np.where(known, 1.0 / np.where(known, fit.std_errors, 1.0) ** 2, 0.0)
+    scale = float((weights * gradient) @ fit.coefficients / ((weights * gradient) @ gradient))
+    deviations = fit.coefficients - scale * gradient
+    variance = max(float((deviations**2 - fit.std_errors**2)[known].mean()), 0.0)
+    kept = np.where(known, variance / (variance + np.where(known, fit.std_errors, 1.0) ** 2), 1.0)
+    return fit.coefficients - (1.0 - kept) * deviations
+
+
 def unmeasured(sums: "FlipSums") -> npt.NDArray[np.bool_]:
     """Return which elements have no standard error, bool, shape (n_elements,).
 

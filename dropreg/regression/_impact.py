@@ -27,7 +27,8 @@ class ImpactTable:
     frame : DataFrame
         One row for each element, in the model's order. Columns: element, layer, kind, index, params; ``impact``, how
         much worse the outcome gets when the element is replaced (positive = replacing it hurts), or a score (larger =
-        more important); ``unit``, as below; ``rank``, 1 for the largest impact. With standard errors also
+        more important); ``shrunk``, by the estimator "corrected" only, the impact shrunk towards what gradients
+        alone predict, for predictions; ``unit``, as below; ``rank``, 1 for the largest impact. With standard errors also
         ``std_error``, NaN where all rows showed the same change, and ``no_change``, whether that change was zero. Where
         intervals cover also ``z``, the ratio of both; ``p_value``, two-sided against impact 0; ``p_bh`` and ``p_by``,
         the same adjusted for all elements by Benjamini-Hochberg and Benjamini-Yekutieli (false discovery rate);

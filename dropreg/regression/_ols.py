@@ -44,6 +44,8 @@ class Fit:
         Further results of the estimator, such as its penalty.
     df : float
         Degrees of freedom of Student's t for intervals and tests; infinite for the normal.
+    shrunk : ndarray, shape (n_elements,), or None
+        Coefficients for predictions, with less noise and possibly a bias; None where `coefficients` serve for both.
     """
 
     coefficients: Array
@@ -52,6 +54,7 @@ class Fit:
     intercept: float
     details: dict[str, Any]
     df: float = np.inf
+    shrunk: Array | None = None
 
     @property
     def kind(self) -> ErrorKind:

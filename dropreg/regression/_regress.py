@@ -9,9 +9,9 @@ import numpy as np
 from .._utils import ROUNDING, Array, check_between, check_type, is_number, one_blas_thread
 from ..errors import ParameterError, UnidentifiedError
 from ..sampling import Record, RunSettings
-from ._assisted import assisted, assisted_marginal, gradient_only
+from ._assisted import assisted, assisted_marginal, gradient_change, gradient_only
 from ._compression import CompressedDesign, Rows, compress, observations
-from ._corrected import Stratum, combined, corrected, unmeasured
+from ._corrected import Stratum, combined, corrected, shrunk, unmeasured
 from ._fidelity import fidelity_table
 from ._impact import ImpactTable, impact_table
 from ._interactions import Interactions
@@ -155,13 +155,24 @@ def regress(
         uncertainty=Uncertainty(fit.kind, level, fit.df),
         details=details,
     )
+    if fit.shrunk is not None:
+        place = table.frame.columns.get_loc("unit")
+        table.frame.insert(place, "shrunk", sign * fit.shrunk + 0.0)
     unseen = record.fidelity_masks
     return replace(
         table,
-        fidelity=None if unseen is None else fidelity_table(unseen, column, fit.coefficients, fit.intercept),
+        fidelity=None if unseen is None else fidelity_table(unseen, column, *_predictor(record, fit)),
         interactions=_interactions(record, column, fit, sign) if interactions else None,
         stop=record.stop,
     )
+
+
+def _predictor(record: Record, fit: Fit) -> tuple[Array, float]:
+    """Return coefficients and intercept for predictions, which agree with the mean change."""
+    if fit.shrunk is None:
+        return fit.coefficients, fit.intercept
+    rates = 1.0 - record.keep_probabilities()
+    return fit.shrunk, fit.intercept + float((rates * (fit.coefficients - fit.shrunk)).sum())
 
 
 def choose_estimator(
@@ -267,6 +278,8 @@ def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceT
             other = replace(other, std_errors=np.full(n_elements, np.nan))
         fit = combined(fit, other, unknown)
         fit = replace(fit, details={f"elements with errors by {_LABELS[name]}": int(unknown.sum())})
+    if outcome in record.settings.gradients and not record.is_part:
+        fit = replace(fit, shrunk=shrunk(fit, gradient_change(record.gradient_sums(outcome))[0]))
     rates = 1.0 - record.keep_probabilities()
     return replace(fit, intercept=float(changes.mean() - (rates * fit.coefficients).sum()))
 

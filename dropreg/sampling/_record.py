@@ -148,6 +148,11 @@ class Record:
         return self.rows == self.settings.rows or self.stop is not None
 
     @property
+    def is_part(self) -> bool:
+        """Whether this is a view of the rows of some examples."""
+        return self._part is not None
+
+    @property
     def row_equivalents(self) -> int:
         """Cost of the recorded rows in forward passes; a backward pass counts as two."""
         return self.rows * self.settings.row_cost

@@ -1,5 +1,6 @@
 """Gradients corrected by flips: unbiased, with intervals that hold, for any masks and executor."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from test_enumeration import enumerated
 
 import dropreg as dr
 from dropreg.errors import RecordError
-from dropreg.regression import _corrected, _regress
+from dropreg.regression import _corrected, _ols, _regress
 from dropreg.sampling import _runner
 from dropreg.sampling._flip_cells import choose_cells
 
@@ -177,3 +178,25 @@ def test_a_record_without_flips_says_so() -> None:
 def test_flips_are_counted() -> None:
     record = flipped(512, ("loss", "accuracy"), flips=2)
     assert record.settings.row_cost == 1 + 2 * 2 + 2
+
+
+def test_predictions_are_shrunk_towards_gradients_where_these_agree() -> None:
+    rng = np.random.default_rng(0)
+    gradient, errors = rng.normal(size=200), np.full(200, 0.5)
+    fit = _ols.Fit(0.8 * gradient + errors * rng.normal(size=200), errors, "HC1", 0.0, {})
+    close = _corrected.shrunk(fit, gradient)
+    assert np.abs(close - 0.8 * gradient).mean() < 0.3 * np.abs(fit.coefficients - 0.8 * gradient).mean()
+    elsewhere = replace(fit, coefficients=10 * rng.normal(size=200))
+    assert np.abs(_corrected.shrunk(elsewhere, gradient) - elsewhere.coefficients).max() < 0.1
+    certain = replace(fit, std_errors=np.where(np.arange(200) < 2, np.nan, errors))
+    np.testing.assert_array_equal(_corrected.shrunk(certain, gradient)[:2], fit.coefficients[:2])
+    np.testing.assert_array_equal(_corrected.shrunk(fit, np.zeros(200)), fit.coefficients)
+
+
+def test_predictions_for_accuracy_are_no_worse_than_those_of_assisted_regression() -> None:
+    record = flipped(1_024, "accuracy", fidelity=dr.designs.Fidelity(masks=60, examples=100), seed=2)
+    corrected, assisted = (dr.regress(record, estimator=name) for name in ("corrected", "assisted"))
+    assert corrected.fidelity is not None
+    assert assisted.fidelity is not None
+    assert corrected.fidelity["correlation"].mean() > assisted.fidelity["correlation"].mean() - 0.03
+    assert corrected.frame.columns.get_loc("shrunk") == corrected.frame.columns.get_loc("impact") + 1  # type: ignore[operator]
