@@ -11,8 +11,11 @@ from typing import Any
 from ..errors import RecordError
 
 
-def write_atomically(path: Path, write: Callable[[Path], Any], rows: int) -> None:
-    """Write a file under a temporary name and rename it, so that no partly written file is ever seen at `path`."""
+def write_atomically(path: Path, write: Callable[[Path], Any], rows: int | None = None) -> None:
+    """Write a file under a temporary name and rename it, so that no partly written file is ever seen at `path`.
+
+    `rows` are those that a record has so far, for errors.
+    """
     temporary = path.with_name(f".{path.name}.part")
     try:
         write(temporary)
@@ -20,10 +23,11 @@ def write_atomically(path: Path, write: Callable[[Path], Any], rows: int) -> Non
     except OSError as error:
         temporary.unlink(missing_ok=True)
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise RecordError(
-                f"the disk is full at {path.parent}: {rows:,} rows are recorded there and kept. Free some space "
-                "and sample into the same folder again: the run resumes where it stopped."
-            ) from error
+            remedy = "free some space, or choose another folder."
+            if rows is not None:
+                remedy = f"{rows:,} rows are recorded there and kept. Free some space and sample into the same folder "
+                remedy += "again: the run resumes where it stopped."
+            raise RecordError(f"the disk is full at {path.parent}: {remedy}") from error
         raise RecordError(f"{path}: cannot be written ({error}): choose another folder.") from error
 
 
@@ -32,8 +36,8 @@ def is_leftover(path: Path) -> bool:
     return path.name.startswith(".") and path.name.endswith(".part")
 
 
-def write_json(path: Path, values: dict[str, Any], rows: int) -> None:
-    """Write `values` and their checksum atomically; `rows` rows are recorded so far."""
+def write_json(path: Path, values: dict[str, Any], rows: int | None = None) -> None:
+    """Write `values` and their checksum atomically; `rows` as in `write_atomically`."""
     text = json.dumps({**values, "checksum": _checksum(values)}, indent=1) + "\n"
     write_atomically(path, lambda part: part.write_text(text), rows)
 

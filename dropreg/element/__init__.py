@@ -7,6 +7,7 @@
 from typing import TYPE_CHECKING
 
 from .._utils import lazy_names
+from ._files import as_kept, load_selections, save_selections
 from ._gates import Columns, Gate, InnerGate
 from ._groups import Block
 from ._keep import (
@@ -39,6 +40,7 @@ __all__ = [
     "InnerGate",
     "Scores",
     "Selection",
+    "as_kept",
     "balanced",
     "check_elements",
     "check_fits",
@@ -50,6 +52,8 @@ __all__ = [
     "is_allowed",
     "keep_best",
     "largest_fraction",
+    "load_selections",
+    "save_selections",
     "take",
     "total_macs",
     "trace_channels",

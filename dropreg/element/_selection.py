@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -9,6 +10,7 @@ import pandas as pd
 
 from .._utils import concatenate_names, positive
 from ..errors import ParameterError
+from ._files import as_kept, load_selections, save_selections
 from ._keep import Floor, keep_best
 from ._table import Elements, check_elements
 
@@ -122,6 +124,58 @@ class Selection:
         check_elements(elements)
         scores = np.random.default_rng(positive("seed", seed, 0)).random(len(elements))
         return cls(elements, keep_best(elements, scores, fraction, floor, round_to))
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the selection to a JSON file, for `load`.
+
+        Parameters
+        ----------
+        path : str or Path
+            Ends in ".json".
+        overwrite : bool
+            Replace a file that exists.
+
+        Raises
+        ------
+        ParameterError
+            If the path has another ending or no folder, or the file exists and `overwrite` is False.
+        RecordError
+            If the file cannot be written.
+        """
+        save_selections(path, self.elements, {"kept": self.kept.tolist()}, "selection", overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path, elements: Elements) -> "Selection":
+        """Read a selection that `save` has written.
+
+        Parameters
+        ----------
+        path : str or Path
+        elements : Elements
+            Those of the selection, from ``dropreg.elements(model, ...)`` with the same arguments.
+
+        Returns
+        -------
+        Selection
+
+        Raises
+        ------
+        RecordError
+            If the file cannot be read.
+        ParameterError
+            If it is a selection of other elements.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import dropreg as dr
+        >>> elements = dr.elements(dr.datasets.load_model("mlp"))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     dr.Selection.random(elements, 0.25).save(folder + "/kept.json")
+        ...     dr.Selection.load(folder + "/kept.json", elements).fraction
+        0.25
+        """
+        return cls(elements, as_kept(load_selections(path, elements, "selection")["kept"], path))
 
     @property
     def dropped(self) -> npt.NDArray[np.int64]:

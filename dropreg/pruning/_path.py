@@ -1,13 +1,15 @@
 """Nested selections of one annealing run."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .._utils import Array
-from ..element import Elements, Selection
-from ..errors import ParameterError
+from ..element import Elements, Selection, as_kept, load_selections, save_selections
+from ..errors import ParameterError, RecordError
 from ..regression import ImpactTable, impact_table
 
 
@@ -86,6 +88,63 @@ class SelectionPath:
                 return selection
         known = ", ".join(f"{value:.3g}" for value in self.fractions)
         raise ParameterError(f"`fraction` must be one of the path's, {known}, received {fraction}.")
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the path to a JSON file, for `load`.
+
+        Parameters
+        ----------
+        path : str or Path
+            Ends in ".json".
+        overwrite : bool
+            Replace a file that exists.
+
+        Raises
+        ------
+        ParameterError
+            If the path has another ending or no folder, or the file exists and `overwrite` is False.
+        RecordError
+            If the file cannot be written.
+        """
+        values = {
+            "kept": [selection.kept.tolist() for selection in self.selections],
+            "logits": [[None if np.isnan(v) else float(v) for v in row] for row in self.logits],
+            "history": json.loads(self.history.to_json(orient="records", double_precision=15)),
+            **{name: getattr(self, name) for name in ("outcome", "method", "rows", "seed")},
+        }
+        save_selections(path, self.elements, values, "path of selections", overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path, elements: Elements) -> "SelectionPath":
+        """Read a path that `save` has written.
+
+        Parameters
+        ----------
+        path : str or Path
+        elements : Elements
+            Those of the path, from ``dropreg.elements(model, ...)`` with the same arguments.
+
+        Returns
+        -------
+        SelectionPath
+
+        Raises
+        ------
+        RecordError
+            If the file cannot be read.
+        ParameterError
+            If it is a path of other elements.
+        """
+        values = load_selections(path, elements, "path of selections")
+        try:
+            selections = tuple(Selection(elements, as_kept(kept, path)) for kept in values["kept"])
+            logits = np.array([[np.nan if v is None else v for v in row] for row in values["logits"]], np.float64)
+            plain = {name: values[name] for name in ("outcome", "method", "rows", "seed")}
+            return cls(selections, logits, pd.DataFrame(values["history"]), **plain)
+        except (KeyError, TypeError, ValueError) as error:
+            raise RecordError(
+                f"{path}: expected a saved path of selections, received {error}: save it again."
+            ) from error
 
     def to_impact(self) -> ImpactTable:
         """Return the order of removal as an impact table.

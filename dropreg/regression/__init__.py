@@ -8,7 +8,7 @@ from ._impact import ImpactTable, impact_table
 from ._interactions import Interactions
 from ._precision import Precision
 from ._regress import MOST_DENSE, regress, to_statsmodels
-from ._slices import SliceTable
+from ._slice_table import SliceTable
 from ._uncertainty import NO_ERRORS, Uncertainty
 
 __all__ = [

@@ -15,6 +15,8 @@ from ._interactions import Interactions
 from ._uncertainty import NO_ERRORS, Uncertainty, adjust_p_values
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
     from ._slices import SliceTable
 
 
@@ -28,11 +30,11 @@ class ImpactTable:
         One row for each element, in the model's order. Columns: element, layer, kind, index, params; ``impact``, how
         much worse the outcome gets when the element is replaced (positive = replacing it hurts), or a score (larger =
         more important); ``shrunk``, by the estimator "corrected" only, the impact shrunk towards what gradients
-        alone predict, for predictions; ``unit``, as below; ``rank``, 1 for the largest impact. With standard errors also
-        ``std_error``, NaN where all rows showed the same change, and ``no_change``, whether that change was zero. Where
-        intervals cover also ``z``, the ratio of both; ``p_value``, two-sided against impact 0; ``p_bh`` and ``p_by``,
-        the same adjusted for all elements by Benjamini-Hochberg and Benjamini-Yekutieli (false discovery rate);
-        ``ci_low`` and ``ci_high``, the interval.
+        alone predict, for predictions; ``unit``, as below; ``rank``, 1 for the largest impact. With standard errors
+        also ``std_error``, NaN where all rows showed the same change, and ``no_change``, whether that change was zero.
+        Where intervals cover also ``z``, the ratio of both; ``p_value``, two-sided against impact 0; ``p_bh`` and
+        ``p_by``, the same adjusted for all elements by Benjamini-Hochberg and Benjamini-Yekutieli (false discovery
+        rate); ``ci_low`` and ``ci_high``, the interval.
     method : str
         Name of the estimator.
     outcome : str
@@ -54,6 +56,8 @@ class ImpactTable:
         Pairwise interactions, if they were estimated.
     slices : SliceTable or None
         Impacts for each slice of the examples, if they were estimated.
+    original : float or None
+        Mean outcome of the original model on the data, where it is known.
     stop : str or None
         Why the run ended early, and how that affects the standard errors.
 
@@ -84,6 +88,7 @@ class ImpactTable:
     fidelity: pd.DataFrame | None = None
     interactions: Interactions | None = None
     slices: "SliceTable | None" = None
+    original: float | None = None
     stop: str | None = None
 
     def __len__(self) -> int:
@@ -138,6 +143,111 @@ class ImpactTable:
             An existing file is replaced.
         """
         self.frame.to_parquet(path, index=False)
+
+    def with_scores(self, values: Array, *, unit: str, rows: int) -> "ImpactTable":
+        """Return a table of scores without errors for the same elements.
+
+        Parameters
+        ----------
+        values : ndarray of float64, shape (n_elements,)
+            Larger = more important.
+        unit : str
+            What the scores are.
+        rows : int
+            Number of masked forward passes used.
+
+        Returns
+        -------
+        ImpactTable
+        """
+        named = {"method": self.method, "outcome": self.outcome, "seed": self.seed}
+        return impact_table(self.frame, values, **named, unit=unit, rows=rows)
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the table with everything that it says, for `load`.
+
+        A Parquet file carries what is not in its columns as metadata. For CSV it is in a file beside it, with ".json"
+        added to the name. Slices and interactions are in files beside it, with ".slices.parquet" and
+        ".interactions.parquet".
+
+        Parameters
+        ----------
+        path : str or Path
+            Ends in ".parquet" or ".csv".
+        overwrite : bool
+            Replace files that exist.
+
+        Raises
+        ------
+        ParameterError
+            If the path has another ending or no folder, or a file exists and `overwrite` is False.
+        RecordError
+            If the file cannot be written.
+        """
+        from ._files import save_table
+
+        save_table(self, path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "ImpactTable":
+        """Read a table that `save` has written.
+
+        Parameters
+        ----------
+        path : str or Path
+
+        Returns
+        -------
+        ImpactTable
+
+        Raises
+        ------
+        ParameterError
+            If the path has another ending.
+        RecordError
+            If the file, or one beside it, cannot be read or is another.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> import dropreg as dr
+        >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+        >>> table = dr.scorers.magnitude(model, data, dr.elements(model))
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     table.save(folder + "/impact.parquet")
+        ...     dr.ImpactTable.load(folder + "/impact.parquet").unit == table.unit
+        True
+        """
+        from ._files import load_table
+
+        return load_table(path, cls)
+
+    def plot(self, *, ax: "Axes | None" = None) -> "Axes":
+        """Plot the impact of every element, layer by layer, in descending order.
+
+        Lines are intervals where the table has them, else standard errors to either side, if there are any.
+
+        Parameters
+        ----------
+        ax : matplotlib.axes.Axes, optional
+            Drawn into; by default a new figure.
+
+        Returns
+        -------
+        matplotlib.axes.Axes
+
+        Examples
+        --------
+        >>> import matplotlib
+        >>> import dropreg as dr
+        >>> matplotlib.use("agg")
+        >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
+        >>> axes = dr.scorers.magnitude(model, data, dr.elements(model)).plot()
+        >>> axes.figure.savefig("/dev/null", format="png")
+        """
+        from ._plot import plot_impacts
+
+        return plot_impacts(self, ax)
 
     def top(self, n: int = 10, *, lowest: bool = False) -> pd.DataFrame:
         """Return the `n` elements with the largest or the smallest impacts.
@@ -300,6 +410,7 @@ class ImpactTable:
     def _heading(self) -> list[str]:
         lines = [
             f"{self.quantity[0].upper()}{self.quantity[1:]} of {len(self)} elements ({self.direction})",
+            "" if self.original is None else f"original model: mean {self.outcome} {self.original:.4g} on the data",
             f"{self.method}, {self.rows:,} rows, seed {self.seed}, {self.uncertainty}",
             ", ".join(f"{name} {_text(value)}" for name, value in self.details.items()),
             self.stop or "",

@@ -91,6 +91,8 @@ def interactions(rows: Rows, outcome: int, fit: Fit, rates: Array, names: tuple[
     scale = np.outer(rates * (1 - rates), rates * (1 - rates))
     values = first / n_rows / scale
     errors = np.sqrt(np.maximum(second / n_rows / scale**2 - rows.group * values**2, 0.0) / n_rows)
+    for square in (values, errors):  # products in float32 are symmetric up to rounding
+        square[:] = np.triu(square, 1) + np.triu(square, 1).T
     np.fill_diagonal(values, 0.0)
     np.fill_diagonal(errors, np.inf)
     return Interactions(names, sign * values + 0.0, errors)  # -0.0 becomes 0.0

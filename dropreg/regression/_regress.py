@@ -156,13 +156,13 @@ def regress(
         details=details,
     )
     if fit.shrunk is not None:
-        place = table.frame.columns.get_loc("unit")
-        table.frame.insert(place, "shrunk", sign * fit.shrunk + 0.0)
+        table.frame.insert(list(table.frame).index("unit"), "shrunk", sign * fit.shrunk + 0.0)
     unseen = record.fidelity_masks
     return replace(
         table,
         fidelity=None if unseen is None else fidelity_table(unseen, column, *_predictor(record, fit)),
         interactions=_interactions(record, column, fit, sign) if interactions else None,
+        original=record.original(outcome),
         stop=record.stop,
     )
 

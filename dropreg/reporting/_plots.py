@@ -1,9 +1,7 @@
 """Figures of impact tables and comparisons."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from .._utils import check_type, check_writable
@@ -19,9 +17,7 @@ def _check_path(path: str | Path) -> None:
 
 
 def plot_impacts(table: ImpactTable, path: str | Path) -> None:
-    """Plot the impact of every element, layer by layer, in descending order.
-
-    Lines are intervals where the table has them, else standard errors to either side, if there are any.
+    """Write the plot of a table, as `ImpactTable.plot` draws it, to a file.
 
     Parameters
     ----------
@@ -49,27 +45,8 @@ def plot_impacts(table: ImpactTable, path: str | Path) -> None:
     _check_path(path)
     figure = Figure(figsize=(10, 4), layout="constrained")
     axes = figure.subplots()
-    start = 0
-    for number, (layer, rows) in enumerate(table.frame.groupby("layer", sort=False)):
-        ordered = rows.sort_values("impact", ascending=False)
-        at, color = start + np.arange(len(rows)), f"C{number % 10}"
-        axes.vlines(at, *_ends(ordered), color=color, alpha=0.35, linewidth=1)
-        axes.plot(at, ordered["impact"], ".", color=color, markersize=4, label=f"{layer} ({len(rows)})")
-        start += len(rows)
-    axes.axhline(0.0, color="black", linewidth=0.8)
-    axes.set_xlabel("element, sorted by impact within its layer")
-    axes.set_ylabel(f"{table.quantity}; {table.direction}")
-    axes.set_title(f"{table.method}, {table.rows:,} rows, {table.uncertainty}")
-    axes.legend(fontsize="small", ncols=min(table.frame["layer"].nunique(), 4))
+    table.plot(ax=axes)
     figure.savefig(path, dpi=130)
-
-
-def _ends(rows: pd.DataFrame) -> tuple[Any, Any]:
-    """Return the lower and upper ends of the lines of some rows of a table; NaN draws none."""
-    if "ci_low" in rows:
-        return rows["ci_low"], rows["ci_high"]
-    half = rows.get("std_error", np.nan)
-    return rows["impact"] - half, rows["impact"] + half
 
 
 def plot_comparison(frame: pd.DataFrame, path: str | Path, *, value: str = "accuracy", title: str = "") -> None:

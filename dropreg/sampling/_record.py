@@ -328,6 +328,20 @@ class Record:
             return np.concatenate([chunk.effects[:, column] for chunk in self.chunks()])
         return np.concatenate([self._table(k)[f"{outcome}_change"].to_numpy().astype(np.float64) for k in self._chunks])
 
+    def original(self, outcome: str) -> float | None:
+        """Return the mean outcome of the original model, None where outcomes are not those of single examples.
+
+        Parameters
+        ----------
+        outcome : str
+            One of the record's outcomes.
+
+        Returns
+        -------
+        float or None
+        """
+        return float(self.baseline[outcome].mean()) if outcome in self.baseline else None
+
     def rows_of_examples(self) -> npt.NDArray[np.int64]:
         """Return how many rows used each example; where one mask serves several examples, one for each mask.
 
