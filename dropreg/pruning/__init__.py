@@ -7,17 +7,19 @@
 from ._annealing import Annealing, Schedule, anneal, anneal_path
 from ._compare import compare
 from ._iterative import FineTuning, prune_iteratively
+from ._limits import AccuracyLimit, OutcomeLimit
 from ._path import SelectionPath
 from ._prune import prune, remove
 from ._select import select
 from ._step_sizes import fractions_by_step
-from ._targets import AccuracyLimit, Budget, Quantity
+from ._targets import Budget, Quantity
 
 __all__ = [
     "AccuracyLimit",
     "Annealing",
     "Budget",
     "FineTuning",
+    "OutcomeLimit",
     "Quantity",
     "Schedule",
     "SelectionPath",

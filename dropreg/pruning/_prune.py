@@ -12,6 +12,7 @@ from ..network import can_predict
 from ..recovery import Recovery, distilled, resolve_recovery
 from ..surgery import LeastSquares, OnBlocked, Pruned, check_can_cut, cut, resolve_merge, trace_original
 from ._annealing import Annealing, Models, ask_annealing, check_goal, choose
+from ._limits import Limit, held_out_examples
 from ._targets import Target
 
 if TYPE_CHECKING:
@@ -47,8 +48,8 @@ def prune(
         one that the labels name is measured, as in (x, {"mood": None}).
     fraction : float, optional
         Fraction of the elements to remove, strictly between 0 and 1.
-    target : Budget or AccuracyLimit, optional
-        Size, latency or accuracy loss to reach, instead of a fraction.
+    target : Budget, AccuracyLimit or OutcomeLimit, optional
+        Size or latency to reach, or largest loss of accuracy or of another outcome, instead of a fraction.
     elements : Elements, optional
         Candidates for removal, by default the model's neurons and filters.
     floor : int, float, "all" or mapping of str to one of them
@@ -56,7 +57,7 @@ def prune(
     merge : {"least_squares", "none"} or LeastSquares, optional
         How layers that consume removed elements are refitted, by default "least_squares"; see `dropreg.merging`.
     recovery : {"distill", "none"} or Recovery, optional
-        How the smaller model is then trained on `data` (the first 10,000 examples) with the original model as
+        How the smaller model is then trained on `data` (10,000 examples drawn evenly) with the original model as
         teacher. "distill" learns all outputs from the teacher without labels; it is the default where layers are
         merged and weights are trainable. An accuracy limit holds for the trained model.
     on_blocked : {"raise", "keep"}
@@ -99,7 +100,9 @@ def prune(
     check_goal(elements, fraction, target, floor)
     strategy = resolve_merge(merge, has_data=True)
     settings = resolve_recovery(recovery, strategy, has_data=True, seed=seed)
-    examples = check_data(original.graph, data)
+    examples, held_out = check_data(original.graph, data), None
+    if isinstance(target, Limit):
+        examples, held_out = held_out_examples(target, original.graph, data, examples, seed)
     if strategy is not None and len(examples) < 2:
         raise DataError(
             "`data` must hold at least two examples to merge by least squares, received one: pass more, or "
@@ -122,7 +125,8 @@ def prune(
     options, graph = Annealing(), original.graph
     question = ask_annealing(graph, examples, elements, ablation=ablation, options=options, task=None, seed=seed)
     goal, models = target if fraction is None else float(fraction), Models(original, build, make, on_blocked)
-    return make(choose(question, options, ablation, floor, goal=goal, data=data, models=models, progress=progress))
+    given = {"held_out": held_out, "models": models, "progress": progress}
+    return make(choose(question, options, ablation, floor, goal=goal, **given))
 
 
 def remove(

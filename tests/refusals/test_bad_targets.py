@@ -58,15 +58,11 @@ CASES: list[tuple[Use, type[DropregError], str]] = [
     (
         lambda m, d, e: dr.AccuracyLimit(0.005, (d[0][:10], d[1][:10])),
         DataError,
-        r"at least 598 examples to show a loss of at most 0.005.*received 10",
+        r"at least 598 examples to show an accuracy loss of at most 0.50%.*received 10",
     ),
     (lambda m, d, e: dr.AccuracyLimit(0.005, (d[0], None)), DataError, r"must be a pair \(x, y\) with labels"),
-    (lambda m, d, e: of_a_regression(d), DataError, r"accuracy limit must have classes.*pass a fraction or a Budget"),
-    (
-        lambda m, d, e: of_names(m, d),
-        DataError,
-        r"of an accuracy limit do not fit the model: `y` must be integer classes",
-    ),
+    (lambda m, d, e: of_a_regression(d), DataError, r"accuracy limit must have classes.*pass dropreg.OutcomeLimit"),
+    (lambda m, d, e: of_names(m, d), DataError, r"of a limit do not fit the model: `y` must be integer classes"),
     (
         lambda m, d, e: dr.prune(m, data=d, target=dr.AccuracyLimit(0.5, (d[0][:20], d[1][:20]))),
         DataError,
@@ -80,7 +76,7 @@ CASES: list[tuple[Use, type[DropregError], str]] = [
     (
         lambda m, d, e: untyped.prune(m, data=d, target=0.5),
         ParameterError,
-        r"`target` must be a Budget or an AccuracyLimit, received 0.5: pass f",
+        r"`target` must be a Budget, an AccuracyLimit or an OutcomeLimit, received 0.5: pass f",
     ),
     (
         lambda m, d, e: untyped.prune(m, data=d, fraction="half"),

@@ -31,15 +31,16 @@ from typing import TYPE_CHECKING, Any
 from tqdm.auto import tqdm
 
 from ..._utils import check_between, check_several, hidden
-from ...data import Data, Examples, Task, read_once
+from ...data import Data, Examples, Task, check_data, read_once
 from ...element import Elements, Floor, Selection, check_elements, check_fractions
 from ...errors import ParameterError
 from ...graph import trace_graph
 from ...network import Question
 from ...scorers import spread
 from ...surgery import Original, Pruned, check_can_cut, cut, trace_original
+from .._limits import Limit, cross_measured, held_out_examples
 from .._path import SelectionPath
-from .._targets import AccuracyLimit, Budget, Target, check_limit, cross_measured
+from .._targets import Budget, Target
 from ._annealer import Ablation, Annealer, ask_annealing
 from ._logits import normal_scores
 from ._options import Annealing
@@ -72,7 +73,7 @@ def anneal(
     For a budget the search ends at the first stage whose model meets it; the number of elements is then found by
     bisection.
 
-    For an accuracy limit a twentieth of the elements is added at a time until a model fails. Nothing is tested after
+    For a limit a twentieth of the elements is added at a time until a model fails. Nothing is tested after
     a failure, so the confidence level holds for the result, however many models were measured. With labels, the first
     test is at the last selection that meets the limit when models are built with one half of `data` and measured on
     the other. If this test fails, earlier selections are tested with a tenth of the error probability.
@@ -86,8 +87,8 @@ def anneal(
     elements : Elements
     fraction : float, optional
         Fraction of the elements to remove, strictly between 0 and 1.
-    target : Budget or AccuracyLimit, optional
-        Instead of a fraction: a size or latency to reach, or a limit on the loss of accuracy.
+    target : Budget, AccuracyLimit or OutcomeLimit, optional
+        Instead of a fraction: a size or latency to reach, or a limit on the loss of accuracy or of another outcome.
     ablation : {"zero", "merged"}
         Replacement of removed activations under random masks: zeros, for selections that will be deleted; or their
         least-squares prediction from the kept ones, for selections that will be merged (the last layer is refitted
@@ -115,8 +116,8 @@ def anneal(
     ParameterError
         If not exactly one of `fraction` and `target` is given, or an argument is out of range.
     DataError
-        If the data do not fit the model or the outcome, or an accuracy limit is used for a regression or shares
-        examples with `data`.
+        If the data do not fit the model or the outcome, or an accuracy limit is used for a regression, shares
+        examples with `data`, or has too few.
     ModelError
         If a layer has no gradient where gradients are used, derivatives are not finite, or there is a target and the
         elements cannot be cut.
@@ -134,10 +135,13 @@ def anneal(
     check_goal(elements, fraction, target, floor)
     data, graph = read_once(data), trace_graph(model)
     options = Annealing() if annealing is None else annealing
-    question = ask_annealing(graph, data, elements, ablation=ablation, options=options, task=task, seed=seed)
+    examples, held_out = check_data(graph, data, task), None
+    if isinstance(target, Limit):
+        examples, held_out = held_out_examples(target, graph, data, examples, seed)
+    question = ask_annealing(graph, examples, elements, ablation=ablation, options=options, task=task, seed=seed)
     models = None if target is None else _models(trace_original(graph), question.examples, ablation)
     goal = target if fraction is None else float(fraction)
-    return choose(question, options, ablation, floor, goal=goal, data=data, models=models, progress=progress)
+    return choose(question, options, ablation, floor, goal=goal, held_out=held_out, models=models, progress=progress)
 
 
 def _models(original: Original, examples: Examples, ablation: Ablation) -> Models:
@@ -221,8 +225,8 @@ def check_goal(elements: Elements, fraction: float | None, target: Any, floor: F
         check_path(elements, (fraction,), floor, "fraction")
     elif not isinstance(target, Target):
         raise ParameterError(
-            f"`target` must be a Budget or an AccuracyLimit, received {target!r}: pass fraction= for a fraction of the "
-            "elements."
+            f"`target` must be a Budget, an AccuracyLimit or an OutcomeLimit, received {target!r}: pass fraction= for "
+            "a fraction of the elements."
         )
     elif elements.one_mask_a_batch and isinstance(target, Budget):
         raise ParameterError(
@@ -238,11 +242,14 @@ def choose(
     floor: Floor,
     *,
     goal: Any,
-    data: Data,
+    held_out: Examples | None,
     models: Models | None,
     progress: bool | None,
 ) -> Selection:
-    """Return the selection for a checked goal: a fraction (float), or a target for which `models` are built."""
+    """Return the selection for a checked goal: a fraction (float), or a target for which `models` are built.
+
+    `held_out` are the examples of a limit.
+    """
     if isinstance(goal, float):
         run = Annealer(question, options, ablation, floor)
         n_rounds = run.rounds_of(100)
@@ -252,7 +259,6 @@ def choose(
     graph, examples, elements = question.graph, question.examples, question.elements
     if models.on_blocked == "raise":
         check_can_cut(models.original, elements, floor)
-    held_out = check_limit(goal, graph, data) if isinstance(goal, AccuracyLimit) else None
     run = Annealer(question, options, ablation, floor)
     if options.start is None and ablation == "merged" and options.gradients and examples.labels is not None:
         traced: Any = graph  # scorers accept a traced model, too

@@ -13,8 +13,9 @@ from ...data import Examples
 from ...element import Selection, balanced, largest_fraction
 from ...errors import ModelError, TargetError
 from ...surgery import OnBlocked, Original, Pruned, cut
+from .._limits import Limit, Verdict, verdict_on
 from .._select import select
-from .._targets import AccuracyLimit, Budget, loss_limit, not_met
+from .._targets import Budget, not_met, not_shown
 from ._annealer import Annealer
 
 Make = Callable[[Selection], Pruned]
@@ -22,11 +23,11 @@ Make = Callable[[Selection], Pruned]
 Build = Callable[[Selection, Examples], Pruned]
 """Builds the smaller model, merged with the given examples and without recovery."""
 Pilot = Callable[[Selection], float]
-"""Estimates the accuracy loss without the examples of the limit."""
+"""Estimates the limit of the loss without the examples of the limit."""
 STEPS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.925, 0.95, 0.975)
 """Removed fractions of the stages of a search."""
 _CHECKED = 0.05
-"""Largest difference in the removed fraction between neighbouring candidates for an accuracy limit."""
+"""Largest difference in the removed fraction between neighbouring candidates for a limit."""
 _RISE = 1.25
 """Factor by which the estimated loss may rise from one test to the next."""
 _FIRST = 0.9
@@ -86,9 +87,9 @@ def down_to(run: Annealer, models: Models, budget: Budget, *, progress: bool | N
 
 
 def within(
-    run: Annealer, make: Make, limit: AccuracyLimit, examples: Examples, *, pilot: Pilot, progress: bool | None
+    run: Annealer, make: Make, limit: Limit, examples: Examples, *, pilot: Pilot, progress: bool | None
 ) -> Selection:
-    """Remove more elements as long as tests show that the accuracy loss stays below the limit.
+    """Remove more elements as long as tests show that the loss stays below the limit.
 
     Tests in a fixed order, none of which follows a failure, need no correction for their number (fixed sequence
     testing: Maurer, Hothorn and Lehmacher 1995; for settings of a trained model Angelopoulos et al. 2021, "Learn then
@@ -108,23 +109,22 @@ def within(
             break
         passed.append((candidate, estimate))
     before, first = passed[:-1], 1.0 if len(passed) < 2 else _FIRST
-    failed: list[tuple[float, int]] = []
+    failed: list[tuple[Verdict, int]] = []
 
     def test_in_order(order: Iterable[Selection], share: float) -> Selection | None:
         best, level = None, 1.0 - share * (1.0 - limit.level)
         for selection in order:
-            value = loss_limit(run.question.graph, make(selection).model, examples, level)
-            if value > limit.most:
-                failed.append((value, len(selection.dropped)))
+            verdict = verdict_on(limit, run.question.graph, make(selection).model, examples, level)
+            if verdict.limit > limit.most:
+                failed.append((verdict, len(selection.dropped)))
                 break
             best = selection
         return best
 
     best = test_in_order(_thinned(chain(passed[-1:], beyond)), first) or test_in_order(_thinned(before), 1.0 - first)
     if best is None and failed:
-        value, n_removed = min(failed)
-        count = f"{n_removed} element{'s' if n_removed > 1 else ''}"
-        raise TargetError(f"{not_met(limit, value)} was the least, with {count} dropped.", _everything(run))
+        verdict, n_removed = min(failed, key=lambda one: one[0].limit)
+        raise TargetError(not_shown(limit, verdict, n_removed), _everything(run))
     return best or _everything(run)
 
 
@@ -149,7 +149,7 @@ def _thinned(estimates: Iterable[tuple[Selection, float]]) -> Iterator[Selection
 
 
 def _candidates(run: Annealer, *, progress: bool | None) -> Iterator[Selection]:
-    """Yield candidates for an accuracy limit, each of which removes a twentieth of the elements more."""
+    """Yield candidates for a limit, each of which removes a twentieth of the elements more."""
     for lower, upper in _stages(run, progress=progress):
         ranked = _ranked_removals(run, lower, upper)
         n_steps = max(round((upper.fraction - lower.fraction) / _CHECKED), 1)
