@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from .._utils import check_type
-from ..data import Data, Examples, check_data, read_once
+from ..data import Data, Examples, Task, check_data, read_once
 from ..element import Elements, Floor, Selection
 from ..element import elements as find_elements
 from ..errors import DataError, ParameterError
@@ -29,6 +29,7 @@ def prune(
     merge: str | LeastSquares | None = None,
     recovery: str | Recovery | None = None,
     on_blocked: OnBlocked = "raise",
+    task: Task | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Pruned:
@@ -56,12 +57,14 @@ def prune(
     merge : {"least_squares", "none"} or LeastSquares, optional
         How layers that consume removed elements are refitted, by default "least_squares"; see `dropreg.merging`.
     recovery : {"distill", "none"} or Recovery, optional
-        How the smaller model is then trained on `data` (the first 10,000 examples) with the original model as
+        How the smaller model is then trained on `data` (10,000 random examples) with the original model as
         teacher. "distill" learns all outputs from the teacher without labels; it is the default where layers are
         merged and weights are trainable. An accuracy limit holds for the trained model.
     on_blocked : {"raise", "keep"}
         What to do where a layer cannot be cut: raise an error, or keep all its elements and list it in
         `Pruned.blocked`.
+    task : str, optional
+        As in `sample`.
     seed : int
         Seed of annealing and distillation; a `Recovery` has a seed of its own.
     progress : bool, optional
@@ -99,7 +102,7 @@ def prune(
     check_goal(elements, fraction, target, floor)
     strategy = resolve_merge(merge, has_data=True)
     settings = resolve_recovery(recovery, strategy, has_data=True, seed=seed)
-    examples = check_data(original.graph, data)
+    examples = check_data(original.graph, data, task)
     if strategy is not None and len(examples) < 2:
         raise DataError(
             "`data` must hold at least two examples to merge by least squares, received one: pass more, or "
@@ -120,7 +123,7 @@ def prune(
 
     ablation = "merged" if strategy is not None and can_predict(elements) else "zero"
     options, graph = Annealing(), original.graph
-    question = ask_annealing(graph, examples, elements, ablation=ablation, options=options, task=None, seed=seed)
+    question = ask_annealing(graph, examples, elements, ablation=ablation, options=options, task=task, seed=seed)
     goal, models = target if fraction is None else float(fraction), Models(original, build, make, on_blocked)
     return make(choose(question, options, ablation, floor, goal=goal, data=data, models=models, progress=progress))
 
@@ -133,6 +136,7 @@ def remove(
     merge: str | LeastSquares | None = None,
     recovery: str | Recovery = "none",
     on_blocked: OnBlocked = "raise",
+    task: Task | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Pruned:
@@ -155,6 +159,8 @@ def remove(
     on_blocked : {"raise", "keep"}
         What to do where a layer cannot be cut; see `prune`. If a whole layer is removed, "keep" keeps a unit in the
         layer and in its replacement alike.
+    task : str, optional
+        As in `sample`.
     seed : int
         Seed of distillation; a `Recovery` has a seed of its own.
     progress : bool, optional
@@ -194,7 +200,7 @@ def remove(
     examples = None
     if data is not None:
         measured = settings is not None and settings.distill < 1
-        examples = check_data(original.graph, data, measured=measured)
+        examples = check_data(original.graph, data, task, measured=measured)
     smaller = cut(original, selection, examples, merge=merge, on_blocked=on_blocked)
     if examples is None or settings is None:
         return smaller

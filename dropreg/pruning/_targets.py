@@ -9,7 +9,7 @@ import numpy.typing as npt
 from scipy import optimize, stats
 
 from .._utils import check_between, positive
-from ..data import Data, Examples, check_apart, check_data
+from ..data import Data, Examples, Task, check_apart, check_data
 from ..errors import DataError, ParameterError
 from ..network import Accuracy, RetainedAccuracy, changes
 
@@ -161,7 +161,7 @@ class AccuracyLimit:
                 f"{self.most:g} at level {self.level:g}{weighted}, received {n_examples}: pass more, or a larger limit."
             )
 
-    def measure(self, pruned: "Pruned", level: float | None = None) -> float:
+    def measure(self, pruned: "Pruned", level: float | None = None, *, task: Task | None = None) -> float:
         """Return the upper confidence limit of the loss of accuracy on `data`.
 
         Parameters
@@ -169,6 +169,8 @@ class AccuracyLimit:
         pruned : Pruned
         level : float, optional
             Strictly between 0.5 and 1, by default that of the limit.
+        task : str, optional
+            As in `sample`.
 
         Returns
         -------
@@ -178,17 +180,18 @@ class AccuracyLimit:
         from ..graph import trace_graph
 
         graph = trace_graph(pruned.original)
-        return loss_limit(graph, pruned.model, check_data(graph, self.data), self.level if level is None else level)
+        examples = check_data(graph, self.data, task)
+        return loss_limit(graph, pruned.model, examples, self.level if level is None else level)
 
 
 Target = Budget | AccuracyLimit
 
 
-def check_limit(limit: AccuracyLimit, graph: "Graph", others: Data) -> Examples:
+def check_limit(limit: AccuracyLimit, graph: "Graph", others: Data, task: Task) -> Examples:
     """Return the limit's data as checked examples of classes, none of which are among `others`."""
     check_apart("data", others, "target.data", limit.data)
     try:
-        examples = check_data(graph, limit.data)
+        examples = check_data(graph, limit.data, task)
     except DataError as error:
         raise DataError(f"`data` of an accuracy limit do not fit the model: {error}") from error
     if examples.task == "regression":

@@ -252,7 +252,7 @@ def choose(
     graph, examples, elements = question.graph, question.examples, question.elements
     if models.on_blocked == "raise":
         check_can_cut(models.original, elements, floor)
-    held_out = check_limit(goal, graph, data) if isinstance(goal, AccuracyLimit) else None
+    held_out = check_limit(goal, graph, data, examples.task) if isinstance(goal, AccuracyLimit) else None
     run = Annealer(question, options, ablation, floor)
     if options.start is None and ablation == "merged" and options.gradients and examples.labels is not None:
         traced: Any = graph  # scorers accept a traced model, too
