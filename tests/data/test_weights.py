@@ -286,6 +286,37 @@ def test_derivatives_with_weights_of_positions_follow_the_weighted_loss(order: A
     assert np.corrcoef(change, table.impact)[0, 1] > 0.8
 
 
+@pytest.mark.parametrize(("predictions", "recurrent"), [(False, False), (False, True), (True, True)])
+def test_merging_with_weights_of_positions(predictions: bool, recurrent: bool) -> None:
+    """It is merging with repeated positions where layers treat positions separately, and ignores those of weight 0."""
+    keras.utils.set_random_seed(0)
+    first = layers.GRU(8, return_sequences=True, name="a") if recurrent else layers.Dense(8, "relu", name="a")
+    model = keras.Sequential([keras.Input((None, 4)), first, layers.Dense(3, "softmax", name="b")])
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(150, 5, 4)).astype(np.float32), rng.integers(0, 4, (150, 5))
+    w[:, -1] = 0
+    x_bad = np.concatenate([x[:, :-1], 50 * x[:, -1:]], axis=1) if recurrent else np.where(w[..., np.newaxis], x, 50)
+    alike = (x, None, w) if recurrent else (np.repeat(x.reshape(-1, 1, 4), w.ravel(), axis=0), None)
+    selection = dr.Selection.random(dr.elements(model, include="a"), 0.5)
+    merge = dr.merging.LeastSquares(ridges=(1e-6,), predictions=predictions)
+    found = [
+        dr.remove(model, selection, data=data, merge=merge).model.get_weights()
+        for data in ((x_bad, None, w), alike, (x, None, w.sum(axis=1)))
+    ]
+    for one, two in zip(found[0], found[1], strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4)
+    assert max(np.abs(one - three).max() for one, three in zip(found[0], found[2], strict=True)) > 1e-3
+
+
+def test_merged_masks_have_moments_weighted_by_position() -> None:
+    model, x, y, w = tagger()
+    bad = np.where(w[..., np.newaxis] == 0, np.float32(50), x)
+    elements = dr.elements(model)
+    found = [MergedNetwork(model, elements, check_data(model, data)).moments for data in ((x, y, w), (bad, y, w))]
+    for place, moments in found[0].items():
+        np.testing.assert_allclose(moments.mean, found[1][place].mean, rtol=1e-4, atol=1e-6)
+
+
 def test_training_with_weights_of_positions_ignores_zeros() -> None:
     model, x, y, w = tagger()
     bad = np.where(w == 0, 77, y)
