@@ -79,7 +79,7 @@ def leave_one_out(
         changes = change_of_each(evaluator, numbers, original)
         mean[columns], variance[columns], deviation[columns] = changes.mean, changes.variance, changes.deviation
         n_rows += evaluator.rows
-    check_changes(question, deviation + np.abs(mean), "changes")
+    check_changes(question, deviation + np.abs(mean), "changes", original)
     size = 0.0 if original is None else float(np.sqrt((original**2).mean()))
     unchanged = np.abs(mean) + np.sqrt(variance) <= ROUNDING * size
     mean[unchanged] = variance[unchanged] = 0.0
