@@ -111,6 +111,15 @@ def test_scores_of_weighted_examples_are_those_of_repeated_ones(cases: Cases, na
     assert name == "greedy" or np.abs(plain - two).max() > 1e-3
 
 
+def test_few_examples_of_different_weights_are_named(cases: Cases) -> None:
+    w = cases.w[cases.w > 0]
+    n_equal = w.sum() ** 2 / (w**2).sum()
+    note = dr.scorers.leave_one_out(cases.model, cases.weighted, cases.elements).details["note"]
+    assert note.startswith(f"{len(w)} examples of different weights, worth {n_equal:.0f} of equal weight, fewer than")
+    many = tuple(np.concatenate(4 * [part]) for part in cases.clean[:2])
+    assert "note" not in dr.scorers.leave_one_out(cases.model, many, cases.elements).details
+
+
 def test_spread_is_the_weighted_deviation(cases: Cases) -> None:
     one, two = (dr.scorers.spread(cases.model, data, cases.elements) for data in (cases.weighted, cases.repeated))
     n, repeated = int((cases.w > 0).sum()), int(cases.w.sum())
