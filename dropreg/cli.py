@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from ._utils import check_writable
+from .data import TASKS
 from .element import KINDS
 from .errors import DataError, DropregError, ModelError
 from .network import NAMES
@@ -154,6 +155,8 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument("--exclude", nargs="+", metavar="LAYER", default=(), help="all but these layers")
     output_help = "the output to measure, of a model with several; y are its labels"
     command.add_argument("--output", metavar="NAME", help=output_help)
+    task_help = "what the outputs are (default: found from y, the last activation and the compiled loss)"
+    command.add_argument("--task", choices=TASKS, help=task_help)
     _add_common(command)
 
 
@@ -164,7 +167,10 @@ def load_model_file(path: Path) -> "keras.Model":
     if not path.is_file():
         raise ModelError(f"model file {path}: expected a .keras file, received no such file: check the path.")
     try:
-        model = keras.saving.load_model(path, compile=False)
+        try:
+            model = keras.saving.load_model(path)  # its loss says what the outputs are
+        except (OSError, ValueError, TypeError, KeyError, AttributeError):  # of a loss or metric of one's own, say
+            model = keras.saving.load_model(path, compile=False)
     except (OSError, ValueError, TypeError, KeyError, zipfile.BadZipFile) as error:
         is_archive = zipfile.is_zipfile(path) or path.suffix != ".keras"
         reason = str(error).strip().split("\n")[0] if is_archive else "not a complete zip archive"
@@ -199,6 +205,7 @@ def _estimate(options: argparse.Namespace) -> None:
         found,
         outcome=options.outcome,
         output=options.output,
+        task=options.task,
         rows=options.rows,
         sampling=Sampling(design=design, gradients=not options.forward_only),
         seed=options.seed,
@@ -242,7 +249,7 @@ def _prune(options: argparse.Namespace) -> None:
 
     data, test = load(options.data), None if options.test is None else load(options.test)
     if test is not None:
-        check_data(model, test)  # report a mistake before the work
+        check_data(model, test, options.task)  # report a mistake before the work
     target = None
     for quantity in get_args(Quantity):
         at_most = getattr(options, quantity)
@@ -257,6 +264,7 @@ def _prune(options: argparse.Namespace) -> None:
         elements=found,
         recovery="none" if options.no_distillation else None,
         on_blocked=options.on_blocked,
+        task=options.task,
         seed=options.seed,
         progress=False if options.quiet else None,
     )
@@ -264,7 +272,7 @@ def _prune(options: argparse.Namespace) -> None:
     print(small)
     if test is not None:
         print(f"\non the examples of {options.test}")
-        print(small.measure(test).to_string(index=False, float_format=lambda value: f"{value:.4f}"))
+        print(small.measure(test, task=options.task).to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     print(f"\nwritten: {options.out}")
 
 

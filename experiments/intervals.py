@@ -55,21 +55,22 @@ def replicated(case: tuple[Any, ...], outcome: str, cost: int, replications: int
     live = record.flip_sums(outcome).squares > 0
     n_top = max(int(live.sum()) // 10, 1)
     largest = np.argsort(-np.abs(truth))[:n_top]
-    covered = z < stats.norm.ppf(0.975)
+    known = np.where(np.isfinite(z), 1.0, np.nan)  # an element that changed nothing in a replication has no interval
+    covered = known * (z < stats.norm.ppf(0.975))
     chosen = np.argsort(-np.abs(impacts), axis=1)[:, :n_top]
-    adjusted = z < stats.norm.ppf(1 - 0.025 * n_top / live.sum())
-    by_replication = covered[:, live].mean(axis=1)
+    adjusted = known * (z < stats.norm.ppf(1 - 0.025 * n_top / live.sum()))
+    by_replication = np.nanmean(covered[:, live], axis=1)
     return {
         "elements": len(truth),
         "rows": rows,
         "replications": replications,
-        "coverage": covered[:, live].mean(),
+        "coverage": np.nanmean(covered[:, live]),
         "coverage_se": by_replication.std(ddof=1) / np.sqrt(replications),
-        "truly_largest": covered[:, largest].mean(),
-        "truly_largest_se": covered[:, largest].mean(axis=1).std(ddof=1) / np.sqrt(replications),
-        "estimated_largest": np.take_along_axis(covered, chosen, axis=1).mean(),
-        "estimated_largest_adjusted": np.take_along_axis(adjusted, chosen, axis=1).mean(),
-        "squared_error_over_variance": (errors[:, live] ** 2).mean() / between[live].mean(),
+        "truly_largest": np.nanmean(covered[:, largest]),
+        "truly_largest_se": np.nanstd(np.nanmean(covered[:, largest], axis=1), ddof=1) / np.sqrt(replications),
+        "estimated_largest": np.nanmean(np.take_along_axis(covered, chosen, axis=1)),
+        "estimated_largest_adjusted": np.nanmean(np.take_along_axis(adjusted, chosen, axis=1)),
+        "squared_error_over_variance": np.nanmean(errors[:, live] ** 2) / between[live].mean(),
         "seconds": seconds,
         "_errors": errors[:, live],
         "_live": live,
@@ -119,8 +120,8 @@ def main() -> None:
                 row |= compared(case, outcome, table, seed + 1)
                 errors, live = row.pop("_errors"), row.pop("_live")
                 ols = row.pop("_ols")[live] / (7 * row["rows"])
-                row["gain"] = ols.mean() / (errors**2).mean()
-                row["gain_median"] = float(np.median(ols / (errors**2).mean(axis=0)))
+                row["gain"] = ols.mean() / np.nanmean(errors**2)
+                row["gain_median"] = float(np.nanmedian(ols / np.nanmean(errors**2, axis=0)))
                 found.append(row)
                 frame = pd.DataFrame(found)
                 frame.to_csv(arguments.out / "summary.csv", index=False, float_format="%.5g")

@@ -404,7 +404,7 @@ def test_demo(work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     table = pd.read_csv(folder / "impact.csv")
     assert len(table) > 100
     assert np.isfinite(table["impact"]).all()
-    assert (table["std_error"] > 0).all()
+    assert ((table["std_error"] > 0) != table["no_change"]).all()
     text = capsys.readouterr().out
     assert f"Impact on accuracy of {len(table)} elements" in text
     assert "3,000 rows, seed 0" in text

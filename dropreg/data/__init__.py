@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from .._utils import lazy_names
 from ._datasets import MODELS, as_inputs, fashion_mnist, load_model, model_path, read_idx
 from ._examples import Data, Examples, check_apart, check_data, read_once
+from ._losses import compiled_loss
 from ._npz import load_npz
 from ._prediction import Prediction, in_float32
 from ._slices import Slices, slices_by_class, slices_of
 from ._streams import stream
-from ._tasks import Task
+from ._tasks import TASKS, Task
 from ._weights import class_weights
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MODELS",
+    "TASKS",
     "Data",
     "Examples",
     "Prediction",
@@ -30,6 +32,7 @@ __all__ = [
     "check_apart",
     "check_data",
     "class_weights",
+    "compiled_loss",
     "counted_positions",
     "fashion_mnist",
     "in_float32",

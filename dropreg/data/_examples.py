@@ -11,7 +11,8 @@ import numpy.typing as npt
 from .._utils import concatenate_names
 from ..errors import DataError, ParameterError
 from ._inputs import as_list, blocks, check_ids, checked_input
-from ._labels import checked_classes, checked_targets, guess_task, numeric_labels, of_output, without_hidden
+from ._labels import checked_classes, checked_targets, find_task, numeric_labels, of_output, without_hidden
+from ._losses import compiled_loss
 from ._prediction import Prediction
 from ._slices import Slices, slices_by_class, slices_of
 from ._streams import stream
@@ -99,6 +100,14 @@ class Examples:
         """Whether the data has weights of positions."""
         return self.counted is not None and self.counted.dtype != bool
 
+    @property
+    def position_weights(self) -> npt.NDArray[np.float32] | None:
+        """Weights of positions, shape (n_examples, ...), with mean 1 in every example; None if the data has none."""
+        if self.counted is None or not self.has_position_weights:
+            return None
+        axes = tuple(range(1, self.counted.ndim))
+        return np.asarray(self.counted / self.counted.mean(axis=axes, keepdims=True), np.float32)
+
     def carried(self) -> Carried:
         """Return labels, `counted` and `weights` for tensors."""
         n = len(self)
@@ -177,9 +186,9 @@ def check_data(
         weights of at least 0, of shape (n,), or (n, ...) with the output's positions; a list or dict where y is one.
         Examples of weight 0 are left out before anything else is checked.
     task : str, optional
-        By default found from y: with one output, labels 0 and 1 make "binary" and other numbers "regression"; with
-        several, integer or one-hot labels make "classes", other rows of 0 and 1 "multilabel", other numbers
-        "regression".
+        By default found from y, the last activation and the compiled loss, which must agree. Where these leave a
+        choice: with one output, labels 0 and 1 make "binary" and other numbers "regression"; with several, integer or
+        one-hot labels make "classes", other rows of 0 and 1 "multilabel", other numbers "regression".
     output : int or str, optional
         The output to measure, by number or name; needed where there are several, unless `y` names one.
     measured : bool
@@ -225,16 +234,14 @@ def check_data(
             f"the model's output '{graph.output_names[number]}' must have shape (batch, ..., n_outputs), received "
             f"{shape}: pass a model whose output ends with an axis of known length."
         )
-    n_outputs = shape[-1]
     if task is not None and task not in TASKS:
         raise ParameterError(f"`task` must be one of {', '.join(TASKS)}, received {task!r}.")
     weights, counted = shares(w, counted_positions(graph, inputs, number))
-    if y is None:
-        task = task or ("classes" if n_outputs > 1 else "regression")
-        return Examples(inputs, None, task, number, counted, weights)
-    labels = without_hidden(numeric_labels(y, n_examples), counted)
+    labels = None if y is None else without_hidden(numeric_labels(y, n_examples), counted)
     expected = (n_examples, *shape[1:])
-    task = task or guess_task(labels, len(expected), n_outputs, last_activation(graph, number))
+    task = task or find_task(labels, expected, last_activation(graph, number), compiled_loss(graph, number))
+    if labels is None:
+        return Examples(inputs, None, task, number, counted, weights)
     checked = checked_classes(labels, expected) if task == "classes" else checked_targets(labels, expected, task)
     return Examples(inputs, checked, task, number, counted, weights)
 

@@ -9,7 +9,8 @@ import numpy.typing as npt
 from .._utils import concatenate_names
 from ..errors import DataError
 from ._inputs import fits, written
-from ._tasks import Task
+from ._losses import CompiledLoss
+from ._tasks import TASKS, Task
 
 if TYPE_CHECKING:
     from ..graph import Shape
@@ -70,27 +71,64 @@ def without_hidden(labels: npt.NDArray[Any], counted: npt.NDArray[Any] | None) -
     return labels
 
 
-def guess_task(labels: npt.NDArray[Any], rank: int, n_outputs: int, activation: str | None) -> Task:
-    """Guess the task from labels for an output of a rank, with a last axis of length `n_outputs` and an activation."""
-    zero_one, sigmoid = bool(((labels == 0) | (labels == 1)).all()), activation == "sigmoid"
-    if n_outputs == 1:
-        if sigmoid and not zero_one:
-            values = concatenate_names([f"{value:g}" for value in np.unique(labels)], 3)
-            raise DataError(
-                f"`y` must be 0 or 1 for an output with a sigmoid activation, received {values}: relabel "
-                "them, or pass task='regression'."
-            )
-        return "binary" if zero_one else "regression"
-    if labels.ndim != rank or labels.shape[-1] != n_outputs:
-        if sigmoid:
-            raise DataError(
-                f"`y` must have {n_outputs} labels of 0 or 1 for each example where outputs have a sigmoid activation, "
-                f"received shape {labels.shape}: pass such labels, or task='classes' if one class is right."
-            )
-        return "classes"
+def find_task(labels: npt.NDArray[Any] | None, expected: "Shape", activation: str | None, loss: CompiledLoss) -> Task:
+    """Return the task that labels, the last activation and the compiled loss agree on.
+
+    Parameters
+    ----------
+    labels : ndarray, optional
+    expected : tuple of int
+        Shape of the outputs of all examples.
+    activation : str, optional
+        Name of the last activation, if it is known.
+    loss : CompiledLoss
+
+    Raises
+    ------
+    DataError
+        If they contradict each other or do not say enough.
+    """
+    several, of_labels = (expected[-1] or 0) > 1, _tasks_of(labels, expected)
+    finite = labels is None or bool(np.isfinite(labels).all())
+    if labels is not None and (not finite or (of_labels == ("classes",) and loss.tasks == ("regression",))):
+        return of_labels[0] if not finite else "regression"  # labels that are not of this task are refused
+    zero_one = labels is not None and len(of_labels) > 1
+    of_outputs: tuple[Task, ...] = ("classes", "multilabel", "regression") if several else ("binary", "regression")
+    if activation == "softmax" and several:
+        of_outputs = ("classes",)
+    elif activation == "sigmoid" and (zero_one or loss.tasks != ("regression",)):
+        of_outputs = ("multilabel",) if several else ("binary",)
+    if labels is None:
+        unlabelled: list[Task] = [task for task in of_outputs if task in loss.tasks] or list(of_outputs)
+        return unlabelled[0] if several else unlabelled[-1]
+    possible: list[Task] = [task for task in of_outputs if task in of_labels and task in loss.tasks]
+    values = np.unique(labels)
+    unsure = loss.name is None and possible == ["regression"] and len(values) == 2 < labels.size
+    if possible and not unsure:
+        return possible[0]
+    ending = f" with a {activation} activation" if activation in ("sigmoid", "softmax") else ""
+    trained = f"compiled with {loss.name}" if loss.name else "that is not compiled with a loss of Keras"
+    raise DataError(
+        f"`y` must agree with the last activation and the compiled loss on a task, received "
+        f"{concatenate_names([f'{value:g}' for value in values], 3)} in shape {labels.shape} for outputs{ending} of a "
+        f"model {trained}: {'' if zero_one else 'relabel them, or '}pass task="
+        f"{' or '.join(repr(task) for task in of_labels)}."
+    )
+
+
+def _tasks_of(labels: npt.NDArray[Any] | None, expected: "Shape") -> tuple[Task, ...]:
+    """Return the tasks that labels can be for, several only if all are 0 or 1."""
+    if labels is None:
+        return TASKS
+    zero_one = bool(((labels == 0) | (labels == 1)).all())
+    if expected[-1] == 1:
+        return ("binary", "regression") if zero_one else ("regression",)
+    if labels.ndim != len(expected) or labels.shape[-1] != expected[-1]:
+        return ("classes",)
     if not zero_one:
-        return "regression"
-    return "classes" if not sigmoid and (labels.sum(axis=-1) == 1).all() else "multilabel"
+        return ("regression",)
+    one_hot = bool((labels.sum(axis=-1) == 1).all())
+    return ("classes", "multilabel", "regression") if one_hot else ("multilabel", "regression")
 
 
 def checked_targets(labels: npt.NDArray[Any], expected: "Shape", task: Task) -> npt.NDArray[np.float32]:

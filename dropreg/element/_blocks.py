@@ -9,7 +9,7 @@ import numpy as np
 from ..graph import Call, Graph, Shape, all_layers
 from ..layers import n_channels, rule_for
 from ._gates import Gate, InnerGate
-from ._table import Choice, Found, found
+from ._table import Choice, Elements, Found, found
 
 if TYPE_CHECKING:
     import keras
@@ -75,6 +75,20 @@ def _single(shapes: tuple[Shape, ...]) -> Shape | None:
     return shapes[0] if len(shapes) == 1 else None
 
 
+def _own_calls(graph: Graph, call: Call) -> list[set[int]]:
+    """Return the calls that compute each input of a call and no other of its inputs."""
+    above = {slot: set(graph.upstream([slot])) for slot in call.inputs}
+    return [above[slot].difference(*(above[other] for other in above if other != slot)) for slot in call.inputs]
+
+
+def calls_of_branches(graph: Graph, elements: Elements) -> set[int]:
+    """Return the calls that are removed with the branches among `elements`."""
+    branches = {j for j, kind in enumerate(elements.kinds) if kind == "branch"}
+    places = [(gate.call, gate.position) for gate in elements.gates if not branches.isdisjoint(gate.columns.tolist())]
+    own = {index: _own_calls(graph, graph.calls[index]) for index, _ in places}
+    return {call for index, position in places for call in own[index][position]}
+
+
 def find_branches(graph: Graph, choice: Choice) -> Found:
     """Find the branches of every Add that have weights and can be removed because another branch remains.
 
@@ -86,8 +100,7 @@ def find_branches(graph: Graph, choice: Choice) -> Found:
     for index, call in enumerate(graph.calls):
         if not rule_for(call.layer).adds or len(call.inputs) < 2 or len(set(call.input_shapes)) > 1:
             continue
-        above = {slot: set(graph.upstream([slot])) for slot in call.inputs}
-        own = [above[slot].difference(*(above[other] for other in above if other != slot)) for slot in call.inputs]
+        own = _own_calls(graph, call)
         weighted = [any(n_params(graph.calls[k].layer) for k in calls) for calls in own]
         shortcut = min(range(len(own)), key=lambda k: len(own[k])) if all(weighted) else -1
         for position, calls in enumerate(own):

@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import ModelError, ParameterError
 from ..graph import Graph, all_layers, trace_graph
 from . import _blocks, _heads, _subclassed, _units, _weights
-from ._accounts import unaccounted
+from ._accounts import account
 from ._gates import Columns
 from ._groups import Groups
 from ._table import KINDS, Choice, Elements, Found, Kind, model_signature
@@ -126,8 +126,8 @@ def elements(
             f"expected {needed}."
         )
     joined = _join([part.elements for part in parts], model_signature(graph))
-    more = [] if kinds == ["weights"] else unaccounted(graph, joined, kinds)
-    return replace(joined, left_out=(*joined.left_out, *more))
+    known = None if choice == everything else {name for part in parts for name in part.known}
+    return joined if kinds == ["weights"] else account(graph, joined, kinds, known)
 
 
 def _names_by_entry(

@@ -48,6 +48,9 @@ class Elements:
         The places inside layers where masks act.
     left_out : tuple of (str, str)
         Layers with weights that are not removed with any element, and the reason.
+    followers : tuple of str
+        Layers without elements of their own whose weights are removed with elements of others, such as a
+        BatchNormalization with the neurons before it, or the layers of a branch.
     signature : str
         Hash of the model's structure.
     kernel_shapes : mapping of str to tuple of int
@@ -78,6 +81,7 @@ class Elements:
     signature: str = ""
     kernel_shapes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     equal: tuple[tuple[str, str], ...] = ()
+    followers: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.layers)
@@ -98,6 +102,7 @@ class Elements:
         return replace(
             part,
             left_out=tuple((name, reason) for name, reason in self.left_out if name == layer),
+            followers=(),
             equal=tuple(pair for pair in self.equal if all(len(part.columns_of(name)) for name in pair)),
         )
 
@@ -171,6 +176,9 @@ class Elements:
     def __repr__(self) -> str:
         lines = [f"Elements: {len(self):,} in {len(set(self.layers))} layers", self.by_layer().to_string(index=False)]
         lines += [f"'{first}' and '{second}' must keep equally many" for first, second in self.equal]
+        if self.followers:
+            names = ", ".join(f"'{name}'" for name in self.followers)
+            lines.append(f"removed with them: weights of {names}")
         lines += [f"left out: '{layer}': {reason}" for layer, reason in self.left_out]
         return "\n".join(lines)
 

@@ -43,6 +43,7 @@ from ._timesteps import (
     unpacked,
     weights_of,
     with_counted,
+    with_position_weights,
     with_row_weights,
     with_step_mask,
 )

@@ -44,7 +44,7 @@ def with_counted(value: Any, mask: Any) -> Any:
 
 
 def counted_steps(value: Any) -> Any:
-    """Return the mask that `with_counted` has attached; None if all steps are measured."""
+    """Return the mask, or the weights, that were attached (`with_counted`); None if all steps count equally."""
     return getattr(value, "_dropreg_counted", None)
 
 
@@ -60,6 +60,18 @@ def row_weights(value: Any) -> Any:
     return getattr(value, "_dropreg_row_weights", None)
 
 
+def with_position_weights(value: Any, mask: Any, weights: Any) -> Any:
+    """Attach to `value` (rows, ..., channels) a mask as `with_counted` does, times weights (rows, ...) of positions.
+
+    They may be None. A value with other positions gets the mask alone.
+    """
+    if weights is None or len(value.shape) != len(weights.shape) + 1:
+        return with_counted(value, mask)
+    counted = tf.cast(at_positions(value, mask), tf.float32)
+    same = tf.reduce_all(tf.equal(tf.shape(counted), tf.shape(weights)))
+    return with_counted(value, tf.cond(same, lambda: counted * weights, lambda: counted))
+
+
 def measured_as(value: Any, other: Any) -> Any:
     """Attach to `value` the mask of steps to measure and the weights of rows of another tensor."""
     return with_row_weights(with_counted(value, counted_steps(other)), row_weights(other))
@@ -73,7 +85,8 @@ def by_row(weights: Any, value: Any) -> tf.Tensor:
 def weights_of(value: Any) -> tf.Tensor | None:
     """Return the weight (rows, ..., 1) of each position of a tensor (rows, ..., channels); None if all are equal.
 
-    Every row with measured steps has the same total weight, or its own (`row_weights`), shared equally by these steps.
+    Every row with measured steps has the same total weight, or its own (`row_weights`), shared by these steps, equally
+    or by their weights.
     All weights sum to 1, or to 0 if no step is measured.
     """
     mask, rows = counted_steps(value), row_weights(value)
@@ -94,10 +107,13 @@ def channel_means(value: Any) -> tf.Tensor:
 
 
 def at_positions(value: Any, mask: Any) -> tf.Tensor:
-    """Broadcast a mask of steps to all positions of a tensor (rows, ..., channels): the shape without the last axis."""
+    """Broadcast a mask of steps to all positions of a tensor (rows, ..., channels): the shape without the last axis.
+
+    Weights of positions remain float32, all else becomes bool.
+    """
     if mask is None:
         return tf.ones(tf.shape(value)[:-1], tf.bool)
-    mask = tf.cast(mask, tf.bool)
+    mask = mask if getattr(mask, "dtype", None) == tf.float32 else tf.cast(mask, tf.bool)
     for _ in range(len(value.shape) - 1 - len(mask.shape)):
         mask = tf.expand_dims(mask, -1)
     return tf.broadcast_to(mask, tf.shape(value)[:-1])

@@ -1,7 +1,9 @@
 """The registry of layer rules."""
 
 import difflib
+import inspect
 from collections.abc import Collection
+from functools import cache
 from typing import Any
 
 import keras
@@ -21,8 +23,9 @@ def register(*layers: type | str, rule: Rule) -> None:
     Parameters
     ----------
     *layers : type or str
-        Layer classes; subclasses inherit the rule unless they override a computation of the class. A string is the
-        class that stands for a function of ``keras.ops`` in a Functional model, such as "Erf" for ``keras.ops.erf``.
+        Layer classes; subclasses inherit the rule unless they override a computation of the class or add weights. A
+        string is the class that stands for a function of ``keras.ops`` in a Functional model, such as "Erf" for
+        ``keras.ops.erf``.
     rule : Rule
         For example ``Carry()`` for a layer that computes each channel from the same channel of its input.
 
@@ -76,8 +79,8 @@ def rule_for(layer: Any) -> Rule:
     -------
     Rule
         That of the first class in its method resolution order that has one, else `Unknown`, also for a subclass that
-        overrides a computation such as ``call``: register a rule for it; `Unknown` where a method was replaced on the
-        layer itself. Operations of Keras are found by the name of their class.
+        overrides a computation such as ``call`` or adds weights: register a rule for it; `Unknown` where a method was
+        replaced on the layer itself. Operations of Keras are found by the name of their class.
 
     Examples
     --------
@@ -89,9 +92,10 @@ def rule_for(layer: Any) -> Rule:
         return _OPERATION_RULES.get(type(layer).__name__, Unknown())
     if not isinstance(layer, keras.layers.Layer):
         return _RULES.get(inherited_from(type(layer), _RULES), Unknown())
-    if replaced_method(layer) is not None:
+    known = inherited_from(type(layer), _RULES)
+    if replaced_method(layer) is not None or (known is not type(layer) and _has_more_state(layer, known)):
         return Unknown()
-    return _RULES.get(inherited_from(type(layer), _RULES), Unknown())
+    return _RULES.get(known, Unknown())
 
 
 def inherited_from(kind: type, registered: Collection[type]) -> type:
@@ -103,6 +107,21 @@ def inherited_from(kind: type, registered: Collection[type]) -> type:
         if not base.__module__.startswith("keras.src."):
             overridden |= {name for name, value in vars(base).items() if _computes(name, value)}
     return kind
+
+
+def _has_more_state(layer: Any, known: type) -> bool:
+    """Return whether a layer has an attribute with weights that the class `known`, with a rule, does not set."""
+    held = [name for name, value in vars(layer).items() if isinstance(value, keras.Variable | keras.layers.Layer)]
+    return bool(held) and not _attributes_of(type(layer), known).issuperset(held)
+
+
+@cache
+def _attributes_of(kind: type, known: type) -> frozenset[str]:
+    """Return the names of attributes in the code of the classes of Keras, and of `known`, among the bases of `kind`."""
+    bases = [base for base in kind.__mro__ if base.__module__.startswith("keras.src.") or base in known.__mro__]
+    functions = [value for base in bases for value in vars(base).values()]
+    codes = [code for value in functions if (code := getattr(inspect.unwrap(value), "__code__", None)) is not None]
+    return frozenset(name for code in codes for name in code.co_names)
 
 
 def _computes(name: str, value: Any) -> bool:

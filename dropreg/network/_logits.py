@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from ..data import Task
+from ..data import Task, compiled_loss
 from ..graph import trace_graph
 from ..layers import last_activation
 
@@ -21,14 +21,17 @@ def are_logits(model: "keras.Model | Graph", output: int, task: Task, outputs: n
     """Return whether outputs (n, ..., n_outputs) of a classifier, from output number `output`, are logits.
 
     The last layer decides if its activation is linear (logits), or a softmax of classes or a sigmoid of labels
-    (probabilities). Otherwise outputs are logits unless all of them could be probabilities.
+    (probabilities). Otherwise the compiled loss does; without one, outputs are logits unless all of them could be
+    probabilities.
     """
-    ending = last_activation(trace_graph(model), output)
+    graph = trace_graph(model)
+    ending = last_activation(graph, output)
     if ending == "linear":
         return True
     if ending == ("softmax" if task == "classes" else "sigmoid"):
         return False
-    return not _could_be_probabilities(task, outputs)
+    said = compiled_loss(graph, output).from_logits
+    return not _could_be_probabilities(task, outputs) if said is None else said
 
 
 def _could_be_probabilities(task: Task, outputs: npt.NDArray[np.floating]) -> bool:

@@ -30,7 +30,7 @@ from ..graph import (
     size_of,
     step_mask,
     trace_graph,
-    with_counted,
+    with_position_weights,
     with_row_weights,
     with_step_mask,
 )
@@ -96,7 +96,7 @@ class MaskedNetwork:
         self._suffix = self.graph.downstream(gated)
         self._prefix = sorted(set(range(len(self.graph.calls))).difference(self._suffix))
         self.frontier: tuple[int, ...] = self.graph.frontier(self._suffix, [self.output])
-        self._is_idle = self.output in self.frontier
+        self.is_idle = self.output in self.frontier  # whether no element has an effect on the output
 
     def floats_per_row(self, n_examples: int) -> int:
         """Return the size of the activations for one row, or of masks and masked inputs where it is larger.
@@ -131,9 +131,9 @@ class MaskedNetwork:
         }
         self._run({i: self.graph.calls[i] for i in self._suffix}, values, masks)
         output = values[self.output]
-        if masks is None or not self._is_idle:
+        if masks is None or not self.is_idle:
             return output
-        # no element has an effect on the output: its derivatives by the masks are zero, not undefined
+        # the derivatives by the masks are zero, not undefined
         return with_step_mask(output + tf.cast(0.0 * tf.reduce_sum(masks), output.dtype), step_mask(output))
 
     def _run(self, calls: dict[int, Call], values: dict[int, Any], masks: tf.Tensor | None) -> None:
@@ -202,21 +202,24 @@ class MaskedNetwork:
 
         def of_batch(*batch: tf.Tensor) -> list[tf.Tensor]:
             n_inputs = len(self.graph.inputs)
-            inputs, rest = batch[:n_inputs], batch[n_inputs:]
+            inputs, rest = batch[:n_inputs], iter(batch[n_inputs:])
+            of_rows, of_positions = (None if each is None else next(rest) for each in weights)
             values = self.values(inputs, None)
-            for slot, mask in idle_masks(self.graph, inputs).items():
-                with_counted(values[slot], mask)
-            return function({slot: with_row_weights(value, *rest) if rest else value for slot, value in values.items()})
+            masks = idle_masks(self.graph, inputs)
+            for slot, value in values.items():
+                with_row_weights(with_position_weights(value, masks.get(slot), of_positions), of_rows)
+            return function(values)
 
         totals: list[Any] = []
-        weights = [] if examples.weights is None else [examples.weights]
+        weights = examples.weights, examples.position_weights
+        given = [each for each in weights if each is not None]
         batch_size = min(batch_size, batch_size_of(self.graph))
         starts = range(0, len(examples), batch_size)
-        batches = run_batches(of_batch, [*examples.inputs, *weights], batch_size)
+        batches = run_batches(of_batch, [*examples.inputs, *given], batch_size)
         for start, means in zip(starts, batches, strict=True):
             share = min(batch_size, len(examples) - start) / len(examples)
-            for given in weights:
-                share = float(given[start : start + batch_size].sum(dtype=np.float64) / given.sum(dtype=np.float64))
+            if (of_all := examples.weights) is not None:
+                share = float(of_all[start : start + batch_size].sum(dtype=np.float64) / of_all.sum(dtype=np.float64))
             parts = [share * np.asarray(mean, np.float64) for mean in means]
             totals = [a + b for a, b in zip(totals, parts, strict=True)] if totals else parts
         return totals

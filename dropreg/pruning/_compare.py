@@ -65,7 +65,7 @@ def compare(
     floor : int, float, "all" or mapping of str to one of them
         Fewest elements that every layer keeps, as in `select`.
     task : str, optional
-        As in `sample`.
+        As in `sample`; also of scorers that take ``task=`` and whose settings do not hold it.
     out : str or Path, optional
         Folder for finished results; a comparison that was interrupted resumes when called with the same arguments.
         Model, elements, data, options, versions and scorers must be the same, whatever differs is named; other scorers
@@ -149,11 +149,12 @@ def _run(
 ) -> list[dict[str, Any]]:
     """Return the rows of one scorer and seed."""
     question, lines, table, seconds = judge.question, [], None, 0.0
+    settings = scorer.settings_with(judge.task)
     for fraction in fractions:
         if table is None or scorer.per_fraction:
             more = {"fraction": fraction} if scorer.per_fraction else {}
             start = time.perf_counter()
-            table = scorer.function(question.model, data, question.elements, seed=seed, **scorer.settings, **more)
+            table = scorer.function(question.model, data, question.elements, seed=seed, **settings, **more)
             seconds = time.perf_counter() - start
         mask = select(question.elements, table, fraction=fraction, floor=floor).kept
         line = judge.line(mask, scorer=name, fraction=float(fraction), seed=seed)
@@ -166,6 +167,7 @@ class _Judge:
 
     def __init__(self, model: "keras.Model", data: Data, elements: Elements, task: Task | None) -> None:
         self.question = ask_one(model, data, elements, outcome="loss", task=task, kept=None, seed=0)
+        self.task: Task | None = task
         self.cost, self.total_macs = cost_of(model, elements), total_macs(model)
         self._outcomes = (Loss(),) if self.question.examples.task == "regression" else (Loss(), Accuracy())
         self._evaluator = Evaluator(self.question)

@@ -9,7 +9,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from .._utils import check_type, hidden
-from ..data import Data, check_apart, check_data, read_once
+from ..data import Data, Task, check_apart, check_data, read_once
 from ..element import Elements, Floor, check_elements, floors_by_layer
 from ..graph import Graph, trace_graph
 from ..recovery import Recovery, check_tuning, recover
@@ -68,6 +68,7 @@ def prune_iteratively(
     tuning: FineTuning | None = None,
     floor: Floor = 1,
     on_blocked: OnBlocked = "raise",
+    task: Task | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Pruned:
@@ -100,6 +101,8 @@ def prune_iteratively(
         Fewest elements that every layer keeps, as in `select`; a share is of the original model's elements.
     on_blocked : {"raise", "keep"}
         As in `prune`.
+    task : str, optional
+        As in `sample`; also of scorers that take ``task=`` and whose settings do not hold it.
     seed : int
         Passed to the scorer, increased by one for each step after the first.
     progress : bool, optional
@@ -141,15 +144,15 @@ def prune_iteratively(
         check_type("tuning", tuning, FineTuning, "pass dropreg.FineTuning((x, y))")
         check_apart("data", data, "tuning.data", tuning.data)
     data = read_once(data)
-    examples = check_data(graph, data)
-    tuning = None if tuning is None else _checked(tuning, graph)
+    examples = check_data(graph, data, task)
+    tuning = None if tuning is None else _checked(tuning, graph, task)
     state = begin(graph, elements)
     counts = sorted({round(fraction * len(elements)) for fraction in fractions})
-    step, log = Step(scorer, data, examples, merge, floor, on_blocked), []
+    step, log = Step(scorer, data, examples, task, merge, floor, on_blocked), []
     with tqdm(counts, unit="steps", disable=hidden(progress)) as bar:
         for number, n_removed in enumerate(bar):
             state.drop(step, n_removed, seed + number)
-            found = _fine_tune(state, model, tuning)
+            found = _fine_tune(state, model, tuning, task)
             row = {"step": number + 1, "fraction": float(1.0 - state.kept.mean()), "params": state.params}
             log.append(row | found)
             bar.set_postfix(removed=f"{row['fraction']:.1%}", refresh=False)
@@ -158,23 +161,24 @@ def prune_iteratively(
     return state.finish("none" if strategy is None else strategy.name, on_blocked, pd.DataFrame(log))
 
 
-def _checked(tuning: FineTuning, graph: Graph) -> FineTuning:
+def _checked(tuning: FineTuning, graph: Graph, task: Task | None) -> FineTuning:
     """Return `tuning` with its batches read once; DataError if the examples do not fit the model."""
     sets = [None if given is None else read_once(given) for given in (tuning.data, tuning.validation)]
     for name, given in zip(("tuning.data", "tuning.validation"), sets, strict=True):
         if given is not None:
-            check_tuning(graph, given, None, name, tuning.recovery)
+            check_tuning(graph, given, task, name, tuning.recovery)
     return FineTuning(sets[0], sets[1], tuning.recovery)
 
 
-def _fine_tune(state: Units | Weights, model: keras.Model, tuning: FineTuning | None) -> dict[str, Any]:
+def _fine_tune(
+    state: Units | Weights, model: keras.Model, tuning: FineTuning | None, task: Task | None
+) -> dict[str, Any]:
     """Fine-tune the model of a step with the original one as teacher; returns the entries of its history."""
     if tuning is None:
         return {"epochs": 0, "loss_before": float("nan"), "loss_after": float("nan")}
     recovery = tuning.recovery
     teacher = model if recovery.distill > 0 else None
-    found = recover(
-        state.model, tuning.data, teacher=teacher, validation=tuning.validation, recovery=recovery, progress=False
-    )
+    more: dict[str, Any] = {"validation": tuning.validation, "recovery": recovery, "task": task}
+    found = recover(state.model, tuning.data, teacher=teacher, progress=False, **more)
     state.model = found.model
     return {"epochs": found.best_epoch, "loss_before": found.loss_before, "loss_after": found.loss_after}

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .._utils import check_between, check_positive, examples_of_rows
-from ..data import Data, Examples, check_apart, check_data
+from ..data import Data, Examples, Task, check_apart, check_data
 from ..errors import DataError, ParameterError
 from ..network import Accuracy, Outcome, OutcomeLike, PerMask, RetainedAccuracy, changes, resolve
 from ._upper_limits import enough_for_mean, enough_for_proportions, exceeds, mean_limit, paired_limit
@@ -92,7 +92,7 @@ class Limit:
         """Return what is limited, and by how much, as text."""
         return f"a mean {self.measured.name} worse by at most {self.shown(value)}"
 
-    def measure(self, pruned: "Pruned", level: float | None = None) -> float:
+    def measure(self, pruned: "Pruned", level: float | None = None, *, task: Task | None = None) -> float:
         """Return the upper confidence limit of the loss on `data`; the largest over slices.
 
         Parameters
@@ -100,6 +100,8 @@ class Limit:
         pruned : Pruned
         level : float, optional
             Strictly between 0.5 and 1, by default that of the limit.
+        task : str, optional
+            As in `sample`.
 
         Returns
         -------
@@ -116,7 +118,7 @@ class Limit:
         if self.data is None:
             raise ParameterError("a limit must have data to measure, received none: pass data=(x, y) to the limit.")
         graph = trace_graph(pruned.original)
-        examples = _sliced(check_data(graph, self.data), self.by)
+        examples = _sliced(check_data(graph, self.data, task), self.by)
         return verdict_on(self, graph, pruned.model, examples, self.level if level is None else level).limit
 
 
@@ -309,7 +311,7 @@ def held_out_examples(
     else:
         check_apart("data", data, "target.data", limit.data)
         try:
-            aside = _sliced(check_data(graph, limit.data), limit.by)
+            aside = _sliced(check_data(graph, limit.data, examples.task), limit.by)
         except DataError as error:
             raise DataError(f"`data` of a limit do not fit the model: {error}") from error
         rest, origin = examples, ""

@@ -4,7 +4,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from .._utils import check_type
-from ..data import Data, Examples, check_data, read_once
+from ..data import Data, Examples, Task, check_data, read_once
 from ..element import Elements, Floor, Selection
 from ..element import elements as find_elements
 from ..errors import DataError, ParameterError
@@ -30,6 +30,7 @@ def prune(
     merge: str | LeastSquares | None = None,
     recovery: str | Recovery | None = None,
     on_blocked: OnBlocked = "raise",
+    task: Task | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Pruned:
@@ -63,6 +64,8 @@ def prune(
     on_blocked : {"raise", "keep"}
         What to do where a layer cannot be cut: raise an error, or keep all its elements and list it in
         `Pruned.blocked`.
+    task : str, optional
+        As in `sample`.
     seed : int
         Seed of annealing and distillation; a `Recovery` has a seed of its own.
     progress : bool, optional
@@ -100,7 +103,7 @@ def prune(
     check_goal(elements, fraction, target, floor)
     strategy = resolve_merge(merge, has_data=True)
     settings = resolve_recovery(recovery, strategy, has_data=True, seed=seed)
-    examples, held_out = check_data(original.graph, data), None
+    examples, held_out = check_data(original.graph, data, task), None
     if isinstance(target, Limit):
         examples, held_out = held_out_examples(target, original.graph, data, examples, seed)
     if strategy is not None and len(examples) < 2:
@@ -123,7 +126,7 @@ def prune(
 
     ablation = "merged" if strategy is not None and can_predict(elements) else "zero"
     options, graph = Annealing(), original.graph
-    question = ask_annealing(graph, examples, elements, ablation=ablation, options=options, task=None, seed=seed)
+    question = ask_annealing(graph, examples, elements, ablation=ablation, options=options, task=task, seed=seed)
     goal, models = target if fraction is None else float(fraction), Models(original, build, make, on_blocked)
     given = {"held_out": held_out, "models": models, "progress": progress}
     return make(choose(question, options, ablation, floor, goal=goal, **given))
@@ -137,6 +140,7 @@ def remove(
     merge: str | LeastSquares | None = None,
     recovery: str | Recovery = "none",
     on_blocked: OnBlocked = "raise",
+    task: Task | None = None,
     seed: int = 0,
     progress: bool | None = None,
 ) -> Pruned:
@@ -159,6 +163,8 @@ def remove(
     on_blocked : {"raise", "keep"}
         What to do where a layer cannot be cut; see `prune`. If a whole layer is removed, "keep" keeps a unit in the
         layer and in its replacement alike.
+    task : str, optional
+        As in `sample`.
     seed : int
         Seed of distillation; a `Recovery` has a seed of its own.
     progress : bool, optional
@@ -198,7 +204,7 @@ def remove(
     examples = None
     if data is not None:
         measured = settings is not None and settings.distill < 1
-        examples = check_data(original.graph, data, measured=measured)
+        examples = check_data(original.graph, data, task, measured=measured)
     smaller = cut(original, selection, examples, merge=merge, on_blocked=on_blocked)
     if examples is None or settings is None:
         return smaller

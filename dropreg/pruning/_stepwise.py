@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from .._utils import concatenate_names
-from ..data import Data, Examples
+from ..data import Data, Examples, Task
 from ..element import KINDS_OF_UNITS, Elements, Floor, Selection, check_fits, take
 from ..element import elements as find_elements
 from ..errors import ModelError, ParameterError
@@ -40,20 +40,21 @@ _FINDERS |= {"head": "heads", "layer": "layers", "branch": "branches"}
 
 
 def score(
-    scorer: AnyScorer, model: keras.Model, data: Data, elements: Elements, *, fraction: float, kept: Kept, seed: int
+    step: "Step", model: keras.Model, elements: Elements, *, fraction: float, kept: Kept, seed: int
 ) -> ImpactTable:
-    """Call a scorer; pass `fraction` if it asks for it, and `kept` if it accepts it and elements have been removed.
+    """Call a step's scorer; pass `fraction` if it asks for it, and `kept` if it takes it and elements were removed.
 
     Raises
     ------
     ParameterError
         If it does not return an impact table of these elements.
     """
-    chosen = resolve_scorer(scorer)
+    chosen = resolve_scorer(step.scorer)
     more: dict[str, Any] = {"fraction": fraction} if chosen.per_fraction else {}
     if not kept.all() and "kept" in inspect.signature(chosen.function).parameters:
         more["kept"] = kept
-    table = chosen.function(model, data, elements, seed=seed, **{**chosen.settings, **more})
+    settings = {**chosen.settings_with(step.task), **more}
+    table = chosen.function(model, step.data, elements, seed=seed, **settings)
     if not isinstance(table, ImpactTable) or tuple(table.frame["element"]) != elements.names:
         raise ParameterError(
             f"`scorer` must return an ImpactTable of the {len(elements)} elements it is called with, received "
@@ -84,6 +85,7 @@ class Step(NamedTuple):
     scorer: AnyScorer
     data: Data
     examples: Examples
+    task: Task | None
     merge: str | LeastSquares | None
     floor: Floor
     on_blocked: OnBlocked
@@ -112,7 +114,7 @@ class Units:
         """Score the remaining elements, and remove the lowest until `n_removed` of the original ones are removed."""
         left, everything = self.left, np.ones(int(self.kept.sum()), dtype=bool)
         fraction = 1.0 - (len(self._elements) - n_removed) / len(left)
-        table = score(step.scorer, self.model, step.data, left, fraction=fraction, kept=everything, seed=seed)
+        table = score(step, self.model, left, fraction=fraction, kept=everything, seed=seed)
         chosen = select(left, table, fraction=fraction, floor=step.floor)
         self.cut(chosen, step.examples, merge=step.merge, on_blocked=step.on_blocked)
 
@@ -197,7 +199,7 @@ class Weights:
         """Score all elements, and set the lowest remaining ones to zero; nothing is merged or blocked."""
         fraction = n_removed / len(self._elements)
         elements, kept = self._elements, self.kept
-        table = score(step.scorer, self.model, step.data, elements, fraction=fraction, kept=kept, seed=seed)
+        table = score(step, self.model, elements, fraction=fraction, kept=kept, seed=seed)
         chosen = select_remaining(elements, table, kept, fraction, step.floor)
         for variable, mask in kernel_masks(all_layers(self.model), chosen):
             hold_at(variable, mask)

@@ -7,8 +7,9 @@
 from ._impact import ImpactTable, impact_table
 from ._interactions import Interactions
 from ._precision import Precision
-from ._regress import MOST_DENSE, regress, to_statsmodels
+from ._regress import MOST_DENSE, regress
 from ._slice_table import SliceTable
+from ._statsmodels import to_statsmodels
 from ._uncertainty import NO_ERRORS, Uncertainty
 
 __all__ = [

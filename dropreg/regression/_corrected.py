@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .._utils import Array
+from .._utils import ROUNDING, Array
 from ._ols import Fit
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 _MOST_WRONG = 8.0
 """Corrections per prediction, in squares over all elements, above which an element needs a correction of its own."""
+_SAME = 1e-9
+"""Rounding of sums of equal numbers, relative to them."""
 
 
 class Stratum(NamedTuple):
@@ -135,25 +137,37 @@ def shrunk(fit: Fit, gradient: Array) -> Array:
     return fit.coefficients - (1.0 - kept) * deviations
 
 
+def unchanged(sums: "FlipSums", n_rows: int, size: float) -> npt.NDArray[np.bool_]:
+    """Return the elements without any effect in `n_rows` rows, bool, shape (n_elements,).
+
+    No gradient predicted an effect, and no flip made a difference of more than rounding of outcomes of this size.
+    """
+    is_measured_alone = np.abs(sums.squares - sums.corrections) <= _SAME * sums.squares
+    return is_measured_alone & (np.sqrt(sums.corrections / n_rows) <= ROUNDING * size)
+
+
 def unmeasured(sums: "FlipSums") -> npt.NDArray[np.bool_]:
     """Return which elements have no standard error, bool, shape (n_elements,).
 
-    These are elements without any effect in the rows, and elements without a correction where the predictions are so
-    poor that corrections make up almost all of the variance, as at high rates.
+    These are elements without a correction where the predictions are so poor that corrections make up almost all of
+    the variance, as at high rates.
     """
     predicted = np.maximum(sums.squares - sums.corrections, 0.0).sum()
     poor = sums.corrections.sum() > _MOST_WRONG * predicted
-    return (sums.squares == 0) | (poor & (sums.events == 0))
+    return poor & (sums.events == 0)
 
 
 def combined(fit: Fit, other: Fit, elements: npt.NDArray[np.bool_]) -> Fit:
-    """Return `fit` with the coefficients and standard errors of `other` for `elements`, bool, (n_elements,).
-
-    Elements without any effect in the rows keep their coefficient of zero.
-    """
+    """Return `fit` with the coefficients and standard errors of `other` for `elements`, bool, (n_elements,)."""
     return replace(
         fit,
-        coefficients=np.where(elements & (fit.coefficients != 0), other.coefficients, fit.coefficients),
+        coefficients=np.where(elements, other.coefficients, fit.coefficients),
         std_errors=np.where(elements, other.std_errors, fit.std_errors),
         df=min(fit.df, other.df),
     )
+
+
+def without_change(fit: Fit, elements: npt.NDArray[np.bool_]) -> Fit:
+    """Return `fit` with coefficients and standard errors of zero for `elements`, bool, (n_elements,)."""
+    coefficients, errors = (np.where(elements, 0.0, values) for values in (fit.coefficients, fit.std_errors))
+    return replace(fit, coefficients=coefficients, std_errors=errors)

@@ -48,12 +48,14 @@ class Interactions:
         -------
         DataFrame
             One row for each pair, the largest ``z`` first: element, other, interaction (positive = redundant, in the
-            outcome's unit), std_error, z, p_value (two-sided), p_bh (adjusted for all pairs).
+            outcome's unit), std_error, z, p_value (two-sided), p_bh (adjusted for all pairs), no_change. A standard
+            error of zero is no certainty: z is then 0 and the p-value 1, and ``no_change`` marks pairs that no row
+            gave an interaction.
         """
         i, j = np.triu_indices(len(self.names), k=1)
         values, errors = self.values[i, j], self.std_error[i, j]
-        z, names = values / errors, np.array(self.names, dtype=object)
-        p_value = 2 * stats.norm.sf(np.abs(z))
+        z, names = np.divide(values, errors, out=np.zeros_like(values), where=errors > 0), np.array(self.names, object)
+        p_value = 2 * stats.norm.sf(np.abs(z))  # 1 where there is no error
         frame = pd.DataFrame(
             {
                 "element": names[i],
@@ -63,6 +65,7 @@ class Interactions:
                 "z": z,
                 "p_value": p_value,
                 "p_bh": adjust_p_values(p_value, "fdr_bh"),
+                "no_change": (errors == 0) & (values == 0),
             }
         )
         return frame.sort_values(["z", "interaction"], ascending=False, ignore_index=True)

@@ -11,7 +11,7 @@ from ..errors import ParameterError, UnidentifiedError
 from ..sampling import Record, RunSettings
 from ._assisted import assisted, assisted_marginal, gradient_change, gradient_only
 from ._compression import CompressedDesign, Rows, compress, observations
-from ._corrected import Stratum, combined, corrected, shrunk, unmeasured
+from ._corrected import Stratum, combined, corrected, shrunk, unchanged, unmeasured, without_change
 from ._fidelity import fidelity_table
 from ._impact import ImpactTable, impact_table
 from ._interactions import Interactions
@@ -34,7 +34,6 @@ _ROWS_FOR_OLS = 2
 """Rows for each element from which OLS, and not marginal regression, stands in for elements without flips."""
 MOST_DENSE = 8_000
 """Most elements for estimators whose memory grows with the square of the number of elements."""
-_MOST_STATSMODELS_BYTES = 2**31
 
 
 @one_blas_thread
@@ -86,7 +85,7 @@ def regress(
         Also estimate all pairwise interactions. Memory grows with the square of the number of elements.
     level : float
         Confidence level of the intervals, strictly between 0 and 1. The estimators "assisted", "gradient" and "ridge"
-        have standard errors but no intervals and p-values, because those need not cover.
+        have standard errors but no intervals and p-values, because those need not cover; they take no level.
 
     Returns
     -------
@@ -128,12 +127,17 @@ def regress(
     outcome = settings.outcomes[0] if outcome is None else outcome
     name = choose_estimator(settings, outcome, estimator, covariance, penalty)
     column = settings.outcomes.index(outcome)
+    if level != 0.95 and name in ("assisted", "gradient", "ridge"):
+        raise ParameterError(
+            f"`level` must be left out with estimator={name!r}, whose tables have no intervals, received {level:g}: "
+            "pass estimator='ols', or 'corrected' for a record with flips."
+        )
     if paired and (name == "marginal" or settings.n_elements > MOST_DENSE):
         raise ParameterError(
             f"`paired` must be False or None with estimator='marginal' or above {MOST_DENSE:,} elements, received True."
         )
     if paired is None:
-        paired = settings.masks_per_group == 2 and name != "marginal" and settings.n_elements <= MOST_DENSE
+        paired = name != "marginal" and is_paired(settings)
     rows = observations(record, paired=paired)
     fit = _fit(record, rows, outcome, name, covariance, penalty)
     if paired:  # the intercept cancels in differences, so take it from the single rows
@@ -175,6 +179,11 @@ def _predictor(record: Record, fit: Fit) -> tuple[Array, float]:
     return fit.shrunk, fit.intercept + float((rates * (fit.coefficients - fit.shrunk)).sum())
 
 
+def is_paired(settings: RunSettings) -> bool:
+    """Return whether OLS regresses the differences within pairs of masks by default."""
+    return settings.masks_per_group == 2 and settings.n_elements <= MOST_DENSE
+
+
 def choose_estimator(
     settings: RunSettings,
     outcome: str,
@@ -183,7 +192,7 @@ def choose_estimator(
     penalty: Penalty | None = None,
 ) -> Estimator:
     """Return the estimator for a record of these settings, resolving "auto"; ParameterError if there is none."""
-    _check_arguments(settings, outcome, estimator, covariance, penalty)
+    check_arguments(settings, outcome, estimator, covariance, penalty)
     name, is_dense = estimator, settings.n_elements <= MOST_DENSE
     if name == "auto":
         name = "ols" if is_dense else "marginal"
@@ -204,7 +213,7 @@ def choose_estimator(
     return name
 
 
-def _check_arguments(settings: RunSettings, outcome: str, estimator: Any, covariance: str, penalty: Any) -> None:
+def check_arguments(settings: RunSettings, outcome: str, estimator: Any, covariance: str, penalty: Any) -> None:
     if outcome not in settings.outcomes:
         raise ParameterError(
             f"`outcome` must be one of the record's ({', '.join(settings.outcomes)}), received {outcome!r}: "
@@ -269,7 +278,8 @@ def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceT
     _check_varies(record, outcome, float(changes.std()))
     strata = [Stratum(part.flip_sums(outcome), part.rows_of_examples()) for part in record.strata()]
     fit = corrected(strata, by_example=covariance == "cluster")
-    unknown = unmeasured(sums)
+    idle = unchanged(sums, len(changes), _size(record, outcome))
+    unknown = unmeasured(sums) & ~idle
     if unknown.any():
         enough = record.rows // record.settings.examples_per_mask >= _ROWS_FOR_OLS * n_elements
         name: Estimator = "ols" if n_elements <= MOST_DENSE and enough else "marginal"
@@ -278,9 +288,9 @@ def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceT
             other = replace(other, std_errors=np.full(n_elements, np.nan))
         fit = combined(fit, other, unknown)
         fit = replace(fit, details={f"elements with errors by {_LABELS[name]}": int(unknown.sum())})
+    fit, rates = without_change(fit, idle), 1.0 - record.keep_probabilities()
     if outcome in record.settings.gradients and not record.is_part:
         fit = replace(fit, shrunk=shrunk(fit, gradient_change(record.gradient_sums(outcome))[0]))
-    rates = 1.0 - record.keep_probabilities()
     return replace(fit, intercept=float(changes.mean() - (rates * fit.coefficients).sum()))
 
 
@@ -305,13 +315,18 @@ def _check_several(n_masks: int) -> None:
 
 def _check_varies(record: Record, outcome: str, deviation: float) -> None:
     """Raise UnidentifiedError if the standard deviation of the changes of an outcome is zero up to rounding."""
-    known = record.baseline.get(outcome)
-    size = 0.0 if known is None else float(np.sqrt((known.to_numpy(np.float64) ** 2).mean()))
-    if deviation <= ROUNDING * size:
+    if deviation <= ROUNDING * _size(record, outcome):
         raise ConstantError(
             f"outcome {outcome!r} must change with the masks, received no change in all "
             f"{record.rows:,} rows: sample another outcome, such as 'loss', or at a higher rate."
         )
+
+
+def _size(record: Record, outcome: str) -> float:
+    """Return the root mean square of an outcome, of the original model or, where it is not recorded, of some masks."""
+    known = record.baseline.get(outcome)
+    values = record.head(1).to_frame()[outcome] if known is None else known
+    return float(np.sqrt((values.to_numpy(np.float64) ** 2).mean()))
 
 
 def _interactions(record: Record, column: int, fit: Fit, sign: float) -> Interactions:
@@ -328,58 +343,3 @@ def _design_text(design: dict[str, Any]) -> str:
     shown = {key: value for key, value in design.items() if key != "name" and (key, value) != ("examples_per_mask", 1)}
     values = ", ".join(f"{k}=<{len(v)} values>" if isinstance(v, list) else f"{k}={v}" for k, v in shown.items())
     return f"{design['name']}({values})"
-
-
-@one_blas_thread
-def to_statsmodels(record: Record, *, outcome: str | None = None, covariance: CovarianceType = "HC1") -> Any:
-    """Fit OLS by statsmodels to all rows at once, for its ``summary()`` and its tests.
-
-    Regressors are indicators of *dropped* elements, named after them, and a constant. Coefficients are changes of the
-    outcome, so where more of the outcome is better they have the opposite sign of impacts.
-
-    Parameters
-    ----------
-    record : Record
-        Its matrix of rows x elements must fit in 2 GiB.
-    outcome : str, optional
-        One of the record's outcomes; by default its first.
-    covariance : {"HC1", "HC3", "cluster", "nonrobust"}
-        Standard errors, as in `regress`.
-
-    Returns
-    -------
-    statsmodels.regression.linear_model.RegressionResults
-
-    Raises
-    ------
-    ParameterError
-        If the record is too large or lacks the outcome.
-
-    Examples
-    --------
-    >>> import dropreg as dr
-    >>> model, data = dr.datasets.load_model("mlp"), dr.datasets.fashion_mnist("test")
-    >>> elements = dr.elements(model, include=["dense_2"])
-    >>> record = dr.sample(model, data, elements, rows=1000, outcomes="loss", progress=False)
-    >>> result = dr.regression.to_statsmodels(record)
-    >>> result.params.index[:3].tolist()
-    ['const', 'dense_2[0]', 'dense_2[1]']
-    """
-    import pandas as pd
-    import statsmodels.api as sm
-
-    outcome = record.settings.outcomes[0] if outcome is None else outcome
-    _check_arguments(record.settings, outcome, "ols", covariance, None)
-    n_bytes = 8 * record.rows // record.settings.examples_per_mask * (record.settings.n_elements + 1)
-    if n_bytes > _MOST_STATSMODELS_BYTES:
-        raise ParameterError(
-            f"a record must fit in {_MOST_STATSMODELS_BYTES / 2**30:.0f} GiB for statsmodels, received one of "
-            f"{n_bytes / 2**30:.1f} GiB: use dropreg.regress, which streams and gives the same numbers."
-        )
-    blocks = list(observations(record).blocks())
-    x = np.concatenate([block.x for block in blocks]).astype(np.float64)
-    y = np.concatenate([block.y for block in blocks])[:, record.settings.outcomes.index(outcome)]
-    frame = sm.add_constant(pd.DataFrame(x, columns=record.elements["element"].tolist()), has_constant="add")
-    groups = {"groups": np.concatenate([block.clusters for block in blocks])} if covariance == "cluster" else None
-    model = sm.OLS(pd.Series(y, name=outcome), frame)
-    return model.fit(cov_type=covariance, cov_kwds=groups, use_t=None if covariance == "HC1" else True)

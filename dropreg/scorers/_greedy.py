@@ -81,19 +81,21 @@ def greedy(
     n = affordable(rows, cost, len(question.examples), unit, limit=MOST_ROWS)
     evaluator = Evaluator(question.first(n))
     order: list[int] = []
-    largest = 0.0
+    largest, original = 0.0, None
     left, joint_changes, impact = question.kept.copy(), np.zeros(n_elements), np.zeros(n_elements)
     for size, after in zip(sizes, [*sizes[1:], 0], strict=True):
         evaluator.keep(left)
         columns = np.flatnonzero(left)
-        changes = change_of_each(evaluator, columns, unmasked(evaluator))
+        reference = unmasked(evaluator)
+        changes = change_of_each(evaluator, columns, reference)
+        original = reference if original is None else original
         largest = max(largest, float((changes.deviation + np.abs(changes.mean)).max()))
         worse = question.sign * changes.mean
         first = np.argsort(worse, kind="stable")[: size - after]
         joint_changes[columns[first]] = worse[first]
         order += columns[first].tolist()
         left[columns[first]] = False
-    check_changes(question, np.array(largest), "changes")
+    check_changes(question, np.array(largest), "changes", original)
     impact[order] = np.arange(n_elements - n_candidates, n_elements) / n_elements
     return table_of(
         question,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 100_000_000
 """Largest cost without a budget."""
+_FEW = 100
+"""Examples of equal weight below which a table says that intervals may be too narrow."""
 
 
 def leave_one_out(
@@ -79,7 +81,7 @@ def leave_one_out(
         changes = change_of_each(evaluator, numbers, original)
         mean[columns], variance[columns], deviation[columns] = changes.mean, changes.variance, changes.deviation
         n_rows += evaluator.rows
-    check_changes(question, deviation + np.abs(mean), "changes")
+    check_changes(question, deviation + np.abs(mean), "changes", original)
     size = 0.0 if original is None else float(np.sqrt((original**2).mean()))
     unchanged = np.abs(mean) + np.sqrt(variance) <= ROUNDING * size
     mean[unchanged] = variance[unchanged] = 0.0
@@ -90,9 +92,23 @@ def leave_one_out(
         method="leave one out",
         rows=n_rows,
         uncertainty=Uncertainty("population", df=n - 1) if n > 1 else NO_ERRORS,
-        details={"examples": n},
+        details={"examples": n} | _note(question.examples.weights, n),
         columns={"change_mean": mean, "change_sd": deviation},
     )
+
+
+def _note(weights: npt.NDArray[np.float32] | None, n: int) -> dict[str, str]:
+    """Return a note where examples are too few for intervals; weighted ones count like fewer of equal weight [1]_.
+
+    References
+    ----------
+    .. [1] Kish (1965), "Survey Sampling", section 11.7.
+    """
+    equal = n if weights is None else float(weights.sum(dtype=np.float64) ** 2 / np.square(weights, dtype=float).sum())
+    if equal >= _FEW:
+        return {}
+    worth = "" if weights is None else f" of different weights, worth {equal:.0f} of equal weight"
+    return {"note": f"{n} examples{worth}, fewer than {_FEW}: intervals may be too narrow"}
 
 
 def unmasked(evaluator: Evaluator) -> Array:

@@ -1,5 +1,6 @@
 """Scorers with their settings, and what all scorers share: their budgets and their tables."""
 
+import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -7,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from .._utils import Array, Versioned, check_version, fingerprint, positive
+from .._utils import ROUNDING, Array, Versioned, check_version, fingerprint, positive
+from ..data import Task
 from ..errors import ModelError, ParameterError
 from ..network import Question
 from ..regression import NO_ERRORS, ImpactTable, Uncertainty, impact_table
@@ -71,9 +73,13 @@ def table_of(
     return replace(table, frame=table.frame.assign(**{name: value + 0.0 for name, value in (columns or {}).items()}))
 
 
-def check_changes(question: Question, changes: Array, what: str) -> None:
-    """Raise ParameterError if all `changes`, of which `what` says of which kind, are zero: the scores mean nothing."""
-    if not np.any(changes):
+def check_changes(question: Question, changes: Array, what: str, original: Array | None = None) -> None:
+    """Raise ParameterError if all `changes`, of which `what` says of which kind, are zero: the scores mean nothing.
+
+    Changes from `original` outcomes (n_examples,) are zero up to rounding, relative to the size of these.
+    """
+    size = 0.0 if original is None else float(np.sqrt((original**2).mean()))
+    if not np.any(np.abs(changes) > ROUNDING * size):
         raise ParameterError(
             f"outcome '{question.outcome.name}' must change with the elements, received {what} of zero for all of "
             "them: pass another outcome, such as 'divergence' or 'loss', or more examples."
@@ -143,6 +149,20 @@ class Scorer(Versioned):
 
     def __post_init__(self) -> None:
         check_version(self.version)
+
+    def settings_with(self, task: Task | None) -> dict[str, Any]:
+        """Return the settings, with ``task`` where it is given, the function takes it and the settings do not hold it.
+
+        Parameters
+        ----------
+        task : str, optional
+
+        Returns
+        -------
+        dict
+        """
+        takes = task is not None and "task" in inspect.signature(self.function).parameters
+        return {**({"task": task} if takes else {}), **self.settings}
 
     def identity(self) -> str:
         """Return a text that is equal for the same scores in every process, whatever the number of draws.

@@ -54,7 +54,7 @@ def cut(
     merged, name = None, "none"
     if strategy is not None and examples is not None:
         classes = examples.labels is not None and examples.task == "classes"
-        merged = merge_into(rebuilt, examples.inputs, strategy, classes=classes, weights=examples.weights)
+        merged = merge_into(rebuilt, examples, strategy, classes=classes)
         name = strategy.name
     compile_like(rebuilt.model, original.model)
     sizes = compare_sizes(rebuilt)

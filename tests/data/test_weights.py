@@ -17,7 +17,7 @@ import dropreg as dr
 from dropreg.data import check_data, load_npz
 from dropreg.errors import DataError, ParameterError
 from dropreg.network import MergedNetwork, ask_one, measure
-from dropreg.pruning._targets import upper_limit
+from dropreg.pruning._upper_limits import paired_limit
 
 N = 40
 QUIET: Any = 0
@@ -109,6 +109,15 @@ def test_scores_of_weighted_examples_are_those_of_repeated_ones(cases: Cases, na
     )
     np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-6)
     assert name == "greedy" or np.abs(plain - two).max() > 1e-3
+
+
+def test_few_examples_of_different_weights_are_named(cases: Cases) -> None:
+    w = cases.w[cases.w > 0]
+    n_equal = w.sum() ** 2 / (w**2).sum()
+    note = dr.scorers.leave_one_out(cases.model, cases.weighted, cases.elements).details["note"]
+    assert note.startswith(f"{len(w)} examples of different weights, worth {n_equal:.0f} of equal weight, fewer than")
+    many = tuple(np.concatenate(4 * [part]) for part in cases.clean[:2])
+    assert "note" not in dr.scorers.leave_one_out(cases.model, many, cases.elements).details
 
 
 def test_spread_is_the_weighted_deviation(cases: Cases) -> None:
@@ -206,12 +215,12 @@ def test_pruning_takes_weights_to_the_end(cases: Cases) -> None:
 
 def test_an_accuracy_limit_counts_in_units_of_the_largest_weight(cases: Cases) -> None:
     n, level = 1_000, 0.95
-    assert upper_limit(np.zeros(n), level, 2.0) == pytest.approx(2.0 * upper_limit(np.zeros(n), level))
+    assert paired_limit(np.zeros(n), level, 2.0) == pytest.approx(2.0 * paired_limit(np.zeros(n), level))
     losses = np.zeros(n)
     losses[:3] = 2.0
-    assert upper_limit(losses, level, 2.0) == pytest.approx(2.0 * upper_limit(losses / 2.0, level))
+    assert paired_limit(losses, level, 2.0) == pytest.approx(2.0 * paired_limit(losses / 2.0, level))
     losses[:3] = 0.5
-    assert upper_limit(losses, level, 2.0) > upper_limit(losses, level)
+    assert paired_limit(losses, level, 2.0) > paired_limit(losses, level)
     x = models.data_for(cases.model, 120)[0]
     data, w = (x, np.asarray(cases.model(x)).argmax(axis=1)), np.repeat([1.0, 9.0], 60)
     same = dr.remove(cases.model, dr.Selection.dropping(cases.elements, []))
@@ -229,7 +238,7 @@ def test_the_weights_of_an_accuracy_limit_keep_its_level() -> None:
         lost = (w > 1) & (rng.random(400) < 0.2)
         factor = w / w.mean()
         truth = 0.02 * 20.0 * 0.2 / (0.02 * 20.0 + 0.98)
-        covered.append(upper_limit(factor * lost, 0.95, float(factor.max())) >= truth)
+        covered.append(paired_limit(factor * lost, 0.95, float(factor.max())) >= truth)
     assert np.mean(covered) > 0.95
 
 
@@ -284,6 +293,37 @@ def test_derivatives_with_weights_of_positions_follow_the_weighted_loss(order: A
     np.testing.assert_allclose(table.impact, exact.impact, rtol=1e-3, atol=1e-6)
     change = dr.scorers.leave_one_out(model, (x, y, w), dr.elements(model)).impact
     assert np.corrcoef(change, table.impact)[0, 1] > 0.8
+
+
+@pytest.mark.parametrize(("predictions", "recurrent"), [(False, False), (False, True), (True, True)])
+def test_merging_with_weights_of_positions(predictions: bool, recurrent: bool) -> None:
+    """It is merging with repeated positions where layers treat positions separately, and ignores those of weight 0."""
+    keras.utils.set_random_seed(0)
+    first = layers.GRU(8, return_sequences=True, name="a") if recurrent else layers.Dense(8, "relu", name="a")
+    model = keras.Sequential([keras.Input((None, 4)), first, layers.Dense(3, "softmax", name="b")])
+    rng = np.random.default_rng(0)
+    x, w = rng.normal(size=(150, 5, 4)).astype(np.float32), rng.integers(0, 4, (150, 5))
+    w[:, -1] = 0
+    x_bad = np.concatenate([x[:, :-1], 50 * x[:, -1:]], axis=1) if recurrent else np.where(w[..., np.newaxis], x, 50)
+    alike = (x, None, w) if recurrent else (np.repeat(x.reshape(-1, 1, 4), w.ravel(), axis=0), None)
+    selection = dr.Selection.random(dr.elements(model, include="a"), 0.5)
+    merge = dr.merging.LeastSquares(ridges=(1e-6,), predictions=predictions)
+    found = [
+        dr.remove(model, selection, data=data, merge=merge).model.get_weights()
+        for data in ((x_bad, None, w), alike, (x, None, w.sum(axis=1)))
+    ]
+    for one, two in zip(found[0], found[1], strict=True):
+        np.testing.assert_allclose(one, two, atol=1e-4)
+    assert max(np.abs(one - three).max() for one, three in zip(found[0], found[2], strict=True)) > 1e-3
+
+
+def test_merged_masks_have_moments_weighted_by_position() -> None:
+    model, x, y, w = tagger()
+    bad = np.where(w[..., np.newaxis] == 0, np.float32(50), x)
+    elements = dr.elements(model)
+    found = [MergedNetwork(model, elements, check_data(model, data)).moments for data in ((x, y, w), (bad, y, w))]
+    for place, moments in found[0].items():
+        np.testing.assert_allclose(moments.mean, found[1][place].mean, rtol=1e-4, atol=1e-6)
 
 
 def test_training_with_weights_of_positions_ignores_zeros() -> None:

@@ -21,7 +21,7 @@ import dropreg as dr
 from dropreg.element._keep import largest_fraction
 from dropreg.errors import DropregError, ModelError
 from dropreg.graph import Call, all_layers, trace_graph
-from dropreg.layers import Carry, Unknown, rule_for
+from dropreg.layers import Carry
 from dropreg.layers import _registry as registry
 from dropreg.network import MaskedNetwork
 
@@ -105,28 +105,12 @@ def check_removed(drawn: Drawn, selection: dr.Selection) -> bool:
 
 
 def unaccounted(drawn: Drawn, elements: dr.Elements) -> list[str]:
-    """Layers without a rule, and layers of neurons, that are neither those of an element nor named as left out.
-
-    Three kinds of layers are not looked for: embeddings, layers of neurons with channels first, and layers that have
-    weights but no units. Neurons that are tied to dimensions of an embedding are elements of kind "embeddings".
-    """
-    graph, known = trace_graph(drawn.model), [elements]
-    has_neurons = "neuron" in str(elements.kinds)
-    if has_neurons:
-        known += [found for kind in ("neurons", "embeddings") if (found := elements_of(drawn, kind)) is not None]
-    named = {layer for one in known for tied in one.members for layer, _ in tied}
-    named |= {name for one in known for name, _ in one.left_out}
-
-    def is_wanted(layer: Any) -> bool:
-        if isinstance(rule_for(layer), Unknown):
-            return True
-        units = rule_for(layer).units(layer)
-        last = getattr(layer, "data_format", "channels_last") == "channels_last"
-        return has_neurons and units is not None and units[1] != "dimension" and last
-
+    """Layers with weights that are no element's, lose no weights with elements, and are not named as left out."""
+    graph = trace_graph(drawn.model)
+    named = {layer for tied in elements.members for layer, _ in tied} | {*elements.followers, *dict(elements.left_out)}
     layers = {id(call.layer): call.layer for call in graph.calls if getattr(call.layer, "weights", ())}
-    wanted = [graph.names[key] for key, layer in layers.items() if is_wanted(layer)]
-    return [name for name in wanted if name not in named]
+    parts = {key: {graph.names.get(id(part)) for part in all_layers(layer)} for key, layer in layers.items()}
+    return [graph.names[key] for key, names in parts.items() if named.isdisjoint(names)]
 
 
 def state_of(model: Any) -> dict[str, Any]:
@@ -212,7 +196,7 @@ def mix_silently(patch: pytest.MonkeyPatch) -> None:
 
 
 def forget_the_unknown(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr("dropreg.element._find.unaccounted", lambda graph, joined, kinds: [])
+    patch.setattr("dropreg.element._find.account", lambda graph, joined, kinds, known: joined)
 
 
 def of_one(layer: Any) -> Drawn:

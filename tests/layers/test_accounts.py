@@ -139,7 +139,10 @@ def test_a_layer_with_weights_has_elements_or_is_left_out(case: str) -> None:
         assert f"left out: 'tested': {left_out['tested']}" in repr(elements)
         return
     assert "tested" not in left_out
-    if set(elements.layers).isdisjoint(inside):
+    has_elements = not set(elements.layers).isdisjoint(inside)
+    assert ("tested" in elements.followers) != has_elements
+    if not has_elements:
+        assert "removed with them: weights of 'tested'" in repr(elements)
         small = dr.remove(
             model, dr.Selection.dropping(elements, np.flatnonzero(np.equal(elements.layers, "before"))[:3])
         )
@@ -176,6 +179,61 @@ def test_layers_on_the_inputs_are_named() -> None:
     x = layers.Dense(5, name="hidden")(layers.BatchNormalization(name="first")(inputs))
     left_out = dict(dr.elements(keras.Model(inputs, layers.Dense(3, name="out")(x))).left_out)
     assert left_out["first"] == "it has no units of its own, and its input channels are kept"
+
+
+def transformer() -> keras.Model:
+    """With a shortcut, a normalization of it, and a projection of another width."""
+    inputs = keras.Input((4, 6))
+    hidden = layers.Dense(8, activation="relu", name="up")(layers.LayerNormalization(name="inner")(inputs))
+    hidden = layers.Dense(6, name="down")(layers.BatchNormalization(name="norm")(hidden))
+    x = layers.MultiHeadAttention(2, 3, name="attend")(*2 * [layers.Add()([inputs, hidden])])
+    return keras.Model(inputs, layers.Dense(3, name="out")(layers.LayerNormalization(name="last")(x)))
+
+
+UNITS, OUTPUT = "its channels are elements of kind 'neurons'", "the model's output needs it"
+KINDS: dict[Any, tuple[set[str], set[str], dict[str, str]]] = {
+    "heads": ({"attend"}, set(), {"up": UNITS, "norm": UNITS, "down": UNITS, "out": OUTPUT}),
+    "branches": (
+        {"down"},
+        {"inner", "up", "norm"},
+        {"attend": "its heads are elements of kind 'heads'", "out": OUTPUT},
+    ),
+    "layers": ({"inner", "norm", "attend", "last"}, set(), {"up": "another shape", "down": "another shape"}),
+    "neurons": ({"up"}, {"norm"}, {"attend": "heads", "out": OUTPUT}),
+}
+"""Layers with elements, those that lose weights with them, and a part of the reasons of some others, for each kind."""
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_kind_accounts_for_all_layers(kind: Any) -> None:
+    model = transformer()
+    elements, (own, followers, reasons) = dr.elements(model, kind), KINDS[kind]
+    left_out, weighted = dict(elements.left_out), {layer.name for layer in model.layers if layer.weights}
+    assert {name for tied in elements.members for name, _ in tied} == own
+    assert set(elements.followers) == followers
+    assert set(left_out) == weighted - own - followers
+    assert all(reason in left_out[name] for name, reason in reasons.items())
+
+
+def test_what_was_not_asked_for_is_not_left_out() -> None:
+    for kind in ("layers", "heads"):
+        model = transformer()
+        assert "attend" not in dict(dr.elements(model, ["layers", "heads"], exclude="attend").left_out), kind
+
+
+class MoreWeights(layers.Dense):
+    """Overrides nothing but its construction."""
+
+    def __init__(self, units: int, **options: Any) -> None:
+        super().__init__(units, **options)
+        self.more = self.add_weight(shape=(3,))
+
+
+def test_a_subclass_with_more_weights_is_left_out() -> None:
+    sizes = keras.Input((4,)), layers.Dense(5, name="a"), MoreWeights(6, name="tested"), layers.Dense(5, name="b")
+    elements = dr.elements(keras.Sequential([*sizes, layers.Dense(3, name="out")]))
+    assert set(elements.layers) == {"b"}
+    assert "MoreWeights has no rule: register one" in dict(elements.left_out)["tested"]
 
 
 def test_layers_of_a_subclassed_model_are_named() -> None:

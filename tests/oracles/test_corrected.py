@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import flat
-import models
 import numpy as np
 import pandas as pd
 import pytest
@@ -106,32 +105,19 @@ def test_the_same_sums_on_threads_and_after_resuming(tmp_path: Path) -> None:
             pd.testing.assert_frame_equal(tables[0], other, check_exact=True)
 
 
-def test_elements_without_any_effect_are_left_to_regression() -> None:
-    """They have a standard error all the same, and the table says how many there are."""
-    model, (_, data, _) = models.build("mlp"), small()
-    elements = dr.elements(model)
-    kernel, bias = model.get_layer("out").get_weights()
-    kernel[1] = 0.0
-    model.get_layer("out").set_weights([kernel, bias])
-    record = flat.sample(model, data, elements, rows=4_000, outcomes="loss", gradients=True, flips=3, **QUIET)
-    table: Any = dr.regress(record).frame.set_index("element")
-    assert _corrected.unmeasured(record.flip_sums("loss")).sum() == 1
-    assert dr.regress(record).details["elements with errors by OLS"] == 1
-    assert table.loc["b[1]", "std_error"] > 0
-    assert abs(table.loc["b[1]", "z"]) < 4
-
-
-def test_errors_about_this_data_set_do_not_stand_for_new_examples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Marginal regression, for very many elements, has none for new examples."""
-    model, (_, data, _) = models.build("mlp"), small()
-    kernel, bias = model.get_layer("out").get_weights()
-    kernel[1] = 0.0
-    model.get_layer("out").set_weights([kernel, bias])
-    record = flat.sample(model, data, dr.elements(model), rows=1_000, outcomes="loss", gradients=True, flips=3, **QUIET)
+def test_elements_without_corrections_are_left_to_regression(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table says how many; errors about this data set, of marginal regression, are none about new examples."""
+    record, second = flipped(1_000, "loss"), np.arange(9) == 1
+    name = small()[2].names[1]
+    monkeypatch.setattr(_regress, "unmeasured", lambda sums: second)
+    table, plain = dr.regress(record), dr.regress(record, estimator="ols")
+    assert table.details["elements with errors by OLS"] == 1
+    assert table.std_error[1] == plain.std_error[1]
+    assert (table.std_error[~second] < plain.std_error[~second]).all()
     monkeypatch.setattr(_regress, "MOST_DENSE", 4)
-    table: Any = dr.regress(record, covariance="cluster").frame.set_index("element")
-    assert np.isnan(table.loc["b[1]", ["std_error", "ci_low", "ci_high"]].astype(float)).all()
-    assert np.isfinite(table["std_error"].drop("b[1]")).all()
+    frame: Any = dr.regress(record, covariance="cluster").frame.set_index("element")
+    assert np.isnan(frame.loc[name, ["std_error", "ci_low", "ci_high"]].astype(float)).all()
+    assert np.isfinite(frame["std_error"].drop(name)).all()
 
 
 def test_weights_share_a_mask_among_examples() -> None:

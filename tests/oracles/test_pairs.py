@@ -1,6 +1,7 @@
 """Standard errors from masks that come in pairs, on a known set function."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,3 +50,15 @@ def test_errors_are_the_spread_of_estimates(rate: float) -> None:
         ratio = np.sqrt((errors**2).mean() / values.var(axis=0, ddof=1).mean())
         assert ratio == pytest.approx(1.0, abs=0.08), name
         assert 0.92 < np.mean(np.abs(values - truth[name]) < 1.96 * errors) < 0.975, name
+
+
+def test_pairs_without_any_interaction_are_marked() -> None:
+    """An error of zero is no certainty."""
+    values, errors = np.array([[0.0, 0.0, 0.3], [0.0, 0.0, 0.2], [0.3, 0.2, 0.0]]), np.full((3, 3), 0.1)
+    errors[0, 1] = errors[1, 0] = errors[1, 2] = errors[2, 1] = 0.0
+    frame = dr.regression.Interactions(("a", "b", "c"), values, errors).pairs()
+    assert not frame.isna().any(axis=None)
+    found: Any = frame.set_index(["element", "other"])
+    assert found.loc[("a", "b"), ["z", "p_value", "no_change"]].tolist() == [0.0, 1.0, True]
+    assert found.loc[("b", "c"), ["z", "p_value", "no_change"]].tolist() == [0.0, 1.0, False]
+    assert found.loc[("a", "c"), "p_value"] == pytest.approx(0.0027, abs=1e-4)

@@ -1,7 +1,10 @@
 """Tables against statsmodels: adjusted p-values, coefficients, standard errors and intervals."""
 
+from typing import Any
+
 import flat
 import numpy as np
+import pytest
 from runs import small
 
 import dropreg as dr
@@ -17,8 +20,10 @@ def test_adjusted_p_values_are_those_of_statsmodels() -> None:
     assert (frame["p_by"] >= frame["p_bh"]).all()
 
 
-def test_to_statsmodels_gives_the_same_numbers() -> None:
-    record = flat.sample(*small(), rows=5000, progress=False)
+@pytest.mark.parametrize("design", [dr.designs.Bernoulli(0.3), dr.designs.Paired(0.3)])
+def test_to_statsmodels_gives_the_same_numbers(design: Any) -> None:
+    """Also of pairs of masks, whose differences are regressed."""
+    record = flat.sample(*small(), rows=5000, progress=False, design=design)
     kinds: list[CovarianceType] = ["HC1", "HC3", "cluster", "nonrobust"]
     for covariance in kinds:
         table = dr.regress(record, outcome="loss", estimator="ols", covariance=covariance)

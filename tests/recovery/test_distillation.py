@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 import dropreg as dr
 from dropreg.errors import ModelError, ParameterError
 from dropreg.network._logits import guess_task
-from dropreg.pruning._targets import loss_limit
+from dropreg.pruning._limits import verdict_on
 from dropreg.recovery import Recovered
 from dropreg.recovery._distill import DISTILLATION
 from dropreg.recovery._trainer import Trainer
@@ -262,11 +262,11 @@ def test_zeros_of_removed_weights_survive_distilling() -> None:
 def test_an_accuracy_limit_is_tested_on_the_distilled_model(monkeypatch: pytest.MonkeyPatch) -> None:
     shown: list[keras.Model] = []
 
-    def listed(original: Any, smaller: keras.Model, *more: Any) -> float:
+    def listed(limit: Any, original: Any, smaller: keras.Model, *more: Any) -> Any:
         shown.append(smaller)
-        return loss_limit(original, smaller, *more)
+        return verdict_on(limit, original, smaller, *more)
 
-    monkeypatch.setattr("dropreg.pruning._annealing._search.loss_limit", listed)
+    monkeypatch.setattr("dropreg.pruning._annealing._search.verdict_on", listed)
     model = models.ready("mlp")
     x = models.data_for(model, 400)[0]
     y = np.argmax(model(x), axis=1)

@@ -29,6 +29,11 @@ def record() -> dr.Record:
             r"must hold gradients of 'loss', received none: sample ",
         ),
         (
+            lambda record: dr.regress(record, estimator="ridge", level=0.9),
+            ParameterError,
+            r"`level` must be left out with estimator='ridge', whose tables have no intervals, received 0\.9: pass",
+        ),
+        (
             lambda record: dr.regress(record).redundant_pairs(),
             ParameterError,
             r"must have interactions, received a table without",

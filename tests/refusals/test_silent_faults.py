@@ -15,6 +15,7 @@ from keras import layers
 
 import dropreg as dr
 from dropreg._utils import spread_rows
+from dropreg.data import check_data
 from dropreg.errors import DataError, ModelError, ParameterError, RecordError, UnidentifiedError
 
 
@@ -197,7 +198,7 @@ def test_a_part_that_a_killed_run_left_does_not_stop_the_next(tmp_path: Path) ->
 
 def classifier(n_outputs: int, activation: str) -> tuple[keras.Model, np.ndarray]:
     keras.utils.set_random_seed(0)
-    model = keras.Sequential([keras.Input((5,)), layers.Dense(8), layers.Dense(n_outputs, activation)])
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(8), layers.Dense(n_outputs, activation, name="out")])
     return model, np.random.default_rng(0).normal(size=(30, 5)).astype(np.float32)
 
 
@@ -213,18 +214,98 @@ def test_one_hot_labels_of_sigmoid_outputs_are_labels_of_their_own(second_label:
     assert record.baseline["loss"].mean() == pytest.approx(expected, rel=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("n_outputs", "labels", "text"),
-    [
-        (1, [-1, 1], "received -1, 1: relabel them, or pass task='regression'"),
-        (1, [1, 2], "received 1, 2: relabel them, or pass task='regression'"),
-        (4, [0, 3], "must have 4 labels of 0 or 1 for each example where outputs have a sigmoid activation"),
-    ],
-)
-def test_labels_that_a_sigmoid_cannot_give_are_refused(n_outputs: int, labels: list[int], text: str) -> None:
-    model, x = classifier(n_outputs, "sigmoid")
+CROSS = keras.losses.BinaryCrossentropy(from_logits=True)
+TOLD: dict[str, tuple[int, str, Any, list[float], str]] = {
+    "0 and 1": (1, "linear", None, [0, 1], "binary"),
+    "0 and 1, squares": (1, "linear", "mse", [0, 1], "regression"),
+    "0 and 1, cross-entropy": (1, "linear", {"out": CROSS}, [0, 1], "binary"),
+    "-1 and 1, squares": (1, "linear", [keras.losses.MeanSquaredError()], [-1, 1], "regression"),
+    "numbers of a sigmoid, squares": (1, "sigmoid", "mse", [0.2, 0.4, 0.9], "regression"),
+    "numbers": (1, "linear", None, [0.2, 0.4, 0.9], "regression"),
+    "classes": (3, "linear", "sparse_categorical_crossentropy", [0, 1, 2], "classes"),
+    "a loss of one's own": (1, "linear", lambda y, p: (y - p) ** 2, [0, 1], "binary"),
+}
+DOUBTFUL: dict[str, tuple[int, str, Any, list[float], str]] = {
+    "-1 and 1": (1, "linear", None, [-1, 1], "received -1, 1 in shape (30,) for outputs of a model that is not"),
+    "1 and 2": (1, "linear", None, [1, 2], "relabel them, or pass task='regression'"),
+    "-1 and 1, cross-entropy": (1, "linear", CROSS, [-1, 1], "model compiled with BinaryCrossentropy: relabel them"),
+    "hinge": (1, "linear", "hinge", [-1, 1], "of a model compiled with hinge: relabel them, or pass task='regression'"),
+    "hinge of 0 and 1": (1, "linear", "hinge", [0, 1], "compiled with hinge: pass task='binary' or 'regression'"),
+    "a sigmoid": (1, "sigmoid", None, [-1, 1], "received -1, 1 in shape (30,) for outputs with a sigmoid activation"),
+    "1 and 2 of a sigmoid": (1, "sigmoid", None, [1, 2], "relabel them, or pass task='regression'"),
+    "a sigmoid, squares": (1, "sigmoid", "mse", [0, 1], "compiled with mean_squared_error: pass task='binary' or"),
+    "classes of sigmoids": (4, "sigmoid", None, [0, 3], "with a sigmoid activation of a model that is not compiled"),
+    "classes, squares": (3, "linear", "mse", [0, 1, 2], "must have shape (30, 3) for task 'regression'"),
+    "a softmax, labels": (3, "softmax", CROSS, [0, 1, 2], "compiled with BinaryCrossentropy: relabel them, or pass"),
+}
+
+
+def told(n_outputs: int, activation: str, loss: Any, labels: list[float]) -> tuple[keras.Model, Any]:
+    model, x = classifier(n_outputs, activation)
+    if loss is not None:
+        model.compile(loss=loss)
+    return model, (x, np.resize(np.asarray(labels), 30))
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_the_compiled_loss_says_what_outputs_are(case: str) -> None:
+    n_outputs, activation, loss, labels, task = TOLD[case]
+    assert check_data(*told(n_outputs, activation, loss, labels)).task == task
+
+
+@pytest.mark.parametrize("case", DOUBTFUL)
+def test_labels_that_contradict_the_model_are_refused(case: str) -> None:
+    n_outputs, activation, loss, labels, text = DOUBTFUL[case]
+    model, data = told(n_outputs, activation, loss, labels)
     with pytest.raises(DataError, match=says(text)):
-        flat.sample(model, (x, np.resize(labels, 30)), dr.elements(model), rows=30, outcomes="loss")
+        check_data(model, data)
+
+
+def test_without_labels_the_model_says_what_outputs_are() -> None:
+    x = classifier(1, "linear")[1]
+    found = [check_data(told(*given, [0])[0], (x, None)).task for given in ((4, "sigmoid", None), (1, "linear", CROSS))]
+    assert found == ["multilabel", "binary"]
+
+
+def test_the_compiled_loss_says_whether_outputs_are_logits() -> None:
+    """Rescaling is no activation that is known, and all outputs could be probabilities."""
+    model, x = classifier(1, "linear")
+    model.add(layers.Rescaling(0.01, offset=0.5))
+    model.compile(loss=CROSS)
+    y, z = np.resize([0, 1], 30), predicted(model, x)[:, 0]
+    record = flat.sample(model, (x, y), dr.elements(model), rows=30, outcomes="loss")
+    assert record.baseline["loss"].mean() == pytest.approx(np.mean(np.logaddexp(0, z) - y * z), rel=1e-4)
+
+
+def by_hinge() -> tuple[keras.Model, Any]:
+    """A model whose loss leaves the task open, with labels 0 and 1."""
+    return told(1, "linear", "hinge", [0, 1])
+
+
+SPREAD = dr.scorers.Scorer(dr.scorers.spread, {"rows": 90})
+TAKES_TASK: dict[str, Any] = {
+    "prune": lambda model, data, **task: dr.prune(model, data, fraction=0.5, recovery="none", **task),
+    "prune to a limit": lambda model, data, **task: dr.prune(
+        model, data, target=dr.AccuracyLimit(0.5, (data[0] + 1, data[1]), level=0.6), recovery="none", **task
+    ),
+    "remove": lambda model, data, **task: dr.remove(
+        model, dr.Selection.random(dr.elements(model), 0.5), data=data, **task
+    ),
+    "in steps": lambda model, data, **task: dr.prune_iteratively(
+        model, data, dr.elements(model), fractions=(0.5,), scorer=SPREAD, **task
+    ),
+    "compare": lambda model, data, **task: dr.compare(
+        model, data, dr.elements(model), scorers={"spread": SPREAD}, fractions=(0.5,), **task
+    ),
+}
+
+
+@pytest.mark.parametrize("verb", TAKES_TASK)
+def test_verbs_with_labels_take_the_task(verb: str) -> None:
+    model, data = by_hinge()
+    with pytest.raises(DataError, match=says("pass task='binary' or 'regression'")):
+        TAKES_TASK[verb](model, data)
+    assert TAKES_TASK[verb](model, data, task="binary") is not None
 
 
 @dataclass(frozen=True)

@@ -133,7 +133,8 @@ def test_no_change_is_no_certainty() -> None:
 
 
 @pytest.mark.parametrize("outcome", ["accuracy", "loss"])
-def test_leave_one_out_marks_elements_that_change_nothing(outcome: str) -> None:
+@pytest.mark.parametrize("method", ["leave one out", "gradients corrected by flips"])
+def test_elements_that_change_nothing_are_marked(method: str, outcome: str) -> None:
     rng = np.random.default_rng(0)
     model = keras.Sequential([keras.Input((6,)), layers.Dense(7, "relu", name="a"), layers.Dense(3, name="out")])
     model.set_weights([rng.normal(size=weight.shape) for weight in model.get_weights()])
@@ -141,7 +142,14 @@ def test_leave_one_out_marks_elements_that_change_nothing(outcome: str) -> None:
     kernel[2] = 0.0
     model.get_layer("out").set_weights([kernel, bias])
     x = rng.normal(size=(60, 6)).astype(np.float32)
-    table = dr.scorers.leave_one_out(model, (x, np.argmax(model(x), axis=1)), dr.elements(model), outcome=outcome)
+    given: Any = model, (x, np.argmax(model(x), axis=1)), dr.elements(model)
+    by_flips = method.startswith("gradients")
+    table = (
+        flat.estimate(*given, outcome=outcome, gradients=True, rows=3_000, fidelity=None)
+        if by_flips
+        else dr.scorers.leave_one_out(*given, outcome=outcome)
+    )
+    assert table.method == method
     dead: Any = table.frame.set_index("element").loc["a[2]"]
     assert dead["no_change"]
     assert dead["impact"] == 0
@@ -150,4 +158,4 @@ def test_leave_one_out_marks_elements_that_change_nothing(outcome: str) -> None:
     assert np.isnan([dead["std_error"], dead["ci_low"], dead["ci_high"]]).all()
     assert "a[2]" not in table.negligible(100.0)["element"].tolist()
     assert table.frame["no_change"].sum() < len(table) / 2
-    assert table.uncertainty == Uncertainty("population", df=59)
+    assert table.uncertainty == (Uncertainty("data set") if by_flips else Uncertainty("population", df=59))

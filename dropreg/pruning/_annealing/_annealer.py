@@ -171,6 +171,11 @@ class Annealer:
         if self._deletes_units and self.n_stages:
             starts.append(self.start)
         runs = [self._run(fraction, rounds, alive, start.copy(), bar) for start in starts]
+        if not self._round.changed and not self._evaluator.network.is_idle:
+            raise ParameterError(
+                f"outcome '{self.question.outcome.name}' must change with the masks, received no change in any row: "
+                "pass Annealing(outcome=...) with another, such as 'divergence' or 'loss', or more examples."
+            )
         taken = self._best(runs)
         self._logits, scores, kept, _ = runs[taken]
         for number, run in enumerate(runs):

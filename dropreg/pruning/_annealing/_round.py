@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..._utils import Array, BoolMasks, examples_of_rows
+from ..._utils import ROUNDING, Array, BoolMasks, examples_of_rows
 from ...data import Prediction
 from ...errors import ModelError
 from ...network import Divergence, Evaluator
@@ -71,7 +71,7 @@ class Round:
         second_order: bool,
     ) -> None:
         self.evaluator, self.gradients, self.group, self.rows = evaluator, gradients, group, rows
-        self.columns, self.n_elements = columns, n_elements
+        self.columns, self.n_elements, self.changed = columns, n_elements, False
         possible = gradients and evaluator.network.takes_groups and isinstance(evaluator.question.outcome, Divergence)
         self.curved = second_order and possible
         self._recurrent = evaluator.network.recurrent
@@ -157,6 +157,8 @@ class Round:
         if self.gradients:
             found = np.sum([part[2].numpy().astype(np.float64) for part in parts], axis=0)
             sums[: len(found), self.columns] = found
+        size = float(np.sqrt((original**2).mean()))
+        self.changed |= bool((np.abs(outcomes - original) > ROUNDING * size).any() or sums.any())
         shares = [len(part[0]) for part in parts]
         last = [
             np.average([value.numpy() for value in values], axis=0, weights=shares)

@@ -14,7 +14,6 @@ refitted). In an attention layer the query, key, value, gate and output projecti
 removed or the layer's inputs have changed.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ import pandas as pd
 from scipy.special import log_softmax
 
 from ..._utils import Array, spread_rows
+from ...data import Examples
 from ...errors import DataError
 from ...graph import Call
 from ...layers import Carry, LinearReader, Moments, readout, rule_for
@@ -41,29 +41,25 @@ _MOST_ROWS = 10_000
 _UNCHANGED = {"ridge": np.inf, "unexplained": 1.0}
 
 
-def merge_into(
-    rebuilt: Rebuilt,
-    inputs: Sequence[npt.NDArray[Any]],
-    strategy: LeastSquares,
-    *,
-    classes: bool,
-    weights: npt.NDArray[np.float32] | None = None,
-) -> pd.DataFrame:
+def merge_into(rebuilt: Rebuilt, examples: Examples, strategy: LeastSquares, *, classes: bool) -> pd.DataFrame:
     """Refit layers of the new model in place and return `Pruned.merged`.
 
-    Errors of examples are weighted by `weights` (n_examples,). With `classes`, outputs that are not probabilities are
-    logits. Raises DataError if there is a single example, or
-    activations are not finite.
+    Errors are weighted by the weights of examples, and by those of positions where activations have as many positions
+    as the output. With `classes`, outputs that are not probabilities are logits. Raises DataError if there is a single
+    example, or activations are not finite.
     """
-    rows = spread_rows(len(inputs[0]), strategy.most_examples)
-    examples = [array[rows] for array in inputs]
-    if len(examples[0]) < 2:
+    examples = examples.part(spread_rows(len(examples), strategy.most_examples))
+    if len(examples) < 2:
         raise DataError(
             "`data` must hold at least two examples to merge by least squares, one of them to be held out, received "
             "one: pass more, or merge='none'."
         )
-    weights = None if weights is None else weights[rows] / weights[rows].mean()
-    models = SideBySide(rebuilt, examples, strategy.held_out, strategy.batch_size, weights=weights)
+    weights = None if examples.weights is None else examples.weights / examples.weights.mean()
+    models = SideBySide(
+        *(rebuilt, examples.inputs, strategy.held_out, strategy.batch_size),
+        weights=weights,
+        position_weights=examples.position_weights,
+    )
     plan = rebuilt.plan
     changed = set(plan.replaced)  # slots whose kept channels have other values than in the original model
     done: set[int] = set()

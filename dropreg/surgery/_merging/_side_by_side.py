@@ -24,7 +24,7 @@ from ...graph import (
     traced,
     unpacked,
     weights_of,
-    with_counted,
+    with_position_weights,
     with_row_weights,
 )
 from ...layers import Moments
@@ -110,7 +110,8 @@ class SideBySide:
     Layers are refitted in order, so the calls before the present one are final (`finalize`). The values that later
     calls consume of them are cached, up to `memory` bytes, instead of being computed from the inputs every time. A
     fraction `held_out` of the examples, drawn with a fixed seed, is held out. All sums over examples are weighted by
-    `weights` (n_examples,) of mean 1, None if all are equal.
+    `weights` (n_examples,) of mean 1, and those over as many positions as the output has by `position_weights`
+    (n_examples, ...), of mean 1 in every example; None if all are equal.
     """
 
     def __init__(
@@ -122,8 +123,10 @@ class SideBySide:
         memory: int = 1 << 30,
         *,
         weights: npt.NDArray[np.float32] | None = None,
+        position_weights: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self.rebuilt, self.inputs, self.memory, self.weights = rebuilt, inputs, memory, weights
+        self._weights = weights, position_weights
         order = np.random.default_rng(0).permutation(len(inputs[0]))
         n_held_out = min(max(round(held_out * len(order)), 1), len(order) - 1)
         parts = order[n_held_out:], order[:n_held_out]
@@ -149,11 +152,14 @@ class SideBySide:
 
         def run(starts: tuple[Packed, Packed], masks: Values, weights: Batch) -> tuple[Any, Any]:
             values = [side.run(start, own) for side, start, own in zip(self._sides, starts, wanted, strict=True)]
+            given = iter(weights)
+            of_rows, of_positions = (None if each is None else next(given) for each in self._weights)
+
+            def measured(value: tf.Tensor, mask: Any) -> tf.Tensor:
+                return with_row_weights(with_position_weights(value, mask, of_positions), of_rows)
+
             found = [
-                [
-                    with_row_weights(with_counted(v[s], masks.get(old)), weights[0] if weights else None)
-                    for old, s in zip(slots, own, strict=True)
-                ]
+                [measured(v[s], masks.get(old)) for old, s in zip(slots, own, strict=True)]
                 for v, own in zip(values, wanted, strict=True)
             ]
             ends = [{slot: packed(v[slot]) for slot in own} for v, own in zip(values, frontiers, strict=True)]
@@ -165,7 +171,7 @@ class SideBySide:
             starts = cached or self._starts(number)
             known = tuple(tuple(values) for values in starts)
             masks = {slot: mask for slot, mask in self._counted(number).items() if slot in slots}
-            weights = [] if self.weights is None else [tf.convert_to_tensor(self.weights[self.batches[number]])]
+            weights = [tf.convert_to_tensor(w[self.batches[number]]) for w in self._weights if w is not None]
             if known not in compiled:
                 compiled[known] = traced(run, starts, masks, weights, runs=len(self.batches))
             found, (before, after) = compiled[known](starts, masks, weights)
@@ -217,16 +223,18 @@ class SideBySide:
             values = [value.reshape(len(value), -1, value.shape[-1]) for value in values]
             n, n_positions = values[0].shape[:2]
             order = rng.permuted(np.tile(np.arange(n_positions), (n, 1)), axis=1)
-            there = np.take_along_axis(np.asarray(counted).reshape(n, -1), order, axis=1)
-            first = np.argsort(~there, axis=1, kind="stable")[:, :most]  # counted positions before the others
-            drawn, there = (np.take_along_axis(of, first, axis=1) for of in (order, there))
+            share = np.take_along_axis(np.asarray(counted).reshape(n, -1), order, axis=1)
+            first = np.argsort(share == 0, axis=1, kind="stable")[:, :most]  # counted positions before the others
+            drawn, share = (np.take_along_axis(of, first, axis=1) for of in (order, share))
+            there = share > 0
             parts.append([np.take_along_axis(v, drawn[:, :, np.newaxis], axis=1)[there].astype(float) for v in values])
             held_out.append(np.full(len(parts[-1][0]), number >= self.n_fit_batches))
-            if self.weights is not None:
-                weights.append(np.repeat(self.weights[self.batches[number]].astype(float), there.sum(axis=1)))
+            of_rows = np.ones(n) if self.weights is None else self.weights[self.batches[number]].astype(float)
+            weights.append((of_rows[:, np.newaxis] * share)[there])
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)]
         pairs = list(zip(columns[: len(slots)], columns[len(slots) :], strict=True))
-        return Gathered(pairs, np.concatenate(held_out), np.concatenate(weights) if weights else None)
+        found = np.concatenate(weights)
+        return Gathered(pairs, np.concatenate(held_out), None if (found == found[0]).all() else found)
 
     def mean_maps(self, slots: Sequence[int]) -> tuple[list[Array], list[Array]]:
         """Return the means over examples of the values of `slots`, before and after, without the batch axis.
@@ -314,7 +322,12 @@ def joined(before: Batch, after: Batch) -> Joined:
         n_positions = [tf.size(v) // (tf.shape(v)[0] * (v.shape[-1] or 1)) for v in before]
         weights = tf.concat([tf.repeat(row_weights(v), n) for v, n in zip(before, n_positions, strict=True)], axis=0)
     if any(counted_steps(value) is not None for value in before):
-        counted = tf.concat([tf.reshape(at_positions(v, counted_steps(v)), [-1]) for v in before], axis=0)
+        shares = [at_positions(v, counted_steps(v)) for v in before]
+        if any(share.dtype == tf.float32 for share in shares):
+            share = tf.concat([tf.reshape(tf.cast(each, tf.float32), [-1]) for each in shares], axis=0)
+            weights, counted = (share if weights is None else share * weights), share > 0
+        else:
+            counted = tf.concat([tf.reshape(each, [-1]) for each in shares], axis=0)
         one, other = (tf.boolean_mask(x, counted) for x in (one, other))
         weights = None if weights is None else tf.boolean_mask(weights, counted)
     return Joined(one, other, weights)
