@@ -14,12 +14,11 @@ import copy
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
 import pandas as pd
 from _lib.arguments import new_parser
+from _lib.enumerable import examples, network, true_impacts
 from _lib.results import save_settings
-from keras import layers
 from scipy import stats
 from statsmodels.stats.multitest import multipletests
 
@@ -34,51 +33,6 @@ RATE = 0.3
 CASES = {"few": (10, 2_000), "many": (120, 4_000)}
 N_EXAMPLES = 40
 POOL, DRAWN = 2_000, 100
-
-
-def network(n_elements: int, seed: int) -> keras.Model:
-    """A network with whole-number activations; every second unit has no outgoing weight."""
-    rng = np.random.default_rng(seed)
-    model = keras.Sequential(
-        [keras.Input((8,)), layers.Dense(n_elements, activation="relu", name="units"), layers.Dense(1, name="out")]
-    )
-    kernel = rng.integers(-1, 2, size=(8, n_elements)).astype(float)
-    bias = rng.integers(0, 2, size=n_elements).astype(float)
-    outgoing = rng.choice([-2.0, -1.0, 1.0, 2.0], size=(n_elements, 1))
-    outgoing[1::2] = 0.0
-    model.get_layer("units").set_weights([kernel, bias])
-    model.get_layer("out").set_weights([outgoing, np.array([0.5])])
-    return model
-
-
-def examples(model: keras.Model, n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Whole-number inputs, and labels that agree with the model in four cases of five."""
-    rng = np.random.default_rng(seed)
-    x = rng.integers(-2, 3, size=(n, 8)).astype(np.float32)
-    says = np.asarray(model(x))[:, 0] > 0
-    return x, np.where(rng.random(n) < 0.8, says, ~says).astype(np.int64)
-
-
-def true_impacts(model: keras.Model, data: tuple[np.ndarray, np.ndarray]) -> dict[str, np.ndarray]:
-    """Exact impacts: the output is a sum of independent whole numbers, whose distributions are convolved."""
-    x, y = data
-    outgoing = model.get_layer("out").get_weights()[0][:, 0]
-    each = (np.asarray(model.get_layer("units")(x)) * outgoing).round().astype(int)
-    reach = int(np.abs(each).sum(axis=1).max()) + 1
-    outputs = np.arange(-reach, reach + 1) + 0.5
-    impacts = {name: np.zeros(each.shape[1]) for name in ("loss", "accuracy")}
-    for adds, label in zip(each, y, strict=True):
-        towards = outputs if label else -outputs
-        worse = {"loss": np.logaddexp(0.0, -towards), "accuracy": -(towards > 0).astype(float)}
-        for j in np.flatnonzero(adds):
-            others = np.zeros(len(outputs))
-            others[reach] = 1.0
-            for value in np.delete(adds, j):
-                if value:
-                    others = (1 - RATE) * np.roll(others, value) + RATE * others
-            for name, values in worse.items():
-                impacts[name][j] += (others @ values - np.roll(others, adds[j]) @ values) / len(y)
-    return impacts
 
 
 def fits(record: dr.Record, column: int, outcome: str) -> Iterator[tuple[str, regression.Fit]]:
@@ -96,10 +50,11 @@ def within_data(case: str, replications: int, seed: int) -> list[dict[str, Any]]
     n_elements, rows = CASES[case]
     model = network(n_elements, seed)
     data = examples(model, N_EXAMPLES, seed)
-    elements, truth = dr.elements(model), true_impacts(model, data)
+    elements, truth = dr.elements(model), true_impacts(model, data, RATE)
     found = []
     for design in (dr.designs.Bernoulli(RATE), dr.designs.Paired(RATE)):
-        for outcome, expected in truth.items():
+        for outcome in ("loss", "accuracy"):
+            expected = truth[outcome]
             record = dr.sample(
                 *(model, data, elements),
                 rows=rows * replications,
@@ -126,7 +81,7 @@ def over_population(case: str, replications: int, seed: int) -> list[dict[str, A
     n_elements, rows = CASES[case]
     model = network(n_elements, seed)
     x, y = examples(model, POOL, seed)
-    elements, truth = dr.elements(model), true_impacts(model, (x, y))
+    elements, truth = dr.elements(model), true_impacts(model, (x, y), RATE)
     masked, design, found = MaskedNetwork(model, elements), dr.designs.Bernoulli(RATE), []
     whole = np.asarray(model(x))[:, 0]
 
