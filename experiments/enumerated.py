@@ -48,9 +48,11 @@ def judged(tables: list[dr.ImpactTable], truth: np.ndarray) -> dict[str, float]:
         "coverage": float(np.nanmean(covered[:, live])),
         "coverage_se": float(np.nanstd(by_replication, ddof=1) / np.sqrt(len(tables))),
         "truly_largest": float(np.nanmean(covered[:, largest])),
-        "truly_largest_se": float(np.nanstd(np.nanmean(covered[:, largest], axis=1), ddof=1) / np.sqrt(len(tables))),
+        "truly_largest_se": float(np.nanstd(np.nanmean(covered[:, largest], 1), ddof=1) / np.sqrt(len(tables))),
         "without": float(1.0 - known[:, live].mean()),
-        "largest_bias_in_errors": float(np.abs((impacts - truth)[:, live].mean(axis=0)).max() / np.nanmean(errors[:, live])),
+        "largest_bias_in_errors": float(
+            np.abs((impacts - truth)[:, live].mean(axis=0)).max() / np.nanmean(errors[:, live])
+        ),
         "variance_ratio": float(np.nanmean(errors[:, live] ** 2) / ((impacts - truth)[:, live] ** 2).mean()),
     }
     return found

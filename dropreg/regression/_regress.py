@@ -9,6 +9,7 @@ import numpy as np
 from .._utils import ROUNDING, Array, check_between, check_type, is_number, one_blas_thread
 from ..errors import ParameterError, UnidentifiedError
 from ..sampling import Record, RunSettings
+from ._adjusted import adjusted
 from ._assisted import assisted, assisted_marginal, gradient_change, gradient_only
 from ._compression import CompressedDesign, Rows, compress, observations
 from ._corrected import Stratum, combined, corrected, shrunk, unchanged, unmeasured, without_change
@@ -21,12 +22,13 @@ from ._penalized import Penalty, ridge
 from ._slices import ConstantError, by_slice
 from ._uncertainty import Uncertainty
 
-Estimator = Literal["auto", "corrected", "assisted", "gradient", "ols", "ridge", "marginal"]
+Estimator = Literal["auto", "corrected", "assisted", "gradient", "ols", "adjusted", "ridge", "marginal"]
 _LABELS = {
     "corrected": "gradients corrected by flips",
     "assisted": "gradient-assisted regression",
     "gradient": "gradient at the dropout states",
     "ols": "OLS",
+    "adjusted": "OLS adjusted by example",
     "ridge": "ridge",
     "marginal": "marginal regression",
 }
@@ -65,17 +67,18 @@ def regress(
         or one value for each example. The rows of each slice are regressed apart. Gradients are there for slices that
         were given to `sample` only; others are estimated by OLS.
     estimator : str
-        "corrected": the recorded gradients, corrected by rows in which one element is flipped; unbiased, with
-        intervals that hold. "assisted": regression that shrinks towards the recorded gradients. "gradient": the
-        gradients alone. "ols": by statsmodels. "ridge": shrunk towards zero. "marginal": one element at a time, for
-        very many elements. "auto" is "corrected" if the record holds flips, "assisted" if it holds gradients only,
-        else "ols". Above 8,000 elements there are all but "ols" and "ridge", in memory proportional to the elements;
-        "auto" without gradients is then "marginal".
+        "corrected": the recorded gradients, corrected by rows in which one element is flipped; unbiased, with intervals
+        that hold. "assisted": regression that shrinks towards the recorded gradients. "gradient": the gradients alone.
+        "ols": by statsmodels. "adjusted": OLS with the mean residual of the other rows of the same example as a
+        covariate, more precise where examples differ and have several rows; not for pairs of masks. "ridge": shrunk
+        towards zero. "marginal": one element at a time, for very many elements. "auto" is "corrected" if the record
+        holds flips, "assisted" if it holds gradients only, else "ols". Above 8,000 elements there are all but "ols",
+        "adjusted" and "ridge", in memory proportional to the elements; "auto" without gradients is then "marginal".
     covariance : {"HC1", "HC3", "cluster", "nonrobust"}
-        Standard errors of OLS and "corrected": "HC1" for inference about this data set, "cluster" (by example) about
-        the population that the examples came from. OLS only: "HC3", as "HC1" for few rows (fewer than ten for each
-        element), and "nonrobust" for rows of equal variance. Other estimators take "HC1" only: ridge and "assisted"
-        have those of a posterior, "gradient" its sampling error, "marginal" heteroscedastic ones.
+        Standard errors of OLS, "adjusted" and "corrected": "HC1" for inference about this data set, "cluster" (by
+        example) about the population that the examples came from. OLS only: "HC3", as "HC1" for few rows (fewer than
+        ten for each element), and "nonrobust" for rows of equal variance. Other estimators take "HC1" only: ridge and
+        "assisted" have those of a posterior, "gradient" its sampling error, "marginal" heteroscedastic ones.
     penalty : float or "evidence", optional
         Of ridge, on squared coefficients; by default "evidence", an average over penalties by marginal likelihood.
     paired : bool, optional
@@ -198,13 +201,19 @@ def choose_estimator(
         name = "ols" if is_dense else "marginal"
         if outcome in settings.gradients:
             name = "corrected" if settings.flips else "assisted"
-    allowed = {"ols": get_args(CovarianceType), "corrected": ("HC1", "cluster")}
+    allowed = {"ols": get_args(CovarianceType), "adjusted": get_args(CovarianceType), "corrected": ("HC1", "cluster")}
     if covariance not in allowed.get(name, ("HC1",)):
         raise ParameterError(
             f"`covariance` must be 'HC1', its default, for other estimators than OLS, received {covariance!r} with "
             f"{name!r}: pass estimator='ols'."
         )
-    if name in ("ols", "ridge") and not is_dense:
+    if name == "adjusted" and (settings.examples_per_mask > 1 or settings.masks_per_group > 1):
+        raise ParameterError(
+            f"estimator='adjusted' must have independent masks of one example each, received "
+            f"{settings.examples_per_mask} examples for each mask and masks in groups of {settings.masks_per_group}: "
+            "pass estimator='ols'."
+        )
+    if name in ("ols", "adjusted", "ridge") and not is_dense:
         raise ParameterError(
             f"estimator={name!r} must have at most {MOST_DENSE:,} elements, received {settings.n_elements:,} (a matrix "
             f"of {8 * settings.n_elements**2 / 2**30:,.1f} GiB): pass estimator='marginal', or sample with "
@@ -268,7 +277,7 @@ def _fit(
     if name == "ridge":
         return ridge(design, column, penalty or "evidence")
     check_identified(design, record.elements["element"].tolist())
-    return ols(design, rows, column, covariance)
+    return (adjusted if name == "adjusted" else ols)(design, rows, column, covariance)
 
 
 def _corrected(record: Record, rows: Rows, outcome: str, covariance: CovarianceType) -> Fit:
