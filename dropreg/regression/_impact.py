@@ -397,15 +397,14 @@ class ImpactTable:
         width = max(len(line) for line in self._heading())
         parts = [*self._heading(), "=" * width, self.by_layer().to_string(index=False, float_format=_number)]
         for name, lowest in (("largest", False), ("smallest", True)):
-            ends = self.top(n, lowest=lowest)[shown].to_string(index=False, float_format=_number)
+            ends = _marked(self.top(n, lowest=lowest), shown).to_string(index=False, float_format=_number)
             parts += ["-" * width, f"{name} {self.quantity}", ends]
         parts += [] if self.slices is None else ["=" * width, repr(self.slices)]
         return "\n".join(parts)
 
     def _shown(self, *columns: str) -> list[str]:
-        """Return those of `columns` that the table has, and ``no_change`` where it is True for an element."""
-        marked = "no_change" in self.frame and bool(self.frame["no_change"].any())
-        return [*(name for name in columns if name in self.frame), *(["no_change"] if marked else [])]
+        """Return those of `columns` that the table has."""
+        return [name for name in columns if name in self.frame]
 
     def _heading(self) -> list[str]:
         lines = [
@@ -430,7 +429,7 @@ class ImpactTable:
 
     def __repr__(self) -> str:
         shown = self._shown("rank", "element", "impact", "std_error", "ci_low", "ci_high")
-        lines = self._ends()[shown].to_string(index=False, float_format=_number).split("\n")
+        lines = _marked(self._ends(), shown).to_string(index=False, float_format=_number).split("\n")
         if len(self) > 10:
             lines.insert(6, f"... {len(self) - 10} more".rjust(len(lines[0])))
         return "\n".join([*self._heading(), *lines])
@@ -438,6 +437,12 @@ class ImpactTable:
     def _repr_html_(self) -> str:
         heading = "<br>".join(html.escape(line) for line in self._heading())
         return f"<p>{heading}</p>{self._ends().to_html(index=False, float_format=_number)}"
+
+
+def _marked(rows: pd.DataFrame, columns: list[str]) -> pd.DataFrame:
+    """Return columns of some rows, and ``no_change`` where it is True for one of them."""
+    marked = "no_change" in rows and bool(rows["no_change"].any())
+    return rows[[*columns, *(["no_change"] if marked else [])]]
 
 
 def _number(value: float) -> str:
