@@ -5,8 +5,10 @@ the same cost (--cost row-equivalents); the truth of a replication is the mean o
 coverage of 95 % intervals is reported over all elements whose outcome ever changes, over the tenth of
 truly largest impact, and over the tenth of largest estimated impact, there also for intervals adjusted
 for the selection (false coverage rate). "gain" is the variance of OLS on forward passes at the same cost,
-from one run of its own, over the variance of the estimator: by mean over elements, and by the median
-element. Correlations are with measured outcomes of unseen masks, for tables of the --table cost.
+from one run of its own, over the variance of the estimator over replications, both means over elements.
+"gain_by_errors" is over the mean squared standard error instead, where elements that show little have
+the errors of OLS, and "gain_median" the same of the median element. Correlations are with measured
+outcomes of unseen masks, for tables of the --table cost.
 
 Example: ``python experiments/intervals.py --models mlp cnn --seeds 0``
 """
@@ -120,7 +122,8 @@ def main() -> None:
                 row |= compared(case, outcome, table, seed + 1)
                 errors, live = row.pop("_errors"), row.pop("_live")
                 ols = row.pop("_ols")[live] / (7 * row["rows"])
-                row["gain"] = ols.mean() / np.nanmean(errors**2)
+                row["gain"] = ols.mean() / np.nanmean(errors**2) * row["squared_error_over_variance"]
+                row["gain_by_errors"] = ols.mean() / np.nanmean(errors**2)
                 row["gain_median"] = float(np.nanmedian(ols / np.nanmean(errors**2, axis=0)))
                 found.append(row)
                 frame = pd.DataFrame(found)
