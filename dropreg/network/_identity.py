@@ -157,6 +157,8 @@ def _config_of(layer: Any) -> dict[str, Any]:
     import keras
 
     config = None if isinstance(layer, keras.Model) else keras_config(layer)  # that of a model is that of its layers
+    if config is None and not isinstance(layer, keras.Model):
+        config = _attributes(layer)
     config = {k: v for k, v in (config or {}).items() if k not in _OF_KERAS and not k.endswith(_NO_EFFECT)}
     config |= {name: _digest(function) for name, function in own_functions(layer).items()}
     if not is_installed(type(layer)):
