@@ -22,7 +22,7 @@ def keras_config(value: Any) -> dict[str, Any] | None:
         warnings.simplefilter("ignore", UserWarning)  # about lambdas, whose code is compared by itself
         try:
             return value.get_config()
-        except NotImplementedError:
+        except (NotImplementedError, AttributeError):
             return None
 
 

@@ -1,12 +1,13 @@
 """Layers and residual branches that can be removed without changing any shape."""
 
 import math
+from collections import Counter
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..graph import Call, Graph, Shape, all_layers
+from ..graph import Call, Graph, Shape, all_layers, keeps_its_shape
 from ..layers import n_channels, rule_for
 from ._gates import Gate, InnerGate
 from ._table import Choice, Elements, Found, found
@@ -24,6 +25,8 @@ def find_layers(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
     """Find the layers with weights whose output has the shape of their input; the identity can replace them."""
     number = {id(layer): k for k, layer in enumerate(all_layers(model))}
     calls = [(call.layer, _only_shape(_input_shapes(call)), _single(call.output_shapes)) for call in graph.calls]
+    calls += [(call.layer, call.input_shapes[0], _single(call.output_shapes)) for call in graph.composites]
+    written_out = {id(call.layer): call for call in graph.composites}
     if graph.inside is not None:
         calls = [(call.layer, call.input_shape, call.output_shape) for call in graph.inside]
     reasons: dict[int, str] = {}
@@ -31,15 +34,17 @@ def find_layers(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
     for layer, before, after in calls:
         if id(layer) in number and n_params(layer):
             layers[id(layer)] = layer
-            if (other := graph.shared.other(layer, graph.names[id(layer)])) is not None:
+            other = None if id(layer) in written_out else graph.shared.other(layer, graph.names[id(layer)])
+            if other is not None:
                 reasons.setdefault(id(layer), f"it shares weights with layer '{other}'")
             if after is None:
                 reasons[id(layer)] = "it returns several tensors, so the identity cannot replace it"
             elif before is None or before != after:
                 reasons[id(layer)] = "its output has another shape than its input, so the identity cannot replace it"
-            elif None in before[1:]:
+            elif None in before[1:] and not (id(layer) in written_out and keeps_its_shape(written_out[id(layer)])):
                 unknown = f"its input has unknown sizes, {before}, so its output may have another shape"
                 reasons.setdefault(id(layer), unknown)
+    _choose_blocks(graph, reasons, choice)
     chosen = [layer for key, layer in layers.items() if key not in reasons and choice.takes(graph.names[id(layer)])]
     return found(
         [graph.names[id(layer)] for layer in chosen],
@@ -52,6 +57,19 @@ def find_layers(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
         left_out=tuple((graph.names[key], reasons[key]) for key in layers if key in reasons),
         known=[graph.names[key] for key in layers],
     )
+
+
+def _choose_blocks(graph: Graph, reasons: dict[int, str], choice: Choice) -> None:
+    """Add to `reasons` the layers that hold several blocks, and those inside a block that is an element itself."""
+    blocks = {id(call.layer): call for call in graph.composites}
+    for call in graph.composites[::-1]:  # outer ones first
+        inside = all_layers(call.layer)[1:]
+        kinds = Counter(type(part) for part in inside if id(part) in blocks)
+        if kinds and max(kinds.values()) > 1:
+            reasons.setdefault(id(call.layer), "it holds several layers of one class, which are elements themselves")
+        elif id(call.layer) not in reasons and choice.takes(call.name):
+            for part in inside:
+                reasons.setdefault(id(part), f"it lies inside layer '{call.name}', which is an element")
 
 
 def _weights(graph: Graph, calls: Collection[int]) -> dict[int, int]:

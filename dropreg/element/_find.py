@@ -137,7 +137,9 @@ def _names_by_entry(
     import keras
 
     result: dict[str, tuple[str, ...]] = {}
-    for entry in [entries] if isinstance(entries, str | keras.layers.Layer) else entries:
+    written_out = {call.name: call.layer for call in graph.composites}
+    for given in [entries] if isinstance(entries, str | keras.layers.Layer) else entries:
+        entry = written_out.get(given, given) if isinstance(given, str) else given
         if isinstance(entry, str):
             result[entry] = (entry,)
         elif not isinstance(entry, keras.layers.Layer):

@@ -17,7 +17,7 @@ def find(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
     """Find the heads of every attention layer; a mask multiplies a head's input to the output projection."""
     layers = all_layers(model)
     number = {id(layer): k for k, layer in enumerate(layers)}
-    names, indices, params, macs, gates, known = [], [], [], [], [], []
+    names, kinds, indices, params, macs, gates, known = [], [], [], [], [], [], []
     consumed = {*graph.outputs, *(slot for call in graph.calls for slot in call.inputs)}
     left_out: dict[str, str] = {}
     for layer in layers:
@@ -34,11 +34,13 @@ def find(model: "keras.Model", graph: Graph, choice: Choice) -> Found:
             continue
         if not choice.takes(name):
             continue
-        gates.append(InnerGate("heads", number[id(heads.projection)], np.arange(len(names), len(names) + heads.count)))
+        columns = np.repeat(np.arange(len(names), len(names) + heads.count), heads.each)
+        gates.append(InnerGate("heads", number[id(heads.projection)], columns))
+        kinds += ["head" if heads.each == 1 else "key/value group"] * heads.count
         names += [name] * heads.count
         indices += range(heads.count)
         params += [heads.params] * heads.count
         shapes = [call.input_shapes for call in graph.calls if call.layer is layer]
         macs += [sum(heads.macs(shape) for shape in shapes) if shapes else np.nan] * heads.count
     more = {"inner_gates": tuple(gates), "left_out": tuple(left_out.items())}
-    return found(names, ["head"] * len(names), indices, params, macs, known=known, **more)
+    return found(names, kinds, indices, params, macs, known=known, **more)

@@ -19,7 +19,14 @@ if TYPE_CHECKING:
 
 Kind = Literal["neurons", "embeddings", "heads", "layers", "branches", "weights"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-_SUFFIX = {"head": ".head", "branch": ".branch", "row": ".row", "column": ".column", "block": ".block"}
+_SUFFIX = {
+    "head": ".head",
+    "key/value group": ".group",
+    "branch": ".branch",
+    "row": ".row",
+    "column": ".column",
+    "block": ".block",
+}
 
 
 @dataclass(frozen=True, repr=False)
@@ -32,8 +39,8 @@ class Elements:
     ----------
     layers, kinds : tuple of str
         Layer of each element (of its first unit, where several units are tied), and what it is: "neuron" (Dense),
-        "filter" (convolution), "recurrent unit", "dimension" (of an embedding), "head", "layer", "branch", "weight",
-        or a group of weights: "row", "column", "block", "group".
+        "filter" (convolution), "recurrent unit", "dimension" (of an embedding), "head", "key/value group" (of
+        heads), "layer", "branch", "weight", or a group of weights: "row", "column", "block", "group".
     indices : ndarray of int64, shape (n_elements,)
         Position of that unit in its layer; of a weight, in the flattened kernel.
     params : ndarray of int64, shape (n_elements,)

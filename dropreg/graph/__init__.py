@@ -1,8 +1,9 @@
 """A Keras model as a graph of calls.
 
-`_trace` writes a model out as calls (`_calls`), `_subclassed` does so for subclassed models. Only `_access` reads
-private parts of Keras. `_memory` counts what calls hold in memory. `_backend` refuses other backends. `_compile`
-compiles functions and runs them in batches.
+`_trace` writes a model out as calls (`_calls`), with those inside composite layers (`_composite`, `_sizes`);
+`_subclassed` makes one call of a model that cannot be written out. Only `_access` reads private parts of Keras.
+`_memory` counts what calls hold in memory. `_backend` refuses other backends. `_compile` compiles functions and runs
+them in batches.
 """
 
 # ruff: noqa: F401 (the names are for other packages)
@@ -19,6 +20,7 @@ from ._access import (
     operation_names,
     patched,
     quantization_of,
+    replace_sublayer,
     replaced_method,
     schedule_of,
     seed_states,
@@ -29,8 +31,10 @@ from ._access import (
 from ._calling import BATCH, batch_size_of, call_model, call_outputs
 from ._calls import Call, Graph, Ref, Shape
 from ._compile import compiled, map_batches, run_batches, traced
+from ._composite import keep_as_one_call, qualified_name
 from ._memory import MOST_FLOATS, floats_per_row, rows_that_fit, size_of
 from ._padding import with_same_masks
+from ._sizes import Size, SizedOperation
 from ._timesteps import (
     at_positions,
     by_row,
@@ -47,4 +51,4 @@ from ._timesteps import (
     with_row_weights,
     with_step_mask,
 )
-from ._trace import trace_graph
+from ._trace import keeps_its_shape, trace_graph, trace_layers

@@ -1,7 +1,7 @@
 """Access to private parts of Keras; no other module imports ``keras.src`` or reads its private attributes."""
 
 import inspect
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
@@ -92,9 +92,9 @@ def operation_names() -> frozenset[str]:
     return frozenset(found)
 
 
-def replaced_method(layer: Any) -> str | None:
-    """Return the name of a method that was replaced on this one layer, or on one inside it; None if there is none."""
-    for part in all_layers(layer):
+def replaced_method(layer: Any, *, inside: bool = True) -> str | None:
+    """Return the name of a method that was replaced on this one layer, or on one `inside` it; None if there is none."""
+    for part in all_layers(layer) if inside else [layer]:
         for name in vars(part).keys() & _methods_of(type(part)):
             if (id(part), name) not in _PATCHED:
                 return name
@@ -127,6 +127,65 @@ def sharing_scope(numbers: Iterable[int]) -> Iterator[dict[int, Any]]:
         global_state.set_global_attribute("shared_objects/id_to_config_map", marked)
         global_state.set_global_attribute("shared_objects/id_to_obj_map", made)
         yield made
+
+
+@contextmanager
+def nodes_restored(layers: Sequence[Any]) -> Iterator[None]:
+    """Forget, on exit, the calls on symbolic tensors that layers record inside a ``with`` block."""
+    kept = [(layer, list(layer._inbound_nodes), list(layer._outbound_nodes)) for layer in layers]
+    try:
+        yield
+    finally:
+        for layer, inbound, outbound in kept:
+            layer._inbound_nodes[:], layer._outbound_nodes[:] = inbound, outbound
+
+
+@contextmanager
+def names_restored() -> Iterator[None]:
+    """Restore, on exit, the numbers that Keras gives to new layers and operations without a name."""
+    key = "object_name_uids"
+    kept = global_state.get_global_attribute(key)
+    global_state.set_global_attribute(key, defaultdict(int, kept or {}))
+    try:
+        yield
+    finally:
+        global_state.set_global_attribute(key, kept)
+
+
+def nodes_that_compute(tensors: Iterable[Any]) -> list[Any]:
+    """Return the recorded calls that symbolic tensors depend on, in an order in which they can run."""
+    found: dict[int, Any] = {}
+    waiting = [(tensor, False) for tensor in tensors][::-1]
+    while waiting:
+        tensor, ready = waiting.pop()
+        history = getattr(tensor, "_keras_history", None)
+        if history is None or history.operation is None:
+            continue
+        node = history.operation._inbound_nodes[history.node_index]
+        if id(node) in found:
+            continue
+        if ready:
+            found[id(node)] = node
+        else:
+            waiting.append((tensor, True))
+            waiting += [(before, False) for before in node.input_tensors[::-1]]
+    return list(found.values())
+
+
+def keras_base(kind: type) -> type | None:
+    """Return the first class in the method resolution order of `kind` that belongs to Keras; None without one."""
+    return next((base for base in kind.__mro__ if base.__module__.startswith("keras.src.")), None)
+
+
+def replace_sublayer(layer: Any, attribute: str, new: Any) -> None:
+    """Put a new, built layer in the place of the one that an attribute of a layer, built or not, refers to."""
+    old, tracker = getattr(layer, attribute), layer._tracker
+    locked, place = tracker.locked, next(k for k, inner in enumerate(layer._layers) if inner is old)
+    tracker.unlock()
+    tracker.untrack(old)
+    setattr(layer, attribute, new)
+    layer._layers.insert(place, layer._layers.pop())
+    tracker.locked = locked
 
 
 def call_name(layer: Any) -> str:

@@ -24,7 +24,8 @@ def call_outputs(model: keras.Model | Graph, inputs: Sequence[Any], *, training:
     """The model's outputs for one tensor for each input; a subclassed model always runs in inference mode."""
     called: Any = model.model if isinstance(model, Graph) else model
     if is_opaque(called):
-        return trace_graph(model).calls[0].run(inputs)
+        graph = trace_graph(model)
+        return (graph.whole or graph.calls[0]).run(inputs)
     pack: Any = keras.tree.pack_sequence_as
     arranged = inputs[0] if isinstance(called, keras.Sequential) else pack(called.input, list(inputs))
     return keras.tree.flatten(called(arranged, training=training))

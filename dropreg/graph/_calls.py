@@ -41,6 +41,8 @@ class Call:
         Name of the layer, as in `Graph.names`.
     unmasked : tuple of int
         Those of `inputs` whose time step mask an earlier layer has removed.
+    dtypes : tuple of str
+        Data types of the inputs.
     """
 
     layer: Any
@@ -52,6 +54,7 @@ class Call:
     output_shapes: tuple[Shape, ...]
     name: str
     unmasked: tuple[int, ...] = ()
+    dtypes: tuple[str, ...] = ()
 
     @property
     def kind(self) -> str:
@@ -108,7 +111,7 @@ class Inside:
 class Graph:
     """A model as a list of calls in which every slot is computed by one call or is an input of the model.
 
-    A subclassed model is a single call.
+    A subclassed model whose ``call`` cannot be traced is a single call.
 
     Attributes
     ----------
@@ -132,9 +135,16 @@ class Graph:
     traced_dtype : str
         Type of the inputs that a subclassed model was traced with.
     inside : tuple of Inside or None
-        The calls inside a subclassed model, in the order in which they ran; None for other models.
+        The calls inside a subclassed model that is a single call, in the order in which they ran; None otherwise.
     shared : SharedWeights
         The weights that several called layers use.
+    composites : tuple of Call
+        The calls of composite layers that are written out, inner ones first.
+    rowless : frozenset of int
+        Slots without an axis of rows: sizes, and what is computed from sizes alone. They cannot be divided into rows,
+        so they are computed anew wherever they are needed.
+    whole : Call or None
+        A subclassed model as a single call; None for other models.
     """
 
     model: keras.Model
@@ -151,6 +161,9 @@ class Graph:
     traced_dtype: str = "float32"
     inside: tuple[Inside, ...] | None = None
     shared: SharedWeights = field(default_factory=SharedWeights)
+    composites: tuple[Call, ...] = ()
+    rowless: frozenset[int] = frozenset()
+    whole: Call | None = None
 
     def downstream(self, calls: Iterable[int]) -> list[int]:
         """Return the numbers of `calls` and of all calls that depend on them, in running order."""
@@ -171,8 +184,22 @@ class Graph:
                 wanted.update(set(call.inputs).difference(known))
         return found[::-1]
 
+    def with_rowless(self, calls: Collection[int]) -> list[int]:
+        """Return `calls` and those that compute the `rowless` slots that they consume, in running order."""
+        wanted, found = {slot for number in calls for slot in self.calls[number].inputs}, set(calls)
+        for number in reversed(range(len(self.calls)) if self.rowless else ()):
+            call = self.calls[number]
+            if self.rowless.intersection(call.outputs) & wanted:
+                found.add(number)
+                wanted.update(call.inputs)
+        return sorted(found)
+
     def frontier(self, calls: Collection[int], outputs: Iterable[int]) -> tuple[int, ...]:
-        """Return the slots in `outputs` or consumed by `calls` that `calls` do not compute, in order of first use."""
+        """Return the slots in `outputs` or consumed by `calls` that `calls` do not compute, in order of first use.
+
+        Slots without rows are not among them: they are computed from those that are (`with_rowless`).
+        """
+        calls = self.with_rowless(calls)
         computed = {slot for number in calls for slot in self.calls[number].outputs}
         needed = [*(slot for number in calls for slot in self.calls[number].inputs), *outputs]
         return tuple(dict.fromkeys(slot for slot in needed if slot not in computed))

@@ -39,7 +39,7 @@ class SharedWeights(NamedTuple):
         return next((user for v in borrowed for user in self.users[id(v)] if user != name), None)
 
 
-class _Reads(keras.StatelessScope):
+class Reads(keras.StatelessScope):
     """A scope that collects the variables that are read in it."""
 
     def __init__(self) -> None:
@@ -105,7 +105,7 @@ def _read_by(
     def run(given: list[Any]) -> None:
         values = dict(zip(inputs, given, strict=True))
         for number, call in enumerate(calls):
-            with _Reads() as scope:
+            with Reads() as scope:
                 values.update(zip(call.outputs, call.run_on(with_same_masks(call, values)), strict=True))
             if number in borrowers:
                 read.setdefault(id(call.layer), {}).update(scope.found)

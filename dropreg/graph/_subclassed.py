@@ -1,22 +1,39 @@
-"""Trace a subclassed model, whose graph is Python code, as a graph with a single call."""
+"""Trace a subclassed model, whose graph is Python code that cannot be written out, as a graph with a single call."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
 import tensorflow as tf
 
 from ..errors import ModelError
-from ._access import all_layers, built_shapes, call_name, names_of, patched
+from ._access import all_layers, built_shapes, call_name, names_of, patched, variables_of
 from ._calls import Call, Graph, Inside, Ref, Shape
 from ._compile import compiled
 from ._timesteps import step_mask
+
+_DTYPES = ("float32", "int32")
+
+
+def model_inputs(model: Any) -> Iterator[tuple[list[Any], Any]]:
+    """Yield symbolic inputs of a subclassed model, flat and as the argument of its call, for each type they may have.
+
+    There are none for a model that is not built or takes several arguments.
+    """
+    known = built_shapes(model)
+    if model.built and len(known) == 1 and not variables_of(model):
+        shapes = _built_shapes(model)
+        for dtype in _DTYPES:
+            argument = keras.tree.map_shape_structure(
+                lambda shape, dtype=dtype: keras.KerasTensor(shape, dtype), shapes
+            )
+            yield keras.tree.flatten(argument), argument
 
 
 def trace_opaque(model: Any) -> Graph:
     """Return a graph with one call, and record the calls inside the model in one run on symbolic tensors."""
     shapes = _built_shapes(model)
-    for dtype in ("float32", "int32"):
+    for dtype in _DTYPES:
         specs = keras.tree.map_shape_structure(lambda shape, dtype=dtype: tf.TensorSpec(shape, dtype), shapes)
         try:
             inside, output_shapes, mask_ranks = _record_calls(model, specs)

@@ -80,7 +80,7 @@ class KernelRule(LinearReader):
         first = add_gate(call, index, 0, inputs[0], channels)
         labels = add_units(self, call, channels)
         channels.charge(inputs[0], params=per_input if first else 0, macs=per_input * n_positions)
-        bias = call.layer.use_bias
+        bias = self.has_bias(call)
         channels.charge(labels, params=per_unit + bias if first else 0, macs=per_unit * n_positions)
         return [labels]
 

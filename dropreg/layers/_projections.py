@@ -20,18 +20,22 @@ class Heads:
     Parameters
     ----------
     count : int
+        Number of elements: heads, or groups of heads that share a key head.
     projection : keras.layers.Layer
         Sublayer that consumes the heads, along the next-to-last axis of its input.
     params : int
-        Parameters of one head.
+        Parameters of one element.
     macs : callable
-        Returns the multiply-adds of one head per example, from the input shapes of the call.
+        Returns the multiply-adds of one element per example, from the input shapes of the call.
+    each : int
+        Number of (consecutive) query heads of one element.
     """
 
     count: int
     projection: Any
     params: int
     macs: Callable[[tuple[Shape, ...]], float]
+    each: int = 1
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 
 from ..errors import ParameterError
-from ..graph import operation_names, replaced_method
+from ..graph import keep_as_one_call, operation_names, qualified_name, replaced_method
 from ._common import Unknown
 from ._rule import Rule
 
@@ -25,7 +25,8 @@ def register(*layers: type | str, rule: Rule) -> None:
     *layers : type or str
         Layer classes; subclasses inherit the rule unless they override a computation of the class or add weights. A
         string is the class that stands for a function of ``keras.ops`` in a Functional model, such as "Erf" for
-        ``keras.ops.erf``.
+        ``keras.ops.erf``, or, with the name of its package, a layer class that need not be imported:
+        "keras_hub.RotaryEmbedding".
     rule : Rule
         For example ``Carry()`` for a layer that computes each channel from the same channel of its input.
 
@@ -48,13 +49,16 @@ def register(*layers: type | str, rule: Rule) -> None:
     if not isinstance(rule, Rule):
         raise ParameterError(f"`rule` must be a dropreg.layers.Rule, received {rule!r}: pass an instance.")
     for layer in layers:
-        if isinstance(layer, str):
+        if isinstance(layer, str) and "." not in layer:
             _check_operation(layer)
-        elif not isinstance(layer, type):
+            _OPERATION_RULES[layer] = rule
+            continue
+        if not isinstance(layer, str | type):
             raise ParameterError(
                 f"`layers` must be classes, or names of operations of Keras, received {layer!r}: pass type(layer)."
             )
-        (_RULES if isinstance(layer, type) else _OPERATION_RULES)[layer] = rule
+        _RULES[layer] = rule
+        keep_as_one_call(layer)
 
 
 def _check_operation(name: str) -> None:
@@ -93,17 +97,20 @@ def rule_for(layer: Any) -> Rule:
     if not isinstance(layer, keras.layers.Layer):
         return _RULES.get(inherited_from(type(layer), _RULES), Unknown())
     known = inherited_from(type(layer), _RULES)
-    if replaced_method(layer) is not None or (known is not type(layer) and _has_more_state(layer, known)):
+    if replaced_method(layer) is not None or (
+        isinstance(known, type) and known is not type(layer) and _has_more_state(layer, known)
+    ):
         return Unknown()
     return _RULES.get(known, Unknown())
 
 
-def inherited_from(kind: type, registered: Collection[type]) -> type:
-    """Return the registered class whose computations a layer class has unchanged, else the class itself."""
+def inherited_from(kind: type, registered: Collection[Any]) -> Any:
+    """Return the registered class, or its name, whose computations `kind` has unchanged, else `kind` itself."""
     overridden: set[str] = set()
     for base in kind.__mro__:
-        if base in registered:
-            return base if not any(hasattr(base, name) for name in overridden) else kind
+        for key in (base, qualified_name(base)):
+            if key in registered:
+                return key if not any(hasattr(base, name) for name in overridden) else kind
         if not base.__module__.startswith("keras.src."):
             overridden |= {name for name, value in vars(base).items() if _computes(name, value)}
     return kind

@@ -12,6 +12,7 @@ from ..errors import ModelError
 from ..graph import Call, quantization_of
 from ._channels import Channels, Labels
 from ._projections import Array, Heads, Projection
+from ._remade import is_remade, remade, settings_of
 
 Kept = npt.NDArray[np.bool_]
 """Shape (channels,): True for every entry of a tensor's trailing axis that is kept."""
@@ -237,7 +238,7 @@ class Rule:
         -------
         keras.layers.Layer or keras.Operation
         """
-        return type(call.layer).from_config(config)
+        return remade(type(call.layer))(**config) if is_remade(call.layer) else type(call.layer).from_config(config)
 
     def with_moments(self, call: Call, weights: list[Array], before: Moments, after: Moments) -> list[Array]:
         """Return weights that preserve the output's moments when the input's moments change.
@@ -297,6 +298,8 @@ def unchanged(call: Call) -> Cut:
     """
     layer = call.layer
     weights = layer.get_weights() if isinstance(layer, keras.layers.Layer) else []
+    if is_remade(layer):
+        return Cut(settings_of(layer), weights)
     try:
         return Cut(layer.get_config(), weights)
     except NotImplementedError as error:

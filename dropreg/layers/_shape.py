@@ -1,5 +1,6 @@
 """Rules of pooling, padding, flattening and reshaping."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -51,6 +52,8 @@ def _rearrange(call: Call, labels: Labels, before: Shape, after: Shape) -> Label
     sizes = before[1:]
     if None in sizes or None in after[1:]:
         return labels if n_channels(before) == n_channels(after) else None
+    if math.prod(n for n in sizes if n) != math.prod(n for n in after[1:] if n):
+        return None  # the axis of examples takes up others
     entries = np.broadcast_to(labels, tuple(size or 1 for size in sizes)).reshape(-1, n_channels(after))
     return entries[0] if (entries == entries[0]).all() else None
 

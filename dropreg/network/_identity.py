@@ -134,6 +134,9 @@ def _configuration(graph: Graph) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     named = {id(part.layer): graph.names[id(part.layer)] for part in graph.inside or ()}
     named |= {id(call.layer): call.name for call in graph.calls} | {id(graph.model): "model"}
+    around = {id(call.layer): (call.name, call.layer) for call in graph.composites}
+    for name, layer in (*around.values(), *([("model", graph.model)] if graph.whole else [])):
+        found[f"'{name}' ({type(layer).__name__})"] = _config_of(layer)
     for call in graph.calls:
         for number, layer in enumerate(call.layers()):  # parts have names that Keras counts up
             name = f"'{named[id(layer)]}'" if id(layer) in named else f"part {number} of '{call.name}'"
@@ -154,6 +157,8 @@ def _config_of(layer: Any) -> dict[str, Any]:
     import keras
 
     config = None if isinstance(layer, keras.Model) else keras_config(layer)  # that of a model is that of its layers
+    if config is None and not isinstance(layer, keras.Model):
+        config = _attributes(layer)
     config = {k: v for k, v in (config or {}).items() if k not in _OF_KERAS and not k.endswith(_NO_EFFECT)}
     config |= {name: _digest(function) for name, function in own_functions(layer).items()}
     if not is_installed(type(layer)):

@@ -91,11 +91,15 @@ class MaskedNetwork:
         self._layers = all_layers(self.model)
         self.output: int = self.graph.outputs[self.graph.output_number(output)]
         owners = {id(self._layers[gate.layer]) for gate in elements.inner_gates}
-        gated = {gate.call for gate in elements.gates}
+        self._bypasses = _bypasses(self.graph, self._layers, elements)
+        gated = {gate.call for gate in elements.gates}.union(self._bypasses)
         gated |= {k for k, call in enumerate(self.graph.calls) if owners.intersection(map(id, call.layers()))}
         self._suffix = self.graph.downstream(gated)
         self._prefix = sorted(set(range(len(self.graph.calls))).difference(self._suffix))
-        self.frontier: tuple[int, ...] = self.graph.frontier(self._suffix, [self.output])
+        self.frontier: tuple[int, ...] = self.graph.frontier(
+            self._suffix, [self.output, *(slots[0] for found in self._bypasses.values() for slots, _ in found)]
+        )
+        self._suffix = self.graph.with_rowless(self._suffix)
         self.is_idle = self.output in self.frontier  # whether no element has an effect on the output
 
     def floats_per_row(self, n_examples: int) -> int:
@@ -146,6 +150,11 @@ class MaskedNetwork:
                     self._gated(index, position, values[slot], masks) for position, slot in enumerate(call.inputs)
                 ]
                 values.update(zip(call.outputs, call.run(inputs), strict=True))
+                for (before, after), columns in self._bypasses.get(index, ()):
+                    if masks is None:
+                        continue
+                    value, kept = values[before], np.repeat(columns, values[after].shape[-1])
+                    values[after] = value + apply_mask(values[after] - value, masks, kept)
 
     def _inner_changes(
         self, masks: tf.Tensor, n_rows: tf.Tensor
@@ -155,6 +164,8 @@ class MaskedNetwork:
         weights = []
         for gate in self.elements.inner_gates:
             layer = self._layers[gate.layer]
+            if gate.where == "bypass" and any(call.layer is layer for call in self.graph.composites):
+                continue
             if gate.where == "kernel":
                 weights.append(masked_variable(layer, gate, masks))
                 continue
@@ -237,3 +248,21 @@ class MaskedNetwork:
             if used / min(batch_size, len(examples)) * len(examples) > most_bytes:
                 return None
         return [tf.concat(values, axis=0) for values in zip(*parts, strict=True)]
+
+
+Bypasses = dict[int, list[tuple[tuple[int, int], npt.NDArray[np.int64]]]]
+
+
+def _bypasses(graph: Graph, layers: Sequence[Any], elements: Elements) -> Bypasses:
+    """Return the composite layers that masks replace by the identity, by the number of the last call inside.
+
+    Each is given by the slots of its input and of its output, and its element.
+    """
+    writer = {slot: number for number, call in enumerate(graph.calls) for slot in call.outputs}
+    columns = {id(layers[gate.layer]): gate.columns for gate in elements.inner_gates if gate.where == "bypass"}
+    found: Bypasses = {}
+    for call in graph.composites:
+        if id(call.layer) in columns:
+            slots = call.inputs[0], call.outputs[0]
+            found.setdefault(writer[slots[1]], []).append((slots, columns[id(call.layer)]))
+    return found

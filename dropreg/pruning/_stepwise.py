@@ -36,7 +36,7 @@ AnyScorer = Scorer | Callable[..., ImpactTable]
 Numbers = npt.NDArray[np.int64]
 Kept = npt.NDArray[np.bool_]
 _FINDERS = {kind: name for name, kinds in KINDS_OF_UNITS.items() for kind in kinds}
-_FINDERS |= {"head": "heads", "layer": "layers", "branch": "branches"}
+_FINDERS |= {"head": "heads", "key/value group": "heads", "layer": "layers", "branch": "branches"}
 
 
 def score(

@@ -1,5 +1,6 @@
 """New layers from the configs of old ones, which share weights and hold one another as the old ones do."""
 
+import random
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,27 @@ _REMEDY = (
     "let its get_config serialize the layers that it holds with keras.saving.serialize_keras_object, and its "
     "from_config deserialize them"
 )
+
+
+@contextmanager
+def seeds_kept() -> Iterator[None]:
+    """Restore the state of Python's `random` on exit: Keras draws the default seeds of new layers from it."""
+    state = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(state)
+
+
+def refuse_subclassed(graph: Graph, action: str) -> None:
+    """Raise ModelError if a model is a single call, and so cannot be, for example, "copied" (`action`)."""
+    model = graph.model
+    if graph.inside is not None:
+        raise ModelError(
+            f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code "
+            f"that cannot be traced: it cannot be {action}. Use functions of keras.ops in its call, or rebuild it as "
+            "keras.Model(inputs, outputs)."
+        )
 
 
 def check_can_clone(graph: Graph) -> None:

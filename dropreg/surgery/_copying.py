@@ -1,8 +1,5 @@
 """Copies of models, without side effects on random numbers."""
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import keras
@@ -10,43 +7,40 @@ import numpy as np
 
 from .._utils import first_line
 from ..errors import ModelError
-from ..graph import Graph, all_layers, is_opaque, patched, trace_graph
+from ..graph import Graph, all_layers, patched, trace_graph, trace_layers
 from ..layers import rule_for
-from ._clones import check_can_clone, check_same_sharing, clone_function, clones, holds_layers
+from ._clones import (
+    check_can_clone,
+    check_same_sharing,
+    clone_function,
+    clones,
+    holds_layers,
+    refuse_subclassed,
+    seeds_kept,
+)
+from ._original import trace_original
+from ._plan import keep_everything
+from ._rebuild import rebuild
 from ._zeros import HoldZeros
-
-
-@contextmanager
-def seeds_kept() -> Iterator[None]:
-    """Restore the state of Python's `random` on exit: Keras draws the default seeds of new layers from it."""
-    state = random.getstate()
-    try:
-        yield
-    finally:
-        random.setstate(state)
-
-
-def refuse_subclassed(model: keras.Model, action: str) -> None:
-    """Raise ModelError if a model is subclassed and so cannot be, for example, "copied" (`action`)."""
-    if is_opaque(model):
-        raise ModelError(
-            f"model '{model.name}' ({type(model).__name__}) is a subclassed model, whose graph lies in Python code: it "
-            f"cannot be {action}. Rebuild it as keras.Model(inputs, outputs)."
-        )
 
 
 @seeds_kept()
 def copy_model(model: keras.Model | Graph) -> keras.Model:
     """Return an uncompiled copy with the same structure, weights and `HoldZeros` constraints.
 
+    The copy of a subclassed model is a Functional model of the layers inside it.
+
     Raises
     ------
     ModelError
         If the model is subclassed, or a layer cannot be rebuilt from its config with the weights that it shares.
     """
-    graph = trace_graph(model)
-    original = graph.model
-    refuse_subclassed(original, "copied")
+    traced = trace_graph(model)
+    original = traced.model
+    refuse_subclassed(traced, "copied")
+    if traced.whole is not None:
+        return rebuild(trace_original(traced), keep_everything(traced)).model
+    graph = trace_layers(traced)
     check_can_clone(graph)
     compiled = [(layer, "compiled", False) for layer in all_layers(original) if isinstance(layer, keras.Model)]
     try:

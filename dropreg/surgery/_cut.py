@@ -10,8 +10,8 @@ from ..element import Elements, Floor, Selection, check_fits, largest_fraction
 from ..errors import ModelError, ParameterError
 from ..layers import rule_for
 from ._agreement import check_cut
+from ._clones import seeds_kept
 from ._compiling import compile_like
-from ._copying import seeds_kept
 from ._merging import LeastSquares, merge_into, resolve_merge
 from ._original import Original
 from ._plan import Columns, columns_of_labels, keep_by_slot, make_plan, replacements

@@ -7,8 +7,7 @@ import keras
 from ..element import trace_channels
 from ..graph import Graph, trace_graph
 from ..layers import Channels
-from ._clones import check_can_clone
-from ._copying import refuse_subclassed, seeds_kept
+from ._clones import check_can_clone, refuse_subclassed, seeds_kept
 
 
 @dataclass(frozen=True)
@@ -24,6 +23,6 @@ class Original:
 def trace_original(model: keras.Model | Graph) -> Original:
     """Trace a model; raises ModelError if it is not a built Keras model, or one whose layers cannot be copied."""
     graph = trace_graph(model)
-    refuse_subclassed(graph.model, "made smaller")
+    refuse_subclassed(graph, "made smaller")
     check_can_clone(graph)
     return Original(graph.model, graph, trace_channels(graph))

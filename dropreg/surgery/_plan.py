@@ -10,7 +10,7 @@ import numpy.typing as npt
 from ..element import KINDS_OF_UNITS, Elements, Selection
 from ..errors import ModelError
 from ..graph import Graph, all_layers
-from ..layers import Channels, Kept, rule_for
+from ..layers import Channels, Kept, n_channels, rule_for
 from ._original import Original
 
 Columns = npt.NDArray[np.int64]
@@ -43,6 +43,12 @@ class Plan:
                 positions = self.branches.get(index, range(len(call.inputs)))
                 wanted.update(self.slot(call.inputs[position]) for position in positions)
         return live[::-1]
+
+
+def keep_everything(graph: Graph) -> Plan:
+    """Return the plan that keeps all parts of a graph."""
+    kept = {slot: np.ones(n_channels(shape), dtype=bool) for slot, shape in enumerate(graph.shapes)}
+    return Plan(kept, {}, {}, {})
 
 
 def columns_of_labels(channels: Channels, elements: Elements) -> Columns:
@@ -112,7 +118,7 @@ def replacements(original: Original, selection: Selection) -> dict[int, int]:
 
 
 def _calls_of(graph: Graph, layer: Any) -> list[Any]:
-    calls = [call for call in graph.calls if call.layer is layer]
+    calls = [call for call in (*graph.calls, *graph.composites) if call.layer is layer]
     if not calls:
         raise ModelError(
             f"layer '{layer.name}' ({type(layer).__name__}) must be called in the model's own graph to be cut, but it "

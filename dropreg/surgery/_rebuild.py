@@ -33,8 +33,10 @@ def rebuild(original: Original, plan: Plan) -> Rebuilt:
     Nested models are flattened; a layer whose name is taken gets a number.
     """
     graph = original.graph
+    described = zip(graph.inputs, graph.input_dtypes, graph.input_names, strict=True)
     inputs: list[Any] = [
-        keras.Input(batch_shape=tensor.shape, dtype=tensor.dtype, name=tensor.name) for tensor in original.model.inputs
+        keras.Input(batch_shape=graph.shapes[slot], dtype=dtype or graph.traced_dtype, name=name)
+        for slot, dtype, name in described
     ]
     values: dict[int, Any] = dict(zip(graph.inputs, inputs, strict=True))
     with clones(graph) as made:
@@ -43,7 +45,7 @@ def rebuild(original: Original, plan: Plan) -> Rebuilt:
     ends, calls = tuple(plan.slot(slot) for slot in graph.outputs), tuple(new for _, new in pairs)
     known = tuple(tuple(values[k].shape) if k in values else shape for k, shape in enumerate(graph.shapes))
     after = replace(graph, calls=calls, outputs=ends, shapes=known)
-    built = _assemble(original.model, inputs, [values[slot] for slot in ends], [call.layer for call in calls])
+    built = _assemble(graph, inputs, [values[slot] for slot in ends], [call.layer for call in calls])
     return Rebuilt(graph, after, tuple(pairs), plan, built)
 
 
@@ -151,12 +153,17 @@ def _free_name(name: str, names: set[str]) -> str:
     return free
 
 
-def _assemble(model: keras.Model, inputs: list[Any], outputs: list[Any], layers: list[Any]) -> keras.Model:
-    """Return a Sequential model for a flat Sequential `model`, else a Functional one with the same input structure."""
+def _assemble(graph: Graph, inputs: list[Any], outputs: list[Any], layers: list[Any]) -> keras.Model:
+    """Return a Sequential model for a flat Sequential model, else a Functional one with the same input structure."""
+    model: Any = graph.model
+    pack: Callable[..., Any] = keras.tree.pack_sequence_as
+    if graph.whole is not None:
+        return keras.Model(
+            pack(graph.whole.args[0], inputs), outputs if len(outputs) > 1 else outputs[0], name=model.name
+        )
     if isinstance(model, keras.Sequential):
-        if any(isinstance(layer, keras.Model) for layer in model.layers):
+        if graph.composites or any(isinstance(layer, keras.Model) for layer in model.layers):
             return keras.Model(inputs[0], outputs[0], name=model.name)
         own = [layer for layer in layers if isinstance(layer, keras.layers.Layer)]  # Keras adds mask operations itself
         return keras.Sequential([inputs[0], *own], name=model.name)
-    pack: Callable[..., Any] = keras.tree.pack_sequence_as
     return keras.Model(pack(model.input, inputs), pack(model.output, outputs), name=model.name)

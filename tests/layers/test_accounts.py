@@ -7,6 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import dropreg as dr
@@ -34,6 +35,13 @@ class Composite(layers.Layer):
         return self.second(self.first(x))
 
 
+class Opaque(Composite):
+    """A layer of a user that holds two, and whose call cannot be traced."""
+
+    def call(self, x: Any) -> Any:
+        return super().call(tf.identity(x))
+
+
 class Inner(keras.Model):
     """A subclassed model, nested in another model."""
 
@@ -54,7 +62,12 @@ VECTOR, STEPS, IMAGE, VOLUME, FRAMES = (5,), (4, 5), (4, 4, 5), (4, 4, 4, 5), (3
 REGISTER = "register"
 CASES: dict[str, tuple[tuple[int, ...], Callable[..., Any], str | None]] = {
     "Dense": (VECTOR, lambda: layers.Dense(4, name="tested"), None),
-    "EinsumDense": (STEPS, lambda: layers.EinsumDense("abc,cd->abd", (4, 6), name="tested"), REGISTER),
+    "EinsumDense": (STEPS, lambda: layers.EinsumDense("abc,cd->abd", (4, 6), name="tested"), None),
+    "EinsumDense, heads": (
+        STEPS,
+        lambda: layers.EinsumDense("abc,cde->abde", (4, 2, 3), name="tested"),
+        "has more than one axis of channels or units",
+    ),
     "Conv1D": (STEPS, lambda: layers.Conv1D(4, 2, name="tested"), None),
     "Conv2D": (IMAGE, lambda: layers.Conv2D(4, 2, name="tested"), None),
     "Conv3D": (VOLUME, lambda: layers.Conv3D(4, 2, name="tested"), None),
@@ -114,8 +127,9 @@ CASES: dict[str, tuple[tuple[int, ...], Callable[..., Any], str | None]] = {
         REGISTER,
     ),
     "Own": (VECTOR, lambda: Own(name="tested"), REGISTER),
-    "Composite": (VECTOR, lambda: Composite(name="tested"), REGISTER),
-    "nested model": (VECTOR, lambda: Inner(name="tested"), REGISTER),
+    "Opaque": (VECTOR, lambda: Opaque(name="tested"), REGISTER),
+    "Composite": (VECTOR, lambda: Composite(name="tested"), None),
+    "nested model": (VECTOR, lambda: Inner(name="tested"), None),
 }
 """Shape of the input, layer, and a part of the reason for which it is left out (None for elements)."""
 CELLS = ("SimpleRNNCell", "GRUCell", "LSTMCell")
@@ -246,7 +260,7 @@ def test_layers_of_a_subclassed_model_are_named() -> None:
 
         def call(self, x: Any) -> Any:
             x = self.norm(self.hidden(x))
-            return self.out(self.composite(self.attend(x, x)))
+            return self.out(self.composite(self.attend(tf.identity(x), x)))
 
     model = Outer()
     model(np.zeros((2, 4, 5), np.float32))

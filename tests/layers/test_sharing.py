@@ -7,6 +7,7 @@ import keras
 import models
 import numpy as np
 import pytest
+import tensorflow as tf
 from cutting import check_law
 from keras import layers
 
@@ -51,7 +52,7 @@ class LooksUp(Held):
     """Looks words up in the table of an embedding that may be called later."""
 
     def call(self, x: Any) -> Any:
-        return self.embedding(x)
+        return self.embedding(tf.identity(x))  # a function that cannot be traced keeps the call as one
 
 
 class Copied(Tied):
@@ -75,7 +76,7 @@ class Squeezes(layers.Layer):
         self.dense = dense
 
     def call(self, x: Any) -> Any:
-        return keras.ops.tanh(self.dense(x))
+        return keras.ops.tanh(self.dense(tf.identity(x)))
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "dense": self.dense}
@@ -260,4 +261,4 @@ def test_heads_and_layers_that_share_weights_are_left_out() -> None:
 
 class Attends(Squeezes):
     def call(self, x: Any) -> Any:
-        return self.dense(x, x)
+        return self.dense(tf.identity(x), x)

@@ -6,6 +6,7 @@ import keras
 import models
 import numpy as np
 import pytest
+import tensorflow as tf
 from keras import layers
 
 import dropreg as dr
@@ -280,14 +281,15 @@ def test_magnitudes_of_a_layer_that_is_wrapped() -> None:
     np.testing.assert_allclose(table.impact, expected, rtol=1e-6)
 
 
-def test_a_subclassed_model_has_taylor_scores_and_no_magnitudes() -> None:
+@pytest.mark.parametrize("can_be_traced", [True, False])
+def test_a_subclassed_model_has_taylor_scores_and_magnitudes_if_it_can_be_traced(can_be_traced: bool) -> None:
     class Mine(keras.Model):
         def __init__(self) -> None:
             super().__init__()
             self.hidden, self.out = layers.Dense(5, activation="relu"), layers.Dense(3)
 
         def call(self, values: Any) -> Any:
-            return self.out(self.hidden(values))
+            return self.out(self.hidden(values if can_be_traced else tf.identity(values)))
 
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
@@ -300,6 +302,10 @@ def test_a_subclassed_model_has_taylor_scores_and_no_magnitudes() -> None:
         found, expected = (scorer(m, data, dr.elements(m)).impact for m in (model, same))
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
     for scorer in (dr.scorers.magnitude, dr.scorers.activation, dr.scorers.weight_activation):
+        if can_be_traced:
+            found, expected = (scorer(m, data, dr.elements(m)).impact for m in (model, same))
+            np.testing.assert_allclose(found, expected, rtol=1e-4)
+            continue
         with pytest.raises(ModelError, match=r"must know which layers consume a unit.*keras.Model\(inputs, outputs\)"):
             scorer(model, data, dr.elements(model))
 
