@@ -90,7 +90,7 @@ def main() -> None:
         "loss .01": dr.OutcomeLimit(0.01, level=LEVEL),
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
-    found = []
+    found, frame = [], pd.DataFrame()
     for name in arguments.models:
         for seed in arguments.seeds:
             losses = losses_of_models(name, seed, rounds, limits)

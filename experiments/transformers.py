@@ -1,7 +1,8 @@
 """Which elements are found in transformers of KerasHub, and what can be done with them, at tiny sizes.
 
-Run ``PYTHONPATH=.:tests/layers python experiments/transformers.py`` where KerasHub is installed: writes
-``results/transformers.csv``, one row for each family.
+Needs KerasHub, and the folder of tests on the path, which has the families.
+
+Example: ``PYTHONPATH=.:tests python experiments/transformers.py``
 """
 
 import tempfile
@@ -11,19 +12,19 @@ from typing import Any
 import keras
 import numpy as np
 import pandas as pd
-from test_kerashub import FAMILIES, inputs_of
+from _lib.arguments import new_parser
+from _lib.results import save_settings
+from families import FAMILIES, inputs_of
 
 import dropreg as dr
 from dropreg.graph import call_outputs
 from dropreg.network import MaskedNetwork
 
-RESULT = Path(__file__).parent / "results" / "transformers.csv"
 
-
-def of_family(name: str) -> dict[str, Any]:
+def of_family(name: str, seed: int) -> dict[str, Any]:
     """Measure one family; an error is a cell of the table."""
     build, *_ = FAMILIES[name]
-    keras.utils.set_random_seed(0)
+    keras.utils.set_random_seed(seed)
     model = build()
     row: dict[str, Any] = {"family": name, "class": type(model).__name__, "params": model.count_params()}
     for kind in ("neurons", "heads", "branches", "layers"):
@@ -70,5 +71,15 @@ def _reload(model: Any, inputs: Any, found: Any) -> None:
         raise ValueError("the loaded model computes something else")
 
 
+def main() -> None:
+    parser = new_parser(__doc__, "transformers", seeds=(0,))
+    arguments = parser.parse_args()
+    names = ["BERT"] if arguments.quick else list(FAMILIES)
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    frame = pd.DataFrame([of_family(name, arguments.seeds[0]) for name in names])
+    frame.to_csv(arguments.out / "summary.csv", index=False, float_format="%.2g")
+    save_settings(arguments.out, arguments)
+
+
 if __name__ == "__main__":
-    pd.DataFrame([of_family(name) for name in FAMILIES]).to_csv(RESULT, index=False, float_format="%.2g")
+    main()

@@ -3,9 +3,11 @@
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import layers
 
 import dropreg as dr
+
+ops: Any = keras.ops
 
 
 @keras.saving.register_keras_serializable("tests")

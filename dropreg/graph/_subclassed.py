@@ -32,7 +32,7 @@ def model_inputs(model: Any) -> Iterator[tuple[list[Any], Any]]:
 
 def trace_opaque(model: Any) -> Graph:
     """Return a graph with one call, and record the calls inside the model in one run on symbolic tensors."""
-    shapes = _built_shapes(model)
+    shapes, failure = _built_shapes(model), None
     for dtype in _DTYPES:
         specs = keras.tree.map_shape_structure(lambda shape, dtype=dtype: tf.TensorSpec(shape, dtype), shapes)
         try:

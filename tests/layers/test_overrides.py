@@ -18,6 +18,8 @@ from dropreg.layers import Unknown, rule_for
 from dropreg.network import MaskedNetwork
 from dropreg.surgery import copy_model
 
+ops: Any = keras.ops
+
 
 class Augment(layers.Layer):
     """Random augmentation without a `training` argument."""
@@ -44,12 +46,12 @@ class Noisy(layers.Layer):
 @keras.saving.register_keras_serializable("overrides")
 class Centred(layers.Dense):
     def call(self, inputs: Any, training: Any = None) -> Any:
-        return keras.ops.matmul(inputs, self.kernel - keras.ops.mean(self.kernel, axis=0)) + self.bias
+        return ops.matmul(inputs, self.kernel - ops.mean(self.kernel, axis=0)) + self.bias
 
 
 class Standardized(layers.Conv2D):
     def convolution_op(self, inputs: Any, kernel: Any) -> Any:
-        return super().convolution_op(inputs, kernel - keras.ops.mean(kernel, axis=(0, 1, 2)))
+        return super().convolution_op(inputs, kernel - ops.mean(kernel, axis=(0, 1, 2)))
 
 
 class Scaled(layers.Embedding):
@@ -59,7 +61,7 @@ class Scaled(layers.Embedding):
 
 class Shifted(layers.BatchNormalization):
     def call(self, inputs: Any, training: Any = None, mask: Any = None) -> Any:
-        return super().call(inputs, training=training, mask=mask) - keras.ops.mean(inputs, axis=-1, keepdims=True)
+        return super().call(inputs, training=training, mask=mask) - ops.mean(inputs, axis=-1, keepdims=True)
 
 
 class Renamed(layers.Dense):
@@ -315,7 +317,7 @@ class Square(Twice):
     """Has the name of an operation of Keras, but is none."""
 
     def call(self, x: Any) -> Any:
-        return x - keras.ops.mean(x, axis=-1, keepdims=True)
+        return x - ops.mean(x, axis=-1, keepdims=True)
 
 
 def after_operation(operation: Callable[[Any], Any]) -> keras.Model:
@@ -331,7 +333,7 @@ def test_operations_have_a_rule_once_it_is_registered(monkeypatch: pytest.Monkey
     monkeypatch.setattr(
         registry, "_OPERATION_RULES", {k: v for k, v in registry._OPERATION_RULES.items() if k != "Erf"}
     )
-    cases: dict[Any, Callable[[Any], Any]] = {"Erf": keras.ops.erf, Twice: Twice()}
+    cases: dict[Any, Callable[[Any], Any]] = {"Erf": ops.erf, Twice: Twice()}
     for name, operation in cases.items():
         model = after_operation(operation)
         elements = dr.elements(model)

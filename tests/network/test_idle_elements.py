@@ -81,12 +81,11 @@ def test_idle_elements_can_be_annealed_and_removed(ablation: Any) -> None:
 class Both(layers.Layer):
     """Returns two tensors of its input's shape."""
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
-        self.dense = layers.Dense(6)
+    def build(self, input_shape: Any) -> None:
+        self.kernel = self.add_weight(shape=(6, 6), name="kernel")
 
     def call(self, x: Any) -> Any:
-        return self.dense(x), x + 1
+        return keras.ops.matmul(x, self.kernel), x + 1
 
 
 def test_a_layer_that_returns_several_tensors_is_left_out() -> None:
