@@ -18,7 +18,7 @@ LIMITS = {
     "first-level packages": 13,
     "names in dropreg.__all__": 40,
     "arguments of the longest signature": 12,
-    "lines of the package": 24_000,
+    "lines of the package": 24_300,
     "imports from a file of another package": 0,
     "modules that load TensorFlow where none may": 0,
     "modules that read private parts of Keras": 0,
