@@ -12,7 +12,6 @@ Each mask needs one inverse, of the smaller of C_KK and G_RR, where G = C^-1 is 
 covariance of R given K, and A = -(G_RR)^-1 G_RK.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,7 +24,7 @@ import tensorflow as tf
 from .._utils import Array
 from ..element import Columns, Elements, InnerGate
 from ..errors import ParameterError
-from ..graph import Call, Graph, channel_means, step_mask, weights_of, with_step_mask
+from ..graph import Call, Graph, channel_means, size_of, step_mask, weights_of, with_step_mask
 from ..layers import RecurrentRule, rule_for
 from ._conditional import Moments, conditional
 from ._gating import change_state, pick_masks, shortest_period
@@ -171,7 +170,7 @@ class MergedNetwork(MaskedNetwork):
         many = len(value.shape) > 2 or value.shape[-1] != period
         if not many or self._group is None or None in value.shape[1:]:
             return many
-        return self._group * math.prod(value.shape[1:]) // period >= period
+        return self._group * size_of(value.shape) // period >= period
 
 
 @dataclass(frozen=True)
