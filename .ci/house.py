@@ -17,7 +17,7 @@ LIMITS = {
     "Python files in the top folder": 8,
     "first-level packages": 13,
     "names in dropreg.__all__": 40,
-    "arguments of the longest signature": 12,
+    "arguments of the longest signature": 13,
     "lines of the package": 26_000,
     "imports from a file of another package": 0,
     "modules that load TensorFlow where none may": 0,

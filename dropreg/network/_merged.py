@@ -24,7 +24,7 @@ import tensorflow as tf
 from .._utils import Array
 from ..element import Columns, Elements, InnerGate
 from ..errors import ParameterError
-from ..graph import Call, Graph, channel_means, step_mask, weights_of, with_step_mask
+from ..graph import Call, Graph, channel_means, size_of, step_mask, weights_of, with_step_mask
 from ..layers import RecurrentRule, rule_for
 from ._conditional import Moments, conditional
 from ._gating import change_state, pick_masks, shortest_period
@@ -53,6 +53,9 @@ class MergedNetwork(MaskedNetwork):
         The correlations of the channels are computed from their activations.
     ridge : float
         Added to the diagonal of the correlations.
+    group : int, optional
+        Consecutive rows that will share a mask, if it is known: with few rows, products are formed in the order that is
+        less work.
 
     It raises ParameterError if no element is a channel of an activation.
     """
@@ -60,7 +63,12 @@ class MergedNetwork(MaskedNetwork):
     takes_groups: ClassVar[bool] = True
 
     def __init__(
-        self, model: keras.Model | Graph, elements: Elements, examples: "Examples", ridge: float = 0.01
+        self,
+        model: keras.Model | Graph,
+        elements: Elements,
+        examples: "Examples",
+        ridge: float = 0.01,
+        group: int | None = None,
     ) -> None:
         super().__init__(model, elements, output=examples.output)
         if not can_predict(elements):
@@ -75,6 +83,11 @@ class MergedNetwork(MaskedNetwork):
         self._columns |= {gate.layer: gate.columns for gate in elements.inner_gates if gate.layer in self._states}
         self.recurrent = [np.unique(self._columns[cell][self._columns[cell] >= 0]) for cell in self._states]
         self.moments, self.last = self._measure(examples, ridge)
+        self._group = group
+        self._matrices = {  # tensors that graphs take as inputs; constants would be copied into every graph
+            place: tuple(tf.constant(m, tf.float32) for m in (found.correlation, found.precision))
+            for place, found in self.moments.items()
+        }
 
     def _owners(self, gate: InnerGate) -> list[tuple[Call, int]]:
         """Return the calls of the layer whose states a gate masks, with the cell's number; empty if not mergeable."""
@@ -138,18 +151,26 @@ class MergedNetwork(MaskedNetwork):
         moments = self.moments[place]
         period = len(moments.scale)
         kept = pick_masks(tf.cast(masks, tf.float32), self._columns[place][:period])
-        correlation, precision = (tf.constant(m, tf.float32) for m in (moments.correlation, moments.precision))
+        correlation, precision = self._matrices[place]
         change = conditional(correlation, precision, tf.stop_gradient(kept))
         center, scale = tf.constant(moments.mean, tf.float32), tf.constant(moments.scale, tf.float32)
 
         def merged(value: tf.Tensor) -> tf.Tensor:
             shape = tf.shape(value)
             x = tf.reshape(tf.cast(value, tf.float32) - center, [tf.shape(masks)[0], -1, period]) / scale
-            many = len(value.shape) > 2 or value.shape[-1] != period or place in self._states  # states: at all steps
-            replaced = change.replace(x, kept, precision, many_rows=many)
+            replaced = change.replace(x, kept, precision, many_rows=self._has_many_rows(place, value, period))
             return tf.cast(tf.reshape(replaced * scale, shape) + center, value.dtype)
 
         return merged
+
+    def _has_many_rows(self, place: Place, value: tf.Tensor, period: int) -> bool:
+        """Return whether the rows that share a mask are more than the channels, as far as is known."""
+        if place in self._states:  # at all steps
+            return True
+        many = len(value.shape) > 2 or value.shape[-1] != period
+        if not many or self._group is None or None in value.shape[1:]:
+            return many
+        return self._group * size_of(value.shape) // period >= period
 
 
 @dataclass(frozen=True)

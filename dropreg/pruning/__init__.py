@@ -6,6 +6,7 @@
 
 from ._annealing import Annealing, Schedule, anneal, anneal_path
 from ._compare import compare
+from ._effort import Effort, Minutes
 from ._iterative import FineTuning, prune_iteratively
 from ._limits import AccuracyLimit, OutcomeLimit
 from ._path import SelectionPath
@@ -18,7 +19,9 @@ __all__ = [
     "AccuracyLimit",
     "Annealing",
     "Budget",
+    "Effort",
     "FineTuning",
+    "Minutes",
     "OutcomeLimit",
     "Quantity",
     "Schedule",

@@ -185,11 +185,13 @@ class AccuracyLimit(Limit):
 
     @property
     def measured(self) -> Outcome:
+        """Accuracy."""
         return Accuracy()
 
     @property
     def pilot(self) -> Outcome:
-        return RetainedAccuracy()  # examples become right by chance, because the selection was made with them
+        """Retained accuracy: examples become right by chance, because the selection was made with them."""
+        return RetainedAccuracy()
 
     @property
     def least_examples(self) -> int:
@@ -271,6 +273,7 @@ class OutcomeLimit(Limit):
 
     @property
     def measured(self) -> Outcome:
+        """The outcome."""
         return resolve(self.outcome)
 
     def least_of(self, largest: float) -> int:

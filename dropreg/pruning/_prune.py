@@ -1,5 +1,6 @@
 """Make a model smaller: select, remove, merge and distill."""
 
+from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -8,10 +9,11 @@ from ..data import Data, Examples, Task, check_data, read_once
 from ..element import Elements, Floor, Selection
 from ..element import elements as find_elements
 from ..errors import DataError, ParameterError
-from ..network import can_predict
+from ..network import Question, can_predict
 from ..recovery import Recovery, distilled, resolve_recovery
 from ..surgery import LeastSquares, OnBlocked, Pruned, check_can_cut, cut, resolve_merge, trace_original
 from ._annealing import Annealing, Models, ask_annealing, check_goal, choose
+from ._effort import Budgeted, check_budget, decide, part_of, say
 from ._limits import Limit, held_out_examples
 from ._targets import Target
 
@@ -30,6 +32,7 @@ def prune(
     merge: str | LeastSquares | None = None,
     recovery: str | Recovery | None = None,
     on_blocked: OnBlocked = "raise",
+    budget: Budgeted | None = None,
     task: Task | None = None,
     seed: int = 0,
     progress: bool | None = None,
@@ -64,6 +67,11 @@ def prune(
     on_blocked : {"raise", "keep"}
         What to do where a layer cannot be cut: raise an error, or keep all its elements and list it in
         `Pruned.blocked`.
+    budget : int, dropreg.pruning.Minutes or dropreg.pruning.Effort, optional
+        What merged units and a fraction may cost: row-equivalents (one for the forward pass of one example, two more
+        for a backward pass), minutes, or the `Pruned.effort` of an earlier result, to do the same again. It is kept by
+        fewer and coarser rounds, epochs and examples; a `Recovery` is not part of it. By default large models and data
+        get fewer of them, to take about 15 minutes at most on two free cores, and small ones the usual work.
     task : str, optional
         As in `sample`.
     seed : int
@@ -83,7 +91,8 @@ def prune(
     ModelError
         If a layer would be empty or cannot be cut.
     ParameterError
-        If not exactly one of `fraction` and `target` is given, or a parameter is out of range.
+        If not exactly one of `fraction` and `target` is given, a parameter is out of range, or a budget is too small
+        or given where it has no effect.
     DataError
         If the data do not fit the model or give activations that are not finite, or hold a single example.
 
@@ -98,6 +107,7 @@ def prune(
     """
     if isinstance(data, Selection):
         raise ParameterError("`data` must be examples, received a Selection: call dropreg.remove(model, selection).")
+    check_budget(budget)
     data, original = read_once(data), trace_original(model)
     elements = find_elements(original.graph) if elements is None else elements
     check_goal(elements, fraction, target, floor)
@@ -113,6 +123,25 @@ def prune(
         )
     if fraction is not None and on_blocked == "raise":
         check_can_cut(original, elements, floor)
+    ablation = "merged" if strategy is not None and can_predict(elements) else "zero"
+    options, graph, effort = Annealing(), original.graph, None
+
+    def ask() -> Question:
+        return ask_annealing(graph, examples, elements, ablation=ablation, options=options, task=task, seed=seed)
+
+    question = ask()
+    if fraction is not None and ablation == "merged":
+        usual = None if isinstance(recovery, Recovery) else settings
+        effort = decide(question, usual, budget)
+        say(effort, progress)
+        if effort.reduced:
+            examples, options = part_of(examples, effort), effort.annealing()
+            question, settings = ask(), effort.recovery(usual) or settings
+    elif budget is not None:
+        raise ParameterError(
+            f"`budget` must go with a fraction and with merged units, received {budget!r} with "
+            f"{'a target' if fraction is None else 'elements or a `merge` that replace nothing'}: leave it out."
+        )
 
     def build(selection: Selection, part: Examples) -> Pruned:
         return cut(original, selection, part, merge=merge, on_blocked=on_blocked)
@@ -124,12 +153,9 @@ def prune(
             return smaller
         return distilled(smaller, original.graph, examples, settings, progress=progress)
 
-    ablation = "merged" if strategy is not None and can_predict(elements) else "zero"
-    options, graph = Annealing(), original.graph
-    question = ask_annealing(graph, examples, elements, ablation=ablation, options=options, task=task, seed=seed)
     goal, models = target if fraction is None else float(fraction), Models(original, build, make, on_blocked)
     given = {"held_out": held_out, "models": models, "progress": progress}
-    return make(choose(question, options, ablation, floor, goal=goal, **given))
+    return replace(make(choose(question, options, ablation, floor, goal=goal, **given)), effort=effort)
 
 
 def remove(

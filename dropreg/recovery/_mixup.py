@@ -29,8 +29,8 @@ def continuous(model: keras.Model, inputs: Sequence[npt.NDArray[Any]]) -> list[b
 
 def mixed(
     inputs: Sequence[npt.NDArray[Any]], may_mix: Sequence[bool], share: float, rng: np.random.Generator
-) -> list[npt.NDArray[Any]]:
-    """Return a batch in which some examples are mixed with others: r x + (1 - r) x', with r uniform in [0, 1).
+) -> tuple[list[npt.NDArray[Any]], npt.NDArray[np.bool_]]:
+    """Return a batch in which some examples are mixed with others, and which: r x + (1 - r) x', r uniform in [0, 1).
 
     Parameters
     ----------
@@ -49,4 +49,4 @@ def mixed(
         own = weights.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 1))
         return own * x + (1 - own) * x[others]
 
-    return [mix(x) if may else x for x, may in zip(inputs, may_mix, strict=True)]
+    return [mix(x) if may else x for x, may in zip(inputs, may_mix, strict=True)], weights < 1.0

@@ -14,13 +14,15 @@ from tqdm.auto import tqdm
 from .._utils import hidden
 from ..data import Examples, Prediction, Task, counted_positions, in_float32
 from ..errors import ModelError
-from ..graph import Graph, at_positions, batch_size_of, call_outputs, step_mask, traced
+from ..graph import Graph, at_positions, batch_size_of, call_outputs, floats_per_row, step_mask, traced
 from ..network import Divergence, Loss, are_logits, guess_task, run_model
 from ..surgery import seed_layers
 from ._mixup import continuous, mixed
 from ._settings import Recovery, decayed, make_optimizer
 
 Array = npt.NDArray[np.float32]
+_LARGE = 2**16
+"""Floats of activations for an example, above which a forward pass takes longer than dividing a batch."""
 Numbers = npt.NDArray[np.int64]
 
 
@@ -80,6 +82,8 @@ class Objective:
         self.lessons = [self._lesson(graph, teacher, number) for number in numbers]
         inputs = parts[0].examples.inputs
         self.may_mix = continuous(model, inputs) if settings.mixup > 0 else [False] * len(inputs)
+        large = teacher is not None and floats_per_row(teacher, range(len(teacher.calls))) > _LARGE
+        self._reuses = large and not any(lesson.counted for lesson in self.lessons)
         if any(self.may_mix):
             self._taught = traced(self._answers, [tf.convert_to_tensor(x[:1]) for x in inputs])
 
@@ -121,12 +125,23 @@ class Objective:
         ]
 
     def mixtures(self, rows: Numbers, rng: np.random.Generator) -> tuple[list[Any], list[Any]]:
-        """Return mixtures of some training rows, and the teacher's targets for them, as in `targets`."""
+        """Return mixtures of some training rows, and the teacher's targets for them, as in `targets`.
+
+        A large teacher is only asked about rows that are mixed, unless its answers say which positions count.
+        """
         weights = self._weights(0)
         arrays = [x[rows] for x in (*self.parts[0].examples.inputs, *weights)]
         may_mix = [*self.may_mix, *(True for _ in weights)]
-        tensors = [tf.convert_to_tensor(x) for x in mixed(arrays, may_mix, self.settings.mixup, rng)]
+        mixtures, is_mixed = mixed(arrays, may_mix, self.settings.mixup, rng)
+        tensors = [tf.convert_to_tensor(x) for x in mixtures]
         inputs = tensors[: len(self.may_mix)]
+        if self._reuses:
+            known = [lesson.soft[0][rows] for lesson in self.lessons]
+            if is_mixed.any():
+                asked = self._taught([tf.convert_to_tensor(x[is_mixed]) for x in mixtures[: len(inputs)]])
+                for values, answer in zip(known, asked, strict=True):
+                    values[is_mixed] = answer.numpy()
+            return inputs, [tf.constant(values) for values in known] + tensors[len(inputs) :]
         answers = iter(self._taught(inputs))
         known = [next(answers) for _ in self.lessons]
         for lesson in (lesson for lesson in self.lessons if lesson.counted):

@@ -14,6 +14,7 @@ from ._latency import measure_latency
 from ._sizes import Sizes
 
 if TYPE_CHECKING:
+    from ..pruning import Effort
     from ..recovery import Recovered
 
 OnBlocked = Literal["raise", "keep"]
@@ -47,6 +48,8 @@ class Pruned:
         One row for each step of `dropreg.prune_iteratively`; None otherwise.
     recovered : Recovered or None
         How the model was trained after merging; None if it was not.
+    effort : dropreg.pruning.Effort or None
+        What `dropreg.prune` decided to do for merged units and a fraction; None otherwise.
 
     Examples
     --------
@@ -70,6 +73,7 @@ class Pruned:
     report: Sizes
     history: pd.DataFrame | None = None
     recovered: "Recovered | None" = None
+    effort: "Effort | None" = None
 
     def measure(
         self, data: Data, outcomes: Sequence[OutcomeLike] | OutcomeLike | None = None, *, task: Task | None = None

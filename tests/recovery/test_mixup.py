@@ -13,6 +13,7 @@ from keras import layers
 from test_distillation import assert_same, outputs_of, smaller, three_outputs, weights_of
 
 import dropreg as dr
+from dropreg.recovery import _trainer
 from dropreg.recovery._mixup import continuous, mixed
 
 MIXED = dr.Recovery(epochs=2, batch_size=16, distill=1.0, mixup=0.5, patience=None, seed=5)
@@ -43,9 +44,10 @@ def test_mixtures_lie_between_two_examples_of_the_batch(n_examples: int, share: 
     tokens = rng.integers(0, 9, (n_examples, 4))
     given_inputs = [corners, image, tokens]
     before = [x.copy() for x in given_inputs]
-    parts, images, same = mixed(given_inputs, [True, True, False], share, np.random.default_rng(seed))
+    (parts, images, same), is_mixed = mixed(given_inputs, [True, True, False], share, np.random.default_rng(seed))
     assert_same(before, given_inputs)
     assert same is tokens
+    np.testing.assert_array_equal(parts[~is_mixed], corners[~is_mixed])
     assert images.dtype == np.float16
     assert ((parts >= 0) & (parts <= 1)).all()
     assert ((parts > 0).sum(axis=1) <= 2).all()
@@ -56,7 +58,7 @@ def test_mixtures_lie_between_two_examples_of_the_batch(n_examples: int, share: 
 
 
 def test_the_share_of_mixtures_and_their_proportion() -> None:
-    parts = mixed([np.eye(4000, dtype=np.float32)], [True], 0.3, np.random.default_rng(0))[0]
+    (parts,), _ = mixed([np.eye(4000, dtype=np.float32)], [True], 0.3, np.random.default_rng(0))
     own = np.diag(parts)
     assert np.mean(own < 1) == pytest.approx(0.3, abs=0.03)
     assert own[own < 1].mean() == pytest.approx(0.5, abs=0.03)
@@ -70,14 +72,18 @@ def test_tokens_are_distinguished_from_numbers() -> None:
         assert continuous(model, inputs) == [expected] * len(inputs)
 
 
+@pytest.mark.parametrize(("large", "share"), [(2**16, 1.0), (0, 1.0), (0, 0.5)])
 @pytest.mark.parametrize("name", ["mlp", "two_inputs", "tagger", "tokens_and_numbers", "three_outputs"])
-def test_a_student_equal_to_the_teacher_has_zero_loss_on_mixtures(name: str) -> None:
-    """Its loss is 0 for mixtures only if the teacher was asked about the same ones."""
+def test_a_student_equal_to_the_teacher_has_zero_loss_on_mixtures(
+    name: str, large: int, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its loss is 0 for mixtures only if the teacher was asked about the same ones, also where it knows the others."""
+    monkeypatch.setattr(_trainer, "_LARGE", large)
     made: dict[str, Any] = {"tokens_and_numbers": tokens_and_numbers, "three_outputs": three_outputs}
     model = made[name]() if name in made else models.ready(name)
     x = some_tokens(50) if name == "tokens_and_numbers" else models.data_for(model, 50)[0]
     before = weights_of(model)
-    still = dr.Recovery(learning_rate=1e-12, optimizer="sgd", epochs=1, distill=1.0, mixup=1.0)
+    still = dr.Recovery(learning_rate=1e-12, optimizer="sgd", epochs=1, distill=1.0, mixup=share)
     found = dr.recover(model, (x, None), teacher=model, recovery=still)
     assert abs(found.history["loss"][1]) < 1e-6
     assert_same(before, weights_of(model))

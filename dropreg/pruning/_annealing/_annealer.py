@@ -83,7 +83,7 @@ class Annealer:
         self.start = self._logits = _start(question, options.start)
         self._deletes_units = ablation == "zero" and not elements.one_mask_a_batch
         self._group, self._rows, self._spent = group, rows, 0
-        evaluator = Evaluator(self.question, network=_merged(self.question) if ablation == "merged" else None)
+        evaluator = Evaluator(self.question, network=_merged(self.question, group) if ablation == "merged" else None)
         if isinstance(self.question.outcome, RetainedAccuracy) and not evaluator.original_values().any():
             raise DataError(
                 "`data` must hold examples that the model classifies correctly, received none among "
@@ -312,7 +312,7 @@ def _start(question: Question, start: Any) -> Array:
     return bounded(finite_numbers("start", values, elements), np.inf)
 
 
-def _merged(question: Question) -> "MaskedNetwork":
+def _merged(question: Question, group: int) -> "MaskedNetwork":
     from ...network import MergedNetwork
 
-    return MergedNetwork(question.graph, question.elements, question.examples)
+    return MergedNetwork(question.graph, question.elements, question.examples, group=group)
