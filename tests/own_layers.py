@@ -143,7 +143,7 @@ class CentredGRU(layers.GRU):
 @keras.saving.register_keras_serializable("tests")
 class Halved(layers.Flatten):
     def call(self, inputs: Any) -> Any:
-        return 0.5 * super().call(inputs)
+        return ops.multiply(0.5, super().call(inputs))
 
 
 @keras.saving.register_keras_serializable("tests")

@@ -170,7 +170,7 @@ class MergedNetwork(MaskedNetwork):
         many = len(value.shape) > 2 or value.shape[-1] != period
         if not many or self._group is None or None in value.shape[1:]:
             return many
-        return self._group * size_of(value.shape) // period >= period
+        return self._group * size_of(value.shape.as_list()) // period >= period
 
 
 @dataclass(frozen=True)
