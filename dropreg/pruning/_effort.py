@@ -28,8 +28,8 @@ _MACS, _FLOATS = 4e10, 1e9
 """Nominal multiply-adds, and floats of activations, in a second: those of two cores."""
 _CALL_SECONDS = 0.3
 """Nominal seconds for building the graphs of one call of a layer, in all stages."""
-_MOST_SECONDS = 720.0
-"""Nominal seconds from which the default does less."""
+_MOST_SECONDS, _TOO_LONG = 720.0, 1_100.0
+"""Nominal seconds that the default takes at most, where the usual work takes longer than the second."""
 _CUBES = 3.0
 """Multiply-adds for a mask in cubes of channels."""
 _PASSES = 10
@@ -180,13 +180,13 @@ def decide(question: Question, recovery: Recovery | None, budget: Budgeted | Non
     graph, n_examples = question.graph, len(question.examples)
     seconds, gigabytes = _seconds(question), _gigabytes(question)
     speed = _relative_speed(graph, question.examples, seconds.row) if isinstance(budget, Minutes) else 1.0
-    most, costs = _MOST_SECONDS, seconds
+    most, enough, costs = _MOST_SECONDS, _TOO_LONG, seconds
     if isinstance(budget, Minutes):
-        most = 60.0 * budget.minutes * speed
+        most = enough = 60.0 * budget.minutes * speed
     elif budget is not None:
-        most, costs = float(budget), _ROWS
+        most, enough, costs = float(budget), float(budget), _ROWS
     usual = _usual(question, recovery)
-    found = usual if _cost(usual, costs, recovery) <= most else _reduced(n_examples, recovery, costs, most)
+    found = usual if _cost(usual, costs, recovery) <= enough else _reduced(n_examples, recovery, costs, most)
     if budget is not None and _cost(found, costs, recovery) > most:
         unit = f"{int(_cost(found, costs, recovery)):,} row-equivalents"
         if isinstance(budget, Minutes):
