@@ -65,7 +65,8 @@ def test_paths_are_nested_and_exact(name: str, mode: dict[str, Any]) -> None:
     elements = dr.elements(model)
     weights = [weight.copy() for weight in model.get_weights()]
     fractions = (0.2, 0.45)
-    path = flat.anneal_path(model, models.data_for(model, 40), elements, fractions=fractions, **FEW, **mode)
+    outcome = {"outcome": "divergence"} if name == "residual" else {}  # few rows make none of its decisions wrong
+    path = flat.anneal_path(model, models.data_for(model, 40), elements, fractions=fractions, **FEW, **outcome, **mode)
     for fraction, selection in zip(fractions, path.selections, strict=True):
         assert (~selection.kept).sum() == round(fraction * len(elements))
         assert path.at(fraction) is selection

@@ -326,7 +326,8 @@ def test_bad_arguments_of_estimate(
         ({"outcome": "f1"}, "one of the record's (accuracy, loss, margin), received 'f1': sample again with outcomes="),
         (
             {"estimator": "forest"},
-            "`estimator` must be one of auto, corrected, assisted, gradient, ols, ridge, marginal, received 'forest'.",
+            "`estimator` must be one of auto, corrected, assisted, gradient, ols, adjusted, ridge, marginal, "
+            "received 'forest'.",
         ),
         ({"covariance": "HC2"}, "`covariance` must be one of HC1, HC3, cluster, nonrobust, received 'HC2'."),
         ({"penalty": 1.0}, "`penalty` must be None unless estimator is 'ridge', received 1.0 with 'auto'."),

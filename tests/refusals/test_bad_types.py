@@ -186,7 +186,7 @@ def test_arguments_of_sample(
         ],
         (
             {"estimator": LogisticRegression()},
-            "`estimator` must be one of auto, corrected, assisted, gradient, ols, ridge, marginal, received Logi",
+            "`estimator` must be one of auto, corrected, assisted, gradient, ols, adjusted, ridge, marginal, rec",
         ),
     ],
 )

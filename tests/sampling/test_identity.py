@@ -262,7 +262,7 @@ def test_attributes_of_a_subclassed_model_are_compared_and_its_training_is_not(t
 
     first, compiled, second = model(1.0), model(1.0), model(2.0)
     flat.sample(first, small_data(), dr.elements(first), **SMALL, out=tmp_path)
-    compiled.compile("sgd", "mse")
+    compiled.compile("sgd", "sparse_categorical_crossentropy")
     compiled.predict(small_data()[0], verbose="0")
     assert flat.sample(compiled, small_data(), dr.elements(compiled), **SMALL, out=tmp_path).is_complete
     with pytest.raises(RecordError, match=says("layer 'model' (Subclassed)", "factor is 1.0 there and 2.0 here")):
