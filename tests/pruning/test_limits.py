@@ -247,7 +247,7 @@ def test_the_pilot_measures_each_half_with_the_model_of_the_other(merge: str) ->
 @pytest.mark.parametrize("n", [600, 800])
 @pytest.mark.parametrize("p_gained", [0.0, 0.0001, 0.0005, 0.001, 0.002])
 def test_a_loss_at_the_limit_is_never_certified_more_often_than_the_level_allows(n: int, p_gained: float) -> None:
-    """The score test alone is a little above its level (see above); with the exact test it is not."""
+    """Whatever the share of gains; the exact test guards what the score test only approximates."""
     most, passed = 0.005, 0.0
     chances = stats.multinomial(n, [most + p_gained, p_gained, 1 - most - 2 * p_gained])
     limit = dr.AccuracyLimit(most)
