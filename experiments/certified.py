@@ -58,7 +58,7 @@ def simulated(losses: np.ndarray, limit: Any, size: int, splits: int, seed: int)
     rng, true = np.random.default_rng([seed, size]), losses.mean(axis=1)
     wrong, removed = [], []
     for _ in range(splits):
-        chosen = rng.choice(losses.shape[1], size, replace=False)
+        chosen = rng.choice(losses.shape[1], size)  # with replacement: the pool is the population
         last = -1
         for k in range(len(losses)):
             if limit.judged(losses[k, chosen], LEVEL, None).limit > limit.most:
