@@ -1,6 +1,7 @@
 """One-sided upper confidence limits of mean losses of paired examples."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +70,11 @@ def exceeds(losses: npt.NDArray[np.float64], most: float, error: float) -> bool:
     lost, gained = int((losses > 0).sum()), int((losses < 0).sum())
     if n * most > _MOST_EXACT or gained == 0 or not np.isin(losses, (-1.0, 0.0, 1.0)).all():
         return False
+    return _exceeds(lost, gained, n, most, error)
+
+
+@lru_cache(maxsize=1024)
+def _exceeds(lost: int, gained: int, n: int, most: float, error: float) -> bool:
     nuisance = min(_NUISANCE, error / 10)
     low = float(stats.beta.ppf(nuisance / 2, gained, n - gained + 1))
     high = float(stats.beta.ppf(1 - nuisance / 2, gained + 1, n - gained))

@@ -55,6 +55,17 @@ def test_swaps_find_the_best_selection() -> None:
     np.testing.assert_array_equal(mask, better)
 
 
+@pytest.mark.parametrize("sweeps", [0, 1, 2])
+def test_a_search_takes_no_more_rows_than_it_may(sweeps: int) -> None:
+    run, kept = selected((1, 4, 5, 9), [1, 4, 5, 9, 0, 2, 3, 6])
+    everything = np.ones(12, dtype=bool)
+    most = sweeps * run._swap._rows_of_a_sweep(kept, everything)
+    before = run._evaluator.rows
+    better, _ = run._swap(kept, everything, np.zeros(12), most_rows=most)
+    assert run._evaluator.rows - before <= most + 2 * len(run._evaluator)  # the two selections are compared at the end
+    assert (better == kept).all() == (sweeps == 0)
+
+
 def test_swaps_return_only_what_is_allowed() -> None:
     run, kept = selected((1, 4, 5, 9), [1, 4, 5, 9])
     allowed = kept.copy()
@@ -95,6 +106,7 @@ def test_swaps_that_are_better_by_chance_are_not_taken(
 def test_swapped_elements_swap_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     model, data = planted((1, 4, 5, 9))
     asked: dict[str, Any] = {"fractions": (0.5,), "rounds": 1, "rows_per_round": 16, "gradients": False}
+    monkeypatch.setattr(swaps.Swapper, "_rows_of_a_sweep", lambda *_: 0)
     after = flat.anneal_path(model, data, dr.elements(model), **asked)
     monkeypatch.setattr(swaps, "_SWEEPS", 0)
     before = flat.anneal_path(model, data, dr.elements(model), **asked)

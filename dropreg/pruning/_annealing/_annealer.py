@@ -162,7 +162,8 @@ class Annealer:
         """Run a stage, until `fraction` of all elements is removed, and show its rounds on a tqdm bar.
 
         Where units are deleted, every stage but the first makes a second run, from the first logits. The run whose
-        selection has the better outcome on all examples is taken, and improved by local search.
+        selection has the better outcome on all examples is taken, and improved by local search, in at most twice the
+        row-equivalents of the runs.
         """
         alive = self.kept
         if self._evaluator.n_elements > alive.sum():
@@ -170,6 +171,7 @@ class Annealer:
         starts = [self._carried_logits(alive)]
         if self._deletes_units and self.n_stages:
             starts.append(self.start)
+        before = self._evaluator.rows
         runs = [self._run(fraction, rounds, alive, start.copy(), bar) for start in starts]
         if not self._round.changed and not self._evaluator.network.is_idle:
             raise ParameterError(
@@ -182,7 +184,7 @@ class Annealer:
             marks = {"stage": self.n_stages, "run": number, "taken": number == taken}
             self._history += [{**marks, **row} for row in run.history]
         if self._deletes_units:
-            kept, pairs = self._swap(kept, alive, scores)
+            kept, pairs = self._swap(kept, alive, scores, most_rows=2 * (self._evaluator.rows - before))
             for values in (scores, self._logits):
                 exchange(values, pairs)
         self._selections.append(Selection(self.elements, kept))

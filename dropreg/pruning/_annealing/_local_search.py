@@ -31,6 +31,8 @@ class Swapper:
     4. The exchanges are undone unless their total gain is at least three times its standard error: the best of many
        selections that differ by chance alone looks better by two or three.
 
+    A sweep that could exceed the given number of rows is not begun: a long search does not follow few rounds.
+
     Parameters
     ----------
     round_ : Round
@@ -45,7 +47,9 @@ class Swapper:
         self.elements, self.floor = elements, floor
         self._sweep = 0
 
-    def __call__(self, kept: Mask, allowed: Mask, scores: Array) -> tuple[Mask, list[tuple[int, int]]]:
+    def __call__(
+        self, kept: Mask, allowed: Mask, scores: Array, most_rows: float = np.inf
+    ) -> tuple[Mask, list[tuple[int, int]]]:
         """Return the improved selection, and the exchanged elements as pairs (removed, returned), in order.
 
         Parameters
@@ -54,10 +58,15 @@ class Swapper:
             The selection, and the elements that may be in it.
         scores : ndarray of float64, shape (n_elements,)
             Scores of the allowed elements, higher = more likely kept.
+        most_rows : float
+            Largest number of row-equivalents of all sweeps.
         """
         pairs: list[tuple[int, int]] = []
         start, failures, scores = kept, 0, scores.copy()
+        last = self.evaluator.rows + most_rows - self._rows_of_a_sweep(kept, allowed)
         for _ in range(_SWEEPS):
+            if self.evaluator.rows > last:
+                break
             found = self._best_exchange(kept, allowed, scores)
             failures = 0 if found else failures + 1
             if failures == _FAILURES:
@@ -68,6 +77,12 @@ class Swapper:
         if pairs and not _beyond_chance(self._values(kept) - self._values(start)):
             return start, []
         return kept, pairs
+
+    def _rows_of_a_sweep(self, kept: Mask, allowed: Mask) -> int:
+        """Return the largest number of row-equivalents of a sweep."""
+        n = len(self.evaluator)
+        n_flipped = min(_CANDIDATES, int(kept.sum())) + min(_CANDIDATES, int((allowed & ~kept).sum()))
+        return (3 + n_flipped) * min(EXAMPLES, n) + (1 + len(_SIZES)) * n
 
     def _best_exchange(self, kept: Mask, allowed: Mask, scores: Array) -> list[tuple[int, int]]:
         """Return the best exchange as pairs; empty if none improves the outcome."""
