@@ -6,23 +6,22 @@ from typing import Any
 import keras
 import numpy as np
 
-_INPUT_SIZE = {"InceptionV3": 75}  # the smallest that it takes
 _OPTIONS: dict[str, dict[str, Any]] = {
     "MobileNetV2": {"alpha": 0.35},
     "MobileNetV3Small": {"alpha": 0.75},
     "VGG16": {"include_top": False, "pooling": "max"},
 }
 N_CLASSES = 10
-NAMES = ("MobileNetV2", "MobileNetV3Small", "ResNet50", "InceptionV3", "VGG16")
+NAMES = ("MobileNetV2", "MobileNetV3Small", "VGG16")
+"""The others are checked by experiments/applications.py."""
 
 
 def build(name: str, seed: int = 0) -> keras.Model:
-    """The architecture `name` for images of 32 x 32 (InceptionV3: 75 x 75), weights as initialised."""
+    """The architecture `name` for images of 32 x 32, weights as initialised."""
     keras.utils.set_random_seed(seed)
-    size = _INPUT_SIZE.get(name, 32)
     options = {"classes": N_CLASSES, "classifier_activation": None, **_OPTIONS.get(name, {})}
     builder: Callable[..., keras.Model] = getattr(keras.applications, name)
-    model = builder(weights=None, input_shape=(size, size, 3), **options)
+    model = builder(weights=None, input_shape=(32, 32, 3), **options)
     if options.get("include_top") is False:
         x = keras.layers.Dense(20, activation="relu", name="hidden")(model.outputs[0])
         model = keras.Model(model.input, keras.layers.Dense(N_CLASSES, name="scores")(x))

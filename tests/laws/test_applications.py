@@ -9,7 +9,7 @@ import dropreg as dr
 from dropreg.network._masked import MaskedNetwork
 
 
-@pytest.mark.parametrize("name", [name for name in applications.NAMES if name != "InceptionV3"])
+@pytest.mark.parametrize("name", applications.NAMES)
 def test_elements_and_masks_of_real_architectures(name: str) -> None:
     """All but the classes can be dropped; keeping everything is the model; dropped elements are not read."""
     model = applications.build(name)
