@@ -16,9 +16,9 @@ PRIVATE_KERAS = "graph/_access.py"
 LIMITS = {
     "Python files in the top folder": 8,
     "first-level packages": 13,
-    "names in dropreg.__all__": 40,
+    "names in dropreg.__all__": 46,
     "arguments of the longest signature": 13,
-    "lines of the package": 26_000,
+    "lines of the package": 29_000,
     "imports from a file of another package": 0,
     "modules that load TensorFlow where none may": 0,
     "modules that read private parts of Keras": 0,

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .regression import ImpactTable, Precision, SliceTable, regress
     from .sampling import Record, Sampling, sample
     from .scorers import Plan, estimate, plan
-    from .surgery import Pruned, hold_zeros, measure_latency
+    from .surgery import Pruned, factorize, hold_zeros, measure_latency, pack, unpack
 
 __version__ = "0.2.0"
 
@@ -65,11 +65,13 @@ __all__ = [
     "elements",
     "errors",
     "estimate",
+    "factorize",
     "hold_zeros",
     "layers",
     "measure_latency",
     "merging",
     "outcomes",
+    "pack",
     "plan",
     "prune",
     "prune_iteratively",
@@ -79,6 +81,7 @@ __all__ = [
     "sample",
     "scorers",
     "select",
+    "unpack",
 ]
 
 _PACKAGES = {
@@ -102,7 +105,7 @@ _PACKAGES = {
     "regression": ("ImpactTable", "Precision", "SliceTable", "regress"),
     "sampling": ("Record", "Sampling", "sample"),
     "scorers": ("Plan", "estimate", "plan"),
-    "surgery": ("Pruned", "hold_zeros", "measure_latency"),
+    "surgery": ("Pruned", "factorize", "hold_zeros", "measure_latency", "pack", "unpack"),
 }
 
 

@@ -90,7 +90,7 @@ class UnidentifiedError(ParameterError):
 
 
 class RecordError(DropregError, RuntimeError):
-    """A record cannot be written, resumed or read.
+    """A record, a packed model or another file cannot be written, resumed or read.
 
     Examples
     --------

@@ -27,6 +27,7 @@ from ._access import (
     sharing_scope,
     sublayers,
     variables_of,
+    without_values,
 )
 from ._calling import BATCH, batch_size_of, call_model, call_outputs
 from ._calls import Call, Graph, Ref, Shape

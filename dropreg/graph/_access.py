@@ -130,6 +130,19 @@ def sharing_scope(numbers: Iterable[int]) -> Iterator[dict[int, Any]]:
 
 
 @contextmanager
+def without_values() -> Iterator[None]:
+    """Inside a ``with`` block, new variables have shapes but no values, and never get any."""
+    key = "uninitialized_variables"
+    waiting = global_state.get_global_attribute(key)
+    global_state.set_global_attribute(key, [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute(key, waiting or [])  # the next scope would give them values
+
+
+@contextmanager
 def nodes_restored(layers: Sequence[Any]) -> Iterator[None]:
     """Forget, on exit, the calls on symbolic tensors that layers record inside a ``with`` block."""
     kept = [(layer, list(layer._inbound_nodes), list(layer._outbound_nodes)) for layer in layers]

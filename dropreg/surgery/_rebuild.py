@@ -9,7 +9,7 @@ import numpy as np
 
 from .._utils import first_line
 from ..errors import ModelError
-from ..graph import Call, Graph, Ref, Shape
+from ..graph import Call, Graph, Ref
 from ..layers import Cut, Rule, rule_for, unchanged
 from ._clones import check_same_sharing, clones, with_clones
 from ._original import Original
@@ -33,37 +33,53 @@ def rebuild(original: Original, plan: Plan) -> Rebuilt:
     Nested models are flattened; a layer whose name is taken gets a number.
     """
     graph = original.graph
-    described = zip(graph.inputs, graph.input_dtypes, graph.input_names, strict=True)
-    inputs: list[Any] = [
-        keras.Input(batch_shape=graph.shapes[slot], dtype=dtype or graph.traced_dtype, name=name)
-        for slot, dtype, name in described
-    ]
+    inputs = symbolic_inputs(graph)
     values: dict[int, Any] = dict(zip(graph.inputs, inputs, strict=True))
     with clones(graph) as made:
-        pairs = _new_calls(graph, plan, values, made)
+        builder = Builder(graph, plan, values, made)
+        pairs = [builder.add(index) for index in plan.live_calls(graph)]
     check_same_sharing([(old, new.layer) for old, new in pairs], original.model.weights)
     ends, calls = tuple(plan.slot(slot) for slot in graph.outputs), tuple(new for _, new in pairs)
     known = tuple(tuple(values[k].shape) if k in values else shape for k, shape in enumerate(graph.shapes))
     after = replace(graph, calls=calls, outputs=ends, shapes=known)
-    built = _assemble(graph, inputs, [values[slot] for slot in ends], [call.layer for call in calls])
+    built = assemble(graph, inputs, [values[slot] for slot in ends], [call.layer for call in calls])
     return Rebuilt(graph, after, tuple(pairs), plan, built)
 
 
-def _new_calls(graph: Graph, plan: Plan, values: dict[int, Any], made: dict[int, Any]) -> list[tuple[Call, Call]]:
-    """Return the kept calls with their new ones; `values` begins with the inputs and gets all symbolic tensors."""
-    names = {tensor.name for tensor in values.values()}
-    pairs, done = [], set[int]()
+def symbolic_inputs(graph: Graph) -> list[Any]:
+    """Return new symbolic inputs like those of a graph."""
+    described = zip(graph.inputs, graph.input_dtypes, graph.input_names, strict=True)
+    return [
+        keras.Input(batch_shape=graph.shapes[slot], dtype=dtype or graph.traced_dtype, name=name)
+        for slot, dtype, name in described
+    ]
 
-    def shapes(slots: tuple[int, ...]) -> tuple[Shape, ...]:
-        return tuple(tuple(values[slot].shape) for slot in slots)
 
-    for index in plan.live_calls(graph):
-        old = graph.calls[index]
-        is_new = id(old.layer) not in done
+class Builder:
+    """Makes the new calls of a graph one after the other.
+
+    `values` has the symbolic tensors by slot, at first those of the inputs; `made` the new layers by the ``id`` of the
+    old ones, as from `clones`.
+    """
+
+    def __init__(self, graph: Graph, plan: Plan, values: dict[int, Any], made: dict[int, Any]) -> None:
+        self.graph, self.plan, self.values, self._made = graph, plan, values, made
+        self._names = {tensor.name for tensor in values.values()}
+        self._done = set[int]()
+
+    def free_name(self, name: str) -> str:
+        """Return `name`, with a number if it is taken."""
+        return _free_name(name, self._names)
+
+    def add(self, index: int) -> tuple[Call, Call]:
+        """Return the kept call number `index` and its new one, whose outputs are added to `values`."""
+        old, made, values, plan = self.graph.calls[index], self._made, self.values, self.plan
+        is_new = id(old.layer) not in self._done
         cut, rule = _cut(old, plan), rule_for(old.layer)
         if is_new:
-            done.add(id(old.layer))
-            name, config = _free_name(old.layer.name, names), _without_arrays(cut.config) if cut.weights else cut.config
+            self._done.add(id(old.layer))
+            name = self.free_name(old.layer.name)
+            config = _without_arrays(cut.config) if cut.weights else cut.config
             if id(old.layer) not in made:  # a layer that holds it may have made it
                 made[id(old.layer)] = _from_config(rule, old, {**with_clones(config, made), "name": name})
             made[id(old.layer)].name = name
@@ -73,8 +89,8 @@ def _new_calls(graph: Graph, plan: Plan, values: dict[int, Any], made: dict[int,
             _set_weights(new, cut, rule.blocked(old))
             rule.finish(new.layer)
         values.update(zip(new.outputs, outputs, strict=True))
-        pairs.append((old, replace(new, input_shapes=shapes(new.inputs), output_shapes=shapes(new.outputs))))
-    return pairs
+        shapes = [tuple(tuple(values[slot].shape) for slot in slots) for slots in (new.inputs, new.outputs)]
+        return old, replace(new, input_shapes=shapes[0], output_shapes=shapes[1])
 
 
 def _cut(call: Call, plan: Plan) -> Cut:
@@ -153,7 +169,7 @@ def _free_name(name: str, names: set[str]) -> str:
     return free
 
 
-def _assemble(graph: Graph, inputs: list[Any], outputs: list[Any], layers: list[Any]) -> keras.Model:
+def assemble(graph: Graph, inputs: list[Any], outputs: list[Any], layers: list[Any]) -> keras.Model:
     """Return a Sequential model for a flat Sequential model, else a Functional one with the same input structure."""
     model: Any = graph.model
     pack: Callable[..., Any] = keras.tree.pack_sequence_as

@@ -31,7 +31,7 @@ class HoldZeros(keras.constraints.Constraint):
         self.mask = mask
 
     def __call__(self, w: Any) -> Any:
-        return w * keras.ops.cast(self.mask, w.dtype)
+        return keras.ops.where(self.mask, w, keras.ops.zeros_like(w))  # a product would give negative zeros
 
     def get_config(self) -> dict[str, Any]:
         return {"mask": self.mask.tolist()}
