@@ -9,6 +9,7 @@ truly largest impact; "without" is the share of elements without an interval, be
 Example: ``python experiments/enumerated.py --replications 300``
 """
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def replicated(situation: dict[str, Any], rows: int, replications: int, seed: in
                 *(model, (x[chosen], y[chosen]), elements),
                 rows=30 * rows,
                 outcomes=OUTCOMES,
-                sampling=sampling,
+                sampling=replace(sampling, batch_size=rows),
                 by=np.repeat(np.arange(30), DRAWN),
                 seed=seed + first,
                 progress=False,
