@@ -128,16 +128,18 @@ class _Maker:
         """Change the layers of a new model that must have other sizes or settings, and copy all weights."""
         pairs = self._pairs(old, new)
         sizes, changes, done = changed | {f"_{name}" for name in changed} | counts_of_heads(), [], set[int]()
+        fitting = set[int]()  # layers inside others that have their weights, whose settings can still differ
         for number, mine, given in pairs:
             if mine is given or id(mine) in done or number == 0:
                 continue
             target = self.targets.get(id(mine), mine)
             attributes = _other_settings(mine, given, sizes)
-            if self._leads(mine):
-                done.update(map(id, all_layers(mine)))
+            if self._leads(mine) and id(mine) not in fitting:
                 if _shapes(target) != _shapes(given):
+                    done.update(map(id, all_layers(mine)))
                     changes.append((number, attributes, keras.saving.serialize_keras_object(target)))
                     continue
+                fitting.update(map(id, all_layers(mine)))
             if attributes:
                 changes.append((number, attributes, None))
         if changes or isinstance(getattr(new, "backbone", None), Resized):

@@ -18,7 +18,10 @@ CASES: dict[str, tuple[Callable[[Any, Any], Any], str | None]] = {
     "a comparison as a factor": (lambda h, z: z * ops.cast(z > 0.0, "float32"), None),
     "the number of the largest as a factor": (lambda h, z: z * ops.one_hot(ops.argmax(z, -1), 3), None),
     "ones of the same shape": (lambda h, z: z * ops.ones_like(z), None),
-    "a mask from positions": (lambda h, z: z * ops.cast(ops.cumsum(ops.ones_like(z), -1) >= 2.0, "float32"), None),
+    "a mask from positions": (
+        lambda h, z: z * ops.cast(ops.greater_equal(ops.cumsum(ops.ones_like(z), -1), 2.0), "float32"),
+        None,
+    ),
     "integers from ones": (lambda h, z: z * ops.cast(ops.cast(ops.ones_like(h[:, :3]), "int32"), "float32"), None),
     "rounding": (lambda h, z: ops.round(z), "Round"),
     "rounding beside the values": (lambda h, z: layers.Dense(3)(h) + ops.round(z), "Round"),
