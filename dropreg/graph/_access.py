@@ -201,6 +201,38 @@ def replace_sublayer(layer: Any, attribute: str, new: Any) -> None:
     tracker.locked = locked
 
 
+_IDENTITY = ("name", "_path", "_parent_path", "_inbound_nodes", "_outbound_nodes", "build", "quantize")
+
+
+def take_over(layer: Any, other: Any) -> None:
+    """Give a built layer the class, settings, weights and sublayers of another one, which is not used afterwards.
+
+    The layer keeps its name and its place in other layers and in Functional models.
+    """
+    layer.__class__ = type(other)
+    vars(layer).update({name: value for name, value in vars(other).items() if name not in _IDENTITY})
+
+
+def refresh_shapes(functional: Any) -> None:
+    """Correct the shapes of the symbolic tensors of a Functional model whose layers have changed."""
+    for node in nodes_of(functional):
+        if node.is_input:
+            continue
+        specs = node.operation.compute_output_spec(*node.arguments.args, **node.arguments.kwargs)
+        for tensor, spec in zip(node.output_tensors, keras.tree.flatten(specs), strict=True):
+            tensor._shape = tuple(spec.shape)
+
+
+def settings_in(layer: Any) -> dict[str, Any]:
+    """Return the attributes of a layer that are numbers, texts, booleans or None, without those of every layer."""
+    common = vars(keras.layers.Layer())
+    return {
+        name: value
+        for name, value in vars(layer).items()
+        if (value is None or type(value) in (bool, int, float, str)) and name not in common and name[:5] != "_self"
+    }
+
+
 def call_name(layer: Any) -> str:
     """Return the name of the method that ``layer(...)`` calls."""
     return "call" if quantization_of(layer) is None else "quantized_call"

@@ -27,6 +27,8 @@ from ._common import Carry, LinearReader, Mix, Unknown, n_channels, positions, r
 from ._kernels import Kernel, kernel_of, register_kernels
 from ._recurrent import RecurrentRule
 from ._registry import register, rule_for
+from ._remade import counts_of_heads
+from ._resized import Resized, base_class, base_config, kerashub_part, resize
 from ._rule import Cut, Kept, Moments, Rule, unchanged
 
 __all__ = [

@@ -14,6 +14,17 @@ from ._remade import dense_parts, head_axis, remade, settings_of
 from ._rule import Cut, Kept
 
 
+class CachedAttentionRule(AttentionRule):
+    """An attention layer that takes and returns a cache; without some heads it still does so for all of them."""
+
+    def cut_heads(self, call: Call, kept: Kept) -> Cut:
+        cut = super().cut_heads(call, kept)
+        return Cut({**cut.config, "key_value_heads": cut.config["num_heads"]}, cut.weights)
+
+    def remake(self, call: Call, config: dict[str, Any]) -> Any:
+        return remade(type(call.layer))(**config) if "key_value_heads" in config else super().remake(call, config)
+
+
 class GroupedAttentionRule(AttentionRule):
     """An attention layer in which consecutive query heads share a key and a value head; such groups are removed."""
 
@@ -59,7 +70,7 @@ class GroupedAttentionRule(AttentionRule):
         return remade(type(call.layer))(**config) if "query_heads" in config else super().remake(call, config)
 
 
-register("keras_hub.CachedMultiHeadAttention", "keras_hub.WhisperCachedMultiHeadAttention", rule=AttentionRule())
+register("keras_hub.CachedMultiHeadAttention", "keras_hub.WhisperCachedMultiHeadAttention", rule=CachedAttentionRule())
 register(
     *("keras_hub.CachedGemmaAttention", "keras_hub.CachedGemma3Attention", "keras_hub.LlamaAttention"),
     *("keras_hub.CachedMistralAttention", "keras_hub.QwenAttention", "keras_hub.Qwen3Attention"),

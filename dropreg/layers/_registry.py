@@ -11,6 +11,7 @@ import keras
 from ..errors import ParameterError
 from ..graph import keep_as_one_call, operation_names, qualified_name, replaced_method
 from ._common import Unknown
+from ._remade import Remade
 from ._rule import Rule
 
 _RULES: dict[Any, "Rule"] = {}
@@ -111,7 +112,7 @@ def inherited_from(kind: type, registered: Collection[Any]) -> Any:
         for key in (base, qualified_name(base)):
             if key in registered:
                 return key if not any(hasattr(base, name) for name in overridden) else kind
-        if not base.__module__.startswith("keras.src."):
+        if not base.__module__.startswith("keras.src.") and not issubclass(base, Remade):
             overridden |= {name for name, value in vars(base).items() if _computes(name, value)}
     return kind
 

@@ -25,6 +25,11 @@ _COUNTS = {
 """Attributes that hold numbers of heads."""
 
 
+def counts_of_heads() -> set[str]:
+    """Return the names of the attributes of attention layers that hold numbers of heads."""
+    return {name for names in _COUNTS.values() for name in names} | {"num_heads", "_num_heads"}
+
+
 def is_remade(layer: Any) -> bool:
     """Return whether new layers like this one are made from its attributes: its config does not say all."""
     if isinstance(layer, Remade):
@@ -48,12 +53,12 @@ def _parameters(kind: type) -> list[str]:
     return [p.name for p in named if p.name != "self" and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
 
 
-def settings_of(layer: Any) -> dict[str, Any]:
-    """Return the arguments that a layer was made with, from its attributes."""
+def settings_of(layer: Any, kind: Any = None) -> dict[str, Any]:
+    """Return the arguments that a layer, of class `kind`, was made with, from its attributes."""
     if isinstance(layer, Remade):
         return dict(layer.settings)
     found = {"name": layer.name, "dtype": keras.dtype_policies.serialize(layer.dtype_policy)}
-    for name in _parameters(type(layer)):
+    for name in _parameters(kind or type(layer)):
         attribute = next((a for a in (name, f"_{name}") if hasattr(layer, a)), None)
         if attribute is not None:
             found[name] = _as_plain(getattr(layer, attribute))
@@ -75,19 +80,23 @@ class Remade:
     def from_config(cls, config: dict[str, Any]) -> Any:
         """Return a layer of the class that the configuration names."""
         config = dict(config)
-        module, name = config.pop("module", ""), config.pop("kind", "")
-        if not module:
+        if not config.get("module"):
             return cls(**config)
-        if module.partition(".")[0] != _PACKAGE:
-            raise ModelError(f"a remade layer must be of a class of {_PACKAGE}, received {module}.{name}.")
-        try:
-            kind = getattr(importlib.import_module(module), name)
-        except ImportError as error:
-            raise ModelError(
-                f"{_PACKAGE} must be installed to load layer '{config.get('name')}' ({name}), received the error "
-                f"'{error}': install dropreg[kerashub]."
-            ) from error
-        return remade(kind)(**config)
+        return remade(named_class(config))(**config)
+
+
+def named_class(config: dict[str, Any]) -> Any:
+    """Return the class of KerasHub that a configuration names, and remove the two entries that name it."""
+    module, name = config.pop("module"), config.pop("kind")
+    if module.partition(".")[0] != _PACKAGE:
+        raise ModelError(f"a remade layer must be of a class of {_PACKAGE}, received {module}.{name}.")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        raise ModelError(
+            f"{_PACKAGE} must be installed to load layer '{config.get('name')}' ({name}), received the error "
+            f"'{error}': install dropreg[kerashub]."
+        ) from error
 
 
 @functools.cache
@@ -118,8 +127,13 @@ def remade(kind: Any) -> Any:
             cache, own = kwargs.get("cache"), self.settings.get(_OWN[1])
             if cache is None or own is None:
                 return super().call(*args, **kwargs)
-            result, updated = super().call(*args, **{**kwargs, "cache": cache[..., :own, :]})
-            return result, keras.ops.concatenate([updated, cache[..., own:, :]], axis=-2)
+            mine = keras.tree.map_structure(lambda heads: heads[..., :own, :], cache)  # one array, or keys and values
+            result, updated = super().call(*args, **{**kwargs, "cache": mine})
+            joined = [
+                keras.ops.concatenate([new, heads[..., own:, :]], axis=-2)
+                for new, heads in zip(keras.tree.flatten(updated), keras.tree.flatten(cache), strict=True)
+            ]
+            return result, keras.tree.pack_sequence_as(updated, joined)
 
         def compute_output_spec(self, *args: Any, **kwargs: Any) -> Any:
             given: Any = keras.tree.map_structure(_as_dense, (args, kwargs))

@@ -90,17 +90,26 @@ class MaskedNetwork:
             self._gates.setdefault((gate.call, gate.position), []).append(gate)
         self._layers = all_layers(self.model)
         self.output: int = self.graph.outputs[self.graph.output_number(output)]
-        owners = {id(self._layers[gate.layer]) for gate in elements.inner_gates}
         self._bypasses = _bypasses(self.graph, self._layers, elements)
-        gated = {gate.call for gate in elements.gates}.union(self._bypasses)
-        gated |= {k for k, call in enumerate(self.graph.calls) if owners.intersection(map(id, call.layers()))}
-        self._suffix = self.graph.downstream(gated)
+        self._suffix = self.graph.downstream(number for number, *_ in self.entries())
         self._prefix = sorted(set(range(len(self.graph.calls))).difference(self._suffix))
         self.frontier: tuple[int, ...] = self.graph.frontier(
             self._suffix, [self.output, *(slots[0] for found in self._bypasses.values() for slots, _ in found)]
         )
         self._suffix = self.graph.with_rowless(self._suffix)
         self.is_idle = self.output in self.frontier  # whether no element has an effect on the output
+
+    def entries(self) -> list[tuple[int, int | None, npt.NDArray[np.int64]]]:
+        """Return where masks act: the number of a call, the position of its input (None: its outputs), the elements."""
+        found: list[tuple[int, int | None, npt.NDArray[np.int64]]] = [
+            (gate.call, gate.position, gate.columns) for gate in self.elements.gates
+        ]
+        found += [(k, None, columns) for k, bypasses in self._bypasses.items() for _, columns in bypasses]
+        inside = [(id(self._layers[gate.layer]), gate.columns) for gate in self.elements.inner_gates]
+        for number, call in enumerate(self.graph.calls if inside else ()):
+            layers = set(map(id, call.layers()))
+            found += [(number, None, columns) for layer, columns in inside if layer in layers]
+        return found
 
     def floats_per_row(self, n_examples: int) -> int:
         """Return the size of the activations for one row, or of masks and masked inputs where it is larger.

@@ -7,6 +7,7 @@ import keras
 
 from .._utils import first_line
 from ..graph import compile_settings, schedule_of
+from ..layers import kerashub_part
 
 _BY_OUTPUT = ("loss", "loss_weights", "metrics", "weighted_metrics")
 
@@ -27,6 +28,9 @@ def compile_like(model: keras.Model, original: keras.Model) -> None:
         settings["optimizer"] = None if original.optimizer is None else _fresh_optimizer(original.optimizer)
         for key in ("metrics", "weighted_metrics"):
             settings[key] = keras.tree.map_structure(_fresh_metric, settings[key])
+        sampler = getattr(original, "sampler", None)  # of text, in KerasHub
+        if sampler is not None and hasattr(model, "sampler"):
+            settings["sampler"] = type(sampler).from_config(sampler.get_config())
     except (TypeError, ValueError, NotImplementedError) as error:
         warnings.warn(
             f"the smaller model is not compiled, because an optimizer or metric of model '{original.name}' cannot be "
@@ -35,7 +39,7 @@ def compile_like(model: keras.Model, original: keras.Model) -> None:
         )
         return
     model.compile(**settings)
-    if model.optimizer is not None:
+    if model.optimizer is not None and kerashub_part(model) != "task":  # which is loaded with a new optimizer
         model.optimizer.build(model.trainable_variables)  # a saved model cannot be loaded without its variables
 
 

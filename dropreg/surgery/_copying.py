@@ -8,7 +8,7 @@ import numpy as np
 from .._utils import first_line
 from ..errors import ModelError
 from ..graph import Graph, all_layers, patched, trace_graph, trace_layers
-from ..layers import rule_for
+from ..layers import kerashub_part, rule_for
 from ._clones import (
     check_can_clone,
     check_same_sharing,
@@ -19,6 +19,7 @@ from ._clones import (
     seeds_kept,
 )
 from ._original import trace_original
+from ._own_class import copy_kerashub
 from ._plan import keep_everything
 from ._rebuild import rebuild
 from ._zeros import HoldZeros
@@ -28,7 +29,8 @@ from ._zeros import HoldZeros
 def copy_model(model: keras.Model | Graph) -> keras.Model:
     """Return an uncompiled copy with the same structure, weights and `HoldZeros` constraints.
 
-    The copy of a subclassed model is a Functional model of the layers inside it.
+    The copy of a subclassed model is a Functional model of the layers inside it; that of a model of KerasHub has its
+    class.
 
     Raises
     ------
@@ -42,6 +44,9 @@ def copy_model(model: keras.Model | Graph) -> keras.Model:
         return rebuild(trace_original(traced), keep_everything(traced)).model
     graph = trace_layers(traced)
     check_can_clone(graph)
+    if kerashub_part(original) is not None:
+        copied = copy_kerashub(original)
+        return rebuild(trace_original(traced), keep_everything(traced)).model if copied is None else copied
     compiled = [(layer, "compiled", False) for layer in all_layers(original) if isinstance(layer, keras.Model)]
     try:
         with patched(compiled):

@@ -14,6 +14,7 @@ from ._clones import seeds_kept
 from ._compiling import compile_like
 from ._merging import LeastSquares, merge_into, resolve_merge
 from ._original import Original
+from ._own_class import put_back
 from ._plan import Columns, columns_of_labels, keep_by_slot, make_plan, replacements
 from ._pruned import OnBlocked, Pruned
 from ._rebuild import rebuild
@@ -56,9 +57,11 @@ def cut(
         classes = examples.labels is not None and examples.task == "classes"
         merged = merge_into(rebuilt, examples, strategy, classes=classes)
         name = strategy.name
-    compile_like(rebuilt.model, original.model)
     sizes = compare_sizes(rebuilt)
-    return Pruned(rebuilt.model, original.model, selection, name, merged, blocked, sizes)
+    model, other_class = put_back(original, rebuilt, selection)
+    compile_like(model, original.model)
+    sizes = replace(sizes, models=(sizes.models[0], model))
+    return Pruned(model, original.model, selection, name, merged, blocked, sizes, other_class=other_class)
 
 
 def check_can_cut(original: Original, elements: Elements, floor: Floor) -> None:

@@ -2,13 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 import keras
 import pandas as pd
 
 from ..data import Data, Task
 from ..element import Selection
+from ..errors import ModelError
+from ..layers import kerashub_part
 from ..network import OutcomeLike, measure
 from ._latency import measure_latency
 from ._sizes import Sizes
@@ -29,7 +32,8 @@ class Pruned:
     model : keras.Model
         A plain Keras model with smaller layers, compiled with the original's loss, metrics and a new optimizer of the
         same configuration if the original is compiled. It saves to ``.keras``, loads without dropreg and can be
-        trained further.
+        trained further. That of a model of KerasHub has the same class again, with its backbone, preprocessor and
+        `generate`; run ``import dropreg.layers`` before it is loaded.
     original : keras.Model
         The original model, unchanged.
     selection : Selection
@@ -50,6 +54,8 @@ class Pruned:
         How the model was trained after merging; None if it was not.
     effort : dropreg.pruning.Effort or None
         What `dropreg.prune` decided to do for merged units and a fraction; None otherwise.
+    other_class : str or None
+        Why the model is a plain Functional one although the original is of a class of KerasHub; None otherwise.
 
     Examples
     --------
@@ -74,6 +80,7 @@ class Pruned:
     history: pd.DataFrame | None = None
     recovered: "Recovered | None" = None
     effort: "Effort | None" = None
+    other_class: str | None = None
 
     def measure(
         self, data: Data, outcomes: Sequence[OutcomeLike] | OutcomeLike | None = None, *, task: Task | None = None
@@ -142,8 +149,48 @@ class Pruned:
         models = {"before": self.original, "after": self.model}
         return measure_latency(models, batch_sizes, threads=threads, repeats=repeats, warm_up=warm_up)
 
+    def save_to_preset(self, folder: str | Path) -> None:
+        """Save the smaller model as a preset of KerasHub, which is loaded without dropreg.
+
+        The configuration of its class must say all sizes. It does where the same share of the feed-forward units of all
+        layers is removed, of the heads of all layers (Gemma, Gemma 3, Mistral, Qwen 3), and whole blocks. A share of
+        0.25 of each layer is removed by ``fraction=0.25`` with ``floor=0.75``, if it is a whole number of elements.
+
+        Parameters
+        ----------
+        folder : str or Path
+            For ``from_preset`` of the model's class.
+
+        Raises
+        ------
+        ModelError
+            If the model is not of a class of KerasHub, or has layers of other sizes.
+
+        Examples
+        --------
+        >>> import dropreg as dr
+        >>> model = dr.datasets.load_model("mlp")
+        >>> pruned = dr.remove(model, dr.Selection.random(dr.elements(model), 0.5))
+        >>> try:
+        ...     pruned.save_to_preset("folder")
+        ... except dr.errors.ModelError as error:
+        ...     print(str(error).partition(",")[0])
+        model 'mlp' must be of a class of KerasHub to be saved as a preset
+        """
+        if kerashub_part(self.model) is None:
+            raise ModelError(
+                f"model '{self.model.name}' must be of a class of KerasHub to be saved as a preset, received a "
+                f"{type(self.model).__name__} model{f' ({self.other_class})' if self.other_class else ''}: save it as "
+                ".keras."
+            )
+        model: Any = self.model
+        model.save_to_preset(str(folder))
+
     def __repr__(self) -> str:
         lines = [f"Pruned model '{self.model.name}', merge: {self.merge}", repr(self.report)]
         lines += [] if self.recovered is None else [f"recovered: {self.recovered.describe()}"]
+        lines += (
+            [] if self.other_class is None else [f"not of class {type(self.original).__name__}: {self.other_class}"]
+        )
         lines += [f"not cut: '{layer}': {reason}" for layer, reason in self.blocked]
         return "\n".join(lines)
