@@ -91,7 +91,7 @@ def main() -> None:
         return
     path = arguments.out / "applications.csv"
     arguments.out.mkdir(parents=True, exist_ok=True)
-    rows = pd.read_csv(path).to_dict("records") if path.exists() else []
+    rows: list[Any] = pd.read_csv(path).to_dict("records") if path.exists() else []
     known = {row["network"] for row in rows}
     for name in ["MobileNet"] if arguments.quick else arguments.networks or names():
         if name in known:

@@ -114,13 +114,12 @@ def _dependent(
             others = call.run([with_step_mask(new, step_mask(x)) for new, x in zip(given, consumed, strict=True)])
         except (ValueError, tf.errors.OpError):  # values that the layer refuses
             return unknown
-        found |= {
-            k for k in unknown if not np.array_equal(results[k], others[k], equal_nan=results[k].dtype.is_floating)
-        }
+        found |= {k for k in unknown if not _same(results[k], others[k])}
     return found
 
 
 def _same(x: Any, other: Any) -> bool:
+    """Return whether two results are equal, NaN included."""
     return np.array_equal(x, other, equal_nan=x.dtype.is_floating)
 
 
