@@ -322,7 +322,7 @@ def test_a_fifth_of_the_data_is_set_aside_and_used_for_nothing_else(monkeypatch:
 
     monkeypatch.setattr(choosing, "within", noting)
     limit = dr.AccuracyLimit(0.15, by="class")
-    selection = flat.anneal(model, (x, y), dr.elements(model), target=limit, **QUICK)
+    selection = flat.anneal(model, (x, y), dr.elements(model), target=limit, **{**QUICK, "rounds": 8})
     used, aside = (np.asarray(seen[name].inputs[0]) for name in ("used", "aside"))
     assert (len(used), len(aside)) == (320, 80)
     rows = np.concatenate([used, aside])
