@@ -16,6 +16,7 @@ from dropreg.network import MaskedNetwork
 keras_hub = pytest.importorskip(
     "keras_hub", reason="KerasHub is not installed (dropreg[kerashub])", exc_type=ImportError
 )
+pytestmark = pytest.mark.filterwarnings("ignore:`compile.*was not called")  # by every task of KerasHub
 families: Any = importlib.import_module("families")
 ENCODER, FAMILIES, LENGTH, inputs_of = families.ENCODER, families.FAMILIES, families.LENGTH, families.inputs_of
 
