@@ -17,6 +17,7 @@ from keras import layers
 from models import BUILDERS, inputs_for, ready
 
 import dropreg as dr
+from dropreg.surgery._storage import _range_coder
 from dropreg.surgery._storage._codings import decode_array, encode_array
 from dropreg.surgery._storage._range_coder import decode, encode, entropy_bits
 
@@ -72,6 +73,26 @@ def test_codes_take_little_more_than_their_entropy(shares):
     stream = encode(symbols, counts)
     assert np.array_equal(decode(stream, counts), symbols)
     assert len(stream) <= 1.01 * entropy_bits(counts) / 8 + 88
+
+
+@pytest.mark.parametrize("lanes", [64, 65, 500])
+def test_the_stream_says_its_number_of_lanes(lanes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number is found from logarithms, which may be rounded differently where the stream is read."""
+    symbols = np.random.default_rng(0).integers(0, 5, 200_000)
+    counts = np.bincount(symbols)
+    monkeypatch.setattr(_range_coder, "n_lanes", lambda _: lanes)
+    stream = encode(symbols, counts)
+    monkeypatch.undo()
+    assert np.array_equal(decode(stream, counts), symbols)
+
+
+@pytest.mark.parametrize("lanes", [0, 1, 63, 200_001])
+def test_an_impossible_number_of_lanes_is_refused(lanes: int) -> None:
+    symbols = np.random.default_rng(0).integers(0, 5, 200_000)
+    counts = np.bincount(symbols)
+    stream = lanes.to_bytes(4, "little") + encode(symbols, counts)[4:]
+    with pytest.raises(ValueError, match="a coded stream of wrong length"):
+        decode(stream, counts)
 
 
 @pytest.mark.parametrize("name", BUILDERS)

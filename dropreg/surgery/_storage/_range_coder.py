@@ -1,7 +1,8 @@
 """Entropy coding of symbols with known counts: range asymmetric numeral systems (rANS), in lanes that run at once.
 
 Lane j codes symbols j, j + lanes, j + 2 lanes, ... with a state of 64 bits and words of 32 bits ([1]_). The stream is
-the final state of every lane, then the words in the order in which the decoder consumes them.
+the number of lanes in four bytes, the final state of every lane, then the words in the order in which the decoder
+consumes them.
 
 References
 ----------
@@ -20,6 +21,7 @@ Symbols = npt.NDArray[np.int64]
 _BITS = 24  # frequencies of the symbols sum to 2 ** _BITS
 _LEAST = 1 << 31  # states lie in [2 ** 31, 2 ** 63)
 _WORD = 32
+_HEAD = 4  # bytes of the number of lanes
 _OVERHEAD = 100
 """Share of the stream, as a divisor, that the states of the lanes may take."""
 
@@ -31,9 +33,14 @@ def entropy_bits(counts: npt.NDArray[Any]) -> float:
 
 
 def n_lanes(counts: npt.NDArray[Any]) -> int:
-    """Return the number of lanes, which both sides find from the counts: more are faster, each costs eight bytes."""
+    """Return the number of lanes to encode with: more are faster, each costs eight bytes."""
     n, size = int(counts.sum()), entropy_bits(counts) / 8
-    return max(1, min(n, max(int(size / 8 / _OVERHEAD), min(n >> 11, 64))))
+    return min(n, max(int(size / 8 / _OVERHEAD), _fewest_lanes(n)))
+
+
+def _fewest_lanes(n: int) -> int:
+    """Return the fewest lanes for `n` symbols; with fewer a stream would take long to decode."""
+    return max(1, min(n >> 11, 64))
 
 
 def encode(symbols: Symbols, counts: npt.NDArray[Any]) -> bytes:
@@ -54,7 +61,8 @@ def encode(symbols: Symbols, counts: npt.NDArray[Any]) -> bytes:
         x = np.where(full, x >> np.uint64(_WORD), x)
         quotient, rest = np.divmod(x, f[part])
         state[: len(x)] = (quotient << np.uint64(_BITS)) + rest + start[part]
-    return b"".join([state.astype("<u8").tobytes(), *(part.astype("<u4").tobytes() for part in reversed(words))])
+    head = lanes.to_bytes(_HEAD, "little")
+    return b"".join([head, state.astype("<u8").tobytes(), *(part.astype("<u4").tobytes() for part in reversed(words))])
 
 
 def decode(stream: bytes, counts: npt.NDArray[Any]) -> Symbols:
@@ -62,11 +70,11 @@ def decode(stream: bytes, counts: npt.NDArray[Any]) -> Symbols:
     n = int(counts.sum())
     if len(counts) < 2:
         return np.zeros(n, np.int64)
-    lanes = n_lanes(counts)
-    if len(stream) < 8 * lanes or len(stream) % 4:
+    lanes = int.from_bytes(stream[:_HEAD], "little")
+    if not _fewest_lanes(n) <= lanes <= n or len(stream) < _HEAD + 8 * lanes or len(stream) % 4:
         raise ValueError("a coded stream of wrong length")
-    state = np.frombuffer(stream, "<u8", lanes).astype(np.uint64)
-    words = np.frombuffer(stream, "<u4", offset=8 * lanes).astype(np.uint64)
+    state = np.frombuffer(stream, "<u8", lanes, _HEAD).astype(np.uint64)
+    words = np.frombuffer(stream, "<u4", offset=_HEAD + 8 * lanes).astype(np.uint64)
     frequencies, starts = _table(counts)
     symbols, used = np.empty(n, np.int64), 0
     for first in range(0, n, lanes):
