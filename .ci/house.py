@@ -16,7 +16,7 @@ PRIVATE_KERAS = "graph/_access.py"
 LIMITS = {
     "Python files in the top folder": 8,
     "first-level packages": 13,
-    "names in dropreg.__all__": 46,
+    "names in dropreg.__all__": 49,
     "arguments of the longest signature": 13,
     "lines of the package": 29_000,
     "imports from a file of another package": 0,

@@ -14,7 +14,7 @@ from ._utils import lazy_names
 
 if TYPE_CHECKING:
     from . import datasets, designs, errors, layers, merging, outcomes, scorers
-    from .element import Block, Elements, Selection, elements
+    from .element import Block, Clustered, Elements, Quantized, Selection, elements
     from .pruning import (
         AccuracyLimit,
         Annealing,
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         anneal,
         anneal_path,
         compare,
+        compress,
         prune,
         prune_iteratively,
         remove,
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from .regression import ImpactTable, Precision, SliceTable, regress
     from .sampling import Record, Sampling, sample
     from .scorers import Plan, estimate, plan
-    from .surgery import Pruned, factorize, hold_zeros, measure_latency, pack, unpack
+    from .surgery import Pruned, factorize, hold_zeros, measure_latency, pack, quantize, unpack
 
 __version__ = "0.2.0"
 
@@ -43,6 +44,7 @@ __all__ = [
     "Annealing",
     "Block",
     "Budget",
+    "Clustered",
     "Elements",
     "FineTuning",
     "ImpactTable",
@@ -50,6 +52,7 @@ __all__ = [
     "Plan",
     "Precision",
     "Pruned",
+    "Quantized",
     "Record",
     "Recovered",
     "Recovery",
@@ -60,6 +63,7 @@ __all__ = [
     "anneal",
     "anneal_path",
     "compare",
+    "compress",
     "datasets",
     "designs",
     "elements",
@@ -75,6 +79,7 @@ __all__ = [
     "plan",
     "prune",
     "prune_iteratively",
+    "quantize",
     "recover",
     "regress",
     "remove",
@@ -85,7 +90,7 @@ __all__ = [
 ]
 
 _PACKAGES = {
-    "element": ("Block", "Elements", "Selection", "elements"),
+    "element": ("Block", "Clustered", "Elements", "Quantized", "Selection", "elements"),
     "pruning": (
         "AccuracyLimit",
         "Annealing",
@@ -96,6 +101,7 @@ _PACKAGES = {
         "anneal",
         "anneal_path",
         "compare",
+        "compress",
         "prune",
         "prune_iteratively",
         "remove",
@@ -105,7 +111,7 @@ _PACKAGES = {
     "regression": ("ImpactTable", "Precision", "SliceTable", "regress"),
     "sampling": ("Record", "Sampling", "sample"),
     "scorers": ("Plan", "estimate", "plan"),
-    "surgery": ("Pruned", "factorize", "hold_zeros", "measure_latency", "pack", "unpack"),
+    "surgery": ("Pruned", "factorize", "hold_zeros", "measure_latency", "pack", "quantize", "unpack"),
 }
 
 

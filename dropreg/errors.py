@@ -109,8 +109,8 @@ class TargetError(DropregError, RuntimeError):
     Parameters
     ----------
     message : str
-    best : Selection
-        The selection that comes closest to the target.
+    best : Selection, optional
+        The selection that comes closest to the target, if selections were compared.
 
     Examples
     --------
@@ -119,6 +119,6 @@ class TargetError(DropregError, RuntimeError):
     True
     """
 
-    def __init__(self, message: str, best: "Selection") -> None:
+    def __init__(self, message: str, best: "Selection | None" = None) -> None:
         super().__init__(message)
         self.best = best

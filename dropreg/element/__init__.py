@@ -21,6 +21,7 @@ from ._keep import (
     keep_best,
     largest_fraction,
 )
+from ._replacements import Clustered, Quantized, Replacement, check_replacement, short
 from ._selection import Selection
 from ._table import KINDS, Elements, check_elements, check_fits, take
 
@@ -33,11 +34,14 @@ __all__ = [
     "KINDS",
     "KINDS_OF_UNITS",
     "Block",
+    "Clustered",
     "Columns",
     "Elements",
     "Floor",
     "Gate",
     "InnerGate",
+    "Quantized",
+    "Replacement",
     "Scores",
     "Selection",
     "as_kept",
@@ -45,6 +49,7 @@ __all__ = [
     "check_elements",
     "check_fits",
     "check_fractions",
+    "check_replacement",
     "cost_of",
     "elements",
     "finite_numbers",
@@ -54,6 +59,7 @@ __all__ = [
     "largest_fraction",
     "load_selections",
     "save_selections",
+    "short",
     "take",
     "total_macs",
     "trace_channels",

@@ -62,4 +62,6 @@ def as_kept(values: Any, path: str | Path) -> npt.NDArray[np.bool_]:
 def _digest(elements: Elements) -> str:
     """Return a hash of the structure of the model and of the names and kinds of the elements."""
     text = repr((elements.signature, elements.names, elements.kinds))
+    if elements.replacement is not None:
+        text += repr(elements.replacement)
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -9,10 +9,11 @@ import numpy as np
 
 from ..errors import ModelError, ParameterError
 from ..graph import Graph, all_layers, trace_graph
-from . import _blocks, _heads, _subclassed, _units, _weights
+from . import _activations, _blocks, _heads, _subclassed, _units, _weights
 from ._accounts import account
 from ._gates import Columns
 from ._groups import Groups
+from ._replacements import Quantized, Replacement, check_replacement
 from ._table import KINDS, Choice, Elements, Found, Kind, model_signature
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _NEEDED: dict[Kind, tuple[str, str]] = {
     "layers": ("a layer with weights whose output has the shape of its input", "no such layer"),
     "branches": ("an Add whose branches compute something", "no such Add"),
     "weights": ("a layer with a kernel", "no kernel"),
+    "activations": ("a layer with a kernel", "no kernel"),
 }
 """What a model must have for each kind, and how an error says that it has none."""
 
@@ -41,6 +43,7 @@ def elements(
     include: "Layers | None" = None,
     exclude: "Layers" = (),
     groups: "Groups | None" = None,
+    replacement: "Replacement | None" = None,
 ) -> Elements:
     """Find the elements of `model`: the parts of it that can be removed.
 
@@ -57,17 +60,22 @@ def elements(
         "neurons": units of Dense layers, filters of convolutions, recurrent units. "embeddings": dimensions of
         embeddings. "heads": attention heads. "layers": layers with weights whose output has the shape of their input;
         the identity replaces them. "branches": branches of an Add, of which another one is kept. "weights": every
-        scalar of the kernels, or groups of scalars. Several kinds make one table.
+        scalar of the kernels, or groups of scalars. "activations": the outputs of layers with a kernel, one element
+        for each layer. Several kinds make one table.
     include : str, keras.layers.Layer or collection of them, optional
         The layers whose elements are listed, by name or as layers of `model`; all by default. A layer stands for
         itself and the layers inside it. Where several layers have the same name, the names of the models and layers
         around one are put before its own: "encoder/dense".
     exclude : str, keras.layers.Layer or collection of them, optional
         The layers whose elements are not listed; an element tied to a unit of one of them is not listed either.
-    groups : {"rows", "columns"}, Block or mapping of str to array, optional
-        Groups of weights, each of which is one element: the rows or columns of a kernel, blocks of it, or, for each
-        layer named, integers of the kernel's shape that number the groups (-1 = always kept). By default each weight
-        is an element.
+    groups : {"rows", "columns", "layers"}, Block or mapping of str to array, optional
+        Groups of weights, each of which is one element: the rows or columns of a kernel (a column belongs to one
+        output channel), all of it, blocks of it, or, for each layer named, integers of the kernel's shape that number
+        the groups (-1 = always kept). By default each weight is an element.
+    replacement : Quantized or Clustered, optional
+        What weights and activations become where they are dropped: rounded or shared values, computed from the weights
+        of the model that is masked. By default weights become zero. Required for "activations", whose scale is that of
+        the largest output of each example.
 
     Returns
     -------
@@ -101,6 +109,7 @@ def elements(
     if wrong or not kinds or len(set(kinds)) != len(kinds):
         received = repr(wrong[0]) if wrong else f"{kinds}"
         raise ParameterError(f"`kind` must be one of {', '.join(KINDS)}, or several of them, received {received}.")
+    _check_replacement(kinds, replacement)
     if groups is not None and "weights" not in kinds:
         raise ParameterError(f"`groups` must go with kind='weights', received kind={kind!r}: leave it out.")
 
@@ -111,10 +120,12 @@ def elements(
     excluded = _names_by_entry("exclude", exclude, traced, graph, kinds)
     chosen = None if include is None else frozenset().union(*included.values())
     choice = Choice(chosen, frozenset().union(*excluded.values()))
-    parts = [_find(traced, graph, name, choice, groups) for name in kinds]
+    parts = [_find(traced, graph, name, choice, groups, replacement) for name in kinds]
     _check_names(included, excluded, parts)
     if not any(len(part.elements) for part in parts):
-        if choice != everything and any(len(_find(traced, graph, name, everything, groups).elements) for name in kinds):
+        if choice != everything and any(
+            len(_find(traced, graph, name, everything, groups, replacement).elements) for name in kinds
+        ):
             raise ParameterError(
                 f"`include` and `exclude` must leave at least one element, received include="
                 f"{None if include is None else list(included)} and exclude={list(excluded)}: name fewer layers."
@@ -127,7 +138,7 @@ def elements(
         )
     joined = _join([part.elements for part in parts], model_signature(graph))
     known = None if choice == everything else {name for part in parts for name in part.known}
-    return joined if kinds == ["weights"] else account(graph, joined, kinds, known)
+    return joined if set(kinds) <= {"weights", "activations"} else account(graph, joined, kinds, known)
 
 
 def _names_by_entry(
@@ -213,10 +224,38 @@ def _join(parts: Sequence[Elements], signature: str) -> Elements:
     )
 
 
-def _find(model: "keras.Model", graph: Graph, kind: Kind, choice: Choice, groups: Groups | None) -> Found:
+def _check_replacement(kinds: Sequence[Any], replacement: "Replacement | None") -> None:
+    if replacement is None:
+        if "activations" in kinds:
+            raise ParameterError(
+                "`replacement` must be given with kind='activations', received None: pass dropreg.Quantized(8)."
+            )
+        return
+    check_replacement("replacement", replacement)
+    if set(kinds) - {"weights", "activations"}:
+        raise ParameterError(
+            f"`replacement` must go with kind='weights' or 'activations', received kind={kinds[0]!r}: leave it out."
+        )
+    if "activations" in kinds and not isinstance(replacement, Quantized):
+        raise ParameterError(
+            f"`replacement` of activations must be dropreg.Quantized, received {replacement!r}: pass Quantized(8)."
+        )
+
+
+def _find(
+    model: "keras.Model",
+    graph: Graph,
+    kind: Kind,
+    choice: Choice,
+    groups: Groups | None,
+    replacement: "Replacement | None",
+) -> Found:
     """Find the elements of one kind in the layers chosen."""
     if kind == "weights":
-        return _weights.find(model, choice, groups)
+        return _weights.find(model, choice, groups, replacement)
+    if kind == "activations":
+        assert isinstance(replacement, Quantized)
+        return _activations.find(model, choice, replacement)
     if kind == "heads":
         return _heads.find(model, graph, choice)
     if kind == "layers":

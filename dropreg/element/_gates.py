@@ -6,6 +6,8 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from ._replacements import Replacement
+
 Columns = npt.NDArray[np.int64]
 """Number of the element that each entry of an axis belongs to, -1 for always kept."""
 
@@ -37,16 +39,19 @@ class InnerGate:
         "heads": multiply the last axis but one of the input of `layer`, an attention's output projection. "state":
         multiply the previous output, an input of a recurrent cell. "output": multiply the last axis of the layer's
         output. "bypass": replace the layer by the identity. "kernel": multiply one of its variables, with one mask
-        for all examples of a batch.
+        for all examples of a batch. "rounding": round the layer's output where its element is dropped.
     layer : int
         Number of the layer in ``dropreg.graph.all_layers(model)``.
     columns : ndarray of int64
         Element of each head, unit or (flattened) scalar, -1 for always kept.
     variable : int
         For "kernel", the number of the variable among those of the layer itself.
+    replacement : Quantized, Clustered or None
+        What dropped weights or outputs become; None for zeros.
     """
 
-    where: Literal["heads", "state", "output", "bypass", "kernel"]
+    where: Literal["heads", "state", "output", "bypass", "kernel", "rounding"]
     layer: int
     columns: Columns
     variable: int = 0
+    replacement: Replacement | None = None

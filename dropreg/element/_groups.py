@@ -45,15 +45,15 @@ class Block:
         positive("columns", self.columns)
 
 
-Groups = Literal["rows", "columns"] | Block | Mapping[str, Any]
+Groups = Literal["rows", "columns", "layers"] | Block | Mapping[str, Any]
 
 
 def check_groups(groups: Any) -> None:
     """Raise ParameterError unless `groups` is one of the ways to group weights."""
-    if groups is not None and not isinstance(groups, Block | Mapping) and groups not in ("rows", "columns"):
+    if groups is not None and not isinstance(groups, Block | Mapping) and groups not in ("rows", "columns", "layers"):
         raise ParameterError(
-            "`groups` must be 'rows', 'columns', a dropreg.Block, or a mapping of layer names to arrays, received "
-            f"{groups!r}."
+            "`groups` must be 'rows', 'columns', 'layers', a dropreg.Block, or a mapping of layer names to arrays, "
+            f"received {groups!r}."
         )
 
 
@@ -64,7 +64,7 @@ def group_numbers(groups: Groups | None, layer: str, shape: tuple[int, ...]) -> 
         return "weight", scalar
     row, column = np.divmod(scalar, shape[-1])
     if isinstance(groups, str):
-        return ("row", row) if groups == "rows" else ("column", column)
+        return {"rows": ("row", row), "columns": ("column", column), "layers": ("kernel", 0 * row)}[groups]
     if isinstance(groups, Block):
         across = -(-shape[-1] // groups.columns)
         return "block", row // groups.rows * across + column // groups.columns

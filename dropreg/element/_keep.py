@@ -30,7 +30,7 @@ def keep_best(elements: Elements, scores: Scores, fraction: float, floor: Floor,
     kept[order[~kept[order]][:spare]] = True
     kept = balanced(elements, scores, kept, floors)
     emptied = [layer for layer, columns in layers.items() if not kept[columns].any()]
-    if emptied:
+    if emptied and elements.replacement is None:
         raise ParameterError(
             f"`fraction` must leave at least one element in every layer, received {fraction:g}, which would empty "
             f"{concatenate_names(emptied)}: pass floor=1 to keep the best of every layer, or a smaller fraction."
@@ -42,6 +42,8 @@ def floors_by_layer(elements: Elements, floor: Floor) -> dict[str, int]:
     """Return the fewest elements that each layer must keep."""
     sizes = {layer: len(columns) for layer, columns in _columns_by_layer(elements).items()}
     if not isinstance(floor, Mapping):
+        if elements.replacement is not None and floor == 1:
+            floor = 0  # a layer works without any of its original weights
         return {layer: min(_least("`floor`", floor, size), size) for layer, size in sizes.items()}
     unknown = [layer for layer in floor if layer not in sizes]
     if unknown:

@@ -13,11 +13,12 @@ import pandas as pd
 from .._utils import check_type
 from ..errors import ModelError, ParameterError
 from ._gates import Columns, Gate, InnerGate
+from ._replacements import Replacement
 
 if TYPE_CHECKING:
     from ..graph import Graph
 
-Kind = Literal["neurons", "embeddings", "heads", "layers", "branches", "weights"]
+Kind = Literal["neurons", "embeddings", "heads", "layers", "branches", "weights", "activations"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 _SUFFIX = {
     "head": ".head",
@@ -26,6 +27,8 @@ _SUFFIX = {
     "row": ".row",
     "column": ".column",
     "block": ".block",
+    "kernel": ".kernel",
+    "activation": ".activation",
 }
 
 
@@ -40,7 +43,8 @@ class Elements:
     layers, kinds : tuple of str
         Layer of each element (of its first unit, where several units are tied), and what it is: "neuron" (Dense),
         "filter" (convolution), "recurrent unit", "dimension" (of an embedding), "head", "key/value group" (of
-        heads), "layer", "branch", "weight", or a group of weights: "row", "column", "block", "group".
+        heads), "layer", "branch", "weight", or a group of weights: "row", "column", "block", "kernel", "group"; or
+        "activation".
     indices : ndarray of int64, shape (n_elements,)
         Position of that unit in its layer; of a weight, in the flattened kernel.
     params : ndarray of int64, shape (n_elements,)
@@ -122,6 +126,8 @@ class Elements:
     def _name(self, layer: str, kind: str, index: int) -> str:
         if kind == "layer":
             return layer
+        if kind in ("kernel", "activation"):
+            return f"{layer}{_SUFFIX[kind]}"
         if kind == "weight":
             place = np.unravel_index(index, self.kernel_shapes[layer])
             return f"{layer}[{','.join(str(int(k)) for k in place)}]"
@@ -137,6 +143,12 @@ class Elements:
     def one_mask_a_batch(self) -> bool:
         """Whether all examples of a forward pass share one mask, because masks multiply the weights."""
         return any(gate.where == "kernel" for gate in self.inner_gates)
+
+    @property
+    def replacement(self) -> Replacement | None:
+        """What elements become where they are dropped; None for zeros, the identity, or several replacements."""
+        found = {gate.replacement for gate in self.inner_gates}
+        return None if self.gates or len(found) != 1 else found.pop()
 
     def to_frame(self) -> pd.DataFrame:
         """Return the elements as a table.
@@ -182,6 +194,8 @@ class Elements:
 
     def __repr__(self) -> str:
         lines = [f"Elements: {len(self):,} in {len(set(self.layers))} layers", self.by_layer().to_string(index=False)]
+        if self.replacement is not None:
+            lines.append(f"dropped elements become {self.replacement}")
         lines += [f"'{first}' and '{second}' must keep equally many" for first, second in self.equal]
         if self.followers:
             names = ", ".join(f"'{name}'" for name in self.followers)

@@ -10,14 +10,15 @@ from ..errors import ParameterError
 from ..graph import all_layers, sublayers, variables_of
 from ._gates import InnerGate
 from ._groups import Groups, check_groups, group_numbers
+from ._replacements import Replacement
 from ._table import Choice, Found, found
 
 if TYPE_CHECKING:
     import keras
 
 
-def find(model: "keras.Model", choice: Choice, groups: Groups | None) -> Found:
-    """Find the scalars, or groups of scalars, of all kernels."""
+def find(model: "keras.Model", choice: Choice, groups: Groups | None, replacement: Replacement | None = None) -> Found:
+    """Find the scalars, or groups of scalars, of all kernels; `replacement` is what they become where dropped."""
     check_groups(groups)
     names, kinds, indices, params, known = [], [], [], [], []
     gates, left_out = [], []
@@ -32,7 +33,8 @@ def find(model: "keras.Model", choice: Choice, groups: Groups | None) -> Found:
         shape = tuple(variable.shape)
         kind, numbers = group_numbers(groups, label, shape)
         count = int(numbers.max(initial=-1)) + 1
-        gates.append(InnerGate("kernel", number, np.where(numbers < 0, -1, numbers + len(names)), position))
+        columns = np.where(numbers < 0, -1, numbers + len(names))
+        gates.append(InnerGate("kernel", number, columns, position, replacement))
         names += [label] * count
         kinds += [kind] * count
         indices.append(np.arange(count))

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from ..element import Columns, InnerGate
+from ..element import Columns, InnerGate, Quantized
 from ..graph import variables_of
 
 _MOST_SLICES = 16
@@ -44,15 +44,40 @@ def _bypass(original: Callable[..., Any], columns: Columns, masks: tf.Tensor, *a
     return value + apply_mask(result - value, masks, np.repeat(columns, result.shape[-1]))
 
 
+def _round_output(
+    original: Callable[..., Any], bits: int, columns: Columns, masks: tf.Tensor, *args: Any, **kw: Any
+) -> Any:
+    """Call a layer and round its output where it is dropped, with a scale for each example."""
+    value = original(*args, **kw)
+    most = 2.0 ** (bits - 1) - 1
+    largest = tf.reduce_max(tf.abs(value), axis=list(range(1, len(value.shape))), keepdims=True)
+    scale = tf.where(largest > 0, largest, tf.ones_like(largest)) / tf.cast(most, value.dtype)
+    rounded = tf.stop_gradient(tf.round(value / scale) * scale)
+    return rounded + apply_mask(value - rounded, masks, np.repeat(columns, value.shape[-1]))
+
+
 MASKED_CALLS: dict[str, Callable[..., Any]] = {"heads": _mask_heads, "output": _mask_output, "bypass": _bypass}
 
 
+def masked_call(gate: InnerGate) -> Callable[..., Any]:
+    """Return a function of a layer's call, columns, masks and arguments that computes the masked output."""
+    if gate.where == "rounding":
+        assert isinstance(gate.replacement, Quantized)
+        bits = gate.replacement.bits
+        return lambda original, *rest, **kwargs: _round_output(original, bits, *rest, **kwargs)
+    return MASKED_CALLS[gate.where]
+
+
 def masked_variable(layer: Any, gate: InnerGate, masks: tf.Tensor) -> tuple[Any, tf.Tensor]:
-    """Return a variable and its value with dropped entries at zero, for masks of shape (1, n_elements)."""
+    """Return a variable and its value with dropped entries replaced, for masks of shape (1, n_elements)."""
     variable = variables_of(layer)[gate.variable]
     value = tf.convert_to_tensor(variable.value)
-    factors = pick_masks(tf.cast(masks[:1], value.dtype), gate.columns)
-    return variable, value * tf.reshape(factors, value.shape)
+    factors = tf.reshape(pick_masks(tf.cast(masks[:1], value.dtype), gate.columns), value.shape)
+    if gate.replacement is None:
+        return variable, value * factors
+    with tf.init_scope():  # once, also while a graph is built
+        dropped = tf.constant(gate.replacement.values(np.asarray(keras.ops.convert_to_numpy(variable.value))))
+    return variable, dropped + (value - dropped) * factors
 
 
 def apply_mask(value: tf.Tensor, masks: tf.Tensor, columns: npt.NDArray[np.int64]) -> tf.Tensor:

@@ -34,7 +34,7 @@ from ..graph import (
     with_row_weights,
     with_step_mask,
 )
-from ._gating import MASKED_CALLS, apply_mask, change_state, masked_variable
+from ._gating import apply_mask, change_state, masked_call, masked_variable
 from ._padding import idle_masks
 
 if TYPE_CHECKING:
@@ -189,7 +189,7 @@ class MaskedNetwork:
         """Return a layer's `original` call with the mask of a gate inside it."""
         if gate.where == "state":
             return partial(change_state, original, partial(apply_mask, masks=masks, columns=gate.columns))
-        return partial(MASKED_CALLS[gate.where], original, gate.columns, masks)
+        return partial(masked_call(gate), original, gate.columns, masks)
 
     def _gated(self, call: int, position: int, value: tf.Tensor, masks: tf.Tensor | None) -> tf.Tensor:
         if masks is None or (call, position) not in self._gates:

@@ -6,6 +6,7 @@
 
 from ._annealing import Annealing, Schedule, anneal, anneal_path
 from ._compare import compare
+from ._compress import Compressed, compress
 from ._effort import Effort, Minutes
 from ._iterative import FineTuning, prune_iteratively
 from ._limits import AccuracyLimit, OutcomeLimit
@@ -19,6 +20,7 @@ __all__ = [
     "AccuracyLimit",
     "Annealing",
     "Budget",
+    "Compressed",
     "Effort",
     "FineTuning",
     "Minutes",
@@ -29,6 +31,7 @@ __all__ = [
     "anneal",
     "anneal_path",
     "compare",
+    "compress",
     "fractions_by_step",
     "prune",
     "prune_iteratively",

@@ -28,7 +28,7 @@ _MACS, _FLOATS = 4e10, 1e9
 """Nominal multiply-adds, and floats of activations, in a second: those of two cores."""
 _CALL_SECONDS = 0.4
 """Nominal seconds for building the graphs of one call of a layer, in all stages."""
-_MOST_SECONDS, _TOO_LONG = 720.0, 1_100.0
+_MOST_SECONDS, _TOO_LONG = 600.0, 1_100.0
 """Nominal seconds that the default takes at most, where the usual work takes longer than the second."""
 _CUBES = 3.0
 """Multiply-adds for a mask in cubes of channels."""
@@ -279,7 +279,7 @@ def _gigabytes(question: Question) -> float:
     """Return an estimate of the largest memory: activations with gradients, correlations, examples, and a cache."""
     graph = question.graph
     inputs = 8 * len(question.examples) * sum(size_of(graph.shapes[slot]) for slot in graph.inputs)
-    activations = 16 * _GROUP * floats_per_row(graph, range(len(graph.calls)))
+    activations = 12 * _GROUP * floats_per_row(graph, range(len(graph.calls)))
     squares = 40 * sum(n**2 for n in _channels(question))
     return 1.0 + (inputs + max(activations, 2**30) + squares) / 1e9
 

@@ -4,7 +4,8 @@
 """
 
 from ._distill import distilled, resolve_recovery
-from ._recover import Recovered, check_tuning, recover
+from ._recover import Recovered, check_tuning, recover, train
 from ._settings import Recovery
+from ._trainer import Part
 
-__all__ = ["Recovered", "Recovery", "check_tuning", "distilled", "recover", "resolve_recovery"]
+__all__ = ["Part", "Recovered", "Recovery", "check_tuning", "distilled", "recover", "resolve_recovery", "train"]

@@ -16,7 +16,7 @@ from ..data import Examples, Prediction, Task, counted_positions, in_float32
 from ..errors import ModelError
 from ..graph import Graph, at_positions, batch_size_of, call_outputs, floats_per_row, step_mask, traced
 from ..network import Divergence, Loss, are_logits, guess_task, run_model
-from ..surgery import seed_layers
+from ..surgery import Hold, seed_layers
 from ._mixup import continuous, mixed
 from ._settings import Recovery, decayed, make_optimizer
 
@@ -280,6 +280,9 @@ class Trainer:
         for variable, value in zip(self.optimizer.variables, self._fresh, strict=True):
             variable.assign(value)
         seed_layers(self.student, settings.seed)
+        for variable in self.variables:
+            if isinstance(variable.constraint, Hold):
+                variable.constraint.restart(variable.value)
         rng = np.random.default_rng([settings.seed, 1])
         log = [{"epoch": 0, "loss": float("nan"), "held_out": self._held_out()}]
         best, first = log[0], self.student.get_weights()

@@ -21,7 +21,7 @@ class Sampling:
     ----------
     design : Design, optional
         Distribution of the masks. By default ``Bernoulli(rate=0.3)`` with a mask for each row, or for each 128 examples
-        if the elements are weights.
+        if the elements are weights; at rate 0.5 if they have a replacement (`dropreg.elements`).
     gradients : bool or sequence of str
         Outcomes whose gradients with respect to the masks are summed, for gradient-assisted regression: True for every
         measured outcome that has one, False for none, or their names. A backward pass costs as much as two rows and

@@ -147,8 +147,13 @@ def sample(
     return record
 
 
-def default_design(elements: Elements, rate: float = 0.3) -> Design:
-    """Return Bernoulli masks: one for each row, or for each 128 examples if the elements are weights."""
+def default_design(elements: Elements, rate: float | None = None) -> Design:
+    """Return Bernoulli masks: one for each row, or for each 128 examples if the elements are weights.
+
+    The rate is 0.5 for elements with a replacement, which do little harm alone, else 0.3.
+    """
+    if rate is None:
+        rate = 0.3 if elements.replacement is None else 0.5
     return Bernoulli(rate, examples_per_mask=_EXAMPLES_PER_WEIGHT_MASK if elements.one_mask_a_batch else 1)
 
 

@@ -39,13 +39,18 @@ def are_weights(elements: Elements) -> bool:
 
 
 def weight_squares(model: Any, elements: Elements, factors: Any = None) -> Array:
-    """Return the sum of squares of each element's weights (n_elements,), times ``factors(layer, value)`` if given."""
+    """Return the sum of squares of each element's weights (n_elements,), times ``factors(layer, value)`` if given.
+
+    Of weights with a replacement these are the squares of the changes.
+    """
     from ..graph import all_layers, variables_of
 
     layers, total = all_layers(model), np.zeros(len(elements))
     for gate in elements.inner_gates:
         layer = layers[gate.layer]
         value = np.asarray(variables_of(layer)[gate.variable].value, np.float64)
+        if gate.replacement is not None:
+            value = value - gate.replacement.values(value)
         squares = value**2 if factors is None else value**2 * factors(layer, value)
         total += by_element(gate.columns, squares.reshape(-1), len(elements))
     return total

@@ -8,21 +8,26 @@ from ._compiling import compile_like
 from ._copying import copy_model, seed_layers
 from ._cut import check_can_cut, cut
 from ._factors import Factorized, factorize, multiply_back
+from ._holding import Hold
 from ._latency import measure_latency
 from ._merging import LeastSquares, resolve_merge
 from ._original import Original, trace_original
 from ._pruned import OnBlocked, Pruned
+from ._rounding import Rounder, Rounding, kernels_of, quantize, with_learning
 from ._storage import Packed, pack, unpack
 from ._zeros import HoldZeros, as_array, hold_at, hold_zeros, kernel_masks
 
 __all__ = [
     "Factorized",
+    "Hold",
     "HoldZeros",
     "LeastSquares",
     "OnBlocked",
     "Original",
     "Packed",
     "Pruned",
+    "Rounder",
+    "Rounding",
     "as_array",
     "check_can_cut",
     "compile_like",
@@ -32,11 +37,14 @@ __all__ = [
     "hold_at",
     "hold_zeros",
     "kernel_masks",
+    "kernels_of",
     "measure_latency",
     "multiply_back",
     "pack",
+    "quantize",
     "resolve_merge",
     "seed_layers",
     "trace_original",
     "unpack",
+    "with_learning",
 ]

@@ -18,16 +18,16 @@ from ._clones import (
     refuse_subclassed,
     seeds_kept,
 )
+from ._holding import Hold
 from ._original import trace_original
 from ._own_class import copy_kerashub
 from ._plan import keep_everything
 from ._rebuild import rebuild
-from ._zeros import HoldZeros
 
 
 @seeds_kept()
 def copy_model(model: keras.Model | Graph) -> keras.Model:
-    """Return an uncompiled copy with the same structure, weights and `HoldZeros` constraints.
+    """Return an uncompiled copy with the same structure, weights and `Hold` constraints.
 
     The copy of a subclassed model is a Functional model of the layers inside it; that of a model of KerasHub has its
     class.
@@ -60,8 +60,8 @@ def copy_model(model: keras.Model | Graph) -> keras.Model:
     for layer in all_layers(copied):
         rule_for(layer).finish(layer)
     for old, new in zip(original.weights, copied.weights, strict=True):
-        if isinstance(old.constraint, HoldZeros):
-            new.constraint = old.constraint
+        if isinstance(old.constraint, Hold):
+            new.constraint = old.constraint.fresh()
     return copied
 
 

@@ -1,4 +1,4 @@
-"""Remove single weights: set them to zero and keep them there."""
+"""Remove single weights: replace them by zeros or other values, and keep them there."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -9,13 +9,14 @@ import numpy.typing as npt
 
 from ..errors import ModelError
 from ..graph import all_layers, variables_of
+from ._holding import Hold, hold_values
 
 if TYPE_CHECKING:
     from ..element import Selection
     from ._rebuild import Rebuilt
 
 
-class HoldZeros(keras.constraints.Constraint):
+class HoldZeros(Hold):
     """Constraint that multiplies a variable with a mask after every optimizer step.
 
     It is a property of the variable, not of the layer's config, so models save and load without it; `hold_zeros`
@@ -79,7 +80,12 @@ def hold_zeros(model: keras.Model) -> int:
 
 
 def drop_weights(model: keras.Model, rebuilt: "Rebuilt", selection: "Selection") -> None:
-    """Zero the removed weights in the new model and constrain them to stay zero."""
+    """Replace the removed weights in the new model, and constrain them to stay what they have become."""
+    if any(gate.where == "rounding" for gate in selection.elements.inner_gates):
+        raise ModelError(
+            "rounded activations must be built by an exporter, received a selection of them to build a Keras model of: "
+            "pass the precision of each layer to dropreg.export."
+        )
     if not selection.elements.one_mask_a_batch:
         return
     new_layers = {}
@@ -87,8 +93,14 @@ def drop_weights(model: keras.Model, rebuilt: "Rebuilt", selection: "Selection")
         if isinstance(old.layer, keras.layers.Layer):
             pairs = zip(all_layers(old.layer), all_layers(new.layer), strict=True)
             new_layers.update({id(before): after for before, after in pairs})
-    for variable, mask in kernel_masks([new_layers.get(id(layer)) for layer in all_layers(model)], selection):
-        hold_at(variable, mask)
+    layers = [new_layers.get(id(layer)) for layer in all_layers(model)]
+    gates = [gate for gate in selection.elements.inner_gates if layers[gate.layer] is not None]
+    for gate, (variable, mask) in zip(gates, kernel_masks(layers, selection), strict=True):
+        if gate.replacement is None:
+            hold_at(variable, mask)
+        else:
+            kernel, replacement = as_array(variable), gate.replacement
+            hold_values(variable, replacement.values(kernel), replacement.codes(kernel), replacement, mask)
 
 
 def hold_at(variable: Any, mask: npt.NDArray[np.bool_]) -> None:

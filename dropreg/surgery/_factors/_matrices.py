@@ -22,6 +22,22 @@ def is_kernel_layer(layer: Any) -> bool:
 
 def why_not(graph: Graph, call: Call) -> str | None:
     """Return why a kernel layer cannot be written as a product, as a clause; None if it can be."""
+    layer = call.layer
+    if (reason := why_no_matrix(call)) is not None:
+        return reason
+    if (reason := rule_for(layer).blocked(call)) is not None:
+        return reason
+    if layer.kernel.constraint is not None or getattr(layer, "kernel_constraint", None) is not None:
+        return "its kernel has a constraint, which its factors would not meet"
+    if (other := graph.shared.other(layer, call.name)) is not None:
+        return f"it shares weights with layer '{other}'"
+    if min(matrix_of(call).shape) < 2:
+        return NARROW
+    return None
+
+
+def why_no_matrix(call: Call) -> str | None:
+    """Return why a kernel layer does not multiply its input by a matrix, as a clause; None if it does."""
     layer, rule = call.layer, rule_for(call.layer)
     if not isinstance(rule, LinearReader):
         return "its class computes something of its own"
@@ -31,14 +47,6 @@ def why_not(graph: Graph, call: Call) -> str | None:
         return "its channels are in groups"
     if rule.kernel_rows(call, layer.get_weights()) is None:
         return f"its equation {layer.equation} has more than one axis of channels or units"
-    if (reason := rule.blocked(call)) is not None:
-        return reason
-    if layer.kernel.constraint is not None or getattr(layer, "kernel_constraint", None) is not None:
-        return "its kernel has a constraint, which its factors would not meet"
-    if (other := graph.shared.other(layer, call.name)) is not None:
-        return f"it shares weights with layer '{other}'"
-    if min(matrix_of(call).shape) < 2:
-        return NARROW
     return None
 
 

@@ -9,8 +9,12 @@ import tensorflow as tf
 
 from ..._utils import Array
 from ...data import Examples
-from ...graph import Graph, batch_size_of, run_batches
+from ...graph import Call, Graph, batch_size_of, run_batches
+from ._matrices import linear_part, matrix_of
 from ._rewrite import Part
+
+_MOST_MOMENTS = 1 << 26
+"""Entries of second moments that are kept at once."""
 
 
 def second_moments(graph: Graph, examples: Examples, parts: Mapping[int, Part]) -> dict[int, Array]:
@@ -38,6 +42,31 @@ def second_moments(graph: Graph, examples: Examples, parts: Mapping[int, Part]) 
     for call, total in zip(calls, sums, strict=True):
         moments[id(call.layer)] = moments.get(id(call.layer), 0.0) + total / len(examples)
     return moments
+
+
+def input_moments(graph: Graph, examples: Examples, calls: Mapping[str, Call]) -> dict[str, Array]:
+    """Return the mean of x x' over examples, positions and calls, with x what a layer multiplies by its kernel.
+
+    By the keys of `calls`, one call of each layer. Layers are measured together as far as memory allows.
+    """
+    found: dict[str, Array] = {}
+    groups: list[list[str]] = [[]]
+    size = 0
+    for name, call in calls.items():
+        n = len(matrix_of(call)) ** 2
+        if groups[-1] and size + n > _MOST_MOMENTS:
+            groups.append([])
+            size = 0
+        groups[-1].append(name)
+        size += n
+    for names in groups:
+        parts = {}
+        for name in names:
+            call = calls[name]
+            parts[id(call.layer)] = linear_part(call, call.layer.name, np.eye(len(matrix_of(call))))
+        moments = second_moments(graph, examples, parts) if names else {}
+        found |= {name: moments[id(calls[name].layer)] for name in names}
+    return found
 
 
 def _product(y: Any, weight: Any) -> Any:

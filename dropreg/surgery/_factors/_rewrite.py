@@ -12,10 +12,10 @@ from ...graph import Call
 from ...layers import rule_for
 from .._clones import check_same_sharing, clones, seeds_kept
 from .._compiling import compile_like
+from .._holding import Hold
 from .._original import Original
 from .._plan import keep_everything
 from .._rebuild import Builder, assemble, symbolic_inputs
-from .._zeros import HoldZeros
 
 
 @dataclass(frozen=True)
@@ -69,5 +69,5 @@ def rewrite(original: Original, parts: Mapping[int, Sequence[Part]]) -> keras.Mo
 def _hold_same_zeros(pairs: Sequence[tuple[Call, Call]]) -> None:
     for old, new in pairs:
         for before, after in zip(getattr(old.layer, "weights", ()), getattr(new.layer, "weights", ()), strict=True):
-            if isinstance(before.constraint, HoldZeros) and np.shape(before) == np.shape(after):
+            if isinstance(before.constraint, Hold) and np.shape(before) == np.shape(after):
                 after.constraint = before.constraint

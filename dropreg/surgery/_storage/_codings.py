@@ -6,7 +6,8 @@ A coding is a JSON value that says how the bytes of an array are to be read:
   (`_range_coder`); or the values themselves where k is 0;
 - ``{"planes": [leaf, ...]}``: the bytes of all values, least significant bytes first, a leaf each;
 - ``{"zeros": leaf, "rest": coding}``: a bit for each value, 1 where it is not zero, in bytes; then the other values;
-- ``{"narrow": dtype, "rest": coding}``: the same numbers in a smaller type.
+- ``{"narrow": dtype, "rest": coding}``: the same numbers in a smaller type;
+- ``{"columns": n, "scales": coding, "codes": coding}``: float32 as int8 times a float32 for each of n columns.
 
 Values are compared by their bits, so negative zeros and every NaN are kept as well.
 """
@@ -19,6 +20,7 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
+from ._multiples import find_multiples, multiplied
 from ._range_coder import decode, encode, entropy_bits, n_lanes
 
 Coding = list[int] | dict[str, Any]
@@ -53,7 +55,22 @@ def encode_array(array: npt.NDArray[Any]) -> tuple[Coding, list[bytes]]:
         if np.array_equal(_words(smaller.astype(array.dtype)), _words(array)):
             coding, parts = encode_array(smaller)
             return {"narrow": narrow, "rest": coding}, parts
-    return _encode(_words(array))
+    found = [_encode(_words(array)), *_encode_multiples(array)]
+    return min(found, key=lambda each: sum(map(len, each[1])))
+
+
+def _encode_multiples(array: npt.NDArray[Any]) -> list[tuple[Coding, list[bytes]]]:
+    """Return the codings as multiples of scales, for columns of the last axis and of the last two."""
+    if array.dtype != np.float32 or array.ndim < 2:
+        return []
+    found = []
+    for columns in {array.shape[-1], array.shape[-1] * array.shape[-2] if array.ndim > 2 else array.shape[-1]}:
+        multiples = find_multiples(array, columns)
+        if multiples is not None:
+            scales, before = _encode(_words(multiples.scales))
+            codes, after = _encode(_words(multiples.codes))
+            found.append(({"columns": columns, "scales": scales, "codes": codes}, before + after))
+    return found
 
 
 def decode_array(coding: Any, data: memoryview, dtype: str, n: int) -> npt.NDArray[Any]:
@@ -63,10 +80,23 @@ def decode_array(coding: Any, data: memoryview, dtype: str, n: int) -> npt.NDArr
         if coding["narrow"] != _NARROWER.get(dtype):
             raise ValueError(f"{dtype} from {coding['narrow']!r}")
         return decode_array(coding["rest"], data, coding["narrow"], n).astype(kind)
+    if isinstance(coding, dict) and set(coding) == {"columns", "scales", "codes"}:
+        return _decode_multiples(coding, data, dtype, n)
     words, used = _decode(coding, data, n, kind.itemsize)
     if used != len(data):
         raise ValueError("bytes that no coding describes")
     return words.view(kind)
+
+
+def _decode_multiples(coding: dict[str, Any], data: memoryview, dtype: str, n: int) -> npt.NDArray[Any]:
+    columns = coding["columns"]
+    if dtype != "float32" or type(columns) is not int or not 0 < columns <= n or n % columns:
+        raise ValueError(f"{dtype} in {columns!r} columns")
+    scales, used = _decode(coding["scales"], data, columns, 4)
+    codes, size = _decode(coding["codes"], data[used:], n, 1)
+    if used + size != len(data):
+        raise ValueError("bytes that no coding describes")
+    return multiplied(scales.view(np.float32), codes.view(np.int8).reshape(-1, columns)).reshape(-1)
 
 
 def _words(array: npt.NDArray[Any]) -> Words:

@@ -37,8 +37,9 @@ class Packed:
         Bytes of the file.
     weights : DataFrame
         One row for each weight: weight (its path in the model), shape, dtype, bytes (in memory), stored (bytes in the
-        file) and coding: "values", "codebook", "planes" (bytes of the values, each entropy-coded) or "zeros, ..." with
-        the coding of the other values; "float16, ..." and so on where the numbers fit a smaller type.
+        file) and coding: "values", "codebook", "planes" (bytes of the values, each entropy-coded), "multiples" (whole
+        multiples of a scale for each output channel, entropy-coded) or "zeros, ..." with the coding of the other
+        values; "float16, ..." and so on where the numbers fit a smaller type.
 
     Examples
     --------
@@ -248,4 +249,6 @@ def _name_of(coding: Any) -> str:
         return "codebook" if coding[0] else "values"
     if "planes" in coding:
         return "planes"
+    if "columns" in coding:
+        return "multiples"
     return f"{coding.get('narrow', 'zeros')}, {_name_of(coding['rest'])}"
