@@ -128,8 +128,7 @@ def annealed(model: Any, data: Any, elements: dr.Elements, fraction: float, argu
     rounds = dr.Annealing(rounds=arguments.rounds)
     heads = dr.anneal(model, data, dr.elements(model, "heads"), annealing=rounds, **options)
     without = dr.remove(model, heads, data=data).model
-    names = [layer.name for layer in without.layers if layer.name.endswith("pooled_dense")]
-    units = dr.elements(without, exclude=names)
+    units = dr.elements(without, exclude="pooled_dense")
     coarse = dr.Annealing(rounds=arguments.rounds, rows_per_round=128, examples_per_mask=64)
     chosen = dr.anneal(without, data, units, ablation="merged", annealing=coarse, **options)
     return dr.Selection(elements, np.concatenate([chosen.kept, heads.kept]))

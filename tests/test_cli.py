@@ -416,3 +416,18 @@ def test_demo(work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
     assert accuracy["random units removed"] <= accuracy["all units kept"] + 0.01
     assert text.endswith(f"written: {folder / 'impact.csv'} and {folder / 'impact.png'}\n")
     assert mpimg.imread(folder / "impact.png").ndim == 3
+
+
+def test_compress_writes_a_small_file(
+    files: tuple[str, str], data: Labelled, work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.savez("test.npz", x=data[0] + 0.1, y=data[1])
+    given = ["compress", *files[:1], "--data", files[1], "--bytes", "4000", "--bits", "4", "--quiet"]
+    assert main([*given, "--test", "test.npz", "--out", "few.safetensors"]) == 0
+    text = capsys.readouterr().out
+    assert "accuracy before" in text
+    assert "written: few.safetensors" in text
+    assert (work / "few.safetensors").stat().st_size <= 4000
+    assert dr.unpack(work / "few.safetensors").count_params() <= 82
+    assert main([*given, "--out", "few.keras"]) == 2
+    assert "--out must end in .safetensors, received few.keras" in capsys.readouterr().err
