@@ -24,7 +24,7 @@ from ..errors import ModelError, ParameterError, TargetError
 from ..graph import trace_graph
 from ..network import guess_task, run_model
 from ..recovery import Part, Recovered, Recovery, resolve_recovery, train
-from ..surgery import Packed, Rounder, Rounding, kernels_of, pack, trace_original, with_learning
+from ..surgery import Packed, Rounder, Rounding, kernels_of, pack, settle, trace_original, with_learning
 from ._limits import Limit, held_out_examples, verdict_on
 from ._prune import prune
 from ._targets import Budget
@@ -32,7 +32,7 @@ from ._targets import Budget
 if TYPE_CHECKING:
     import keras
 
-_HELD_OUT = 5
+_HELD_OUT = 10
 """One in so many examples is held out to choose between candidates."""
 _SHARES = (0.15, 0.1, 0.07, 0.05, 0.035, 0.025, 0.018, 0.013)
 """Shares of the bytes that are tried in turn for a limit."""
@@ -42,6 +42,7 @@ _LEAST_RATE, _MOST_RATE = 1e-4, 3e-2
 _STEPS, _TRIES = 9, 4
 _WITHOUT_PRUNING = 0.97
 _EXACT_BITS = 8
+_LEARNING_RATE = 1e-3
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -123,7 +124,7 @@ def compress(
     model : keras.Model
         A built Sequential or Functional model. It is not changed.
     data : (x, y)
-        Examples; labels are only used for a limit without data of its own. A fifth of them is held out to choose
+        Examples; labels are only used for a limit without data of its own. A tenth of them is held out to choose
         between candidates.
     bytes : float or int, optional
         The most bytes of the packed file: a share of the original's weights in memory, strictly between 0 and 1, or a
@@ -272,8 +273,9 @@ class _Work:
         for _ in range(_TRIES):
             rounder = Rounder(self.without(fraction), self.rest)
             rounding = self.rounded(rounder, most, bits)
-            if rounding is not None:
-                return self.finish(rounding, fraction, bits, most)
+            found = None if rounding is None else self.finish(rounding, fraction, bits, most)
+            if found is not None and found.size <= most:
+                return found
             if self.elements is None or fraction >= self.most_removed():
                 return None
             fraction = round(min(fraction + 0.25 * (1 - fraction), self.most_removed()), 2)
@@ -346,13 +348,17 @@ class _Work:
 
     def finish(self, rounding: Rounding, fraction: float, bits: int, most: int | None = None) -> _Candidate:
         """Return a rounded model that has learned from the original; it is rounded again if that made it too large."""
-        found = self.learned(with_learning(rounding), self.recovery)
-        if most is not None and _size(found.model) > most:
-            again = self.rounded(Rounder(found.model, self.rest), most, bits)
-            if again is not None:
-                rounding = again
-                shorter = replace(self.recovery, epochs=max(self.recovery.epochs // 4, 1))
-                found = self.learned(again.model, shorter)
+        usual = replace(self.recovery, learning_rate=_LEARNING_RATE, bold_rate=None)
+        shorter = replace(usual, epochs=max(usual.epochs // 4, 1))
+        model = rounding.model
+        if rounding.learning:
+            model = self.learned(with_learning(rounding), usual).model
+            settle(model)
+            if most is not None and _size(model) > most:
+                again = self.rounded(Rounder(model, self.rest), most, bits)
+                rounding = rounding if again is None else again
+                model = model if again is None else again.model
+        found = self.learned(model, shorter if rounding.learning else usual)
         return _Candidate(found.model, rounding, fraction, bits, _size(found.model), found.loss_after)
 
     def learned(self, model: "keras.Model", recovery: Recovery) -> Recovered:

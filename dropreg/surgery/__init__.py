@@ -8,7 +8,7 @@ from ._compiling import compile_like
 from ._copying import copy_model, seed_layers
 from ._cut import check_can_cut, cut
 from ._factors import Factorized, factorize, multiply_back
-from ._holding import Hold
+from ._holding import Hold, settle
 from ._latency import measure_latency
 from ._merging import LeastSquares, resolve_merge
 from ._original import Original, trace_original
@@ -44,6 +44,7 @@ __all__ = [
     "quantize",
     "resolve_merge",
     "seed_layers",
+    "settle",
     "trace_original",
     "unpack",
     "with_learning",

@@ -50,8 +50,7 @@ class HoldRounded(Hold):
     def __call__(self, w: Any) -> Any:
         matrix: Any = keras.ops.reshape(w, self._matrix.shape)
         scale: Any = keras.ops.sum(matrix * keras.ops.cast(self._weights, w.dtype), axis=0)
-        shifted = scale * _SPLIT  # Veltkamp's split: the leading digits
-        rounded: Any = (shifted - (shifted - scale)) * keras.ops.cast(self._matrix, w.dtype)
+        rounded: Any = leading_digits(scale) * keras.ops.cast(self._matrix, w.dtype)
         return keras.ops.where(self.kept, w, keras.ops.reshape(rounded + 0.0, w.shape))
 
     def get_config(self) -> dict[str, Any]:
@@ -63,7 +62,7 @@ class LearnRounded(Hold):
     """Constraint that rounds weights after every optimizer step, and remembers what rounding took away.
 
     Steps change the weights before rounding, so that small steps add up until a code changes (straight-through
-    estimator [1]_).
+    estimator [1]_). Scales remain: `settle` lets them learn afterwards.
 
     Parameters
     ----------
@@ -85,7 +84,7 @@ class LearnRounded(Hold):
         self.prices = np.broadcast_to(np.asarray(prices, np.float32), (len(prices), 2 * most + 1))
         self.start = np.asarray(matrix, np.float32)
         self.hidden = tf.Variable(tf.constant(self.start), trainable=False)
-        self.last = tf.Variable(self.rounded(tf.constant(self.start)), trainable=False)
+        self.last = tf.Variable(tf.constant(self.start), trainable=False)
 
     def fresh(self) -> "LearnRounded":
         """Return a constraint in the state of the start."""
@@ -95,8 +94,8 @@ class LearnRounded(Hold):
         for variable in (self.hidden, self.last):
             variable.assign(tf.reshape(tf.convert_to_tensor(w), self.start.shape))
 
-    def rounded(self, matrix: Any) -> Any:
-        """Return the nearest multiples, where codes that are worth more are nearer."""
+    def codes(self, matrix: Any) -> Any:
+        """Return the nearest multiples of the scale, where codes that are worth more are nearer."""
         units: Any = matrix / self.scales
         best: Any = tf.zeros_like(units)
         least: Any = tf.square(matrix) + self.prices[:, self.most, np.newaxis]
@@ -104,13 +103,12 @@ class LearnRounded(Hold):
             cost = tf.square((units - float(code)) * self.scales) + self.prices[:, number, np.newaxis]
             best = tf.where(cost < least, float(code), best)
             least = tf.minimum(cost, least)
-        return best * self.scales + 0.0
+        return best
 
     def __call__(self, w: Any) -> Any:
         matrix = tf.reshape(w, self.start.shape)
         hidden = self.hidden.assign_add(matrix - self.last)
-        rounded = self.last.assign(self.rounded(hidden))
-        return tf.reshape(rounded, w.shape)
+        return tf.reshape(self.last.assign(self.codes(hidden) * self.scales + 0.0), w.shape)
 
     def get_config(self) -> dict[str, Any]:
         return {
@@ -119,6 +117,12 @@ class LearnRounded(Hold):
             "most": self.most,
             "prices": self.prices.tolist(),
         }
+
+
+def leading_digits(scale: Any) -> Any:
+    """Round a float32 tensor to 16 binary digits, by Veltkamp's split."""
+    shifted = scale * _SPLIT
+    return shifted - (shifted - scale)
 
 
 class HoldShared(Hold):
@@ -166,3 +170,12 @@ def hold_values(
     now = np.asarray(keras.ops.convert_to_numpy(variable))
     variable.assign(constraint(keras.ops.convert_to_tensor(np.where(free, now, values).astype(now.dtype))))
     variable.constraint = constraint
+
+
+def settle(model: keras.Model) -> None:
+    """Keep the codes that training has found; further training changes scales only."""
+    for variable in model.weights:
+        if isinstance(found := variable.constraint, LearnRounded):
+            values = np.asarray(keras.ops.convert_to_numpy(variable))
+            codes = np.rint(values.reshape(found.start.shape) / found.scales)
+            variable.constraint = HoldRounded(codes.reshape(values.shape), columns=len(found.scales))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from models import BUILDERS, inputs_for, ready
 
 import dropreg as dr
+from dropreg.surgery import settle, with_learning
 from dropreg.surgery._rounding._sequential import round_matrix
 from dropreg.surgery._storage._range_coder import entropy_bits
 
@@ -225,3 +226,36 @@ def test_errors():
     bad(lambda: dr.elements(model, "weights", replacement=cast("Any", "int8")), "received 'int8'")
     rounded = dr.elements(model, "activations", replacement=dr.Quantized(4))
     bad(lambda: dr.remove(model, dr.Selection.random(rounded, 0.5)), "rounded activations", "dropreg.export")
+
+
+def test_training_may_change_codes_and_then_scales():
+    model = ready("mlp")
+    x = inputs_for(model, 200)[0]
+    rounding = dr.quantize(model, dr.Quantized(2), (x, None))
+    learning = with_learning(rounding)
+    tuning = dr.Recovery(epochs=20, learning_rate=0.01, distill=1.0, patience=None)
+    free = dr.recover(learning, (x, None), teacher=model, recovery=tuning)
+    assert free.loss_after < 0.8 * free.loss_before
+    settle(free.model)
+    tuned = dr.recover(free.model, (x, None), teacher=model, recovery=tuning).model
+    changed = False
+    for start, code, end in zip(*(each.get_weights() for each in (rounding.model, free.model, tuned)), strict=True):
+        if start.ndim == 2:
+            scale = np.abs(start).max(axis=0)
+            assert np.allclose(np.rint(code / scale) * scale, code)
+            changed |= not np.array_equal(np.rint(code / scale), np.rint(start / scale))
+            assert np.array_equal(np.sign(end), np.sign(code))
+            assert max(len(np.unique(np.abs(column[column != 0]))) for column in end.T) == 1
+    assert changed
+
+
+def test_training_from_the_same_weights_is_the_same():
+    """Trials of learning rates leave nothing behind."""
+    model = ready("mlp")
+    x = inputs_for(model, 100)[0]
+    learning = with_learning(dr.quantize(model, dr.Quantized(2), (x, None)))
+    rates = dr.Recovery(epochs=3, learning_rate=(0.01, 0.0001), distill=1.0)
+    found = dr.recover(learning, (x, None), teacher=model, recovery=rates)
+    alone = dr.Recovery(epochs=3, learning_rate=found.learning_rate, distill=1.0)
+    again = dr.recover(learning, (x, None), teacher=model, recovery=alone)
+    assert found.history["held_out"].tolist() == pytest.approx(again.history["held_out"].tolist())

@@ -22,6 +22,7 @@ from .._original import trace_original
 from .._zeros import as_array
 from ._sequential import Rounded, round_matrix
 
+_PRICES = 0.3  # in training: with the whole price of a bit too many weights become zero
 _MOST_LEARNED = 5
 """Most bits of codes that training may change; finer ones hardly gain by it."""
 
@@ -201,7 +202,7 @@ def _round(
     row = [name, kernel.size, _entropy(found.codes), float(np.mean(found.values == 0)), _error(matrix, found, moment)]
     if not isinstance(replacement, Quantized) or replacement.bits > _MOST_LEARNED or (matrix == 0).any():
         return row, None
-    return row, LearnRounded(found.values, found.levels, replacement.most, found.prices)
+    return row, LearnRounded(found.values, found.levels, replacement.most, _PRICES * found.prices)
 
 
 def _error(matrix: Array, found: Rounded, moment: Array | None) -> float:
