@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from .regression import ImpactTable, Precision, SliceTable, regress
     from .sampling import Record, Sampling, sample
     from .scorers import Plan, estimate, plan
-    from .surgery import Pruned, factorize, hold_zeros, measure_latency, pack, unpack
+    from .surgery import Pruned, export, factorize, hold_zeros, measure_latency, pack, unpack
 
 __version__ = "0.2.0"
 
@@ -65,6 +65,7 @@ __all__ = [
     "elements",
     "errors",
     "estimate",
+    "export",
     "factorize",
     "hold_zeros",
     "layers",
@@ -105,7 +106,7 @@ _PACKAGES = {
     "regression": ("ImpactTable", "Precision", "SliceTable", "regress"),
     "sampling": ("Record", "Sampling", "sample"),
     "scorers": ("Plan", "estimate", "plan"),
-    "surgery": ("Pruned", "factorize", "hold_zeros", "measure_latency", "pack", "unpack"),
+    "surgery": ("Pruned", "export", "factorize", "hold_zeros", "measure_latency", "pack", "unpack"),
 }
 
 
