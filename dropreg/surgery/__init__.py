@@ -5,6 +5,7 @@
 `_export` writes files of other formats.
 """
 
+from ._compare_exports import compare_exports
 from ._compiling import compile_like
 from ._copying import copy_model, seed_layers
 from ._cut import check_can_cut, cut
@@ -28,6 +29,7 @@ __all__ = [
     "Pruned",
     "as_array",
     "check_can_cut",
+    "compare_exports",
     "compile_like",
     "copy_model",
     "cut",

@@ -6,6 +6,7 @@ runs files.
 
 # ruff: noqa: F401 (some names are for the package around)
 
-from ._exported import Exported
+from ._exported import Exported, run_file
+from ._precisions import Precision
 from ._runners import open_file
 from ._write import export

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import logging
 import re
 import tempfile
 import warnings
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from ..._utils import concatenate_names, first_line
@@ -58,10 +60,14 @@ def write_litert(graph: Graph, path: Path, *, half: bool = False, tagged: Mappin
 def write_onnx(graph: Graph, path: Path) -> None:
     """Write an ONNX file of float32 numbers; errors as in `write_litert`."""
     tf2onnx = needed("tf2onnx", "onnx", "a path that ends in '.onnx'")
+    checker = needed("onnx.checker", "onnx", "a path that ends in '.onnx'")
     function = tf.function(_flat(graph), input_signature=_specs(graph), autograph=False)
     with quiet():
         try:
-            tf2onnx.convert.from_function(function, _specs(graph), output_path=str(path))
+            written, _ = tf2onnx.convert.from_function(
+                function, _specs(graph), output_path=str(path), custom_op_handlers={"Erfc": (_erfc, [])}
+            )
+            checker.check_model(written)
         except Exception as error:
             raise ModelError(
                 f"model '{graph.model.name}' must consist of operations that ONNX has, received {first_line(error)}: "
@@ -69,19 +75,38 @@ def write_onnx(graph: Graph, path: Path) -> None:
             ) from error
 
 
+def _erfc(context: Any, node: Any, name: str, arguments: Any) -> None:
+    """Replace an operation Erfc, that of the activation "gelu", by 1 - Erf."""
+    node.domain, node.type = "", "Erf"
+    one = context.make_const(f"{name}/one", np.array(1, np.float32))
+    negative = context.insert_new_node_on_output("Neg", node.output[0], f"{name}/negative")
+    whole = context.insert_new_node_on_output("Add", negative.output[0], f"{name}/whole")
+    context.replace_inputs(whole, [negative.output[0], one.output[0]])
+
+
 def write_saved_model(graph: Graph, path: Path) -> None:
-    """Write a SavedModel folder, as ``model.export`` does."""
+    """Write a SavedModel folder, as ``model.export`` does; ModelError if Keras refuses."""
     with quiet():
-        graph.model.export(str(path), format="tf_saved_model", verbose=False)
+        try:
+            graph.model.export(str(path), format="tf_saved_model", verbose=False)
+        except (ValueError, TypeError) as error:
+            raise ModelError(
+                f"model '{graph.model.name}' must be one that Keras can export, received {first_line(error)}: give its "
+                "inputs names of letters, digits and underscores, or export it as '.tflite' or '.onnx'."
+            ) from error
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Discard what other libraries print and warn of."""
-    text = io.StringIO()
+    """Discard what other libraries print, log and warn of."""
+    text, before = io.StringIO(), logging.root.manager.disable
     with warnings.catch_warnings(), contextlib.redirect_stdout(text), contextlib.redirect_stderr(text):
         warnings.simplefilter("ignore")
-        yield
+        logging.disable(logging.ERROR)
+        try:
+            yield
+        finally:
+            logging.disable(before)
 
 
 def _flat(graph: Graph) -> Any:

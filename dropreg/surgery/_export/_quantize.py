@@ -13,7 +13,8 @@ from ...errors import ModelError
 from ._formats import TAG, quiet
 from ._runners import arranged, needed, open_file
 
-_MOST_CALIBRATED = 200
+_MOST_CALIBRATED = 256
+_BATCH = 64
 _TASK = "quantization"
 
 
@@ -39,11 +40,12 @@ def quantize(path: Path, precision: str | Mapping[int, str], examples: Mapping[s
     quantizer = _quantizer(path)
     try:
         with quiet():
-            for regex, name in _scopes(path, precision).items():
+            scopes = _scopes(path, precision)
+            if not scopes:
+                return
+            for regex, name in scopes.items():
                 _add(quantizer, regex, name)
-            ranges = None
-            if quantizer.need_calibration:
-                ranges = quantizer.calibrate(_calibration(path, examples), num_threads=1)
+            ranges = _ranges(quantizer, path, examples) if quantizer.need_calibration else None
             result = quantizer.quantize(ranges, enable_progress_report=False, enable_progress_bar=False)
     except (RuntimeError, ValueError, KeyError, NotImplementedError, TypeError) as error:
         raise ModelError(
@@ -53,16 +55,16 @@ def quantize(path: Path, precision: str | Mapping[int, str], examples: Mapping[s
     path.write_bytes(bytes(result.quantized_model))
 
 
-def quantized_layers(path: Path) -> dict[int, list[str]]:
-    """Return the types of the weights of each tagged layer in a LiteRT file, by the layer's number."""
-    found: dict[int, list[str]] = {}
+def quantized_layers(path: Path) -> dict[int, set[str]]:
+    """Return the types of the weights in each tagged layer of a LiteRT file, by the layer's number."""
+    found: dict[int, set[str]] = {}
     kinds = {0: "float32", 1: "float16", 9: "int8", 17: "int4"}
     model, tools = _parsed(path)
     for graph in model.subgraphs:
         for operation in graph.operators:
-            number = _layer_of(operation, graph, model, tools)
-            for tensor in _constants(operation, graph, model) if number is not None else ():
-                found.setdefault(number, []).append(kinds.get(tensor.type, "another type"))
+            types = {kinds.get(tensor.type, "another type") for tensor in _constants(operation, graph, model)}
+            for number in _layers_of(operation, graph, model, tools):
+                found.setdefault(number, set()).update(types)
     return found
 
 
@@ -96,7 +98,8 @@ def _scopes(path: Path, precision: str | Mapping[int, str]) -> dict[str, str]:
     names: dict[str, list[str]] = {}
     for graph in model.subgraphs:
         for operation in graph.operators:
-            kind = precision.get(_layer_of(operation, graph, model, tools), "float32")
+            numbers = _layers_of(operation, graph, model, tools)
+            kind = next((precision[number] for number in numbers if number in precision), "float32")
             if kind != "float32":
                 names.setdefault(kind, []).append(tools.get_op_scope(operation, graph.tensors))
     return {f"^({'|'.join(map(re.escape, several))})$": kind for kind, several in names.items()}
@@ -113,30 +116,35 @@ def _constants(operation: Any, graph: Any, model: Any) -> list[Any]:
     return [tensor for tensor in tensors if model.buffers[tensor.buffer].data is not None]
 
 
-def _layer_of(operation: Any, graph: Any, model: Any, tools: Any) -> Any:
-    """Return the number of the innermost tagged layer of an operation, or None.
+def _layers_of(operation: Any, graph: Any, model: Any, tools: Any) -> list[int]:
+    """Return the numbers of the layer of an operation and of the layers around it, inner ones first.
 
     Where operations of several layers were fused into one, it is that of the kernel, which has a name of its own. The
     last operation of a model has the name of an output; its weights still have those of the layer.
     """
     names = [bytes(tensor.name).decode() for tensor in _constants(operation, graph, model)]
-    names = [name for name in names if ";" not in name] + tools.get_op_scope(operation, graph.tensors).split(";") + names
-    for name in names:
-        tags = re.findall(rf"(?:^|/){TAG}(\d+)", name)
-        if tags:
-            return int(tags[-1])
-    return None
+    outputs = tools.get_op_scope(operation, graph.tensors).split(";")
+    names = [name for name in names if ";" not in name] + outputs + names
+    tags = [re.findall(rf"(?:^|/){TAG}(\d+)", name) for name in names]
+    return [int(number) for number in reversed(next(filter(None, tags), []))]
 
 
-def _calibration(path: Path, examples: Mapping[str, npt.NDArray[Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return examples, one at a time, by the names of the file's inputs."""
+def _ranges(quantizer: Any, path: Path, examples: Mapping[str, npt.NDArray[Any]]) -> dict[str, Any]:
+    """Return the least and the largest value of each tensor over the examples, by the tensor's name.
+
+    The quantizer averages ranges over batches, which would cut off large values, so it is given one batch at a time.
+    """
     runner = open_file(path)
     inputs = [runner.inputs[place] for place in arranged(runner, list(examples))]
-    n = len(next(iter(examples.values())))
+    named, n = list(zip(inputs, examples.values(), strict=True)), len(next(iter(examples.values())))
     rows = np.linspace(0, n - 1, min(_MOST_CALIBRATED, n)).astype(int)
-    named = list(zip(inputs, examples.values(), strict=True))
-    return {
-        "serving_default": [
-            {known.name: array[row : row + 1].astype(known.dtype) for known, array in named} for row in rows
-        ]
-    }
+    found: dict[str, Any] = {}
+    joined = {"min": np.minimum, "max": np.maximum}
+    for start in range(0, len(rows), _BATCH):
+        batch = {known.name: array[rows[start : start + _BATCH]].astype(known.dtype) for known, array in named}
+        for name, values in quantizer.calibrate({"serving_default": [batch]}, num_threads=1).items():
+            before = found.get(name, values)
+            found[name] = values | {
+                key: join(before[key], values[key]) for key, join in joined.items() if key in values
+            }
+    return found

@@ -151,9 +151,7 @@ class _Onnx:
         self._outputs = _in_order([value.name for value in self.session.get_outputs()])
 
     def run(self, arrays: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        given = {
-            known.name: np.asarray(array, known.dtype) for known, array in zip(self.inputs, arrays, strict=True)
-        }
+        given = {known.name: np.asarray(array, known.dtype) for known, array in zip(self.inputs, arrays, strict=True)}
         return self.session.run(self._outputs, given)
 
 
@@ -174,8 +172,6 @@ class _SavedModel:
         self._outputs = _in_order(list(self._call.structured_outputs))
 
     def run(self, arrays: Sequence[npt.NDArray[Any]]) -> list[npt.NDArray[Any]]:
-        given = {
-            known.name: tf.constant(array, known.dtype) for known, array in zip(self.inputs, arrays, strict=True)
-        }
+        given = {known.name: tf.constant(array, known.dtype) for known, array in zip(self.inputs, arrays, strict=True)}
         outputs = self._call(**given)
         return [outputs[name].numpy() for name in self._outputs]

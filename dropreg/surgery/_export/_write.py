@@ -15,7 +15,7 @@ import numpy.typing as npt
 from ..._utils import check_type, check_writable, concatenate_names, spread_rows
 from ...data import Data, Examples, check_data, read_once
 from ...errors import ModelError, ParameterError, RecordError
-from ...graph import Graph, batch_size_of, call_outputs, map_batches, trace_graph
+from ...graph import Graph, all_layers, batch_size_of, call_outputs, map_batches, trace_graph
 from ...network import difference, tolerance
 from ._exported import Exported, run_file
 from ._formats import write_litert, write_onnx, write_saved_model
@@ -147,19 +147,21 @@ def _write(graph: Graph, part: Path, precision: str | Mapping[str, str], example
     if isinstance(precision, str):
         write_litert(graph, part)
         return quantize(part, precision, arrays)
-    layers, kinds = dict(enumerate(layers_named(graph, precision))), list(precision.values())
-    write_litert(graph, part, tagged=layers)
-    quantize(part, dict(enumerate(kinds)), arrays)
-    return _check_layers(part, list(precision), kinds)
+    tagged = dict(enumerate(layer for layer in all_layers(graph.model) if layer is not graph.model))
+    numbers = {id(layer): number for number, layer in tagged.items()}
+    named = [numbers[id(layer)] for layer in layers_named(graph, precision)]
+    write_litert(graph, part, tagged=tagged)
+    quantize(part, dict(zip(named, precision.values(), strict=True)), arrays)
+    return _check_layers(part, dict(zip(named, precision.items(), strict=True)))
 
 
-def _check_layers(part: Path, names: Sequence[str], kinds: Sequence[str]) -> None:
-    """Raise ModelError unless each named layer has weights of its precision."""
+def _check_layers(part: Path, precision: Mapping[int, tuple[str, str]]) -> None:
+    """Raise ModelError unless each named layer, given as (name, precision), has weights of its precision."""
     stored = quantized_layers(part)
     float32 = [
         name
-        for number, (name, kind) in enumerate(zip(names, kinds, strict=True))
-        if kind != "float32" and STORED[kind] not in stored.get(number, [])
+        for number, (name, kind) in precision.items()
+        if kind != "float32" and STORED[kind] not in stored.get(number, ())
     ]
     if float32:
         raise ModelError(
