@@ -52,6 +52,13 @@ Use other examples for --test.
 Example
   dropreg prune model.keras --data heldout.npz --fraction 0.5 --test test.npz --out small.keras
 """
+_EXPORT_HELP = """\
+Write a model as a file of LiteRT (.tflite) or ONNX (.onnx), or as a SavedModel (a path without a suffix).
+With --data, the file is run on some of the examples and compared with the model.
+
+Example
+  dropreg export small.keras small.tflite --precision int8 --data heldout.npz
+"""
 _DEMO_HELP = """\
 Estimate impacts for a model and data that ship with dropreg: a small CNN and 10,000 Fashion-MNIST
 images that it was not trained on. Prints the impact table, and writes it as impact.csv with a figure
@@ -118,6 +125,13 @@ def _parser() -> argparse.ArgumentParser:
         help="for layers that cannot be cut: stop with an error, or keep all their elements (default: raise)",
     )
     _add_path(prune, "--out", "FILE.keras", "smaller model to write", "small.keras")
+
+    export = command("export", "a file of LiteRT or ONNX, or a SavedModel", _EXPORT_HELP, _export)
+    export.add_argument("model", metavar="MODEL.keras", type=Path, help="a saved model")
+    export.add_argument("path", metavar="PATH", type=Path, help="file or folder to write, which must be new")
+    _add_path(export, "--data", "FILE.npz", "array x of examples; 'int8' needs some")
+    precision_help = "float32, or for .tflite float16, dynamic int8, dynamic int4 or int8 (default: float32)"
+    export.add_argument("--precision", default="float32", help=precision_help)
 
     demo = command("demo", "impacts of the shipped CNN on shipped images", _DEMO_HELP, _demo)
     _add_path(demo, "--out", "FOLDER", "folder for impact.csv and impact.png", "dropreg-demo")
@@ -274,6 +288,17 @@ def _prune(options: argparse.Namespace) -> None:
         print(f"\non the examples of {options.test}")
         print(small.measure(test, task=options.task).to_string(index=False, float_format=lambda value: f"{value:.4f}"))
     print(f"\nwritten: {options.out}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from . import export
+    from .data import load_npz
+    from .graph import trace_graph
+
+    model = load_model_file(options.model)
+    names = trace_graph(model).input_names
+    data = None if options.data is None else load_npz(options.data, names, labelled=False)
+    print(export(model, options.path, data, precision=options.precision))
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -40,7 +40,7 @@ def write_litert(graph: Graph, path: Path, *, half: bool = False, tagged: Mappin
         If LiteRT has no operation for a part of the model.
     """
     with tempfile.TemporaryDirectory() as folder, quiet():
-        archive = keras.export.ExportArchive()
+        archive: Any = keras.export.ExportArchive()
         archive.track(graph.model)
         with _tags(tagged or {}):
             archive.add_endpoint("serve", _flat(graph), input_signature=_specs(graph))
