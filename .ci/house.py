@@ -18,7 +18,7 @@ LIMITS = {
     "first-level packages": 13,
     "names in dropreg.__all__": 49,
     "arguments of the longest signature": 13,
-    "lines of the package": 29_000,
+    "lines of the package": 31_000,
     "imports from a file of another package": 0,
     "modules that load TensorFlow where none may": 0,
     "modules that read private parts of Keras": 0,

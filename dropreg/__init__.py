@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .regression import ImpactTable, Precision, SliceTable, regress
     from .sampling import Record, Sampling, sample
     from .scorers import Plan, estimate, plan
-    from .surgery import Pruned, factorize, hold_zeros, measure_latency, pack, quantize, unpack
+    from .surgery import Pruned, export, factorize, hold_zeros, measure_latency, pack, quantize, unpack
 
 __version__ = "0.2.0"
 
@@ -69,6 +69,7 @@ __all__ = [
     "elements",
     "errors",
     "estimate",
+    "export",
     "factorize",
     "hold_zeros",
     "layers",
@@ -111,7 +112,7 @@ _PACKAGES = {
     "regression": ("ImpactTable", "Precision", "SliceTable", "regress"),
     "sampling": ("Record", "Sampling", "sample"),
     "scorers": ("Plan", "estimate", "plan"),
-    "surgery": ("Pruned", "factorize", "hold_zeros", "measure_latency", "pack", "quantize", "unpack"),
+    "surgery": ("Pruned", "export", "factorize", "hold_zeros", "measure_latency", "pack", "quantize", "unpack"),
 }
 
 

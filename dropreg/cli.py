@@ -67,6 +67,13 @@ Use other examples for --test.
 Example
   dropreg compress model.keras --data heldout.npz --bytes 0.03 --out small.safetensors
 """
+_EXPORT_HELP = """\
+Write a model as a file of LiteRT (.tflite) or ONNX (.onnx), or as a SavedModel (a path without a suffix).
+With --data, the file is run on some of the examples and compared with the model.
+
+Example
+  dropreg export small.keras small.tflite --precision int8 --data heldout.npz
+"""
 _DEMO_HELP = """\
 Estimate impacts for a model and data that ship with dropreg: a small CNN and 10,000 Fashion-MNIST
 images that it was not trained on. Prints the impact table, and writes it as impact.csv with a figure
@@ -142,6 +149,13 @@ def _parser() -> argparse.ArgumentParser:
     compress.add_argument("--bits", nargs="+", type=int, default=[3, 4], help="bits of the weights (default: 3 4)")
     _add_path(compress, "--test", "FILE.npz", "other examples, to report the outcomes before and after")
     _add_path(compress, "--out", "FILE.safetensors", "file to write", "small.safetensors")
+
+    export = command("export", "a file of LiteRT or ONNX, or a SavedModel", _EXPORT_HELP, _export)
+    export.add_argument("model", metavar="MODEL.keras", type=Path, help="a saved model")
+    export.add_argument("path", metavar="PATH", type=Path, help="file or folder to write, which must be new")
+    _add_path(export, "--data", "FILE.npz", "array x of examples; 'int8' needs some")
+    precision_help = "float32, or for .tflite float16, dynamic int8, dynamic int4 or int8 (default: float32)"
+    export.add_argument("--precision", default="float32", help=precision_help)
 
     demo = command("demo", "impacts of the shipped CNN on shipped images", _DEMO_HELP, _demo)
     _add_path(demo, "--out", "FOLDER", "folder for impact.csv and impact.png", "dropreg-demo")
@@ -341,6 +355,17 @@ def _compress(options: argparse.Namespace) -> None:
             question = ask_one(each, test, elements(each, "weights"), outcome="accuracy", task=options.task, seed=0)
             print(f"accuracy {name}: {Evaluator(question).original_values().mean():.4f}")
     print(f"\nwritten: {options.out}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from . import export
+    from .data import load_npz
+    from .graph import trace_graph
+
+    model = load_model_file(options.model)
+    names = trace_graph(model).input_names
+    data = None if options.data is None else load_npz(options.data, names, labelled=False)
+    print(export(model, options.path, data, precision=options.precision))
 
 
 def _demo(options: argparse.Namespace) -> None:

@@ -198,7 +198,7 @@ def pruned(
     data = splits["data"][0], None
     settings = resolve_recovery("distill", None, has_data=True, seed=seed)
     assert settings is not None
-    settings = replace(settings, epochs=arguments.distill, learning_rate=3e-4, bold_rate=None)
+    settings = replace(settings, epochs=arguments.distill, learning_rate=5e-5, bold_rate=None)
     labels = splits["data"]
     selection, choosing = timed(
         lambda: selected(method, model, data if method == "default" else labels, fraction, arguments, seed)

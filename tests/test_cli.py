@@ -67,6 +67,17 @@ def test_table_is_that_of_the_library(
     assert re.search(rf"largest impact on loss\n.*\n *{re.escape(top)} ", printed.out)
 
 
+def test_files_of_other_formats_are_written(
+    files: tuple[str, str], work: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["export", files[0], "small.tflite", "--data", files[1], "--precision"]
+    assert main([*arguments, "float16"]) == 0
+    assert re.match(r"small.tflite: LiteRT, float16, [\d,]+ bytes, outputs differ by at most ", capsys.readouterr().out)
+    assert main([*arguments, "float32"]) == 2
+    assert "which exists" in capsys.readouterr().err
+    assert [path.name for path in work.iterdir()] == ["small.tflite"]
+
+
 @pytest.fixture
 def test_file(data: Labelled) -> str:
     """Other examples than those of `files`."""
@@ -327,6 +338,7 @@ def exit_code(arguments: list[str]) -> object:
                 "default: small.keras",
             ],
         ),
+        (["export", "--help"], ["dropreg export small.keras small.tflite", ".onnx", "--data", "--precision", "int8"]),
         (["demo", "--help"], ["Fashion-MNIST", "impact.csv", "impact.png", "needs no network", "--rows", "--seed"]),
     ],
 )

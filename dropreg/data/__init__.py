@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from .._utils import lazy_names
 from ._datasets import MODELS, as_inputs, fashion_mnist, load_model, model_path, read_idx
 from ._examples import Data, Examples, check_apart, check_data, read_once
+from ._inputs import as_list, checked_input
 from ._losses import compiled_loss
 from ._npz import load_npz
 from ._prediction import Prediction, in_float32
@@ -29,8 +30,10 @@ __all__ = [
     "Slices",
     "Task",
     "as_inputs",
+    "as_list",
     "check_apart",
     "check_data",
+    "checked_input",
     "class_weights",
     "compiled_loss",
     "counted_positions",

@@ -20,12 +20,15 @@ import pandas as pd
 import tensorflow as tf
 
 from .._utils import check_several, check_type, positive
-from ..errors import DropregError
+from ..errors import DropregError, ParameterError
 from ..graph import compiled
+from ._export import Exported, open_file
+
+_KINDS = (Exported, str, Path)
 
 
 def measure_latency(
-    models: Mapping[str, keras.Model],
+    models: Mapping[str, keras.Model | Exported | str | Path],
     batch_sizes: Sequence[int] = (1, 64),
     *,
     threads: int = 1,
@@ -38,12 +41,12 @@ def measure_latency(
 
     Parameters
     ----------
-    models : dict of str to keras.Model
-        The models, by the names that the result uses.
+    models : dict of str to keras.Model, dropreg.surgery.Exported or path
+        The models, by the names that the result uses. Exported files, or their paths, run in their own runtime.
     batch_sizes : sequence of int
         Examples in a forward pass.
     threads : int
-        Threads that TensorFlow uses, within an operation and between operations.
+        Threads that TensorFlow, LiteRT or ONNX Runtime uses, within an operation and between operations.
     repeats : int
         Number of timed passes.
     warm_up : int
@@ -57,7 +60,7 @@ def measure_latency(
     Raises
     ------
     ParameterError
-        If a number is not at least 1.
+        If a number is not at least 1, or a value is no model and no existing file.
     DropregError
         If the measuring process fails.
 
@@ -79,9 +82,10 @@ def measure_latency(
     for name, value in (*numbers.items(), *(("batch_sizes", size) for size in batch_sizes)):
         positive(name, value)
     with tempfile.TemporaryDirectory() as folder:
-        paths = {name: str(Path(folder) / f"{number}.keras") for number, name in enumerate(models)}
-        for name, model in models.items():
-            keras.saving.save_model(model, paths[name])
+        paths = {
+            name: _path_of(name, model, Path(folder) / str(number))
+            for number, (name, model) in enumerate(models.items())
+        }
         process = subprocess.run(
             [sys.executable, "-m", "dropreg.surgery._latency"],
             input=json.dumps({"paths": paths, "batch_sizes": list(batch_sizes), **numbers}),
@@ -96,11 +100,27 @@ def measure_latency(
     return pd.DataFrame(json.loads(process.stdout.splitlines()[-1]))
 
 
+def _path_of(name: str, model: Any, place: Path) -> str:
+    """Return the path of a file with the model: its own, or `place` with a suffix, where it is saved."""
+    if isinstance(model, keras.Model):
+        path = place.with_suffix(".keras")
+        keras.saving.save_model(model, path)
+        return str(path)
+    path = Path(model.path if isinstance(model, Exported) else model) if isinstance(model, _KINDS) else None
+    if path is None or not path.exists():
+        received = type(model).__name__ if path is None else f"{path}, which does not exist"
+        raise ParameterError(
+            f"`models` must hold Keras models, dropreg.surgery.Exported or paths of exported files, received "
+            f"{received} for '{name}': pass a model, or what dropreg.export returns."
+        )
+    return str(path.resolve())
+
+
 def _measure(settings: dict[str, Any]) -> list[dict[str, Any]]:
     """Time all models; runs in the measuring process."""
     tf.config.threading.set_intra_op_parallelism_threads(settings["threads"])
     tf.config.threading.set_inter_op_parallelism_threads(settings["threads"])
-    models = {name: keras.saving.load_model(path, compile=False) for name, path in settings["paths"].items()}
+    models = {name: _loaded(Path(path), settings["threads"]) for name, path in settings["paths"].items()}
     rows = []
     for batch in settings["batch_sizes"]:
         passes = {name: _forward_pass(model, batch) for name, model in models.items()}
@@ -121,9 +141,19 @@ def _measure(settings: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
+def _loaded(path: Path, threads: int) -> Any:
+    """Return the Keras model, or the exported file, at a path."""
+    return keras.saving.load_model(path, compile=False) if path.suffix == ".keras" else open_file(path, threads)
+
+
 def _forward_pass(model: Any, batch: int) -> Callable[[], list[Any]]:
     """Return a compiled forward pass on one random batch."""
     rng = np.random.default_rng(0)
+    if not isinstance(model, keras.Model):
+        arrays = [
+            rng.random((batch, *(n or 16 for n in known.shape[1:]))).astype(known.dtype) for known in model.inputs
+        ]
+        return lambda: model.run(arrays)
     shapes = [(batch, *(size or 16 for size in tensor.shape[1:])) for tensor in model.inputs]
     inputs = [
         tf.cast(tf.constant(rng.random(shape), tf.float32), tensor.dtype)
