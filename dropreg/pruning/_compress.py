@@ -24,7 +24,7 @@ from ..errors import ModelError, ParameterError, TargetError
 from ..graph import trace_graph
 from ..network import guess_task, run_model
 from ..recovery import Part, Recovered, Recovery, resolve_recovery, train
-from ..surgery import Packed, Rounder, Rounding, kernels_of, pack, settle, trace_original, with_learning
+from ..surgery import Packed, Rounder, Rounding, copy_model, kernels_of, pack, settle, trace_original, with_learning
 from ._limits import Limit, held_out_examples, verdict_on
 from ._prune import prune
 from ._targets import Budget
@@ -43,6 +43,10 @@ _STEPS, _TRIES = 9, 4
 _WITHOUT_PRUNING = 0.97
 _EXACT_BITS = 8
 _LEARNING_RATE = 1e-3
+_MOST_SQUEEZED = 1.2
+"""Largest size without a rate, relative to the target, for which a rate is better than fewer units."""
+_ASIDE_LEFT = 0.5
+"""Share of biases and scales that is left, about."""
 
 
 @dataclass(frozen=True, repr=False, eq=False)
@@ -242,6 +246,7 @@ class _Work:
             self.held, self.rest = replace(self.held, task=task), replace(self.rest, task=task)
         self.size_before = sum(int(np.prod(w.shape)) * np.dtype(w.dtype).itemsize for w in model.weights)
         self.pruned: dict[float, Any] = {0.0: model}
+        self.described = _size(_without_weights(model))
         try:
             self.elements: Elements | None = find_elements(self.graph)
         except ModelError:
@@ -272,11 +277,12 @@ class _Work:
         fraction = self.fraction_for(most, bits)
         for _ in range(_TRIES):
             rounder = Rounder(self.without(fraction), self.rest)
-            rounding = self.rounded(rounder, most, bits)
+            final = self.elements is None or fraction >= self.most_removed()
+            rounding = self.rounded(rounder, most, bits, final=final)
             found = None if rounding is None else self.finish(rounding, fraction, bits, most)
             if found is not None and found.size <= most:
                 return found
-            if self.elements is None or fraction >= self.most_removed():
+            if final:
                 return None
             fraction = round(min(fraction + 0.25 * (1 - fraction), self.most_removed()), 2)
         return None
@@ -287,8 +293,11 @@ class _Work:
     def fraction_for(self, most: int, bits: int) -> float:
         """Return the fraction of units to remove, so that the rest fits, about; 0 if all of it does."""
         n = self.model.count_params()
-        others = n - sum(int(np.prod(v.shape)) for found in kernels_of(self.model).values() for v in found)
-        share = (8.0 * (most - 2 * others) / _BITS_PER_WEIGHT[bits]) / n
+        kernels = [v for found in kernels_of(self.model).values() for v in found]
+        others = n - sum(int(np.prod(v.shape)) for v in kernels)
+        aside = 2 * others + 4 * sum(int(v.shape[-1]) for v in kernels)  # halves of other weights, and scales
+        left = most - self.described - aside * _ASIDE_LEFT
+        share = (8.0 * left / _BITS_PER_WEIGHT[bits]) / n
         if self.elements is None or share >= _WITHOUT_PRUNING:
             return 0.0
         cost, rng = cost_of(self.model, self.elements), np.random.default_rng(self.seed)
@@ -300,12 +309,18 @@ class _Work:
                 return round(float(fraction), 2)
         return round(self.most_removed(), 2)
 
-    def rounded(self, rounder: Rounder, most: int, bits: int) -> Rounding | None:
-        """Return the rounding with the lowest rate that fits."""
+    def rounded(self, rounder: Rounder, most: int, bits: int, *, final: bool = True) -> Rounding | None:
+        """Return the rounding with the lowest rate that fits; None if there is none.
+
+        Unless it is `final`, a model that needs a high rate counts as one that does not fit.
+        """
         weights = self.rates(rounder, bits)
         exact = rounder.result(Quantized(bits))
-        if _size(exact.model) <= most:
+        size = _size(exact.model)
+        if size <= most:
             return exact
+        if size > _MOST_SQUEEZED * most and not final:
+            return None
         low, high, best = np.log(_LEAST_RATE), np.log(_MOST_RATE), None
         for _ in range(_STEPS):
             middle = (low + high) / 2 if best is not None or low > np.log(_LEAST_RATE) else high
@@ -421,6 +436,13 @@ def _smallest(work: _Work, limit: Limit, examples: Examples, bits: Sequence[int]
             "more examples, or a larger limit."
         )
     return work.result(finished, passed[-1], limits)
+
+
+def _without_weights(model: "keras.Model") -> "keras.Model":
+    """Return a copy whose weights are all zero."""
+    copied = copy_model(model)
+    copied.set_weights([np.zeros_like(weight) for weight in copied.get_weights()])
+    return copied
 
 
 def _halve(model: "keras.Model") -> None:
