@@ -1,6 +1,6 @@
 """Exceptions of dropreg; every message says what was expected, what was received, and what to do."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .element import Selection
@@ -121,4 +121,4 @@ class TargetError(DropregError, RuntimeError):
 
     def __init__(self, message: str, best: "Selection | None" = None) -> None:
         super().__init__(message)
-        self.best = best
+        self.best: Any = best
