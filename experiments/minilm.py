@@ -144,6 +144,17 @@ def head_importance(model: Any, data: Any, elements: dr.Elements) -> np.ndarray:
     return scores
 
 
+def magnitudes(model: Any, elements: dr.Elements) -> np.ndarray:
+    """Norms of the incoming weights of units, and of the output weights of heads."""
+    units = dr.elements(model, exclude="pooled_dense")
+    found = dict(zip(units.names, dr.scorers.magnitude(model, None, units).impact, strict=True))
+    for name, layer, head in zip(elements.names, elements.layers, elements.indices, strict=True):
+        if name not in found:
+            block = model.backbone.get_layer(layer.split("/")[-2])
+            found[name] = float(np.linalg.norm(np.asarray(block._self_attention_layer._output_dense.kernel)[head]))
+    return np.array([found[name] for name in elements.names])
+
+
 def selected(method: str, model: Any, data: Any, fraction: float, arguments: Any, seed: int) -> dr.Selection:
     if method == "top blocks":
         blocks = dr.elements(model, "layers")
@@ -155,7 +166,7 @@ def selected(method: str, model: Any, data: Any, fraction: float, arguments: Any
         return annealed(model, data, elements, fraction, arguments)
     scorers: dict[str, Callable[[], np.ndarray]] = {
         "random": lambda: np.random.default_rng(seed).random(len(elements)),
-        "magnitude": lambda: dr.scorers.magnitude(model, None, elements).impact,
+        "magnitude": lambda: magnitudes(model, elements),
         "taylor": lambda: dr.scorers.taylor(model, data, elements, statistic="squared").impact,
         "head importance": lambda: head_importance(model, data, elements),
     }
