@@ -419,6 +419,8 @@ def _smallest(work: _Work, limit: Limit, examples: Examples, bits: Sequence[int]
     with tqdm(_SHARES, unit="models", disable=hidden(work.progress)) as bar:
         for share in bar:
             most = int(share * work.size_before)
+            if finished and finished[-1].size <= most:
+                continue
             found = [one for each in bits if (one := work.for_bytes(most, each)) is not None]
             if not found:
                 break

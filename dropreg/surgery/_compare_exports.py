@@ -6,7 +6,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pandas as pd
-import tensorflow as tf
 
 from .._utils import check_several, check_type
 from ..data import Data, check_data
@@ -112,6 +111,6 @@ def _accuracy(model: keras.Model, exported: Exported, test: Data) -> float:
     outputs = examples.check_outputs(found.astype(np.float32), model.name)
     from_logits = are_logits(model, examples.output, examples.task, outputs)
     labels, counted, weights = examples.carried()
-    prediction = examples.predicted(tf.constant(outputs), counted, from_logits=from_logits)
-    values = Accuracy().measure(prediction, tf.constant(labels), prediction)
+    prediction = examples.predicted(keras.ops.convert_to_tensor(outputs), counted, from_logits=from_logits)
+    values = Accuracy().measure(prediction, keras.ops.convert_to_tensor(labels), prediction)
     return float(np.mean(examples.weighted(values, weights)))

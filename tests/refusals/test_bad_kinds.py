@@ -28,7 +28,11 @@ from dropreg.network._masked import MaskedNetwork
         ),
         (["neurons", "neurons"], {}, "`kind` must be one of .*, or several of them, received .'neurons', 'neurons'."),
         ("neurons", {"groups": "rows"}, "`groups` must go with kind='weights', received kind='neurons'"),
-        ("weights", {"groups": "cells"}, "`groups` must be 'rows', 'columns', a dropreg.Block, .*received 'cells'"),
+        (
+            "weights",
+            {"groups": "cells"},
+            "`groups` must be 'rows', 'columns', 'layers', a dropreg.Block, .*received 'cells'",
+        ),
         ("weights", {"groups": {"c": np.zeros((1, 1), int)}}, "`groups` names 'c', which is no layer with a kernel"),
         ("weights", {"groups": {"a": np.zeros((5, 6), int)}}, "must be integers of the kernel's shape .6, 5."),
         ("weights", {"groups": {"a": np.ones((2, 6, 5), bool)}}, "must not overlap, received 30 weights in more"),
