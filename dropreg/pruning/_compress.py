@@ -74,8 +74,8 @@ class Compressed:
     >>> model = dr.datasets.load_model("mlp")
     >>> x, y = dr.datasets.fashion_mnist("estimation")
     >>> few = dr.Recovery(epochs=1, distill=1.0)
-    >>> small = dr.compress(model, (x[:500], None), bytes=0.1, bits=(4,), recovery=few)
-    >>> small.size <= 0.1 * small.size_before
+    >>> small = dr.compress(model, (x[:500], None), bytes=0.15, bits=(4,), recovery=few)
+    >>> small.size <= 0.15 * small.size_before
     True
     """
 
@@ -169,7 +169,7 @@ def compress(
     >>> model = dr.datasets.load_model("mlp")
     >>> x, y = dr.datasets.fashion_mnist("estimation")
     >>> few = dr.Recovery(epochs=1, distill=1.0)
-    >>> small = dr.compress(model, (x[:500], None), bytes=0.1, bits=(4,), recovery=few)
+    >>> small = dr.compress(model, (x[:500], None), bytes=0.15, bits=(4,), recovery=few)
     >>> small.candidates["bits"].tolist()
     [4]
     """

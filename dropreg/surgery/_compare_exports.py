@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -111,6 +112,8 @@ def _accuracy(model: keras.Model, exported: Exported, test: Data) -> float:
     outputs = examples.check_outputs(found.astype(np.float32), model.name)
     from_logits = are_logits(model, examples.output, examples.task, outputs)
     labels, counted, weights = examples.carried()
-    prediction = examples.predicted(keras.ops.convert_to_tensor(outputs), counted, from_logits=from_logits)
-    values = Accuracy().measure(prediction, keras.ops.convert_to_tensor(labels), prediction)
+    scores: Any = keras.ops.convert_to_tensor(outputs)
+    truth: Any = keras.ops.convert_to_tensor(labels)
+    prediction = examples.predicted(scores, counted, from_logits=from_logits)
+    values = Accuracy().measure(prediction, truth, prediction)
     return float(np.mean(examples.weighted(values, weights)))

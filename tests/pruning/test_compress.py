@@ -8,6 +8,7 @@ import pytest
 from conftest import says
 
 import dropreg as dr
+from dropreg.pruning import _compress
 
 
 def predicted(model: Any, x: Any) -> np.ndarray:
@@ -53,7 +54,8 @@ def test_candidates_differ_in_bits_and_the_closest_is_taken(mlp, data):
     assert frame.equals(again.candidates)
 
 
-def test_a_limit_is_tested_on_finished_models(mlp, data):
+def test_a_limit_is_tested_on_finished_models(mlp, data, monkeypatch):
+    monkeypatch.setattr(_compress, "_SHARES", (0.4, 0.3, 0.25, 0.2))
     x = np.random.default_rng(1).normal(size=(300, 30)).astype("float32")
     limit = dr.AccuracyLimit(0.3, (x, predicted(mlp, x).argmax(axis=1)))
     small = dr.compress(mlp, (data[0], None), limit=limit, bits=(3,), recovery=FEW)
