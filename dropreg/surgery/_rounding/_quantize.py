@@ -82,7 +82,7 @@ def quantize(
     """Round the kernels of a model, so that it can be stored in few bytes (`dropreg.pack`).
 
     With data the weights of Dense, EinsumDense and convolution layers are rounded one input after the other, and those
-    that remain make up for the error of the layer's output (GPTQ [1]_); scales and shared values are then those with
+    that remain compensate for the error of the layer's output (GPTQ [1]_); scales and shared values are then those with
     the least error. Other kernels, and all without data, are rounded to the nearest value.
 
     Parameters

@@ -1,4 +1,4 @@
-"""Round the rows of a matrix one after the other, so that later rows make up for the errors of earlier ones.
+"""Round the rows of a matrix one after the other, so that later rows compensate for the errors of earlier ones.
 
 With W (m, n) the kernel, H (m, m) the second moment of the layer's input and Q the rounded kernel, the squared error
 of the output is tr (W - Q)'H(W - Q). After row i is rounded, the best change of the rows that remain is that of a
