@@ -69,7 +69,7 @@ def measure(name: str, seed: int, method: str, arguments: Any) -> pd.DataFrame:
         recovery = dr.Recovery(epochs=1, distill=1.0) if arguments.quick else None
         small = dr.compress(model, data, bytes=share, bits=tuple(arguments.bits), recovery=recovery, seed=seed)
         row = small.candidates[small.candidates["chosen"]].iloc[0]
-        settings = f"{row['fraction']:g} removed, {row['bits']} bits, {row['entropy']:.2f} stored"
+        settings = f"{row['fraction']:g} removed, {row['bits']} bits, {row['entropy']:.2f} of entropy"
         found = [(settings, small.model)]
         print(small, flush=True)
     else:

@@ -1,9 +1,9 @@
-"""One call for a model in few bytes: remove units, round what is left, distill, and pack.
+"""Compress a model: remove units, round the kernels that are kept, distill, and pack.
 
-A size can be reached by many small weights or by few precise ones. Each number of bits is one candidate: units are
-removed until the rounded rest fits, kernels are rounded on data, with more zeros where the outcome depends less on
-the layer, and everything but the codes then learns from the original model. Of the candidates the one that is closest
-to the original model on examples that none of this has used is taken.
+A size can be reached by many weights of few bits or by few weights of more bits. Each number of bits is one candidate:
+units are removed until the rounded model fits, and kernels are rounded on data, more coarsely where the outputs depend
+less on the layer. Then codes and all other weights learn from the original model, and last the scales. The candidate
+that is closest to the original model on held-out examples is taken; these also choose the best epochs.
 """
 
 import tempfile
@@ -63,10 +63,11 @@ class Compressed:
         Bytes of `model` as `dropreg.pack` stores it, and of the original's weights in memory.
     candidates : DataFrame
         One row for each model that was finished: bytes, ratio (`size_before` / bytes), fraction (of the units removed),
-        bits (of the kernels), entropy (bits of a stored code, mean over weights), params, distance (from the original
-        model on held-out examples, as in `Recovered.loss_after`), chosen, and with a limit its upper confidence limit.
+        bits (of the kernels), entropy (of a code before training, in bits, mean over weights), params, distance (from
+        the original model on held-out examples, as in `Recovered.loss_after`), chosen, and with a limit its upper
+        confidence limit.
     rounding : dropreg.surgery.Rounding
-        How the kernels were rounded.
+        How the kernels of `model` were rounded before it was trained, which may change codes.
 
     Examples
     --------
@@ -129,7 +130,7 @@ def compress(
         A built Sequential or Functional model. It is not changed.
     data : (x, y)
         Examples; labels are only used for a limit without data of its own. A tenth of them is held out to choose
-        between candidates.
+        between candidates, and the epoch of each.
     bytes : float or int, optional
         The most bytes of the packed file: a share of the original's weights in memory, strictly between 0 and 1, or a
         whole number of bytes.

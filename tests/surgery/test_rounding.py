@@ -254,8 +254,8 @@ def test_training_from_the_same_weights_is_the_same():
     model = ready("mlp")
     x = inputs_for(model, 100)[0]
     learning = with_learning(dr.quantize(model, dr.Quantized(2), (x, None)))
-    rates = dr.Recovery(epochs=3, learning_rate=(0.01, 0.0001), distill=1.0)
+    rates = dr.Recovery(epochs=20, learning_rate=(0.03, 0.0001), distill=1.0, trial_epochs=10)
     found = dr.recover(learning, (x, None), teacher=model, recovery=rates)
-    alone = dr.Recovery(epochs=3, learning_rate=found.learning_rate, distill=1.0)
+    alone = dr.Recovery(epochs=20, learning_rate=found.learning_rate, distill=1.0)
     again = dr.recover(learning, (x, None), teacher=model, recovery=alone)
     assert found.history["held_out"].tolist() == pytest.approx(again.history["held_out"].tolist())

@@ -26,7 +26,7 @@ class Exported:
     format : str
         "LiteRT", "ONNX" or "SavedModel".
     precision : str or dict of str to str
-        That of the whole model, or of layers by name; the other layers are float32.
+        That of all layers, or of layers by name; layers that are not named are float32.
     size : int
         Bytes of the file, or of all files in the folder.
     difference : float or None

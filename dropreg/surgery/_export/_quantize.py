@@ -26,7 +26,7 @@ def quantize(path: Path, precision: str | Mapping[int, str], examples: Mapping[s
     path : Path
         A file of `write_litert`.
     precision : str or dict of int to str
-        That of the whole model, or of the layers with tags, by number; the others are float32.
+        That of all layers, or of the layers with tags, by number; layers without are float32.
     examples : dict of str to ndarray, each of shape (n_examples, ...)
         Examples for each input of the model, for the ranges of activations; empty if no precision needs them.
 
